@@ -1,0 +1,42 @@
+# `make demo` and `make test` need Python 3.11 or newer and make; they set up all else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint types format coverage clean
+
+demo: $(READY)
+	$(BIN)/fedkt compare benchmarks/demo.toml
+
+test: $(READY)
+	$(BIN)/pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Types are checked on the built wheel: only there do the four folders form one package.
+types: $(READY)
+	rm -rf build/types && mkdir -p build/types
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/types .
+	$(BIN)/python -m pip install --quiet --no-deps --target build/types/site build/types/*.whl
+	cd build/types && MYPYPATH=site ../../$(BIN)/mypy --config-file ../../pyproject.toml -p fedkt
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+coverage: $(READY)
+	$(BIN)/pytest --cov --cov-report=term-missing:skip-covered
+
+clean:
+	rm -rf $(VENV) build
+
+# constraints.txt pins what was tested.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fedkt needs Python 3.11 or newer; try: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip setuptools wheel
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	touch $@

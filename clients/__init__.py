@@ -1,0 +1,20 @@
+"""The clients' side: the Flower ClientApp, learners, executors and client state."""
+
+from fedkt.clients.app import Client, KnowledgeClientApp, client_app
+from fedkt.clients.learner import Learner, TrainingOptions, Work
+from fedkt.clients.sklearn_learner import SklearnLearner
+from fedkt.clients.state import FileStore, MemoryStore
+from fedkt.clients.torch_learner import TorchLearner
+
+__all__ = [
+    "Client",
+    "FileStore",
+    "KnowledgeClientApp",
+    "Learner",
+    "MemoryStore",
+    "SklearnLearner",
+    "TorchLearner",
+    "TrainingOptions",
+    "Work",
+    "client_app",
+]

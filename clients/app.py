@@ -1,0 +1,213 @@
+"""The Flower ClientApp: one for every method, in simulation and in deployment."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from logging import DEBUG
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.logger import log
+
+from fedkt import wire
+from fedkt.clients.learner import Learner, TrainingOptions, Work
+from fedkt.clients.phases import evaluate, run_steps, share
+from fedkt.clients.state import ClientState, MemoryStore, StateStore
+from fedkt.data.samples import ClientData, Samples
+from fedkt.recipe import Recipe
+
+CLIENT_ERROR = 2  # the code Flower uses for an exception in a ClientApp
+
+
+@dataclass(frozen=True)
+class Client:
+    """One party.
+
+    Parameters
+    ----------
+    id : int
+        Stable over restarts; orders the clients at the server.
+    learner : Learner
+        What it trains; may be shared with other clients of one process.
+    data : ClientData
+        What it trains on.
+    options : TrainingOptions
+        How.
+    personalised : {"split", "matched"}
+        How personalised accuracy is measured; see ``phases.evaluate``.
+    """
+
+    id: int
+    learner: Learner
+    data: ClientData
+    options: TrainingOptions = field(default_factory=TrainingOptions)
+    personalised: str = "split"
+
+
+class KnowledgeClientApp(ClientApp):
+    """A ClientApp and the store of its clients' state (for checkpoints)."""
+
+    store: StateStore
+
+
+def client_app(
+    connect: Callable[[Context], Client], store: StateStore | None = None
+) -> KnowledgeClientApp:
+    """Make the ClientApp that follows any recipe.
+
+    Parameters
+    ----------
+    connect : callable
+        Returns the client that a Flower context (its ``node_config``) stands for.
+    store : StateStore, optional
+        Where client state lives; in memory by default. Deployed nodes need a
+        :class:`~fedkt.clients.state.FileStore`, because Flower runs every message in a
+        new process.
+
+    Returns
+    -------
+    KnowledgeClientApp
+        Handles ``query`` (who are you), ``train`` (learn and share) and ``evaluate``
+        (absorb and evaluate). An exception becomes an error reply with its one-line
+        reason and leaves the client's state as it was.
+    """
+    app = KnowledgeClientApp()
+    app.store = store if store is not None else MemoryStore()
+
+    @app.query()
+    def hello(message: Message, context: Context) -> Message:
+        return _guarded(lambda: _hello(connect(context), message), message)
+
+    @app.train()
+    def learn(message: Message, context: Context) -> Message:
+        return _guarded(
+            lambda: _Turn(connect(context), app.store, message, context).learn(), message
+        )
+
+    @app.evaluate()
+    def absorb(message: Message, context: Context) -> Message:
+        return _guarded(
+            lambda: _Turn(connect(context), app.store, message, context).absorb(), message
+        )
+
+    return app
+
+
+class _Turn:
+    """One client handling one message."""
+
+    def __init__(
+        self, client: Client, store: StateStore, message: Message, context: Context
+    ) -> None:
+        config = cast(ConfigRecord, message.content["config"])
+        self.client, self.store, self.context = client, store, context
+        self.recipe = _recipe(str(config["recipe"]))
+        self.codec, self.absorbs = str(config["codec"]), bool(config.get("absorb", False))
+        self.seed, self.round = (
+            int(cast(int, config["seed"])),
+            int(cast(int, config["server-round"])),
+        )
+        self.started, self.knowledge = self._load()
+        for name, packet in wire.extract(message.content).items():
+            self.knowledge[name] = wire.decode(packet, partial(self._ids, name))
+        self.work = Work(
+            client.data, self.knowledge, client.options, self.seed, self.round, client.id
+        )
+
+    def learn(self) -> RecordDict:
+        """Learn, share, and return the upload."""
+        learner, work = self.client.learner, self.work
+        if not self.started:
+            run_steps(learner, self.recipe.start, work, "start")
+        loss = run_steps(learner, self.recipe.learn, work, "learn")
+        metrics = MetricRecord({"num-examples": len(self.client.data.train)})
+        if loss is not None:
+            metrics["loss"] = loss
+        content = RecordDict({"metrics": metrics})
+        uploads = share(learner, self.recipe, work)
+        wire.attach(content, {
+            name: wire.encode(one, self.round, self._ids(name, self.round), self.codec)
+            for name, one in uploads.items()
+        })  # fmt: skip
+        self._save(started=True)
+        return content
+
+    def absorb(self) -> RecordDict:
+        """Absorb what came, evaluate, and return the accuracies."""
+        if self.absorbs:
+            run_steps(self.client.learner, self.recipe.absorb, self.work, "absorb")
+        metrics = evaluate(self.client.learner, self.client.data, self.client.personalised)
+        if self.absorbs:
+            self._save(self.started)
+        return RecordDict({"metrics": MetricRecord({**metrics})})
+
+    def _ids(self, name: str, round_: int) -> Any:
+        public = self.client.data.public
+        size = 0 if public is None else len(public)
+        return wire.share_ids(self.recipe, name, size, self.seed, round_)
+
+    def _load(self) -> tuple[bool, dict[str, Any]]:
+        record = self.context.state.config_records.get("fedkt")
+        handle = None if record is None else str(record["state"])
+        state = self.store.get(self.client.id, handle)
+        if state is None:
+            self.client.learner.reset(self.seed, self.client.id)
+            return False, {}
+        self.client.learner.load_state(state["learner"])
+        return bool(state["started"]), dict(state["knowledge"])
+
+    def _save(self, started: bool) -> None:
+        kept = self.recipe.needs("learn")  # other knowledge is used up within its round
+        state: ClientState = {
+            "learner": self.client.learner.state(),
+            "started": started,
+            "knowledge": {n: k for n, k in self.knowledge.items() if n in kept},
+        }
+        handle = self.store.put(self.client.id, state)
+        self.context.state["fedkt"] = ConfigRecord({"state": handle})
+
+
+def _hello(client: Client, message: Message) -> RecordDict:
+    recipe = _recipe(str(cast(ConfigRecord, message.content["config"])["recipe"]))
+    public = client.data.public
+    about = ConfigRecord({
+        "client": client.id,
+        "architecture": client.learner.architecture,
+        "num-classes": client.learner.num_classes,
+        "public-size": 0 if public is None else len(public),
+        "public-digest": "none" if public is None else _digest(public),
+    })  # fmt: skip
+    refusal = client.learner.refuses(recipe)
+    if refusal:
+        about["refusal"] = refusal
+    return RecordDict({"config": about})
+
+
+def _guarded(handle: Callable[[], RecordDict], message: Message) -> Message:
+    """Turn an exception into an error reply with a one-line reason."""
+    try:
+        return Message(handle(), reply_to=message)
+    except Exception as error:
+        log(DEBUG, "client failed", exc_info=error)
+        text = " ".join(str(error).split())
+        return Message(Error(CLIENT_ERROR, f"{type(error).__name__}: {text}"), reply_to=message)
+
+
+@lru_cache(maxsize=16)
+def _recipe(text: str) -> Recipe:
+    return Recipe.from_json(text)
+
+
+_digests: WeakKeyDictionary[Samples, str] = WeakKeyDictionary()
+
+
+def _digest(samples: Samples) -> str:
+    if samples not in _digests:
+        content = samples.x.contiguous().numpy().tobytes()
+        _digests[samples] = hashlib.sha256(content).hexdigest()[:16]
+    return _digests[samples]

@@ -1,0 +1,125 @@
+"""What a client trains, whatever the framework."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from torch import Tensor
+
+from fedkt.data.samples import ClientData
+from fedkt.errors import ConfigError
+from fedkt.knowledge import Knowledge
+from fedkt.recipe import Recipe, Train
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How clients train by gradient descent, unless a step says otherwise.
+
+    Parameters
+    ----------
+    optimiser : {"adam", "sgd"}
+        torch's.
+    learning_rate, momentum, weight_decay : float
+        Momentum is for ``sgd`` only.
+    batch_size, public_batch_size : int
+        For private and for public data.
+    optimiser_state : {"keep", "reset"}
+        Keep one optimiser per client over phases and rounds, or begin anew at every
+        step. Loading other weights always begins anew.
+    """
+
+    optimiser: Literal["adam", "sgd"] = "adam"
+    learning_rate: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    batch_size: int = 32
+    public_batch_size: int = 64
+    optimiser_state: Literal["keep", "reset"] = "keep"
+
+    def __post_init__(self) -> None:
+        if self.optimiser not in ("adam", "sgd"):
+            raise ConfigError(f"optimiser must be adam or sgd, not {self.optimiser!r}.")
+        if self.learning_rate <= 0 or min(self.batch_size, self.public_batch_size) < 1:
+            raise ConfigError("learning_rate must be above 0 and batch sizes at least 1.")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a learner works with in one phase.
+
+    Parameters
+    ----------
+    data : ClientData
+        The client's data.
+    knowledge : Mapping[str, Knowledge]
+        Fused knowledge by share name, as far as it has arrived.
+    options : TrainingOptions
+        How to train.
+    seed, round, client : int
+        They name the random streams.
+    """
+
+    data: ClientData
+    knowledge: Mapping[str, Knowledge]
+    options: TrainingOptions
+    seed: int
+    round: int
+    client: int
+
+
+class Learner(Protocol):
+    """A model that can take part in a federation.
+
+    A learner is loaded with one client's state, works, and hands the state back; the same
+    object serves many clients. ``stream`` names the random stream of a step, e.g.
+    ``"learn/0"``.
+    """
+
+    @property
+    def architecture(self) -> str:
+        """``name#fingerprint``; equal for two learners whose weights can be averaged."""
+        ...
+
+    @property
+    def num_classes(self) -> int:
+        """Width of the answers."""
+        ...
+
+    def refuses(self, recipe: Recipe) -> str | None:
+        """Return why this learner cannot follow the recipe, in one line; None if it can."""
+        ...
+
+    def reset(self, seed: int, client: int) -> None:
+        """Become the untrained model of a client."""
+        ...
+
+    def fit(self, step: Train, work: Work, stream: str) -> float | None:
+        """Train on private data; return the mean loss of the last epoch if there is one."""
+        ...
+
+    def absorb(self, step: Train, work: Work, stream: str) -> float | None:
+        """Train on public data, with fused knowledge as target."""
+        ...
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Return logits ``[n, C]`` float32 for inputs ``[n, ...]``, in evaluation mode."""
+        ...
+
+    def weights(self) -> Knowledge:
+        """Return the weights (learners that exchange weights only)."""
+        ...
+
+    def load_weights(self, weights: Knowledge) -> None:
+        """Take other weights."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Return a copy of all that belongs to the client; see ``fedkt.snapshot`` for types."""
+        ...
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Become the client that ``state`` describes."""
+        ...

@@ -1,0 +1,136 @@
+"""The loop executor: clients one by one, one training loop for every method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from fedkt.clients.learner import Work
+from fedkt.data.samples import Samples
+from fedkt.knowledge import SAMPLE_KINDS, Knowledge
+from fedkt.objectives.base import Batch, Outputs, Term
+from fedkt.recipe import Train
+from fedkt.rng import global_torch_stream, torch_rng
+
+
+def train(
+    model: nn.Module, optimiser: torch.optim.Optimizer, step: Train, work: Work, stream: str
+) -> float | None:
+    """Train a model in place by one step of a recipe.
+
+    Terms whose knowledge has not arrived yet (the first round) add nothing; a step left
+    without terms or data does nothing.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Its forward takes ``[B, ...]`` and returns logits ``[B, C]``.
+    optimiser : torch.optim.Optimizer
+        Over the model's parameters; its state goes on.
+    step : Train
+        What to train.
+    work : Work
+        Data, knowledge, options and the names of the random streams.
+    stream : str
+        Name of this step's random stream.
+
+    Returns
+    -------
+    float or None
+        Mean loss of the last epoch.
+    """
+    terms = [
+        (f, t) for f, t in step.weighted_terms() if all(n in work.knowledge for n in t.needs())
+    ]
+    samples = _samples(step, work, terms)
+    if not terms or samples is None or not len(samples) or step.epochs == 0:
+        return None
+    size = step.batch_size or (
+        work.options.batch_size if step.on == "private" else work.options.public_batch_size
+    )
+    order = torch_rng(work.seed, f"batches/{stream}", work.round, work.client)
+    parameters = dict(model.named_parameters())
+    losses: list[Tensor] = []
+    model.train()
+    with (
+        global_torch_stream(work.seed, f"dropout/{stream}", work.round, work.client),
+        FeatureTap(model, wanted=any(getattr(t, "needs_features", False) for _, t in terms)) as tap,
+    ):
+        for _ in range(step.epochs):
+            losses = []
+            for rows in torch.split(torch.randperm(len(samples), generator=order), size):
+                _spare_batch_norm(model, len(rows))
+                batch = _batch(samples, rows)
+                outputs = Outputs(model(batch.x), tap.features, parameters)
+                loss = torch.stack(
+                    [factor * term(outputs, batch, work.knowledge) for factor, term in terms]
+                ).sum()
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]  # torch's own annotation
+                optimiser.step()
+                losses.append(loss.detach())
+    model.eval()
+    return float(torch.stack(losses).mean())
+
+
+@torch.no_grad()
+def predict(model: nn.Module, x: Tensor, batch_size: int = 64) -> Tensor:
+    """Return logits ``[n, C]`` in evaluation mode; 64 rows fit a core's cache.
+
+    The batches depend on ``n`` only, so equal weights give equal bits.
+    """
+    model.eval()
+    return torch.cat([model(part) for part in torch.split(x, batch_size)])
+
+
+class FeatureTap:
+    """Takes the penultimate features (input of the last linear layer) by a hook."""
+
+    def __init__(self, model: nn.Module, wanted: bool = True) -> None:
+        linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
+        self._layer = linear[-1] if wanted and linear else None
+        self.features: Tensor | None = None
+
+    def __enter__(self) -> FeatureTap:
+        if self._layer is not None:
+            self._hook = self._layer.register_forward_pre_hook(self._take)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._layer is not None:
+            self._hook.remove()
+
+    def _take(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.features = inputs[0]
+
+
+def _samples(step: Train, work: Work, terms: list[tuple[float, Term]]) -> Samples | None:
+    """Return the data of a step: on public data only the rows the knowledge speaks about."""
+    if step.on == "private":
+        return work.data.train
+    public = work.data.public
+    for ids in _ids_read(terms, work.knowledge):
+        public = None if public is None else public.at_ids(ids)
+    return public
+
+
+def _ids_read(terms: list[tuple[float, Term]], held: Mapping[str, Knowledge]) -> Iterator[Tensor]:
+    for name in dict.fromkeys(n for _, t in terms for n in t.needs()):
+        ids = held[name].ids
+        if held[name].kind in SAMPLE_KINDS and ids is not None:
+            yield ids
+
+
+def _batch(samples: Samples, rows: Tensor) -> Batch:
+    x = samples.x[rows]
+    y = None if samples.y is None else samples.y[rows]
+    return Batch(x, y, samples.ids[rows], torch.ones(len(rows), dtype=x.dtype))
+
+
+def _spare_batch_norm(model: nn.Module, rows: int) -> None:
+    """Let batch normalisation use its running statistics on a batch of one sample."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.train(rows > 1)

@@ -1,0 +1,101 @@
+"""Running the phases of a recipe on one learner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedkt.clients.learner import Learner, Work
+from fedkt.data.samples import ClientData, Samples
+from fedkt.errors import KnowledgeError
+from fedkt.knowledge import Knowledge
+from fedkt.recipe import Load, Predict, Recipe, Share, Step
+from fedkt.wire import public_ids
+
+
+def run_steps(learner: Learner, steps: Sequence[Step], work: Work, phase: str) -> float | None:
+    """Run the steps of a phase; return the loss of the last step that has one."""
+    loss = None
+    for index, step in enumerate(steps):
+        stream = f"{phase}/{index}"
+        if isinstance(step, Load):
+            if step.source in work.knowledge:
+                learner.load_weights(work.knowledge[step.source])
+            continue
+        train = learner.fit if step.on == "private" else learner.absorb
+        result = train(step, work, stream)
+        loss = result if result is not None else loss
+    return loss
+
+
+def share(learner: Learner, recipe: Recipe, work: Work) -> dict[str, Knowledge]:
+    """Return what the client uploads, by share name."""
+    return {one.name: _one_share(learner, one, work) for one in recipe.share}
+
+
+def evaluate(learner: Learner, data: ClientData, personalised: str = "split") -> dict[str, float]:
+    """Measure a client's model.
+
+    Parameters
+    ----------
+    learner : Learner
+        Loaded with the client's state.
+    data : ClientData
+        Its data.
+    personalised : {"split", "matched"}
+        On the client's own held-out samples; or the expected accuracy on the common test
+        set under the client's own class frequencies, Σ_c q_c · accuracy_c, which has far
+        less sampling noise when a client holds out a dozen samples.
+
+    Returns
+    -------
+    dict[str, float]
+        ``personalised-accuracy``, ``validation-accuracy``, ``global-accuracy`` in [0, 1],
+        each only if there are samples to measure it on.
+    """
+    measured = {
+        "validation-accuracy": _accuracy(learner, data.validation),
+        "personalised-accuracy": _accuracy(learner, data.test) if personalised == "split" else None,
+    }
+    if data.common_test is not None and len(data.common_test):
+        assert data.common_test.y is not None
+        right = learner.predict(data.common_test.x).argmax(-1) == data.common_test.y
+        measured["global-accuracy"] = float(right.double().mean())
+        if personalised == "matched":
+            measured["personalised-accuracy"] = _matched(right, data.common_test.y, data)
+    return {name: value for name, value in measured.items() if value is not None}
+
+
+def _one_share(learner: Learner, one: Share, work: Work) -> Knowledge:
+    if not isinstance(one, Predict):
+        return learner.weights()
+    public = work.data.public
+    if public is None:
+        raise KnowledgeError("this client has no public set to predict on")
+    ids = public_ids(len(public), one.samples, work.seed, work.round)
+    logits = learner.predict(public.at_ids(ids).x)
+    if one.form == "labels":
+        return Knowledge.rows("labels", logits.argmax(-1), ids)
+    if one.form == "logits":
+        return Knowledge.rows("logits", logits, ids)
+    return Knowledge.rows("probabilities", F.softmax(logits / one.temperature, dim=-1), ids)
+
+
+def _accuracy(learner: Learner, samples: Samples) -> float | None:
+    if not len(samples) or samples.y is None:
+        return None
+    return float((learner.predict(samples.x).argmax(-1) == samples.y).double().mean())
+
+
+def _matched(right: Tensor, labels: Tensor, data: ClientData) -> float | None:
+    assert data.train.y is not None
+    own = torch.bincount(data.train.y, minlength=data.num_classes).double()
+    there = torch.bincount(labels, minlength=data.num_classes).double()
+    hits = torch.bincount(labels, weights=right.double(), minlength=data.num_classes)
+    own = own * (there > 0)  # a class without test samples cannot be measured
+    if own.sum() == 0:
+        return None
+    return float((own / own.sum() * hits / there.clamp_min(1)).sum())

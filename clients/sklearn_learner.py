@@ -1,0 +1,174 @@
+"""A learner for any scikit-learn classifier with ``predict_proba``."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedkt import registry
+from fedkt.clients.learner import Work
+from fedkt.errors import ConfigError
+from fedkt.knowledge import Knowledge
+from fedkt.recipe import Recipe, Train
+from fedkt.rng import derive
+
+# Probability given to a class the classifier rules out, so that its logit stays finite.
+FLOOR = 1e-4
+# Target probabilities below this are not worth a training row of their own.
+NEGLIGIBLE = 1e-2
+
+
+class SklearnLearner:
+    """Fits a scikit-learn classifier; distillation is refitting.
+
+    A classifier has no gradients, so the loss terms of a step are read by their meaning:
+    a private step refits the classifier on the private data; a public step refits it on
+    the private data and the public samples, each of which enters once for every class
+    with the target probability as its sample weight (probabilities below 1 % are left
+    out). Targets once absorbed are kept and take part in later private steps, as a network
+    keeps in its weights what it has distilled. Epochs have no meaning here, and a step
+    that would fit the same rows again does nothing.
+
+    Its logits are log-probabilities, floored at log(1e-4).
+
+    Parameters
+    ----------
+    build : callable
+        Returns a new, unfitted classifier.
+    num_classes : int
+        Number of classes of the task.
+    name : str
+        The classifier's name, for messages.
+
+    Raises
+    ------
+    ConfigError
+        If the classifier has no ``predict_proba`` or its ``fit`` takes no sample weights.
+    """
+
+    def __init__(self, build: Callable[[], Any], num_classes: int, name: str) -> None:
+        from sklearn.utils.validation import has_fit_parameter
+
+        self._build, self._num_classes, self._name = build, num_classes, name
+        template = build()
+        if not hasattr(template, "predict_proba"):
+            raise ConfigError(f"model {name!r} has no predict_proba.")
+        if not has_fit_parameter(template, "sample_weight"):
+            raise ConfigError(f"model {name!r} cannot distil: its fit() takes no sample_weight.")
+        self._classifier: Any = None
+        self._absorbed: dict[str, Tensor] = {}
+
+    @property
+    def architecture(self) -> str:
+        """Name and class; weights of classifiers are never averaged."""
+        return f"{self._name}#scikit-learn"
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of the task."""
+        return self._num_classes
+
+    def refuses(self, recipe: Recipe) -> str | None:
+        """Refuse recipes that exchange weights or train on terms other than labels and targets."""
+        if recipe.needs_one_architecture:
+            return f"a scikit-learn model ({self._name}) has no weights to exchange"
+        for step in (*recipe.start, *recipe.learn, *recipe.absorb):
+            if not isinstance(step, Train):
+                continue
+            for _, term in step.weighted_terms():
+                name = registry.name_of(type(term))
+                if name not in ("cross-entropy", "distil"):
+                    return f"a scikit-learn model ({self._name}) cannot train on {name!r}"
+        return None
+
+    def reset(self, seed: int, client: int) -> None:
+        """Forget everything."""
+        self._classifier, self._absorbed = None, {}
+
+    def fit(self, step: Train, work: Work, stream: str) -> float | None:
+        """Fit on the private data and what was absorbed before, unless that is done already."""
+        if step.epochs and self._classifier is None:
+            self._refit(work, stream)
+        return None
+
+    def absorb(self, step: Train, work: Work, stream: str) -> float | None:
+        """Take the public targets of a step and refit."""
+        names = [n for n in step.needs() if n in work.knowledge]
+        public = work.data.public
+        if not step.epochs or public is None:
+            return None
+        if names:
+            knowledge = work.knowledge[names[0]]
+            assert knowledge.ids is not None
+            self._absorbed = {"ids": knowledge.ids, "targets": _probabilities(knowledge)}
+        elif not step.needs() and public.y is not None:
+            one_hot = torch.nn.functional.one_hot(public.y, self._num_classes).float()
+            self._absorbed = {"ids": public.ids, "targets": one_hot}
+        self._refit(work, stream)
+        return None
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Return log-probabilities ``[n, C]``; uniform before the first fit."""
+        answers = np.full((len(x), self._num_classes), 1 / self._num_classes)
+        if self._classifier is not None and len(x):
+            answers = np.zeros_like(answers)
+            columns = self._classifier.classes_.astype(int)
+            answers[:, columns] = self._classifier.predict_proba(_flat(x))
+        answers = np.maximum(answers, FLOOR)
+        return torch.tensor(np.log(answers / answers.sum(1, keepdims=True)), dtype=torch.float32)
+
+    def weights(self) -> Knowledge:
+        """Refuse: there are no weights."""
+        raise ConfigError(f"model {self._name!r} has no weights to share.")
+
+    def load_weights(self, weights: Knowledge) -> None:
+        """Refuse: there are no weights."""
+        raise ConfigError(f"model {self._name!r} cannot load weights.")
+
+    def state(self) -> dict[str, Any]:
+        """Return the fitted classifier (pickled; it never leaves the client) and its targets."""
+        return {"classifier": pickle.dumps(self._classifier), "absorbed": dict(self._absorbed)}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Become the client that ``state`` describes."""
+        self._classifier = pickle.loads(state["classifier"])
+        self._absorbed = dict(state["absorbed"])
+
+    def _refit(self, work: Work, stream: str) -> None:
+        from sklearn.dummy import DummyClassifier
+
+        train = work.data.train
+        assert train.y is not None
+        x, y, weight = [_flat(train.x)], [train.y.numpy()], [np.ones(len(train))]
+        if self._absorbed and work.data.public is not None:
+            rows = work.data.public.at_ids(self._absorbed["ids"])
+            targets = self._absorbed["targets"].numpy()
+            row, label = np.nonzero(targets > NEGLIGIBLE)
+            x.append(_flat(rows.x)[row])
+            y.append(label)
+            weight.append(targets[row, label])
+        labels = np.concatenate(y)
+        several = len(np.unique(labels)) > 1
+        classifier = self._build() if several else DummyClassifier(strategy="prior")
+        if "random_state" in classifier.get_params():
+            seed = derive(work.seed, f"fit/{stream}", work.round, work.client)
+            classifier.set_params(random_state=seed % 2**32)
+        classifier.fit(np.concatenate(x), labels, sample_weight=np.concatenate(weight))
+        self._classifier = classifier
+
+
+def _flat(x: Tensor) -> Any:
+    return x.flatten(1).numpy()
+
+
+def _probabilities(knowledge: Knowledge) -> Tensor:
+    if knowledge.kind == "probabilities":
+        return knowledge.values
+    if knowledge.kind == "logits":
+        return knowledge.values.softmax(-1)
+    raise ConfigError(f"a scikit-learn model cannot absorb {knowledge.kind}.")

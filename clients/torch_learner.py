@@ -1,0 +1,150 @@
+"""A learner for any ``nn.Module`` whose forward returns logits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedkt.clients import loop
+from fedkt.clients.learner import TrainingOptions, Work
+from fedkt.knowledge import Knowledge
+from fedkt.recipe import Recipe, Train
+from fedkt.rng import global_torch_stream
+
+
+class TorchLearner:
+    """Trains a torch model by gradient descent.
+
+    Convolutional nets run in ``channels_last`` memory format, which is up to 1.6 times
+    faster on CPUs.
+
+    Parameters
+    ----------
+    build : callable
+        Returns a new, untrained module; draws from torch's global generator only.
+    num_classes : int
+        Width of its logits.
+    name : str
+        The architecture's name, for messages.
+    """
+
+    def __init__(self, build: Callable[[], nn.Module], num_classes: int, name: str) -> None:
+        self._build, self._num_classes, self._name = build, num_classes, name
+        self._optimiser: torch.optim.Optimizer | None = None
+        self._optimiser_state: dict[int, Any] = {}
+        with global_torch_stream(0, "template"):
+            self._adopt(build())
+        shapes = {n: tuple(t.shape) for n, t in self.model.state_dict().items()}
+        self._fingerprint = hashlib.sha256(repr(sorted(shapes.items())).encode()).hexdigest()[:12]
+
+    @property
+    def architecture(self) -> str:
+        """Name and fingerprint of the state's names and shapes."""
+        return f"{self._name}#{self._fingerprint}"
+
+    @property
+    def num_classes(self) -> int:
+        """Width of the logits."""
+        return self._num_classes
+
+    def refuses(self, recipe: Recipe) -> str | None:
+        """Follow every recipe."""
+        return None
+
+    def reset(self, seed: int, client: int) -> None:
+        """Become the untrained model of a client."""
+        with global_torch_stream(seed, "model", 0, client):
+            self._adopt(self._build())
+
+    def fit(self, step: Train, work: Work, stream: str) -> float | None:
+        """Train on private data."""
+        return self._train(step, work, stream)
+
+    def absorb(self, step: Train, work: Work, stream: str) -> float | None:
+        """Train on public data."""
+        return self._train(step, work, stream)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Return logits ``[n, C]`` in evaluation mode."""
+        if not len(x):
+            return torch.zeros(0, self._num_classes)
+        return loop.predict(self.model, self._layout(x))
+
+    def weights(self) -> Knowledge:
+        """Return parameters and float buffers; integer buffers are counters, not knowledge."""
+        state = self.model.state_dict()
+        return Knowledge(
+            "weights", {n: t.clone() for n, t in state.items() if t.is_floating_point()}
+        )
+
+    def load_weights(self, weights: Knowledge) -> None:
+        """Take other weights; the optimiser begins anew."""
+        self.model.load_state_dict(dict(weights.tensors), strict=False)
+        self._optimiser, self._optimiser_state = None, {}
+
+    def state(self) -> dict[str, Any]:
+        """Return a copy of the model's and the optimiser's state."""
+        moments = (
+            self._optimiser.state_dict()["state"] if self._optimiser else self._optimiser_state
+        )
+        return {
+            "model": {n: t.clone() for n, t in self.model.state_dict().items()},
+            "optimiser": {
+                i: {k: v.clone() if isinstance(v, Tensor) else v for k, v in one.items()}
+                for i, one in moments.items()
+            },
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Become the client that ``state`` describes."""
+        self.model.load_state_dict(state["model"])
+        self._optimiser, self._optimiser_state = None, state["optimiser"]
+
+    def _adopt(self, model: nn.Module) -> None:
+        self._images = any(isinstance(m, nn.Conv2d) for m in model.modules())
+        if self._images:
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+        self.model = model
+        self._optimiser, self._optimiser_state = None, {}
+
+    def _layout(self, x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=torch.channels_last) if self._images else x
+
+    def _train(self, step: Train, work: Work, stream: str) -> float | None:
+        if self._optimiser is None or work.options.optimiser_state == "reset":
+            self._optimiser = _optimiser(self.model, work.options)
+            if work.options.optimiser_state == "keep" and self._optimiser_state:
+                fresh = self._optimiser.state_dict()
+                state = _in_layout_of(list(self.model.parameters()), self._optimiser_state)
+                self._optimiser.load_state_dict({**fresh, "state": state})
+        return loop.train(self.model, self._optimiser, step, work, stream)
+
+
+def _in_layout_of(parameters: list[nn.Parameter], state: dict[int, Any]) -> dict[int, Any]:
+    """Give moments the memory format of their parameters.
+
+    A file does not keep memory formats, and torch's fused optimisers walk the raw memory
+    of both: moments in another layout would silently go to the wrong weights.
+    """
+    return {
+        i: {
+            k: torch.empty_like(parameters[i]).copy_(v)
+            if isinstance(v, Tensor) and v.shape == parameters[i].shape
+            else v
+            for k, v in one.items()
+        }
+        for i, one in state.items()
+    }
+
+
+def _optimiser(model: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
+    parameters, rate, decay = model.parameters(), options.learning_rate, options.weight_decay
+    if options.optimiser == "adam":
+        return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=True)
+    return torch.optim.SGD(
+        parameters, lr=rate, momentum=options.momentum, weight_decay=decay, fused=True
+    )

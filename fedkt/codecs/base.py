@@ -1,0 +1,31 @@
+"""What a codec is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Protocol, cast
+
+import numpy as np
+
+from fedkt import registry
+
+Arrays = dict[str, np.ndarray]
+
+
+class Codec(Protocol):
+    """Turns arrays into smaller ones and back; applied by both sides of the wire."""
+
+    part: ClassVar[str]
+
+    def encode(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
+        """Return what travels; raise KnowledgeError if it cannot be encoded."""
+        ...
+
+    def decode(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
+        """Return arrays in the dtype the receiver computes with."""
+        ...
+
+
+def codec_named(name: str) -> Codec:
+    """Return a new codec by its registered name."""
+    return cast(Codec, registry.lookup("codecs", name)())

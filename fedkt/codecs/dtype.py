@@ -1,0 +1,42 @@
+"""Codecs that change the dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+
+from fedkt.codecs.base import Arrays
+from fedkt.errors import KnowledgeError
+from fedkt.registry import register
+
+
+@register
+class Float16:
+    """Send float32 as float16: half the bytes, relative error at most 2⁻¹¹.
+
+    Integers travel unchanged. Computation stays in float32 on both sides.
+    """
+
+    part: ClassVar[str] = "codecs"
+    name: ClassVar[str] = "float16"
+
+    def encode(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
+        """Return float16 arrays; refuse values beyond ±65504, which would become infinite."""
+        limit = np.finfo(np.float16).max
+        encoded = {}
+        for name, array in arrays.items():
+            if array.dtype == np.float32:
+                if array.size and np.abs(array).max() > limit:
+                    raise KnowledgeError(f"{name} exceeds the range of float16 (±{limit:g})")
+                array = array.astype(np.float16)
+            encoded[name] = array
+        return encoded
+
+    def decode(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
+        """Return float32 arrays."""
+        return {
+            name: array.astype(np.float32) if array.dtype == np.float16 else array
+            for name, array in arrays.items()
+        }

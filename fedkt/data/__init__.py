@@ -1,0 +1,18 @@
+"""Data sets, partitions, public sets: everything that a federation is made of."""
+
+from __future__ import annotations
+
+from fedkt.data.federation import Federation, FederationSpec, build_federation
+from fedkt.data.samples import ClientData, Samples
+from fedkt.data.sources import Dataset, load_dataset, scale
+
+__all__ = [
+    "ClientData",
+    "Dataset",
+    "Federation",
+    "FederationSpec",
+    "Samples",
+    "build_federation",
+    "load_dataset",
+    "scale",
+]

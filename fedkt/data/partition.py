@@ -1,0 +1,191 @@
+"""How the training data are shared out among the clients.
+
+The rules themselves are in :mod:`fedkt.data.partitioners`. This module shuffles before, so
+that no client depends on the order of the stored rows, and afterwards makes sure that every
+client has samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from fedkt.data.splits import Array, Ints, stratified
+from fedkt.errors import ConfigError
+from fedkt.registry import lookup
+from fedkt.rng import derive, numpy_rng
+
+# (labels [n], argument, clients, seed, samples per client or 0) -> row numbers per client
+Partition = Callable[[Ints, str, int, int, int], Sequence[Array]]
+
+
+def partition(
+    labels: Array,
+    spec: str,
+    clients: int,
+    seed: int,
+    samples_per_client: int = 0,
+    min_samples: int = 1,
+) -> list[Ints]:
+    """Share out samples among clients.
+
+    Parameters
+    ----------
+    labels : ndarray
+        int ``[n]``.
+    spec : str
+        ``iid``, ``dirichlet:ALPHA``, ``pathological:CLASSES_PER_CLIENT``,
+        ``shards:SHARDS_PER_CLIENT``, ``quantity:linear|square|exponential``, or
+        ``NAME[:ARGUMENT]`` or ``path/to/file.py:function[:ARGUMENT]`` for one's own.
+    clients : int
+        How many clients.
+    seed : int
+        The seed of the run.
+    samples_per_client : int
+        0: share out all there is. Else every client gets exactly this many, with the same
+        kind of skew.
+    min_samples : int
+        Clients with fewer samples than this receive some of the client that then has most
+        (the lowest id among equals), one after the other in the order of their ids. Dirichlet
+        shares with a small alpha leave many of a thousand clients empty. Not needed, and
+        not done, with ``samples_per_client``.
+
+    Returns
+    -------
+    list[ndarray]
+        For each client int64 row numbers, ascending; no row belongs to two clients.
+
+    Raises
+    ------
+    ConfigError
+        If the partition is unknown or impossible.
+    """
+    return partition_with_notes(labels, spec, clients, seed, samples_per_client, min_samples)[0]
+
+
+def partition_with_notes(
+    labels: Array,
+    spec: str,
+    clients: int,
+    seed: int,
+    samples_per_client: int = 0,
+    min_samples: int = 1,
+) -> tuple[list[Ints], list[str]]:
+    """Do as :func:`partition` and tell what a reader of the results should know.
+
+    Returns
+    -------
+    tuple[list[ndarray], list[str]]
+        The row numbers per client, and notes: clients that received samples because
+        they had too few, samples that no client holds.
+    """
+    function, argument = _resolve(spec)
+    n = len(labels)
+    _check_counts(n, clients, samples_per_client, min_samples)
+    # The partitioners expect every class to occur, and partly keep the order of rows.
+    order = numpy_rng(seed, "partition-order").permutation(n)
+    _, dense = np.unique(labels, return_inverse=True)
+    dense = dense.astype(np.int64)
+    inner_seed = derive(seed, "partition") % 2**31
+    try:
+        found = function(dense[order], argument, clients, inner_seed, samples_per_client)
+    except ConfigError:
+        raise
+    except (ValueError, AssertionError, ArithmeticError) as error:
+        reason = " ".join(str(error).split()).split(". ")[0].rstrip(".") or type(error).__name__
+        raise ConfigError(
+            f"Partition {spec!r} cannot share out {n} samples among {clients} clients: {reason}."
+        ) from error
+    parts = [np.sort(order[rows]) for rows in _checked(spec, found, n, clients)]
+    if samples_per_client:
+        return _subsampled(parts, dense, spec, samples_per_client, seed), []
+    parts, repaired = _repaired(parts, min_samples, seed)
+    return parts, _notes(parts, repaired, n, min_samples)
+
+
+def _resolve(spec: str) -> tuple[Partition, str]:
+    path, in_file, rest = spec.partition(".py:")
+    name, _, argument = (rest if in_file else spec).partition(":")
+    function: Partition = lookup("partitions", f"{path}.py:{name}" if in_file else name)
+    return function, argument.strip()
+
+
+def _check_counts(n: int, clients: int, samples_per_client: int, min_samples: int) -> None:
+    if clients < 1:
+        raise ConfigError(f"clients is {clients}; at least 1 is needed.")
+    if samples_per_client < 0 or min_samples < 0:
+        raise ConfigError("samples_per_client and min_samples cannot be negative.")
+    if clients > n:
+        raise ConfigError(f"{clients} clients cannot share {n} samples: each needs at least one.")
+    if samples_per_client * clients > n:
+        raise ConfigError(
+            f"{clients} clients with {samples_per_client} samples each need "
+            f"{samples_per_client * clients} samples; there are {n}."
+        )
+    if not samples_per_client and min_samples * clients > n:
+        raise ConfigError(
+            f"{clients} clients with at least {min_samples} samples each need "
+            f"{min_samples * clients} samples; there are {n}."
+        )
+
+
+def _checked(spec: str, found: Sequence[Array], n: int, clients: int) -> list[Ints]:
+    parts = [np.asarray(rows, dtype=np.int64).reshape(-1) for rows in found]
+    rows = np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+    faulty = len(rows) and (rows.min() < 0 or rows.max() >= n or len(np.unique(rows)) < len(rows))
+    if len(parts) != clients or faulty:
+        raise ConfigError(
+            f"Partition {spec!r} must return {clients} arrays of row numbers in [0, {n - 1}] with "
+            "no row in two of them."
+        )
+    return parts
+
+
+def _subsampled(
+    parts: list[Ints], labels: Ints, spec: str, samples_per_client: int, seed: int
+) -> list[Ints]:
+    smallest = min(range(len(parts)), key=lambda i: len(parts[i]))
+    if len(parts[smallest]) < samples_per_client:
+        raise ConfigError(
+            f"Partition {spec!r} leaves client {smallest} with {len(parts[smallest])} samples, "
+            f"fewer than the {samples_per_client} asked for; use fewer samples or clients."
+        )
+    return [
+        rows[stratified(labels[rows], samples_per_client, numpy_rng(seed, "partition-sub", 0, i))]
+        for i, rows in enumerate(parts)
+    ]
+
+
+def _repaired(parts: list[Ints], min_samples: int, seed: int) -> tuple[list[Ints], int]:
+    if sum(len(rows) for rows in parts) < min_samples * len(parts):
+        raise ConfigError(
+            f"The partition holds {sum(len(rows) for rows in parts)} samples in all, too few for "
+            f"{min_samples} per client."
+        )
+    sizes = np.array([len(rows) for rows in parts])
+    poor = np.flatnonzero(sizes < min_samples)
+    if not len(poor):
+        return parts, 0
+    rng = numpy_rng(seed, "partition-repair")
+    pools = [rng.permutation(rows).tolist() for rows in parts]
+    for client in poor:
+        while sizes[client] < min_samples:
+            richest = int(sizes.argmax())
+            pools[client].append(pools[richest].pop())
+            sizes[client] += 1
+            sizes[richest] -= 1
+    return [np.sort(np.array(pool, dtype=np.int64)) for pool in pools], len(poor)
+
+
+def _notes(parts: list[Ints], repaired: int, n: int, min_samples: int) -> list[str]:
+    notes = []
+    if repaired:
+        had = "no sample" if min_samples == 1 else f"fewer than {min_samples} samples"
+        notes.append(
+            f"{repaired} of {len(parts)} clients had {had} and received some of the largest clients"
+        )
+    left = n - sum(len(rows) for rows in parts)
+    if left:
+        notes.append(f"{left} of {n} training samples belong to no client under this partition")
+    return notes

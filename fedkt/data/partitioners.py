@@ -1,0 +1,168 @@
+"""The built-in partitions, on top of flwr-datasets' partitioners.
+
+Each function takes dense labels ``[n]`` (every class from 0 occurs) in random order, the
+argument after the colon, the number of clients, a seed and the number of samples per client
+(0 = all there is); it returns row numbers per client. One that hands out more than the
+samples per client is cut down by :func:`fedkt.data.partition.partition`.
+
+flwr-datasets is imported only when needed: that takes seconds.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+
+from fedkt.data.splits import Ints
+from fedkt.errors import ConfigError, unknown
+from fedkt.registry import register
+
+# Beyond these a Dirichlet draw is a single one or exactly uniform, or overflows.
+SMALLEST_ALPHA, LARGEST_ALPHA = 1e-4, 1e6
+
+
+@register(part="partitions")
+def iid(
+    labels: Ints, argument: str, clients: int, seed: int, samples_per_client: int
+) -> list[Ints]:
+    """Equal shares at random: every client sees the distribution of the whole."""
+    from flwr_datasets.partitioner import IidPartitioner
+
+    if argument:
+        raise ConfigError(f"Partition 'iid' takes no argument, not {argument!r}.")
+    kept = labels[: samples_per_client * clients] if samples_per_client else labels
+    return _rows(IidPartitioner(clients), kept)
+
+
+@register(part="partitions")
+def dirichlet(
+    labels: Ints, argument: str, clients: int, seed: int, samples_per_client: int
+) -> list[Ints]:
+    """Label skew: dirichlet:ALPHA draws shares; the smaller alpha, the more unequal the clients.
+
+    Without ``samples_per_client`` each class is divided among the clients by one draw
+    (Yurochkin et al., 2019, arXiv:1905.12022), and sizes vary as well. With it each client's
+    class shares are one draw (Acar et al., 2021, arXiv:2111.04263).
+    """
+    from flwr_datasets.partitioner import DirichletPartitioner, InnerDirichletPartitioner
+
+    alpha = _alpha(argument)
+    if not samples_per_client:
+        # A minimum size makes the partitioner draw again, and give up after ten draws.
+        return _rows(DirichletPartitioner(clients, "label", alpha, 0, seed=seed), labels)
+    sizes = [samples_per_client] * clients
+    try:
+        return _rows(InnerDirichletPartitioner(sizes, "label", alpha, seed=seed), labels)
+    except ValueError as error:
+        raise ConfigError(
+            f"Partition 'dirichlet:{argument}' cannot give each of {clients} clients "
+            f"{samples_per_client} of {len(labels)} samples: the classes that a client draws run "
+            "out; use a larger alpha or fewer samples."
+        ) from error
+
+
+@register(part="partitions")
+def pathological(
+    labels: Ints, argument: str, clients: int, seed: int, samples_per_client: int
+) -> list[Ints]:
+    """Label skew: pathological:N gives every client samples of exactly N classes.
+
+    A client's first class is its id modulo the number of classes, so that every class has
+    an owner; the others are drawn. The clients that hold a class divide it equally.
+    """
+    from flwr_datasets.partitioner import PathologicalPartitioner
+
+    wanted = _count("pathological", "a number of classes per client", argument)
+    classes = int(labels.max()) + 1
+    if wanted > classes:
+        raise ConfigError(
+            f"Partition 'pathological:{argument}' wants {wanted} classes per client; the data have "
+            f"{classes}."
+        )
+    mode = "first-deterministic"
+    return _rows(PathologicalPartitioner(clients, "label", wanted, mode, seed=seed), labels)
+
+
+@register(part="partitions")
+def shards(
+    labels: Ints, argument: str, clients: int, seed: int, samples_per_client: int
+) -> list[Ints]:
+    """Label skew: shards:N deals every client N equal shards of the data sorted by label.
+
+    As in McMahan et al., 2017, arXiv:1602.05629. What is left after cutting equal shards is
+    not used.
+    """
+    from flwr_datasets.partitioner import ShardPartitioner
+
+    wanted = _count("shards", "a number of shards per client", argument)
+    if wanted * clients > len(labels):
+        raise ConfigError(
+            f"Partition 'shards:{argument}' for {clients} clients needs {wanted * clients} shards; "
+            f"there are only {len(labels)} samples."
+        )
+    return _rows(ShardPartitioner(clients, "label", wanted, seed=seed), labels)
+
+
+@register(part="partitions")
+def quantity(
+    labels: Ints, argument: str, clients: int, seed: int, samples_per_client: int
+) -> list[Ints]:
+    """Quantity skew: quantity:linear, :square or :exponential growth of size with client id."""
+    from flwr_datasets import partitioner
+
+    growths = {
+        "linear": partitioner.LinearPartitioner,
+        "square": partitioner.SquarePartitioner,
+        "exponential": partitioner.ExponentialPartitioner,
+    }
+    if argument not in growths:
+        raise unknown("growth of partition 'quantity'", argument, growths)
+    if samples_per_client:
+        raise ConfigError(
+            f"Partition 'quantity:{argument}' makes clients of different sizes and cannot give "
+            f"each exactly {samples_per_client} samples; leave samples_per_client at 0."
+        )
+    try:
+        with np.errstate(all="ignore"):
+            return _rows(growths[argument](clients), labels)
+    except ValueError as error:
+        raise ConfigError(
+            f"Partition 'quantity:{argument}' leaves the smallest of {clients} clients without a "
+            f"single one of {len(labels)} samples; use fewer clients or a slower growth."
+        ) from error
+
+
+def _alpha(argument: str) -> float:
+    try:
+        alpha = float(argument)
+    except ValueError:
+        alpha = math.nan
+    if not SMALLEST_ALPHA <= alpha <= LARGEST_ALPHA:
+        raise ConfigError(
+            f"Partition 'dirichlet:{argument}': alpha must be a number from {SMALLEST_ALPHA:g} to "
+            f"{LARGEST_ALPHA:g}, such as dirichlet:0.5."
+        )
+    return alpha
+
+
+def _count(name: str, what: str, argument: str) -> int:
+    if not argument.isascii() or not argument.isdigit() or int(argument) < 1:
+        raise ConfigError(f"Partition '{name}:{argument}' needs {what}, such as {name}:2.")
+    return int(argument)
+
+
+def _rows(partitioner: Any, labels: Ints) -> list[Ints]:
+    """Run a flwr-datasets partitioner; the row numbers travel as a column of their own."""
+    import datasets  # a dependency of flwr-datasets
+
+    columns = {"row": np.arange(len(labels)), "label": labels}
+    partitioner.dataset = datasets.Dataset.from_dict(columns)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what they warn of is in our notes
+        return [
+            np.asarray(partitioner.load_partition(i)[:]["row"], dtype=np.int64)
+            for i in range(partitioner.num_partitions)
+        ]

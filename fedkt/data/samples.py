@@ -1,0 +1,117 @@
+"""Samples as tensors: what a model trains on and is measured on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from fedkt.errors import KnowledgeError
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Some samples, ready for a model. Treat the tensors as read-only: clients share them.
+
+    Parameters
+    ----------
+    x : Tensor
+        float32 ``[n, C, H, W]`` (images, channels first) or ``[n, d]`` (feature vectors).
+    y : Tensor, optional
+        int64 ``[n]``, labels from 0; ``None`` where they are unknown.
+    ids : Tensor
+        int64 ``[n]``, each at most once.
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ.
+    """
+
+    x: Tensor
+    y: Tensor | None
+    ids: Tensor
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.x), len(self.ids)} | (set() if self.y is None else {len(self.y)})
+        if len(lengths) > 1:
+            raise ValueError(f"x, y and ids differ in length: {sorted(lengths)}")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def select(self, rows: Tensor) -> Samples:
+        """Return the samples at some positions.
+
+        Parameters
+        ----------
+        rows : Tensor
+            int64 ``[k]`` positions or bool ``[n]`` mask.
+
+        Returns
+        -------
+        Samples
+            In the order of ``rows``.
+        """
+        return Samples(self.x[rows], None if self.y is None else self.y[rows], self.ids[rows])
+
+    def at_ids(self, ids: Tensor) -> Samples:
+        """Return the samples with some ids.
+
+        Parameters
+        ----------
+        ids : Tensor
+            int64 ``[k]``.
+
+        Returns
+        -------
+        Samples
+            In the order of ``ids``.
+
+        Raises
+        ------
+        KnowledgeError
+            Naming the first id that is not here.
+        """
+        known, order = self._sorted_ids
+        places = torch.searchsorted(known, ids)
+        found = places < len(known)
+        found[found.clone()] = known[places[found]] == ids[found]
+        if not bool(found.all()):
+            raise KnowledgeError(f"no sample has the id {int(ids[~found][0])}")
+        return self.select(order[places])
+
+    @cached_property
+    def _sorted_ids(self) -> tuple[Tensor, Tensor]:
+        known, order = torch.sort(self.ids)
+        return known, order
+
+
+@dataclass(frozen=True, eq=False)
+class ClientData:
+    """All the data that one client works with.
+
+    Parameters
+    ----------
+    train, validation, test : Samples
+        The client's own, of one distribution; validation and test may have length 0.
+    public : Samples, optional
+        The public set, the same for every client: ids 0, 1, ..., M - 1 in order; its ``y``
+        may be ``None``.
+    common_test : Samples, optional
+        The common test set, for global accuracy.
+    num_classes : int
+        Labels lie in [0, num_classes).
+    input_shape : tuple[int, ...]
+        The shape of one sample: ``(C, H, W)`` or ``(d,)``.
+    """
+
+    train: Samples
+    validation: Samples
+    test: Samples
+    public: Samples | None
+    common_test: Samples | None
+    num_classes: int
+    input_shape: tuple[int, ...]

@@ -1,0 +1,302 @@
+"""Where data come from: registered functions, ``.npz`` files, the Hugging Face hub.
+
+A file ``NAME.npz`` holds the arrays ``x_train``, ``y_train``, ``x_test``, ``y_test`` and, if
+known, the class names ``classes``. Images are uint8 or float ``[N, H, W]`` or
+``[N, H, W, 3]``, feature vectors uint8 or float ``[N, d]``, labels integers from 0.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedkt.data.splits import Array, stratified
+from fedkt.errors import ConfigError, unknown
+from fedkt.registry import lookup, names, register
+from fedkt.rng import numpy_rng
+
+ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+# For data without an official split; the same for every run, whatever its seed.
+HOLD_OUT_SEED = 0
+HOLD_OUT_FRACTION = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A classification data set, as stored.
+
+    Labels become int64 and floats float32 on construction.
+
+    Parameters
+    ----------
+    name : str
+        The name it was asked for by.
+    x_train, x_test : ndarray
+        uint8 or float: images ``[N, H, W]`` or ``[N, H, W, C]`` (C = 1 or 3), or feature
+        vectors ``[N, d]``.
+    y_train, y_test : ndarray
+        Integers ``[N]`` in [0, K).
+    classes : tuple[str, ...]
+        The K class names; by default ``"0"``, ``"1"``, ... up to the largest label.
+
+    Raises
+    ------
+    ConfigError
+        Naming the set, the array at fault and what is allowed.
+    """
+
+    name: str
+    x_train: Array
+    y_train: Array
+    x_test: Array
+    y_test: Array
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for part in ("train", "test"):
+            for key in (f"x_{part}", f"y_{part}"):
+                object.__setattr__(self, key, np.asarray(getattr(self, key)))
+            x = _checked_inputs(self.name, f"x_{part}", getattr(self, f"x_{part}"))
+            y = _checked_labels(self.name, f"y_{part}", getattr(self, f"y_{part}"), len(x))
+            object.__setattr__(self, f"x_{part}", x)
+            object.__setattr__(self, f"y_{part}", y)
+        if self.x_train.shape[1:] != self.x_test.shape[1:]:
+            raise ConfigError(
+                f"{self.name}: x_train holds samples of shape {list(self.x_train.shape[1:])} but "
+                f"x_test of shape {list(self.x_test.shape[1:])}; they must agree."
+            )
+        if self.x_train.dtype != self.x_test.dtype:
+            raise ConfigError(
+                f"{self.name}: x_train has dtype {self.x_train.dtype} but x_test "
+                f"{self.x_test.dtype}; they must agree."
+            )
+        object.__setattr__(self, "classes", self._checked_classes())
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes, K."""
+        return len(self.classes)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one sample as models see it: ``(C, H, W)`` or ``(d,)``."""
+        return input_shape(self.x_train)
+
+    @property
+    def peak(self) -> float:
+        """What :func:`scale` divides by: 255 for bytes, else the largest value (at least 1)."""
+        if self.x_train.dtype == np.uint8:
+            return 255.0
+        return max(float(self.x_train.max()), float(self.x_test.max()), 1.0)
+
+    def _checked_classes(self) -> tuple[str, ...]:
+        low = int(min(self.y_train.min(), self.y_test.min()))
+        high = int(max(self.y_train.max(), self.y_test.max()))
+        given = tuple(str(c) for c in self.classes)
+        if low < 0 or (low > 0 and not given):
+            raise ConfigError(f"{self.name}: labels start at {low}; they must be 0, ..., K - 1.")
+        if given and high >= len(given):
+            raise ConfigError(
+                f"{self.name}: a label is {high} but classes has {len(given)} names; labels must "
+                f"lie in [0, {len(given) - 1}]."
+            )
+        found = given or tuple(str(k) for k in range(high + 1))
+        if len(found) < 2:
+            raise ConfigError(f"{self.name}: all labels are equal; at least 2 classes are needed.")
+        return found
+
+
+def input_shape(x: Array) -> tuple[int, ...]:
+    """Return the shape that one stored sample has after :func:`scale`."""
+    height_width, channels = tuple(x.shape[1:3]), tuple(x.shape[3:])
+    return tuple(x.shape[1:]) if x.ndim == 2 else (*(channels or (1,)), *height_width)
+
+
+def scale(x: Array, peak: float | None = None) -> Array:
+    """Turn stored samples into what models see.
+
+    Parameters
+    ----------
+    x : ndarray
+        As stored; see :class:`Dataset`.
+    peak : float, optional
+        What float images are divided by; by default their largest value, or 1 if that is
+        smaller. Give the :attr:`Dataset.peak` so that all parts of a set are scaled alike.
+
+    Returns
+    -------
+    ndarray
+        float32. Images become ``[N, C, H, W]``, bytes divided by 255 and floats by
+        ``peak``; feature vectors ``[N, d]`` keep their values.
+    """
+    out = x.astype(np.float32)
+    if x.ndim == 2:
+        return out
+    if x.dtype == np.uint8:
+        out /= np.float32(255)
+    elif out.size:
+        out /= np.float32(max(float(out.max()) if peak is None else peak, 1.0))
+    return out[:, None] if x.ndim == 3 else np.ascontiguousarray(out.transpose(0, 3, 1, 2))
+
+
+def load_dataset(reference: str, data_dir: str | Path | None = None, seed: int = 0) -> Dataset:
+    """Load a data set.
+
+    Parameters
+    ----------
+    reference : str
+        A registered name (``digits``), the name of an ``.npz`` file below ``data_dir``
+        (``mnist``, ``digits5/usps``), ``hub:OWNER/NAME`` for the Hugging Face hub, or
+        ``path/to/file.py:function``. Functions return a :class:`Dataset` and take no
+        argument or one called ``seed``.
+    data_dir : str or Path, optional
+        The folder with ``.npz`` files.
+    seed : int
+        For functions with a ``seed`` argument.
+
+    Returns
+    -------
+    Dataset
+        Checked.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such set or its content is not usable.
+    """
+    if reference.startswith("hub:"):
+        from fedkt.data.hub import load_from_hub
+
+        return load_from_hub(reference.removeprefix("hub:"))
+    if ".py:" in reference or reference.endswith(".py") or reference in names("datasets"):
+        return _from_function(reference, seed)
+    if data_dir is None:
+        message = str(unknown("data set", reference, names("datasets")))
+        raise ConfigError(f"{message} For a file {reference}.npz say where it is: --data-dir DIR.")
+    folder = Path(data_dir).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(f"The data folder {str(data_dir)!r} is not a folder.")
+    file = folder / f"{reference.removesuffix('.npz')}.npz"
+    if reference and file.is_file():
+        return load_npz(file, reference.removesuffix(".npz"))
+    stored = sorted(f.relative_to(folder).with_suffix("").as_posix() for f in folder.rglob("*.npz"))
+    near = difflib.get_close_matches(reference, [*names("datasets"), *stored], n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    held = ", ".join(f"{name}.npz" for name in stored) or "no .npz files"
+    raise ConfigError(
+        f"Unknown data set {reference!r}.{hint} Registered: {', '.join(names('datasets'))}. "
+        f"{folder} holds {held}."
+    )
+
+
+def load_npz(file: Path, name: str) -> Dataset:
+    """Load a data set from an ``.npz`` file in the format of this module.
+
+    Raises
+    ------
+    ConfigError
+        If the file is corrupt, misses an array or holds unusable ones.
+    """
+    try:
+        # Pickles are refused: they could run code.
+        with np.load(file, allow_pickle=False) as archive:
+            missing = [key for key in ARRAYS if key not in archive]
+            if missing:
+                held = ", ".join(archive.files) or "nothing"
+                raise ConfigError(
+                    f"{file}: no array {missing[0]!r} (it holds {held}); {', '.join(ARRAYS)} are "
+                    "needed."
+                )
+            arrays: dict[str, Any] = {key: archive[key] for key in ARRAYS}
+            if "classes" in archive:
+                arrays["classes"] = tuple(str(c) for c in np.atleast_1d(archive["classes"]))
+    except ConfigError:
+        raise
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        reason = one_line(error)
+        raise ConfigError(f"{file} is not a readable .npz file: {reason}.") from error
+    try:
+        return Dataset(name, **arrays)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {str(error).removeprefix(f'{name}: ')}") from error
+
+
+@register(part="datasets")
+def digits() -> Dataset:
+    """1,797 handwritten digits of 8 x 8 pixels, embedded in scikit-learn; needs no network.
+
+    float32 images from 0 to 16. There is no official split: the test part is a fixed
+    stratified 20 % (359 samples), the same for every seed.
+    """
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return held_out("digits", bunch.images.astype(np.float32), bunch.target)
+
+
+def held_out(name: str, x: Array, y: Array, classes: tuple[str, ...] = ()) -> Dataset:
+    """Build a data set without an official split: a fixed stratified 20 % is the test part."""
+    rng = numpy_rng(HOLD_OUT_SEED, f"hold-out/{name}")
+    test = stratified(y, max(1, round(len(y) * HOLD_OUT_FRACTION)), rng)
+    train = np.setdiff1d(np.arange(len(y)), test, assume_unique=True)
+    return Dataset(name, x[train], y[train], x[test], y[test], classes)
+
+
+def one_line(error: BaseException) -> str:
+    """Return an exception's text without line breaks or a full stop; its type if it has none."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+def _from_function(reference: str, seed: int) -> Dataset:
+    function = lookup("datasets", reference)
+    if not callable(function):
+        raise ConfigError(f"Data set {reference!r} is not a function that returns a Dataset.")
+    takes_seed = "seed" in inspect.signature(function).parameters
+    dataset = function(seed=seed) if takes_seed else function()
+    if not isinstance(dataset, Dataset):
+        raise ConfigError(
+            f"Data set {reference!r} returns {type(dataset).__name__}, not a fedkt.data.Dataset."
+        )
+    return dataset
+
+
+def _checked_inputs(name: str, key: str, x: Array) -> Array:
+    if x.ndim not in (2, 3, 4) or (x.ndim == 4 and x.shape[3] not in (1, 3)):
+        raise ConfigError(
+            f"{name}: {key} has shape {list(x.shape)}; allowed are [N, d], [N, H, W] and "
+            "[N, H, W, 3]."
+        )
+    if x.size == 0:
+        raise ConfigError(f"{name}: {key} is empty (shape {list(x.shape)}).")
+    if x.dtype == np.uint8:
+        return x
+    if x.dtype.kind != "f":
+        raise ConfigError(f"{name}: {key} has dtype {x.dtype}; allowed are uint8 and floats.")
+    out = x.astype(np.float32, copy=False)
+    if not np.isfinite(out).all():
+        rows = int((~np.isfinite(out)).reshape(len(out), -1).any(1).sum())
+        raise ConfigError(
+            f"{name}: {key} holds NaN or infinity in {rows} of {len(out)} rows; fill or drop them."
+        )
+    return out
+
+
+def _checked_labels(name: str, key: str, y: Array, rows: int) -> Array:
+    if y.ndim != 1 or y.dtype.kind not in "iu":
+        raise ConfigError(
+            f"{name}: {key} has shape {list(y.shape)} and dtype {y.dtype}; labels must be "
+            "integers [N]."
+        )
+    if len(y) != rows:
+        raise ConfigError(
+            f"{name}: {key} has {len(y)} labels for {rows} samples in x_{key[2:]}; the lengths "
+            "must agree."
+        )
+    return y.astype(np.int64)

@@ -1,0 +1,254 @@
+"""A federation as arrays: what it holds, and how it is kept in files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedkt.data.samples import ClientData, Samples
+from fedkt.data.sources import one_line, scale
+from fedkt.data.splits import Array, Ints
+from fedkt.errors import ConfigError
+
+FORMAT = 1
+ARRAYS = ("pool_x", "pool_y", "test_x", "test_y", "public_x", "public_y", "rows", "bounds")
+
+# Tensors that all clients share, by federation and role. Ray hands every task a new
+# Federation object, so the object itself cannot keep them.
+_shared: OrderedDict[tuple[str, str], Samples | None] = OrderedDict()
+MOST_SHARED = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Federation:
+    """The data of all clients as numpy arrays.
+
+    Built by :func:`fedkt.data.federation.build_federation`. It pickles to its arrays and
+    little else, and works on read-only and memory-mapped ones.
+    Sample ids are unique within the federation: public samples have 0, ..., M - 1, the
+    clients' samples follow (M + row of ``pool_x``), then the common test samples.
+
+    Parameters
+    ----------
+    name : str
+        The data set.
+    classes : tuple[str, ...]
+        The class names.
+    input_shape : tuple[int, ...]
+        ``(C, H, W)`` or ``(d,)``.
+    pool_x, pool_y : ndarray
+        The clients' samples, as stored (see :class:`fedkt.data.sources.Dataset`).
+    test_x, test_y : ndarray
+        The common test set.
+    public_x, public_y : ndarray
+        The public set; ``public_y`` is ``None`` where its labels mean other classes.
+    rows : ndarray
+        int64: the rows of ``pool_x`` of client 0 (training, validation, test), client 1, ...
+    bounds : ndarray
+        int64 ``[clients, 4]``: where in ``rows`` each client's training, validation and
+        test rows start, and where the latter end.
+    peak, public_peak : float
+        What float images are divided by.
+    public_name : str
+        The data set that the public set comes from.
+    notes : tuple[str, ...]
+        What a reader of the results should know.
+    token : str
+        Names the content within this process; the fingerprint by default.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    input_shape: tuple[int, ...]
+    pool_x: Array
+    pool_y: Array
+    test_x: Array
+    test_y: Array
+    public_x: Array
+    public_y: Array | None
+    rows: Ints
+    bounds: Ints
+    peak: float
+    public_peak: float
+    public_name: str
+    notes: tuple[str, ...] = ()
+    token: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.token:
+            object.__setattr__(self, "token", self.fingerprint())
+
+    @property
+    def num_clients(self) -> int:
+        """The number of clients."""
+        return len(self.bounds)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.classes)
+
+    def client(self, i: int) -> ClientData:
+        """Return the data of client ``i`` as tensors; the shared sets are made once a process.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such client.
+        """
+        if not 0 <= i < self.num_clients:
+            raise ConfigError(f"There is no client {i}; there are 0 to {self.num_clients - 1}.")
+        train, validation, test = (self._own(self._rows_of(i, part)) for part in range(3))
+        return ClientData(
+            train=train,
+            validation=validation,
+            test=test,
+            public=self._cached("public"),
+            common_test=self._cached("common-test"),
+            num_classes=self.num_classes,
+            input_shape=self.input_shape,
+        )
+
+    def label_counts(self) -> Ints:
+        """Return int64 ``[clients, classes]``: how many training samples of each class."""
+        return np.stack(
+            [
+                np.bincount(self.pool_y[self._rows_of(i, 0)], minlength=self.num_classes)
+                for i in range(self.num_clients)
+            ]
+        ).astype(np.int64)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a report shows of the data, as values that JSON knows.
+
+        Returns
+        -------
+        dict
+            ``dataset``, ``clients`` (number), ``classes`` (names), ``input_shape``,
+            ``label_counts`` (lists, clients x classes), ``sizes`` (``train``,
+            ``validation``, ``test``: one number per client), ``public`` and ``common_test``
+            (numbers of samples), ``public_dataset``, ``notes``.
+        """
+        sizes = np.diff(self.bounds, axis=1)
+        return {
+            "dataset": self.name,
+            "clients": self.num_clients,
+            "classes": list(self.classes),
+            "input_shape": list(self.input_shape),
+            "label_counts": self.label_counts().tolist(),
+            "sizes": {
+                part: sizes[:, column].tolist()
+                for column, part in enumerate(("train", "validation", "test"))
+            },
+            "public": len(self.public_x),
+            "public_dataset": self.public_name,
+            "common_test": len(self.test_x),
+            "notes": list(self.notes),
+        }
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the content (arrays, names, scaling) in hexadecimal."""
+        digest = hashlib.sha256(json.dumps(self._header(), sort_keys=True).encode())
+        for key, array in self._arrays().items():
+            digest.update(f"{key}/{array.dtype.str}/{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data if array.size else b"")
+        return digest.hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """Write the federation into a folder: one ``.npy`` file per array and a JSON file."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for key, array in self._arrays().items():
+            np.save(folder / f"{key}.npy", array, allow_pickle=False)
+        header = {"format": FORMAT, **self._header(), "token": self.token}
+        # Last, so that a folder with this file is complete.
+        (folder / "federation.json").write_text(json.dumps(header, indent=1), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Federation:
+        """Open a saved federation; the arrays stay in their files until they are used.
+
+        Raises
+        ------
+        ConfigError
+            If the folder holds no federation, or a broken one.
+        """
+        try:
+            header = json.loads((folder / "federation.json").read_text(encoding="utf-8"))
+            if header.pop("format") != FORMAT:
+                raise ConfigError(f"{folder} was saved by another version of fedkt.")
+            labelled = header.pop("public_labelled")
+            arrays = {
+                key: _open(folder / f"{key}.npy") for key in ARRAYS if labelled or key != "public_y"
+            }
+            for key in ("classes", "input_shape", "notes"):
+                header[key] = tuple(header[key])
+            return cls(**{"public_y": None, **arrays, **header})
+        except ConfigError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+            reason = one_line(error)
+            raise ConfigError(f"{folder} holds no readable federation: {reason}.") from error
+
+    def _arrays(self) -> dict[str, Array]:
+        held = {key: getattr(self, key) for key in ARRAYS}
+        return {key: array for key, array in held.items() if array is not None}
+
+    def _header(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "classes": list(self.classes),
+            "input_shape": list(self.input_shape),
+            "peak": self.peak,
+            "public_peak": self.public_peak,
+            "public_name": self.public_name,
+            "public_labelled": self.public_y is not None,
+            "notes": list(self.notes),
+        }
+
+    def _rows_of(self, client: int, part: int) -> Ints:
+        return self.rows[self.bounds[client, part] : self.bounds[client, part + 1]]
+
+    def _own(self, rows: Ints) -> Samples:
+        return _samples(self.pool_x[rows], self.pool_y[rows], self.peak, len(self.public_x) + rows)
+
+    def _cached(self, role: str) -> Samples | None:
+        key = (self.token, role)
+        if key in _shared:
+            return _shared[key]
+        samples = self._public() if role == "public" else self._common_test()
+        _shared[key] = samples
+        while len(_shared) > MOST_SHARED:
+            _shared.popitem(last=False)
+        return samples
+
+    def _public(self) -> Samples | None:
+        ids = np.arange(len(self.public_x))
+        return _samples(self.public_x, self.public_y, self.public_peak, ids) if len(ids) else None
+
+    def _common_test(self) -> Samples | None:
+        ids = len(self.public_x) + len(self.pool_x) + np.arange(len(self.test_x))
+        return _samples(self.test_x, self.test_y, self.peak, ids) if len(ids) else None
+
+
+def _samples(x: Array, y: Array | None, peak: float, ids: Ints) -> Samples:
+    # torch.tensor copies, which from_numpy does not: the arrays may be read-only.
+    return Samples(
+        torch.tensor(scale(x, peak)),
+        None if y is None else torch.tensor(y, dtype=torch.int64),
+        torch.tensor(ids, dtype=torch.int64),
+    )
+
+
+def _open(file: Path) -> Array:
+    try:
+        array: Array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except ValueError:  # an empty array cannot be mapped
+        array = np.load(file, allow_pickle=False)
+    return array

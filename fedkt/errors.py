@@ -1,0 +1,49 @@
+"""The errors that fedkt raises on purpose.
+
+Every message is one line that names the thing at fault and what is allowed, because
+the command line prints it as it stands.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FedktError(Exception):
+    """Base of all errors raised by fedkt."""
+
+
+class ConfigError(FedktError, ValueError):
+    """The user asked for something that cannot be done (command line: exit 2)."""
+
+
+class KnowledgeError(FedktError, ValueError):
+    """Knowledge is malformed: wrong kind, shape, ids or values."""
+
+
+class RunFailedError(FedktError, RuntimeError):
+    """A run started well and could not go on (command line: exit 1)."""
+
+
+def unknown(what: str, given: str, allowed: Iterable[str]) -> ConfigError:
+    """Build the error for a name that does not exist.
+
+    Parameters
+    ----------
+    what : str
+        The kind of thing that was named, in the singular (``"strategy"``).
+    given : str
+        The name as the user wrote it.
+    allowed : Iterable[str]
+        The names that exist.
+
+    Returns
+    -------
+    ConfigError
+        Its message holds the nearest existing name, if any, and all of them.
+    """
+    names = sorted(allowed)
+    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return ConfigError(f"Unknown {what} {given!r}.{hint} Known: {', '.join(names) or 'none'}.")

@@ -1,0 +1,5 @@
+"""Ways to combine the knowledge of many owners: functions from a stack to fused knowledge."""
+
+from fedkt.fusion.averaging import mean, personalised_mean, weighted_mean
+
+__all__ = ["mean", "personalised_mean", "weighted_mean"]

@@ -1,0 +1,82 @@
+"""Weights from the likeness of the clients' class distributions (KnFu, arXiv:2403.11892)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Divergence = Literal["kl", "reverse-kl", "js", "tv"]
+Estimator = Literal["mean", "argmax", "corrected"]
+
+
+def estimate_distributions(answers: Tensor, estimator: Estimator) -> Tensor:
+    """Estimate each client's class distribution from its answers.
+
+    Parameters
+    ----------
+    answers : Tensor
+        Probabilities ``[N, M, C]``.
+    estimator : {"mean", "argmax", "corrected"}
+        See ``fedkt.strategies.knfu.KnFu``.
+
+    Returns
+    -------
+    Tensor
+        ``[N, C]``, rows summing to 1, not smoothed.
+    """
+    if estimator == "argmax":
+        top, label = answers.max(-1)
+        confident = (top >= top.median(1, keepdim=True).values).to(answers.dtype)
+        counts = F.one_hot(label, answers.shape[-1]).to(answers.dtype) * confident[..., None]
+        return counts.sum(1) / confident.sum(1, keepdim=True)
+    q = answers.mean(1)
+    if estimator == "corrected":
+        q = q / answers.mean((0, 1)).clamp_min(1e-12)
+        q = q / q.sum(1, keepdim=True)
+    return q
+
+
+def neighbour_weights(
+    q: Tensor, beta: float, divergence: Divergence = "kl", penalty: Tensor | None = None
+) -> Tensor:
+    """Return the fusion weights of equation 8.
+
+    Parameters
+    ----------
+    q : Tensor
+        Class distributions ``[N, C]``, without zeros.
+    beta : float
+        β ≥ 0.
+    divergence : {"kl", "reverse-kl", "js", "tv"}
+        See ``fedkt.strategies.knfu.KnFu``.
+    penalty : Tensor, optional
+        ``[N]``, subtracted from the exponent of each column (age decay).
+
+    Returns
+    -------
+    Tensor
+        ``[N, N]``, row-stochastic.
+    """
+    exponent = -beta * pairwise_divergence(q, divergence)
+    return F.softmax(exponent if penalty is None else exponent - penalty, dim=1)
+
+
+def pairwise_divergence(q: Tensor, divergence: Divergence) -> Tensor:
+    """Return D(q_n, q_m) ``[N, N]`` for all pairs of rows of ``q [N, C]``; the diagonal is 0."""
+    log_q = q.log()
+    if divergence == "tv":
+        return 0.5 * torch.cdist(q, q, p=1)
+    if divergence == "js":
+        middle = 0.5 * (q[:, None] + q[None])
+        negative_entropy = (q * log_q).sum(1)
+        distance = 0.5 * (negative_entropy[:, None] + negative_entropy[None])
+        distance = distance - (middle * middle.log()).sum(-1)
+    else:
+        distance = (q * log_q).sum(1, keepdim=True) - q @ log_q.T
+    if divergence == "reverse-kl":
+        distance = distance.T
+    # Rounding leaves ±1e-7 where there should be 0, which a large beta would magnify.
+    return distance.clamp_min(0).fill_diagonal_(0)

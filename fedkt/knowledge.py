@@ -1,0 +1,315 @@
+"""Knowledge: the only thing that crosses between server and clients.
+
+A :class:`Knowledge` is typed and immutable. Its rows belong to *sample ids* or class
+ids, never to batch positions, and probabilities, logits and labels are never confused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from fedkt.errors import KnowledgeError
+
+Kind = Literal[
+    "logits",
+    "probabilities",
+    "labels",
+    "class-logits",
+    "prototypes",
+    "features",
+    "statistics",
+    "weights",
+]
+KINDS: tuple[str, ...] = get_args(Kind)
+# Kinds whose rows belong to samples, and kinds whose rows belong to classes.
+SAMPLE_KINDS = frozenset({"logits", "probabilities", "labels", "features"})
+CLASS_KINDS = frozenset({"class-logits", "prototypes"})
+# Rows of probabilities may miss the simplex by this much (float16 transport).
+SIMPLEX_TOLERANCE = 5e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Knowledge:
+    """What one party shares.
+
+    Parameters
+    ----------
+    kind : str
+        One of ``KINDS``.
+    tensors : Mapping[str, Tensor]
+        The content. Kinds with rows hold one tensor called ``"values"``: ``[M, C]``
+        float32 for logits and probabilities, ``[M]`` int64 for labels, ``[M, d]`` float32
+        for features, ``[C, ...]`` float32 for class kinds. ``weights`` and
+        ``statistics`` hold any number of named float32 tensors.
+    ids : Tensor, optional
+        int64 ``[M]``, the sample or class id of each row, each at most once.
+    counts : Tensor, optional
+        int64 ``[M]``, how many examples stand behind each row.
+
+    Raises
+    ------
+    KnowledgeError
+        If kind, ids and tensors do not fit together.
+    """
+
+    kind: Kind
+    tensors: Mapping[str, Tensor]
+    ids: Tensor | None = None
+    counts: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tensors", MappingProxyType(dict(self.tensors)))
+        if self.kind not in KINDS:
+            raise KnowledgeError(f"unknown kind {self.kind!r}; one of {', '.join(KINDS)}")
+        if self.kind not in SAMPLE_KINDS | CLASS_KINDS:
+            if self.ids is not None:
+                raise KnowledgeError(f"{self.kind} have no rows and take no ids")
+            return
+        if set(self.tensors) != {"values"} or self.ids is None:
+            raise KnowledgeError(f"{self.kind} need ids and one tensor called 'values'")
+        rows = self.values.shape[0] if self.values.dim() else 0
+        if self.ids.dim() != 1 or self.ids.dtype != torch.int64 or rows != len(self.ids):
+            raise KnowledgeError(f"{self.kind}: {rows} rows for ids of shape {_shape(self.ids)}")
+        if len(torch.unique(self.ids)) != len(self.ids):
+            raise KnowledgeError(f"{self.kind}: an id occurs twice")
+
+    @classmethod
+    def rows(
+        cls, kind: Kind, values: Tensor, ids: Tensor | Sequence[int] | None = None
+    ) -> Knowledge:
+        """Build knowledge with one row per id; ids default to 0, 1, ..., M - 1."""
+        if ids is None:
+            ids = torch.arange(len(values))
+        return cls(kind, {"values": values}, torch.as_tensor(ids, dtype=torch.int64))
+
+    @property
+    def values(self) -> Tensor:
+        """The rows, ``[M, ...]``; for kinds with rows only."""
+        return self.tensors["values"]
+
+    @property
+    def num_bytes(self) -> int:
+        """Exact size of the tensors in bytes; ids and counts not included."""
+        return sum(t.numel() * t.element_size() for t in self.tensors.values())
+
+    @cached_property
+    def _row_of(self) -> Tensor:
+        assert self.ids is not None
+        table = torch.full((int(self.ids.max()) + 1,), -1, dtype=torch.int64)
+        table[self.ids] = torch.arange(len(self.ids))
+        return table
+
+    def at(self, ids: Tensor) -> Tensor:
+        """Return the rows that belong to ``ids``.
+
+        Parameters
+        ----------
+        ids : Tensor
+            int64, any shape ``[...]``; each must be one of ``self.ids`` (this is not checked,
+            so that the call runs under ``torch.func.vmap``).
+
+        Returns
+        -------
+        Tensor
+            ``[..., *row shape]``.
+        """
+        return self.values[self._row_of[ids]]
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Knowledge:
+        """Return the same knowledge (kind, ids, counts) with other content."""
+        return Knowledge(self.kind, tensors, self.ids, self.counts)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the server asked a client for; uploads are checked against it.
+
+    Parameters
+    ----------
+    kind : str
+        The kind of knowledge.
+    ids : Tensor, optional
+        int64 ``[M]``, the ids asked for, in order; ``None`` for kinds without rows.
+    shapes : Mapping[str, tuple[int, ...]]
+        The shape of each tensor.
+    """
+
+    kind: Kind
+    ids: Tensor | None
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+def check(knowledge: Knowledge, expected: Expected, num_classes: int) -> None:
+    """Check an upload on arrival.
+
+    Parameters
+    ----------
+    knowledge : Knowledge
+        What arrived.
+    expected : Expected
+        What was asked for.
+    num_classes : int
+        Labels must lie in [0, num_classes).
+
+    Raises
+    ------
+    KnowledgeError
+        Naming the first fault: kind, tensors, shape, ids, non-finite values, rows
+        off the simplex, labels out of range.
+    """
+    if knowledge.kind != expected.kind:
+        raise KnowledgeError(f"kind is {knowledge.kind}, not {expected.kind}")
+    if set(knowledge.tensors) != set(expected.shapes):
+        odd = sorted(set(knowledge.tensors) ^ set(expected.shapes))
+        raise KnowledgeError(f"tensors differ from those asked for: {', '.join(odd[:3])}")
+    for name, shape in expected.shapes.items():
+        tensor = knowledge.tensors[name]
+        if tuple(tensor.shape) != tuple(shape):
+            raise KnowledgeError(f"{name} has shape {_shape(tensor)}, not {list(shape)}")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise KnowledgeError(f"{name} holds NaN or infinity")
+    if expected.ids is not None and not _same_ids(knowledge.ids, expected.ids):
+        raise KnowledgeError("ids differ from those asked for")
+    _check_values(knowledge, num_classes)
+
+
+def _check_values(knowledge: Knowledge, num_classes: int) -> None:
+    if knowledge.kind == "probabilities":
+        off = (knowledge.values.sum(-1) - 1).abs().max()
+        if float(off) > SIMPLEX_TOLERANCE or float(knowledge.values.min()) < -SIMPLEX_TOLERANCE:
+            raise KnowledgeError("rows are not probabilities (non-negative, summing to 1)")
+    if knowledge.kind == "labels":
+        low, high = int(knowledge.values.min()), int(knowledge.values.max())
+        if low < 0 or high >= num_classes:
+            raise KnowledgeError(f"labels lie in [{low}, {high}], not in [0, {num_classes - 1}]")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One client's knowledge, by share name, and the number of examples behind it."""
+
+    client: int
+    num_examples: int
+    knowledge: Mapping[str, Knowledge]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The same piece of knowledge from N clients, stacked; what a fusion works on.
+
+    Parameters
+    ----------
+    name : str
+        The share name, e.g. ``"public"``.
+    kind : str
+        The common kind.
+    tensors : Mapping[str, Tensor]
+        As in :class:`Knowledge` with a leading axis of N clients.
+    ids : Tensor, optional
+        int64 ``[M]``, the common ids.
+    clients : tuple[int, ...]
+        The N client ids, ascending.
+    num_examples : Tensor
+        float32 ``[N]``.
+    """
+
+    name: str
+    kind: Kind
+    tensors: Mapping[str, Tensor]
+    ids: Tensor | None
+    clients: tuple[int, ...]
+    num_examples: Tensor
+
+    @property
+    def values(self) -> Tensor:
+        """The rows of all clients, ``[N, M, ...]``."""
+        return self.tensors["values"]
+
+    def __len__(self) -> int:
+        return len(self.clients)
+
+
+class Uploads(Sequence[Upload]):
+    """The accepted uploads of one round, ordered by client.
+
+    ``uploads["public"]`` is the :class:`Stack` of one share; ``uploads[0]`` and iteration
+    give single uploads.
+
+    Parameters
+    ----------
+    uploads : Sequence[Upload]
+        At least one; every upload holds the same share names.
+    """
+
+    def __init__(self, uploads: Sequence[Upload]) -> None:
+        self._uploads = sorted(uploads, key=lambda u: u.client)
+        self._stacks: dict[str, Stack] = {}
+
+    @property
+    def clients(self) -> tuple[int, ...]:
+        """The client ids, ascending."""
+        return tuple(u.client for u in self._uploads)
+
+    def __len__(self) -> int:
+        return len(self._uploads)
+
+    def __iter__(self) -> Iterator[Upload]:
+        return iter(self._uploads)
+
+    def __getitem__(self, key: Any) -> Any:
+        if not isinstance(key, str):
+            return self._uploads[key]
+        if key not in self._stacks:
+            self._stacks[key] = self._stack(key)
+        return self._stacks[key]
+
+    def _stack(self, name: str) -> Stack:
+        held = list(self._uploads[0].knowledge)
+        if name not in held:
+            raise KnowledgeError(f"no share called {name!r}; there is {', '.join(held)}")
+        all_ = [u.knowledge[name] for u in self._uploads]
+        tensors = {key: torch.stack([k.tensors[key] for k in all_]) for key in all_[0].tensors}
+        examples = torch.tensor([u.num_examples for u in self._uploads], dtype=torch.float32)
+        return Stack(name, all_[0].kind, tensors, all_[0].ids, self.clients, examples)
+
+
+@dataclass(frozen=True)
+class Fused:
+    """What the server returns.
+
+    Parameters
+    ----------
+    shared : Mapping[str, Knowledge]
+        By share name, the same for every client (broadcast).
+    personal : Mapping[int, Mapping[str, Knowledge]]
+        By client id and share name, one for each client (unicast).
+    diagnostics : Mapping[str, Any]
+        JSON-like values or tensors about the round; written to the run's ``rounds.jsonl``.
+    """
+
+    shared: Mapping[str, Knowledge] = field(default_factory=dict)
+    personal: Mapping[int, Mapping[str, Knowledge]] = field(default_factory=dict)
+    diagnostics: Mapping[str, Any] = field(default_factory=dict)
+
+    def for_client(self, client: int) -> dict[str, Knowledge]:
+        """Return all that ``client`` receives, by share name."""
+        return {**self.shared, **self.personal.get(client, {})}
+
+    def with_diagnostics(self, **diagnostics: Any) -> Fused:
+        """Return the same knowledge with ``diagnostics`` added."""
+        return Fused(self.shared, self.personal, {**self.diagnostics, **diagnostics})
+
+
+def _same_ids(given: Tensor | None, wanted: Tensor) -> bool:
+    return given is not None and torch.equal(given, wanted)
+
+
+def _shape(tensor: Tensor) -> list[int]:
+    return list(tensor.shape)

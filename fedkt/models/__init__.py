@@ -1,0 +1,94 @@
+"""Small reference models, by name.
+
+A model is a function ``(input_shape, num_classes)`` that returns a torch module or an
+estimator with scikit-learn's interface. It draws its parameters from torch's global
+generator, which the caller seeds.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+from fedkt.errors import ConfigError
+from fedkt.registry import lookup
+
+__all__ = ["build_model", "is_torch_model"]
+
+
+def is_torch_model(obj: object) -> TypeGuard[nn.Module]:
+    """Tell whether ``obj`` is a torch module."""
+    return isinstance(obj, nn.Module)
+
+
+def build_model(reference: str, input_shape: tuple[int, ...], num_classes: int) -> Any:
+    """Build a model and check that it fits the data.
+
+    Parameters
+    ----------
+    reference : str
+        A registered name (``cnn``) or ``path/to/file.py:Attribute``.
+    input_shape : tuple[int, ...]
+        The shape of one sample: ``(C, H, W)`` or ``(d,)``.
+    num_classes : int
+        The width that the outputs must have.
+
+    Returns
+    -------
+    torch.nn.Module or estimator
+        A module has passed two samples and gave float ``[2, num_classes]``; an estimator has
+        ``fit`` and ``predict_proba``.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such model, or it does not fit the data.
+    """
+    part = lookup("models", reference)
+    try:
+        model = part(tuple(input_shape), num_classes)
+    except ConfigError:
+        raise
+    except Exception as error:  # a user's code may raise anything
+        raise ConfigError(f"model {reference!r} cannot be built: {_text(error)}") from error
+    if is_torch_model(model):
+        _check_outputs(reference, model, tuple(input_shape), num_classes)
+    elif isinstance(model, type) or not (hasattr(model, "fit") and hasattr(model, "predict_proba")):
+        raise ConfigError(
+            f"model {reference!r} is a {type(model).__name__}, neither a torch module nor an "
+            "estimator with fit and predict_proba"
+        )
+    return model
+
+
+def _check_outputs(
+    reference: str, model: nn.Module, input_shape: tuple[int, ...], num_classes: int
+) -> None:
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            outputs: object = model.eval()(torch.zeros(2, *input_shape))
+    except Exception as error:  # a user's code may raise anything
+        raise ConfigError(
+            f"model {reference!r} cannot take samples of shape {list(input_shape)}: {_text(error)}"
+        ) from error
+    finally:
+        model.train(was_training)
+    if not isinstance(outputs, Tensor):
+        raise ConfigError(f"model {reference!r} gives a {type(outputs).__name__}, not logits")
+    if outputs.dim() == 2 and len(outputs) == 2 and outputs.shape[1] != num_classes:
+        raise ConfigError(
+            f"model {reference!r} gives outputs of width {outputs.shape[1]}; the data has "
+            f"{num_classes} classes"
+        )
+    if tuple(outputs.shape) != (2, num_classes) or not outputs.is_floating_point():
+        raise ConfigError(
+            f"model {reference!r} gives {outputs.dtype} {list(outputs.shape)} for 2 samples; "
+            f"float logits [2, {num_classes}] are needed"
+        )
+
+
+def _text(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,0 +1,20 @@
+"""Loss terms. One family a file; a term is a frozen dataclass that can be called."""
+
+from fedkt.objectives.base import Batch, Divergence, Outputs, Term, weighted_mean
+from fedkt.objectives.distillation import KL, MAE, MSE, Distil
+from fedkt.objectives.regularisers import Proximal
+from fedkt.objectives.supervised import CrossEntropy
+
+__all__ = [
+    "KL",
+    "MAE",
+    "MSE",
+    "Batch",
+    "CrossEntropy",
+    "Distil",
+    "Divergence",
+    "Outputs",
+    "Proximal",
+    "Term",
+    "weighted_mean",
+]

@@ -1,0 +1,114 @@
+"""Distillation terms: one term, and the divergences it can use.
+
+The target is always a constant: no gradient flows into it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedkt.errors import ConfigError, KnowledgeError
+from fedkt.knowledge import Knowledge
+from fedkt.objectives.base import Batch, Divergence, Outputs, weighted_mean
+from fedkt.registry import register
+
+
+@register
+@dataclass(frozen=True)
+class KL:
+    """Forward Kullback-Leibler divergence, ``T² Σ_c t_c log(t_c / s_c)``, in nats.
+
+    Hinton, Vinyals and Dean (2015), arXiv:1503.02531, section 2: student ``s`` (and a
+    target given as logits) are softened by T, and the loss is multiplied by T² so that
+    its gradient keeps its size as T grows. A target given as probabilities is taken as
+    it is: whoever made it has chosen its temperature.
+
+    Parameters
+    ----------
+    temperature : float
+        T > 0.
+    """
+
+    temperature: float = 1.0
+    part: ClassVar[str] = "objectives"
+    name: ClassVar[str] = "kl"
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ConfigError(f"temperature must be above 0, not {self.temperature}.")
+
+    def __call__(self, logits: Tensor, target: Tensor, kind: str) -> Tensor:
+        """Return the divergence per sample, ``[B]``."""
+        log_student = F.log_softmax(logits / self.temperature, dim=-1)
+        teacher = target if kind == "probabilities" else F.softmax(target / self.temperature, -1)
+        losses = F.kl_div(log_student, teacher, reduction="none").sum(-1)
+        return losses * self.temperature**2
+
+
+@register
+@dataclass(frozen=True)
+class MSE:
+    """Mean squared difference of logits, mean over classes."""
+
+    part: ClassVar[str] = "objectives"
+    name: ClassVar[str] = "mse"
+
+    def __call__(self, logits: Tensor, target: Tensor, kind: str) -> Tensor:
+        """Return the divergence per sample, ``[B]``."""
+        return (logits - _logits_only(self.name, target, kind)).square().mean(-1)
+
+
+@register
+@dataclass(frozen=True)
+class MAE:
+    """Mean absolute difference of logits, mean over classes (FedMD's digest loss)."""
+
+    part: ClassVar[str] = "objectives"
+    name: ClassVar[str] = "mae"
+
+    def __call__(self, logits: Tensor, target: Tensor, kind: str) -> Tensor:
+        """Return the divergence per sample, ``[B]``."""
+        return (logits - _logits_only(self.name, target, kind)).abs().mean(-1)
+
+
+@register
+@dataclass(frozen=True)
+class Distil:
+    """Distil fused knowledge about samples into the model.
+
+    Parameters
+    ----------
+    divergence : Divergence
+        How far the student is from the target: ``KL(T)``, ``MSE()``, ``MAE()``.
+    source : str
+        The share whose fused knowledge is the target; its ids must cover the batch.
+    """
+
+    divergence: Divergence = field(default_factory=KL)
+    source: str = "public"
+    part: ClassVar[str] = "objectives"
+    name: ClassVar[str] = "distil"
+
+    def needs(self) -> tuple[str, ...]:
+        """Read the fused knowledge called ``source``."""
+        return (self.source,)
+
+    def __call__(
+        self, outputs: Outputs, batch: Batch, knowledge: Mapping[str, Knowledge]
+    ) -> Tensor:
+        """Return the scalar loss."""
+        teacher = knowledge[self.source]
+        target = teacher.at(batch.ids).detach()
+        losses = self.divergence(outputs.logits, target, teacher.kind)
+        return weighted_mean(losses, batch.weight)
+
+
+def _logits_only(name: str, target: Tensor, kind: str) -> Tensor:
+    if kind != "logits":
+        raise KnowledgeError(f"{name} compares logits and the fused knowledge holds {kind}")
+    return target

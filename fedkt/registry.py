@@ -1,0 +1,169 @@
+"""One look-up for every kind of part: by name, entry point or file.
+
+A part is a class or function with a name. Built-in parts register themselves when
+their module is imported, and look-up imports every module of the part's package, so a
+new part is one new file. Other distributions add parts through entry points
+(``fedkt.strategies``, ``fedkt.objectives``, ...), and ``path/to/file.py:Class`` names a
+part in a file of the user's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar, overload
+
+from fedkt.errors import ConfigError, unknown
+
+T = TypeVar("T")
+
+# part -> (singular for messages, the package whose modules hold the built-in ones)
+PARTS: dict[str, tuple[str, str]] = {
+    "strategies": ("strategy", "fedkt.strategies"),
+    "objectives": ("objective", "fedkt.objectives"),
+    "fusions": ("fusion", "fedkt.fusion"),
+    "codecs": ("codec", "fedkt.codecs"),
+    "models": ("model", "fedkt.models"),
+    "datasets": ("data set", "fedkt.data"),
+    "partitions": ("partition", "fedkt.data"),
+}
+
+_known: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
+_discovered: set[str] = set()
+
+
+@overload
+def register(obj: T) -> T: ...
+
+
+@overload
+def register(*, part: str | None = None, name: str | None = None) -> Callable[[T], T]: ...
+
+
+def register(obj: Any = None, *, part: str | None = None, name: str | None = None) -> Any:
+    """Register a class or function as a named part; a decorator, with or without arguments.
+
+    Parameters
+    ----------
+    obj : class or function
+        The part.
+    part : str, optional
+        Which kind of part, a key of ``PARTS``. A class may say so itself in its
+        ``part`` attribute (all strategies and objectives do).
+    name : str, optional
+        The name; by default the ``name`` attribute of a class, else the lower-case
+        name of the object with ``-`` for ``_``.
+
+    Returns
+    -------
+    class or function
+        The same object.
+    """
+    if obj is None:
+        return lambda o: register_as(o, part, name)
+    return register_as(obj, part, name)
+
+
+def register_as(obj: T, part: str | None, name: str | None) -> T:
+    """Register ``obj``; the plain form of :func:`register`."""
+    kind = part or getattr(obj, "part", None)
+    if kind not in PARTS:
+        raise ConfigError(f"Cannot register {obj!r}: part must be one of {', '.join(PARTS)}.")
+    _known[kind][name or name_of(obj)] = obj
+    return obj
+
+
+def name_of(obj: Any) -> str:
+    """Return the name a part goes by: its own ``name``, else its lower-case identifier."""
+    own = vars(obj).get("name") if isinstance(obj, type) else getattr(obj, "name", None)
+    return own if isinstance(own, str) else str(obj.__name__).lower().replace("_", "-")
+
+
+def names(part: str) -> list[str]:
+    """Return the sorted names of all registered parts of one kind."""
+    _discover(part)
+    return sorted(_known[part])
+
+
+def lookup(part: str, reference: str) -> Any:
+    """Return the part called ``reference``.
+
+    Parameters
+    ----------
+    part : str
+        Which kind of part, a key of ``PARTS``.
+    reference : str
+        A registered name or ``path/to/file.py:Attribute``.
+
+    Returns
+    -------
+    class or function
+        The part.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such name, file or attribute.
+    """
+    if ".py:" in reference or reference.endswith(".py"):
+        return _from_file(PARTS[part][0], reference)
+    if reference not in _known[part]:
+        _discover(part)
+    if reference not in _known[part]:
+        raise unknown(PARTS[part][0], reference, _known[part])
+    return _known[part][reference]
+
+
+def load_file(path: str | Path) -> ModuleType:
+    """Import a Python file once under a private name; its parts register themselves."""
+    file = Path(path).resolve()
+    if not file.is_file():
+        raise ConfigError(f"No such file: {path}.")
+    module_name = f"fedkt_user_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
+    if module_name in sys.modules:
+        return sys.modules[module_name]
+    spec = importlib.util.spec_from_file_location(module_name, file)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path} is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # before execution: dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[module_name]
+        raise ConfigError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _from_file(what: str, reference: str) -> Any:
+    path, _, attribute = reference.rpartition(":")
+    if not path.endswith(".py") or not attribute:
+        raise ConfigError(f"{reference!r} names no {what}: write path/to/file.py:Class.")
+    module = load_file(path)
+    if not hasattr(module, attribute):
+        public = [n for n in vars(module) if not n.startswith("_")]
+        raise unknown(f"{what} in {path}", attribute, public)
+    return getattr(module, attribute)
+
+
+def _discover(part: str) -> None:
+    if part in _discovered:
+        return
+    _discovered.add(part)
+    package = importlib.import_module(PARTS[part][1])
+    for info in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{info.name}")
+    for entry in importlib.metadata.entry_points(group=f"fedkt.{part}"):
+        try:
+            register_as(entry.load(), part, entry.name)
+        except Exception as error:
+            raise ConfigError(
+                f"Entry point {entry.name!r} of group fedkt.{part} cannot be loaded: {error}"
+            ) from error

@@ -1,0 +1,99 @@
+"""Saving nested state: tensors, bytes, knowledge and plain values in one safetensors file.
+
+Used for client state, strategy state and checkpoints, so that there is one format on
+disk. Files are written beside their place and renamed, never half written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fedkt.errors import ConfigError
+from fedkt.knowledge import Knowledge
+
+
+def save(path: Path, value: Any) -> None:
+    """Write ``value`` to ``path`` atomically.
+
+    Parameters
+    ----------
+    path : Path
+        The file; its folder is made if needed.
+    value : Any
+        Nested dictionaries (string or integer keys), lists and tuples of tensors, bytes,
+        :class:`Knowledge`, numbers, strings, booleans and ``None``. Tuples come back as
+        lists.
+
+    Raises
+    ------
+    TypeError
+        For a value of any other type.
+    """
+    tensors: dict[str, Tensor] = {}
+    skeleton = _pack(value, tensors)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    save_file(tensors, beside, metadata={"fedkt": json.dumps(skeleton)})
+    os.replace(beside, path)
+
+
+def load(path: Path) -> Any:
+    """Read what :func:`save` wrote.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            skeleton = json.loads(file.metadata()["fedkt"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except Exception as error:  # safetensors raises errors of its own, without a common base
+        raise ConfigError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+    return _unpack(skeleton, tensors)
+
+
+def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return {"@tensor": _put(value, tensors)}
+    if isinstance(value, bytes):
+        return {"@bytes": _put(torch.frombuffer(bytearray(value), dtype=torch.uint8), tensors)}
+    if isinstance(value, Knowledge):
+        fields = [value.kind, dict(value.tensors), value.ids, value.counts]
+        return {"@knowledge": _pack(fields, tensors)}
+    if isinstance(value, dict):
+        return {"@dict": [[k, _pack(v, tensors)] for k, v in value.items()]}
+    if isinstance(value, list | tuple):
+        return [_pack(v, tensors) for v in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    raise TypeError(f"cannot save a {type(value).__name__}; keep tensors and plain values")
+
+
+def _put(tensor: Tensor, tensors: dict[str, Tensor]) -> str:
+    name = f"t{len(tensors)}"
+    tensors[name] = tensor.detach().cpu().contiguous().clone()  # safetensors refuses shared memory
+    return name
+
+
+def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_unpack(v, tensors) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if "@tensor" in value:
+        return tensors[value["@tensor"]]
+    if "@bytes" in value:
+        return bytes(tensors[value["@bytes"]].numpy())
+    if "@knowledge" in value:
+        return Knowledge(*_unpack(value["@knowledge"], tensors))
+    return {k: _unpack(v, tensors) for k, v in value["@dict"]}

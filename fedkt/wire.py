@@ -1,0 +1,187 @@
+"""Knowledge on the wire: conversion to and from Flower records, and exact byte counts.
+
+The only module of the ground floor that knows Flower. Tensors in memory, NumPy on the
+wire. Ids travel only when they differ from those the receiver expects anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import cast
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from torch import Tensor
+
+from fedkt.codecs.base import Codec, codec_named
+from fedkt.errors import KnowledgeError
+from fedkt.knowledge import Kind, Knowledge
+from fedkt.recipe import Predict, Recipe
+from fedkt.rng import torch_rng
+
+_PREFIX = "knowledge."
+
+
+@dataclass(frozen=True)
+class Packet:
+    """Encoded knowledge; attach one object to many messages to broadcast it.
+
+    Parameters
+    ----------
+    arrays : ArrayRecord
+        The payload.
+    meta : ConfigRecord
+        Kind, codec, and the round whose ids the rows belong to.
+    """
+
+    arrays: ArrayRecord
+    meta: ConfigRecord
+
+    @property
+    def num_bytes(self) -> int:
+        """Exact payload size in bytes; see :func:`payload_bytes`."""
+        return payload_bytes(self.arrays)
+
+
+def public_ids(size: int, samples: int, seed: int, round_: int) -> Tensor:
+    """Return the ids of the public samples in use in a round, ascending int64.
+
+    Server and clients call it alike, so that the choice costs no bytes.
+
+    Parameters
+    ----------
+    size : int
+        Size of the public set.
+    samples : int
+        How many to draw; 0 takes all.
+    seed, round_ : int
+        They name the random stream.
+    """
+    if samples == 0 or samples >= size:
+        return torch.arange(size)
+    order = torch.randperm(size, generator=torch_rng(seed, "public-sample", round_))
+    return order[:samples].sort().values
+
+
+def share_ids(recipe: Recipe, name: str, public_size: int, seed: int, round_: int) -> Tensor | None:
+    """Return the ids that a share of the recipe speaks about in a round; None without rows."""
+    share = next(s for s in recipe.share if s.name == name)
+    if isinstance(share, Predict):
+        return public_ids(public_size, share.samples, seed, round_)
+    return None
+
+
+def encode(
+    knowledge: Knowledge, round_: int, known_ids: Tensor | None, codec: str = "none"
+) -> Packet:
+    """Encode knowledge for sending.
+
+    Parameters
+    ----------
+    knowledge : Knowledge
+        What to send.
+    round_ : int
+        The round it belongs to.
+    known_ids : Tensor, optional
+        The ids the receiver expects; equal ids are not sent.
+    codec : str
+        A registered codec, or several joined by ``+``, applied left to right.
+    """
+    arrays = {name: _to_numpy(tensor) for name, tensor in knowledge.tensors.items()}
+    for one in codec_chain(codec):
+        arrays = one.encode(arrays)
+    arrays = {f"t.{name}": array for name, array in arrays.items()}
+    if knowledge.ids is not None and not _equal(knowledge.ids, known_ids):
+        arrays["ids"] = _to_numpy(knowledge.ids)
+    if knowledge.counts is not None:
+        arrays["counts"] = _to_numpy(knowledge.counts)
+    meta = ConfigRecord({"kind": knowledge.kind, "round": round_, "codec": codec})
+    return Packet(ArrayRecord({n: Array(a) for n, a in arrays.items()}), meta)
+
+
+def decode(packet: Packet, known_ids: Callable[[int], Tensor | None]) -> Knowledge:
+    """Undo :func:`encode`.
+
+    Parameters
+    ----------
+    packet : Packet
+        What arrived.
+    known_ids : callable
+        Gives the expected ids for the round named in the packet; used when no ids
+        were sent.
+
+    Raises
+    ------
+    KnowledgeError
+        If the packet is not well formed.
+    """
+    try:
+        kind = cast(Kind, packet.meta["kind"])
+        arrays = {name: array.numpy() for name, array in packet.arrays.items()}
+        codecs = codec_chain(str(packet.meta["codec"]))
+        round_ = int(cast(int, packet.meta["round"]))
+    except (KeyError, ValueError, TypeError) as error:
+        raise KnowledgeError(f"unreadable packet: {type(error).__name__}: {error}") from error
+    ids, counts = arrays.pop("ids", None), arrays.pop("counts", None)
+    content = {name.removeprefix("t."): array for name, array in arrays.items()}
+    for one in reversed(codecs):
+        content = one.decode(content)
+    return Knowledge(
+        kind,
+        {name: torch.tensor(array) for name, array in content.items()},
+        known_ids(round_) if ids is None else torch.tensor(ids),
+        None if counts is None else torch.tensor(counts),
+    )
+
+
+def attach(content: RecordDict, packets: Mapping[str, Packet]) -> None:
+    """Put packets into a message's content under their share names."""
+    for name, packet in packets.items():
+        content[f"{_PREFIX}{name}"] = packet.arrays
+        content[f"{_PREFIX}{name}.meta"] = packet.meta
+
+
+def extract(content: RecordDict) -> dict[str, Packet]:
+    """Return the packets in a message's content by share name."""
+    packets = {}
+    for key, arrays in content.array_records.items():
+        meta = content.config_records.get(f"{key}.meta")
+        if key.startswith(_PREFIX) and meta is not None:
+            packets[key.removeprefix(_PREFIX)] = Packet(arrays, meta)
+    return packets
+
+
+def payload_bytes(arrays: ArrayRecord) -> int:
+    """Return the exact number of bytes of array data in a record.
+
+    Flower's framing (about 130 bytes for each array and a few hundred for each
+    message) is not counted.
+    """
+    return sum(prod(a.shape) * np.dtype(a.dtype).itemsize for a in arrays.values())
+
+
+def weights_of(arrays: ArrayRecord) -> Knowledge:
+    """Return plain Flower arrays (a model's state) as knowledge; integer buffers are left out."""
+    tensors = {name: torch.tensor(array.numpy()) for name, array in arrays.items()}
+    return Knowledge("weights", {n: t for n, t in tensors.items() if t.is_floating_point()})
+
+
+def arrays_of(weights: Knowledge) -> ArrayRecord:
+    """Undo :func:`weights_of`."""
+    return ArrayRecord({name: Array(_to_numpy(t)) for name, t in weights.tensors.items()})
+
+
+def codec_chain(names: str) -> Sequence[Codec]:
+    """Return the codecs called ``"a+b"``, in order; none for ``"none"``."""
+    return [] if names == "none" else [codec_named(name) for name in names.split("+")]
+
+
+def _to_numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().contiguous().numpy()
+
+
+def _equal(ids: Tensor, known: Tensor | None) -> bool:
+    return known is not None and torch.equal(ids, known)

@@ -1,0 +1,1 @@
+"""Simulations: grids, experiments, comparisons, reports and the command line."""

@@ -1,0 +1,50 @@
+"""The one place that touches Flower's private parts (flwr 1.41).
+
+Flower lets messages be made only inside one of its own runs. Our grids are not, so they
+give the process a run's identity, and rebuild messages on the far side of Ray.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Read by Flower and Ray when they are imported: no calls home, no warning about GPUs.
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+os.environ.setdefault("FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION", "1")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+from flwr.app import Context, Message, RecordDict
+from flwr.app.metadata import Metadata
+from flwr.supercore.task_identity import TaskIdentity
+
+RUN_ID = 1
+SERVER_NODE = 1  # Flower's own id for the server side
+FIRST_NODE = 2  # the node of client 0
+
+
+def claim_identity() -> None:
+    """Let this process make messages, unless Flower has given it an identity already."""
+    if vars(TaskIdentity)["_run_id"] is None:
+        TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = RUN_ID, 0, SERVER_NODE
+
+
+def number(message: Message, message_id: str) -> None:
+    """Give a message the id that its reply will refer to."""
+    message.metadata.__dict__["_message_id"] = message_id
+
+
+def rebuild(metadata: Metadata, content: RecordDict) -> Message:
+    """Make a message from metadata that came from elsewhere."""
+    return Message(content=content, metadata=metadata)  # type: ignore[call-overload,no-any-return]  # Flower's internal signature
+
+
+def new_context(client: int, clients: int) -> Context:
+    """Return the context of a simulated node."""
+    return Context(
+        run_id=RUN_ID,
+        node_id=FIRST_NODE + client,
+        node_config={"partition-id": client, "num-partitions": clients},
+        state=RecordDict(),
+        run_config={},
+    )

@@ -1,0 +1,209 @@
+"""The command line: ``fedkt simulate | compare | list | report | doctor``.
+
+Heavy modules are imported inside the commands, so that ``fedkt --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+
+from fedkt.errors import ConfigError, FedktError, unknown
+
+if TYPE_CHECKING:
+    from fedkt.simulations.config import Experiment
+
+PARTS = ("strategies", "objectives", "fusions", "codecs", "datasets", "models", "partitions")
+
+app = typer.Typer(
+    help="Federated knowledge fusion: run, compare and report.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+File = Annotated[Path | None, typer.Argument(help="Experiment in TOML.", show_default=False)]
+Strategy = Annotated[str | None, typer.Option(help="NAME, NAME(key=value) or FILE.py:Class.")]
+Strategies = Annotated[str | None, typer.Option(help="Several, joined by commas.")]
+Seeds = Annotated[int | None, typer.Option(help="How many seeds, from --seed on.")]
+DatasetName = Annotated[str | None, typer.Option("--dataset", help="See: fedkt list datasets.")]
+DataDir = Annotated[str | None, typer.Option(help="Folder of .npz data sets.")]
+Clients = Annotated[int | None, typer.Option(help="Number of clients.")]
+Partition = Annotated[str | None, typer.Option(help="E.g. iid, dirichlet:0.3, pathological:2.")]
+Models = Annotated[str | None, typer.Option(help="Dealt to the clients in turn: cnn,mlp,forest.")]
+Rounds = Annotated[int | None, typer.Option(help="Number of rounds.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of every random stream.")]
+GridName = Annotated[str | None, typer.Option("--grid", help="ray, in-process or flower.")]
+Workers = Annotated[int | None, typer.Option(help="Worker processes; 0: one a CPU.")]
+Executor = Annotated[str | None, typer.Option(help="loop.")]
+Address = Annotated[str | None, typer.Option(help="Of a running Ray cluster, or auto.")]
+Out = Annotated[Path | None, typer.Option(help="Folder to write to; must not exist yet.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with what --out holds.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="key.path=value, for anything else.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+
+@app.command()
+def simulate(
+    file: File = None,
+    strategy: Strategy = None,
+    dataset: DatasetName = None,
+    data_dir: DataDir = None,
+    clients: Clients = None,
+    partition: Partition = None,
+    models: Models = None,
+    rounds: Rounds = None,
+    seed: Seed = None,
+    grid: GridName = None,
+    workers: Workers = None,
+    executor: Executor = None,
+    address: Address = None,
+    out: Out = None,
+    resume: Resume = False,
+    set_: Set = None,
+    debug: Debug = False,
+) -> None:
+    """Run one strategy (and local training, its baseline) and write a report."""
+    from fedkt.simulations.commands import run_simulate
+
+    experiment = _experiment(locals(), file, resume and out, "config.toml")
+    run_simulate(experiment, out, resume, _command())
+
+
+@app.command()
+def compare(
+    file: File = None,
+    strategies: Strategies = None,
+    seeds: Seeds = None,
+    dataset: DatasetName = None,
+    data_dir: DataDir = None,
+    clients: Clients = None,
+    partition: Partition = None,
+    models: Models = None,
+    rounds: Rounds = None,
+    seed: Seed = None,
+    grid: GridName = None,
+    workers: Workers = None,
+    executor: Executor = None,
+    address: Address = None,
+    out: Out = None,
+    resume: Resume = False,
+    set_: Set = None,
+    debug: Debug = False,
+) -> None:
+    """Run several strategies over several seeds and report them side by side."""
+    from fedkt.simulations.commands import run_compare
+
+    experiment = _experiment(locals(), file, resume and out, "comparison.toml")
+    run_compare(experiment, out, resume, _command())
+
+
+@app.command(name="list")
+def list_(
+    part: Annotated[str, typer.Argument(help=", ".join(PARTS) + ".")] = "strategies",
+    debug: Debug = False,
+) -> None:
+    """List what there is of one kind of part."""
+    from fedkt.simulations.commands import print_parts
+
+    if part not in PARTS:
+        raise unknown("kind of part", part, PARTS)
+    print_parts(part)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Of a run or a comparison.")],
+    debug: Debug = False,
+) -> None:
+    """Write a run's or a comparison's figures and report anew."""
+    from fedkt.simulations.commands import write_report
+
+    write_report(folder)
+
+
+@app.command()
+def doctor(debug: Debug = False) -> None:
+    """Check that this machine can run simulations."""
+    from fedkt.simulations.doctor import examine
+
+    if not examine():
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line; user errors are one line and exit 2, failed runs exit 1."""
+    debug = "--debug" in sys.argv
+    try:
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        print("Stopped. What is finished is kept; go on with --resume.", file=sys.stderr)
+        sys.exit(130)
+    except FedktError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+
+
+def _command() -> str:
+    return shlex.join(["fedkt", *sys.argv[1:]])
+
+
+# Option -> where its value stands in the experiment, and what turns the text into it.
+_PLACES: dict[str, str] = {
+    "strategy": "strategy",
+    "strategies": "compare.strategies",
+    "seeds": "compare.seeds",
+    "dataset": "data.dataset",
+    "data_dir": "data.data_dir",
+    "clients": "data.clients",
+    "partition": "data.partition",
+    "models": "models",
+    "rounds": "rounds",
+    "seed": "seed",
+    "grid": "run.grid",
+    "workers": "run.workers",
+    "executor": "run.executor",
+    "address": "run.address",
+}
+
+
+def _experiment(
+    given: dict[str, Any], file: Path | None, resumed: Path | bool | None, name: str
+) -> Experiment:
+    """Build the experiment from a file (the run's own when resuming) and the options."""
+    from fedkt.simulations import config
+
+    source = file
+    if isinstance(resumed, Path) and file is None and (resumed / name).is_file():
+        source = resumed / name
+    values = config.load(source) if source else {}
+    values.pop("command", None)
+    for option, place in _PLACES.items():
+        value = given.get(option)
+        if value is None:
+            continue
+        if option == "strategy":
+            value = config.read_strategy(value)
+        elif option in ("models", "strategies"):
+            value = config.split_references(value)
+        config.set_path(values, place, value)
+    for assignment in given["set_"] or []:
+        config.set_path(values, *config.read_assignment(assignment))
+    return config.parse(values)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""What the commands do, once the experiment is known."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from fedkt import registry
+from fedkt.errors import ConfigError
+from fedkt.simulations import config as config_
+from fedkt.simulations.compare import compare, plan_jobs, ray_session, slug
+from fedkt.simulations.config import Experiment
+from fedkt.simulations.progress import progress_for
+from fedkt.simulations.report import write_comparison_report, write_run_report
+from fedkt.simulations.results import load_comparison, load_run
+from fedkt.simulations.runner import execute, fresh_folder, local_twin, prepare
+from fedkt.simulations.tables import comparison_table
+
+BASELINE = "baseline"
+
+
+def run_simulate(experiment: Experiment, out: Path | None, resume: bool, command: str) -> None:
+    """Run one strategy and its local baseline; write the report."""
+    console = Console()
+    plan = prepare(experiment)
+    label = plan.strategy.title
+    folder = fresh_folder(out, slug(label), resume)
+    if resume:
+        _check_same(folder / "config.toml", plan.experiment)
+    alone = experiment.strategy["name"] == "local"
+    progress = progress_for(console, experiment.rounds * (1 if alone else 2))
+    try:
+        with ray_session(experiment):
+            baseline = None
+            if not alone:
+                baseline = folder / BASELINE
+                execute(prepare(local_twin(plan)), baseline, label="local", progress=progress)
+            execute(
+                plan, folder, label=label, baseline=baseline, progress=progress, command=command
+            )
+    finally:
+        progress.close()
+    report = write_run_report(folder)
+    last = load_run(folder).summary["last"]
+    console.print(
+        f"{label}, round {last['round']}: personalised accuracy "
+        f"{_percent(last['personalised_accuracy'])}, global {_percent(last['global_accuracy'])}, "
+        f"clients worse than alone {_percent(last['negative_transfer'])}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(f"Report: {escape(str(report))}", soft_wrap=True, highlight=False)
+
+
+def run_compare(experiment: Experiment, out: Path | None, resume: bool, command: str) -> None:
+    """Run a comparison; write and print its table."""
+    console = Console()
+    folder = fresh_folder(out, "compare", resume)
+    if resume:
+        _check_same(folder / "comparison.toml", experiment)
+    rounds = sum(job.experiment.rounds for job in plan_jobs(experiment))
+    progress = progress_for(console, rounds)
+    try:
+        compare(experiment, folder, progress, command)
+    finally:
+        progress.close()
+    report = write_comparison_report(folder)
+    console.print(comparison_table(load_comparison(folder)))
+    console.print(f"Report: {escape(str(report))}", soft_wrap=True, highlight=False)
+
+
+def print_parts(part: str) -> None:
+    """Print the names of one kind of part, with the first line of what each says of itself."""
+    names = registry.names(part)
+    width = max((len(n) for n in names), default=0)
+    for name in names:
+        about = (inspect.getdoc(registry.lookup(part, name)) or "").partition("\n")[0]
+        print(f"{name:<{width}}  {about}".rstrip())
+
+
+def write_report(folder: Path) -> None:
+    """Write the report of a run or a comparison and print its path."""
+    if (folder / "comparison.csv").is_file():
+        path = write_comparison_report(folder)
+    elif (folder / "config.toml").is_file():
+        path = write_run_report(folder)
+    else:
+        raise ConfigError(f"{folder} is neither a run nor a comparison.")
+    print(f"Report: {path}")
+
+
+def _check_same(path: Path, experiment: Experiment) -> None:
+    """Refuse to resume a run with other settings, workers and address aside."""
+    if not path.is_file():
+        return  # stopped before anything was written: begin
+    values = config_.load(path)
+    values.pop("command", None)
+    before, now = config_.parse(values).model_dump(), experiment.model_dump()
+    for settings in (before, now):
+        for free in ("workers", "address", "timeout", "grid"):
+            settings["run"].pop(free)
+    for key in before:
+        if before[key] != now[key]:
+            raise ConfigError(
+                f"{path.parent} was begun with another {key}: {before[key]!r}, not {now[key]!r}."
+            )
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"

@@ -1,0 +1,202 @@
+"""Comparing strategies: every strategy with every seed, then one table and report."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from fedkt import registry
+from fedkt.errors import ConfigError, RunFailedError, unknown
+from fedkt.simulations import config as config_
+from fedkt.simulations.config import Experiment
+from fedkt.simulations.progress import RunProgress
+from fedkt.simulations.results import load_run, write_atomic, write_comparison_csv
+from fedkt.simulations.runner import Plan, execute, local_twin, prepare, workers_of
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One strategy of a comparison: its label and ``[strategy]`` section."""
+
+    label: str
+    section: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One run: ``entry`` is None for a baseline that is not itself compared."""
+
+    label: str
+    seed: int
+    experiment: Experiment
+    baseline: str | None
+    compared: bool
+
+    @property
+    def folder(self) -> str:
+        return f"{slug(self.label)}-seed{self.seed}"
+
+
+def entries_of(experiment: Experiment) -> list[Entry]:
+    """Return the strategies of a comparison.
+
+    Hyper-parameters in ``[strategy]`` go to every strategy that has them; those in
+    parentheses, ``knfu(beta=2)``, to that strategy alone.
+
+    Raises
+    ------
+    ConfigError
+        If none are named, one is named twice, or a common hyper-parameter fits none.
+    """
+    common = {k: v for k, v in experiment.strategy.items() if k != "name"}
+    entries, used = [], set()
+    for reference in experiment.compare.strategies:
+        own = config_.read_strategy(reference)
+        has = config_.hyper_parameters(registry.lookup("strategies", own["name"]))
+        used |= common.keys() & set(has)
+        shared = {k: v for k, v in common.items() if k in has}
+        entries.append(Entry(_label(own), {**shared, **own}))
+    labels = [e.label for e in entries]
+    if not labels:
+        raise ConfigError("compare: name the strategies, e.g. --strategies local,fedmd,knfu.")
+    if len(set(labels)) < len(labels):
+        twice = next(label for label in labels if labels.count(label) > 1)
+        raise ConfigError(f"compare: {twice} is named twice.")
+    for key in common.keys() - used:
+        raise unknown("option of the compared strategies", key, _all_options(entries))
+    return entries
+
+
+def plan_jobs(experiment: Experiment) -> list[_Job]:
+    """Return all runs of a comparison, each baseline before those that need it."""
+    entries = entries_of(experiment)
+    first: list[tuple[Entry, Plan]] = []
+    for entry in entries:  # everything that can be wrong shows here, before the first run
+        first.append((entry, prepare(_experiment(experiment, entry, 0), reduce_to_one=True)))
+    baselines = {_budget(p): e.label for e, p in first if e.section["name"] == "local"}
+    extra: dict[str, Plan] = {}
+    for entry, plan in first:
+        if entry.section["name"] != "local" and _budget(plan) not in baselines:
+            label = _baseline_label(plan, experiment)
+            baselines[_budget(plan)] = label
+            extra[label] = plan
+    jobs = []
+    for offset in range(experiment.compare.seeds):
+        seed = experiment.seed + offset
+        for label, plan in extra.items():
+            twin = local_twin(plan).with_values(seed=seed)
+            jobs.append(_Job(label, seed, twin, None, compared=False))
+        local_first = sorted(first, key=lambda pair: pair[0].section["name"] != "local")
+        for entry, plan in local_first:
+            alone = None if entry.section["name"] == "local" else baselines[_budget(plan)]
+            baseline = f"{slug(alone)}-seed{seed}" if alone else None
+            own = _experiment(experiment, entry, offset)
+            jobs.append(_Job(entry.label, seed, own, baseline, compared=True))
+    return jobs
+
+
+def compare(
+    experiment: Experiment, out: Path, progress: RunProgress, command: str | None = None
+) -> None:
+    """Run a comparison, or finish one, and write ``comparison.csv``.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        With ``compare`` filled in.
+    out : Path
+        The comparison's folder; finished runs in it are kept, begun ones go on.
+    progress : RunProgress
+        Who is told.
+    command : str, optional
+        The command line, for the report.
+
+    Raises
+    ------
+    RunFailedError
+        At the end, if runs have failed; the others are complete.
+    """
+    jobs = plan_jobs(experiment)
+    (out / "runs").mkdir(parents=True, exist_ok=True)
+    resolved = tomli_w.dumps(config_.without_none(experiment.model_dump(mode="json")))
+    head = tomli_w.dumps({"command": command}) if command else ""
+    write_atomic(out / "comparison.toml", head + resolved)
+    failed, broken = [], set()
+    with ray_session(experiment):
+        for job in jobs:
+            if job.baseline in broken:
+                failed.append(f"{job.label}, seed {job.seed}: its baseline failed")
+                continue
+            try:
+                execute(
+                    prepare(job.experiment, reduce_to_one=True),
+                    out / "runs" / job.folder,
+                    label=job.label,
+                    baseline=out / "runs" / job.baseline if job.baseline else None,
+                    progress=progress,
+                    command=command,
+                )
+            except RunFailedError as error:
+                failed.append(str(error))
+                broken.add(job.folder)
+            _write_table(out, experiment, jobs)
+    if failed:
+        raise RunFailedError(f"{len(failed)} of {len(jobs)} runs failed. First: {failed[0]}")
+
+
+def _write_table(out: Path, experiment: Experiment, jobs: list[_Job]) -> None:
+    """Write the rows of the finished runs: by strategy in the order asked for, then by seed."""
+    order = [e.label for e in entries_of(experiment)]
+    compared = [j for j in jobs if j.compared]
+    compared.sort(key=lambda j: (order.index(j.label), j.seed))
+    folders = [out / "runs" / j.folder for j in compared]
+    done = [load_run(f) for f in folders if (f / "summary.json").is_file()]
+    write_comparison_csv(out / "comparison.csv", done)
+
+
+def ray_session(experiment: Experiment) -> AbstractContextManager[None]:
+    """Keep one Ray for several runs on the Ray grid; do nothing on the others."""
+    if experiment.run.grid != "ray":
+        return nullcontext()
+    from fedkt.simulations.ray_grid import session
+
+    return session(workers_of(experiment), experiment.run.address)
+
+
+def slug(label: str) -> str:
+    """Return a label as a folder name."""
+    return re.sub(r"[^A-Za-z0-9._=-]+", "-", label).strip("-.")
+
+
+def _experiment(experiment: Experiment, entry: Entry, offset: int) -> Experiment:
+    return experiment.with_values(strategy=dict(entry.section), seed=experiment.seed + offset)
+
+
+def _budget(plan: Plan) -> tuple[int, tuple[str, ...]]:
+    """Return what a local baseline must match: private epochs a round, and the models."""
+    return plan.strategy.recipe().private_epochs, plan.population.models
+
+
+def _baseline_label(plan: Plan, experiment: Experiment) -> str:
+    epochs, models = _budget(plan)
+    label = "local" if models == experiment.models else f"local-{'-'.join(models)}"
+    return f"{label} ({epochs} epochs)"
+
+
+def _label(section: Mapping[str, Any]) -> str:
+    name = str(section["name"])
+    if ".py:" in name:
+        name = name.rpartition(":")[2].lower()
+    own = ", ".join(f"{k}={v}" for k, v in section.items() if k != "name")
+    return f"{name}({own})" if own else name
+
+
+def _all_options(entries: list[Entry]) -> set[str]:
+    classes = [registry.lookup("strategies", str(e.section["name"])) for e in entries]
+    return {option for cls in classes for option in config_.hyper_parameters(cls)}

@@ -1,0 +1,249 @@
+"""Experiments: what to run, validated before anything happens.
+
+An experiment is a TOML file, command-line options, or both; every run writes the
+resolved form of it beside its results.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from fedkt.errors import ConfigError, unknown
+
+Grid = Literal["ray", "in-process", "flower"]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataSection(Section):
+    """``[data]``: the federation's data; see ``fedkt.data.federation.FederationSpec``."""
+
+    dataset: str = "digits"
+    data_dir: str | None = None
+    clients: int = Field(10, ge=1)
+    partition: str = "dirichlet:0.5"
+    samples_per_client: int = Field(0, ge=0)
+    public_samples: int = Field(0, ge=0)
+    public_dataset: str | None = None
+    test_samples: int = Field(0, ge=0)
+    validation_fraction: float = Field(0.1, ge=0, lt=1)
+    test_fraction: float = Field(0.2, ge=0, lt=1)
+
+
+class TrainingSection(Section):
+    """``[training]``: how clients train; see ``fedkt.clients.TrainingOptions``."""
+
+    optimiser: Literal["adam", "sgd"] = "adam"
+    learning_rate: float = Field(1e-3, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    batch_size: int = Field(32, ge=1)
+    public_batch_size: int = Field(64, ge=1)
+    optimiser_state: Literal["keep", "reset"] = "keep"
+
+
+class RunSection(Section):
+    """``[run]``: where and how it runs."""
+
+    grid: Grid = "ray"
+    workers: int = Field(0, ge=0, description="0: one for each CPU, at most one a client")
+    executor: Literal["loop"] = "loop"
+    address: str | None = None
+    participation: float = Field(1.0, gt=0, le=1)
+    codec: str = "none"
+    timeout: float = Field(3600.0, gt=0, description="seconds a phase may take")
+    personalised: Literal["split", "matched"] = "split"
+    oracle: bool = Field(False, description="also report the best test round, named so")
+
+
+class CompareSection(Section):
+    """``[compare]``: several strategies over several seeds."""
+
+    strategies: tuple[str, ...] = ()
+    seeds: int = Field(3, ge=1)
+
+
+class Experiment(Section):
+    """A whole experiment.
+
+    ``strategy`` holds the strategy's ``name`` and its hyper-parameters.
+    """
+
+    seed: int = Field(0, ge=0)
+    rounds: int = Field(10, ge=1)
+    models: tuple[str, ...] = ("cnn",)
+    strategy: dict[str, Any] = Field(default_factory=lambda: {"name": "knfu"})
+    data: DataSection = DataSection()
+    training: TrainingSection = TrainingSection()
+    run: RunSection = RunSection()
+    compare: CompareSection = CompareSection()
+
+    def with_values(self, **values: Any) -> Experiment:
+        """Return a copy with other top-level values, validated."""
+        return parse({**self.model_dump(), **values})
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises
+    ------
+    ConfigError
+        If it is missing or not TOML.
+    """
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.") from error
+
+
+def save(path: Path, experiment: Experiment) -> None:
+    """Write the resolved experiment as TOML; it can be run again."""
+    path.write_text(tomli_w.dumps(without_none(experiment.model_dump(mode="json"))))
+
+
+def parse(values: Mapping[str, Any]) -> Experiment:
+    """Validate an experiment.
+
+    Raises
+    ------
+    ConfigError
+        Naming the key, the value and what is allowed; the nearest name for an unknown key.
+    """
+    try:
+        return Experiment.model_validate(values)
+    except ValidationError as error:
+        raise _explain(error) from error
+
+
+def set_path(values: dict[str, Any], path: str, value: Any) -> None:
+    """Set ``values["a"]["b"]`` for the path ``"a.b"``."""
+    *sections, key = path.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {path}: {section!r} is not a section.")
+    values[key] = value
+
+
+def read_assignment(text: str) -> tuple[str, Any]:
+    """Read ``key.path=value``; the value is TOML where it can be, else a string."""
+    path, equals, raw = text.partition("=")
+    if not equals or not path.strip():
+        raise ConfigError(f"--set {text!r}: write key.path=value.")
+    return path.strip(), read_value(raw.strip())
+
+
+def read_value(raw: str) -> Any:
+    """Read a TOML value; text that is not TOML stands for itself."""
+    try:
+        return tomllib.loads(f"v = {raw}")["v"]
+    except tomllib.TOMLDecodeError:
+        return raw
+
+
+def read_strategy(reference: str) -> dict[str, Any]:
+    """Read ``knfu`` or ``knfu(beta=2, temperature=3)`` into a strategy section."""
+    name, opening, rest = reference.strip().partition("(")
+    section: dict[str, Any] = {"name": name.strip()}
+    if opening:
+        if not rest.endswith(")"):
+            raise ConfigError(f"{reference!r}: write name(key=value, ...).")
+        for part in filter(None, (p.strip() for p in rest[:-1].split(","))):
+            key, value = read_assignment(part)
+            section[key] = value
+    return section
+
+
+def split_references(text: str) -> list[str]:
+    """Split ``a,b(x=1,y=2),c`` at the commas outside parentheses."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [p.strip() for p in parts if p.strip()]
+
+
+def make_strategy(section: Mapping[str, Any]) -> Any:
+    """Build the strategy that a ``[strategy]`` section describes.
+
+    Returns
+    -------
+    KnowledgeStrategy
+        A new object.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown strategy or hyper-parameter, or a value of the wrong type.
+    """
+    from fedkt import registry
+    from fedkt.strategies import KnowledgeStrategy
+
+    name = str(section.get("name", ""))
+    cls = registry.lookup("strategies", name)
+    if not (isinstance(cls, type) and issubclass(cls, KnowledgeStrategy)):
+        raise ConfigError(f"{name} is not a KnowledgeStrategy (a class with recipe and fuse).")
+    if inspect.isabstract(cls):
+        missing = ", ".join(sorted(cls.__abstractmethods__))
+        raise ConfigError(f"{name} is not complete: it does not define {missing}.")
+    hints = get_type_hints(cls.__init__)
+    given = {key: value for key, value in section.items() if key != "name"}
+    values = {}
+    for key, value in given.items():
+        if key not in hyper_parameters(cls):
+            raise unknown(f"option of strategy {name}", key, hyper_parameters(cls))
+        try:
+            values[key] = TypeAdapter(hints.get(key, Any)).validate_python(value)
+        except ValidationError as error:
+            problem = error.errors()[0]["msg"]
+            raise ConfigError(f"strategy.{key} = {value!r} ({name}): {problem}.") from error
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"strategy.{key} = {value!r} ({name}): must be finite.")
+    return cls(**values)
+
+
+def hyper_parameters(cls: type) -> list[str]:
+    """Return the names of a strategy's hyper-parameters."""
+    parameters = inspect.signature(cls).parameters.values()
+    return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+
+
+def _explain(error: ValidationError) -> ConfigError:
+    first = error.errors()[0]
+    where = [str(part) for part in first["loc"]]
+    if first["type"] == "extra_forbidden":
+        section: Any = Experiment
+        for part in where[:-1]:
+            section = section.model_fields[part].annotation
+        of = f"key in [{'.'.join(where[:-1])}]" if where[:-1] else "key"
+        return unknown(of, where[-1], section.model_fields)
+    message = first["msg"].removeprefix("Value error, ")
+    return ConfigError(f"{'.'.join(where)} = {first['input']!r}: {message}.")
+
+
+def without_none(value: Any) -> Any:
+    """Return a copy without the keys that have no value: TOML has no null."""
+    if isinstance(value, Mapping):
+        return {k: without_none(v) for k, v in value.items() if v is not None}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [without_none(v) for v in value]
+    return value

@@ -1,0 +1,180 @@
+"""Grids of our own: the common part, and the one that runs in this process."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import count
+
+import torch
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.run import Run
+
+from fedkt.clients import KnowledgeClientApp
+from fedkt.clients.state import ClientState
+from fedkt.errors import ConfigError
+from fedkt.simulations import _flwr_shim as shim
+
+Progress = Callable[[int, int], None]  # messages handled, messages in all
+LOST_CLIENT = 5  # the code Flower uses for a node that is gone
+
+
+class SimulationGrid(Grid):
+    """A grid of simulated clients 0 … n-1.
+
+    Parameters
+    ----------
+    clients : int
+        How many.
+
+    Attributes
+    ----------
+    on_progress : callable, optional
+        Called as messages are handled.
+    """
+
+    def __init__(self, clients: int) -> None:
+        shim.claim_identity()
+        self.clients = clients
+        self.on_progress: Progress | None = None
+        self._numbers = count(1)
+        self._waiting: dict[str, Message] = {}
+        self._run = Run.create_empty(run_id=shim.RUN_ID)
+
+    @abstractmethod
+    def _handle(self, messages: Sequence[Message], timeout: float | None) -> list[Message]:
+        """Deliver messages and return the replies in the same order, without those missing."""
+
+    @abstractmethod
+    def snapshot(self) -> dict[int, ClientState]:
+        """Return the state of every client that has one."""
+
+    @abstractmethod
+    def restore(self, states: Mapping[int, ClientState]) -> None:
+        """Replace all client state."""
+
+    def close(self) -> None:
+        """Give back what the grid holds."""
+
+    def run_server(self, server_app: ServerApp) -> None:
+        """Run a ServerApp on this grid."""
+        server_app(self, Context(shim.RUN_ID, shim.SERVER_NODE, {}, RecordDict(), {}))
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> list[Message]:
+        """Deliver messages; return the replies ordered by receiver."""
+        numbered = sorted(messages, key=lambda m: m.metadata.dst_node_id)
+        for message in numbered:
+            if not 0 <= self.client_of(message) < self.clients:
+                raise ConfigError(f"There is no node {message.metadata.dst_node_id}.")
+            shim.number(message, str(next(self._numbers)))
+        return self._handle(numbered, timeout) if numbered else []
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Deliver messages; their replies wait to be pulled."""
+        replies = self.send_and_receive(messages)
+        self._waiting.update({r.metadata.reply_to_message_id: r for r in replies})
+        return [r.metadata.reply_to_message_id for r in replies]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """Return the replies that have come, each once."""
+        return [self._waiting.pop(i) for i in message_ids if i in self._waiting]
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Make a message."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> list[int]:
+        """Return the node ids, ascending by client."""
+        return [shim.FIRST_NODE + client for client in range(self.clients)]
+
+    def set_run(self, run: Run) -> None:
+        """Take note of the run."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        return self._run
+
+    @staticmethod
+    def client_of(message: Message) -> int:
+        """Return the client a message goes to."""
+        return message.metadata.dst_node_id - shim.FIRST_NODE
+
+    def _tell(self, done: int, total: int) -> None:
+        if self.on_progress is not None:
+            self.on_progress(done, total)
+
+
+class InProcessGrid(SimulationGrid):
+    """All clients in this process, one after the other: for tests and tiny runs.
+
+    Parameters
+    ----------
+    app : KnowledgeClientApp
+        Handles every client's messages.
+    clients : int
+        How many.
+    """
+
+    def __init__(self, app: KnowledgeClientApp, clients: int) -> None:
+        super().__init__(clients)
+        self._app = app
+        self._contexts: dict[int, Context] = {}
+
+    def _handle(self, messages: Sequence[Message], timeout: float | None) -> list[Message]:
+        # A call in this thread cannot be cut short, so there is no timeout here.
+        replies = []
+        with one_thread():
+            for done, message in enumerate(messages, 1):
+                replies.append(deliver(self._app, message, self._contexts, self.clients))
+                self._tell(done, len(messages))
+        return replies
+
+    def snapshot(self) -> dict[int, ClientState]:
+        """Return the state of every client that has one."""
+        return self._app.store.snapshot()
+
+    def restore(self, states: Mapping[int, ClientState]) -> None:
+        """Replace all client state."""
+        self._contexts.clear()
+        self._app.store.restore(states)
+
+
+def deliver(
+    app: KnowledgeClientApp, message: Message, contexts: dict[int, Context], clients: int
+) -> Message:
+    """Let an app handle one message in its client's context; an exception becomes an error."""
+    client = SimulationGrid.client_of(message)
+    context = contexts.setdefault(client, shim.new_context(client, clients))
+    try:
+        return app(message, context)
+    except Exception as error:  # an app that does not guard itself, as Flower would treat it
+        reason = f"{type(error).__name__}: {error}"
+        return Message(Error(LOST_CLIENT, reason), reply_to=message)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one torch thread, then go back to as many as before.
+
+    Sums are reproducible bit for bit only for a fixed number of threads, and small
+    models are slower with two.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

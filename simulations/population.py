@@ -1,0 +1,120 @@
+"""The simulated clients: who a node is, and what it trains on what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from typing import Any, cast
+
+from flwr.app import ArrayRecord, Context
+
+from fedkt import registry
+from fedkt.clients import (
+    Client,
+    KnowledgeClientApp,
+    SklearnLearner,
+    TorchLearner,
+    TrainingOptions,
+    client_app,
+)
+from fedkt.clients.learner import Learner
+from fedkt.clients.state import StateStore
+from fedkt.data.federation import Federation
+from fedkt.models import build_model, is_torch_model
+from fedkt.rng import global_torch_stream
+from fedkt.wire import arrays_of
+
+
+@dataclass(frozen=True)
+class PopulationSpec:
+    """What the clients are, apart from their data; small, travels to every worker.
+
+    Parameters
+    ----------
+    models : tuple[str, ...]
+        Client i trains ``models[i % len(models)]``.
+    training : TrainingOptions
+        How they train.
+    personalised : {"split", "matched"}
+        How personalised accuracy is measured.
+    extensions : tuple[str, ...]
+        Python files of the user's whose parts (terms, models) the clients need.
+    """
+
+    models: tuple[str, ...]
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    personalised: str = "split"
+    extensions: tuple[str, ...] = ()
+
+    def model_of(self, client: int) -> str:
+        """Return the reference of a client's model."""
+        return self.models[client % len(self.models)]
+
+
+class Population:
+    """The clients of a federation, in one process.
+
+    Parameters
+    ----------
+    spec : PopulationSpec
+        What they are.
+    federation : Federation
+        Their data.
+    """
+
+    def __init__(self, spec: PopulationSpec, federation: Federation) -> None:
+        self.spec, self.federation = spec, federation
+        for file in spec.extensions:
+            registry.load_file(file)
+        self._learners: dict[str, Learner] = {}
+        # Tensors of a client's own data; the bound keeps thousands of clients out of memory.
+        self._data = lru_cache(maxsize=256)(federation.client)
+
+    def learner(self, reference: str) -> Learner:
+        """Return this process's learner for a model; it serves all clients that have it."""
+        if reference not in self._learners:
+            self._learners[reference] = make_learner(
+                reference, self.federation.input_shape, self.federation.num_classes
+            )
+        return self._learners[reference]
+
+    def client(self, client: int) -> Client:
+        """Return a client."""
+        spec = self.spec
+        learner = self.learner(spec.model_of(client))
+        return Client(client, learner, self._data(client), spec.training, spec.personalised)
+
+    def connect(self, context: Context) -> Client:
+        """Return the client a simulated node stands for."""
+        return self.client(int(cast(int, context.node_config["partition-id"])))
+
+    def app(self, store: StateStore | None = None) -> KnowledgeClientApp:
+        """Return the ClientApp of these clients."""
+        return client_app(self.connect, store)
+
+    def initial_arrays(self, seed: int) -> ArrayRecord:
+        """Return the first global weights of a federation of one torch architecture."""
+        learner = self.learner(self.spec.models[0])
+        learner.reset(seed, -1)  # a stream of the server's own: no client has this id
+        return arrays_of(learner.weights())
+
+
+def make_learner(reference: str, input_shape: tuple[int, ...], num_classes: int) -> Learner:
+    """Return a learner for a model reference: torch module or scikit-learn classifier."""
+    build: Callable[[], Any] = partial(build_model, reference, input_shape, num_classes)
+    with global_torch_stream(0, "probe"):
+        torch_model = is_torch_model(build())
+    if torch_model:
+        return TorchLearner(build, num_classes, reference)
+    return SklearnLearner(build, num_classes, reference)
+
+
+def torch_models(models: Sequence[str], federation: Federation) -> list[str]:
+    """Return those of the model references that are torch modules, in order, each once."""
+    with global_torch_stream(0, "probe"):
+        return [
+            m
+            for m in dict.fromkeys(models)
+            if is_torch_model(build_model(m, federation.input_shape, federation.num_classes))
+        ]

@@ -1,0 +1,168 @@
+"""Live progress: a bar where there is a terminal, plain lines where there is none."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class RunProgress(Protocol):
+    """Follows one or several runs."""
+
+    def run_started(self, label: str, rounds: int, clients: int, first_round: int) -> None:
+        """Be told that a run begins (``first_round`` > 1: goes on)."""
+        ...
+
+    def clients_done(self, done: int, total: int) -> None:
+        """Be told how many clients of the current phase are done."""
+        ...
+
+    def round_finished(
+        self, round_: int, personalised: float | None, global_: float | None
+    ) -> None:
+        """Be told about a finished round."""
+        ...
+
+    def run_finished(self) -> None:
+        """Be told that the run is complete."""
+        ...
+
+    def close(self) -> None:
+        """Stop drawing."""
+        ...
+
+
+class Silent:
+    """Shows nothing."""
+
+    def run_started(self, label: str, rounds: int, clients: int, first_round: int) -> None:
+        """Show nothing."""
+
+    def clients_done(self, done: int, total: int) -> None:
+        """Show nothing."""
+
+    def round_finished(
+        self, round_: int, personalised: float | None, global_: float | None
+    ) -> None:
+        """Show nothing."""
+
+    def run_finished(self) -> None:
+        """Show nothing."""
+
+    def close(self) -> None:
+        """Show nothing."""
+
+
+class Live:
+    """A bar over all rounds of all runs, and one over the clients of the current phase.
+
+    Parameters
+    ----------
+    console : Console
+        Where to draw.
+    total_rounds : int
+        Over all runs, for the time left.
+    """
+
+    def __init__(self, console: Console, total_rounds: int) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description:<34}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._all = self._bars.add_task("all runs, rounds", total=total_rounds, note="")
+        self._clients = self._bars.add_task("clients", total=None, note="")
+        self._label, self._rounds = "", 0
+        self._bars.start()
+
+    def run_started(self, label: str, rounds: int, clients: int, first_round: int) -> None:
+        """Show the run's name."""
+        self._label, self._rounds = label, rounds
+        self._bars.update(self._all, advance=first_round - 1)
+        self._bars.update(
+            self._clients, description=f"{label}, clients", total=clients, completed=0
+        )
+
+    def clients_done(self, done: int, total: int) -> None:
+        """Move the clients' bar."""
+        self._bars.update(self._clients, completed=done, total=total)
+
+    def round_finished(
+        self, round_: int, personalised: float | None, global_: float | None
+    ) -> None:
+        """Move the rounds' bar and show the accuracies."""
+        self._bars.update(self._all, advance=1)
+        note = f"round {round_}/{self._rounds}, {_accuracies(personalised, global_)}"
+        self._bars.update(self._clients, note=note)
+
+    def run_finished(self) -> None:
+        """Leave a line about the run behind."""
+        note = self._bars.tasks[self._clients].fields["note"]
+        self._bars.console.print(f"{self._label}: {note}")
+
+    def close(self) -> None:
+        """Stop drawing."""
+        self._bars.stop()
+
+
+class Lines:
+    """One line a round.
+
+    Parameters
+    ----------
+    console : Console
+        Where to write.
+    total_rounds : int
+        Over all runs, for the time left.
+    """
+
+    def __init__(self, console: Console, total_rounds: int) -> None:
+        self._console, self._total = console, total_rounds
+        self._done, self._timed, self._began = 0, 0, time.monotonic()
+        self._label, self._rounds, self._clients = "", 0, 0
+
+    def run_started(self, label: str, rounds: int, clients: int, first_round: int) -> None:
+        """Note the run."""
+        self._label, self._rounds, self._clients = label, rounds, clients
+        self._done += first_round - 1
+
+    def clients_done(self, done: int, total: int) -> None:
+        """Write nothing."""
+
+    def round_finished(
+        self, round_: int, personalised: float | None, global_: float | None
+    ) -> None:
+        """Write a line."""
+        self._done, self._timed = self._done + 1, self._timed + 1
+        pace = (time.monotonic() - self._began) / self._timed
+        left = pace * (self._total - self._done)
+        self._console.print(
+            f"{self._label}: round {round_}/{self._rounds}, {self._clients} clients, "
+            f"{_accuracies(personalised, global_)}, about {left:.0f} s left",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def run_finished(self) -> None:
+        """Write nothing."""
+
+    def close(self) -> None:
+        """Write nothing."""
+
+
+def progress_for(console: Console, total_rounds: int) -> RunProgress:
+    """Return bars for a terminal and lines for anything else."""
+    return Live(console, total_rounds) if console.is_terminal else Lines(console, total_rounds)
+
+
+def _accuracies(personalised: float | None, global_: float | None) -> str:
+    def show(value: float | None) -> str:
+        return "–" if value is None else f"{100 * value:.1f} %"
+
+    return f"personalised {show(personalised)}, global {show(global_)}"

@@ -1,0 +1,353 @@
+"""The Ray grid: actors own their clients' state; one machine or a running cluster.
+
+A worker that dies costs nothing but time. Its replacement takes the state of the last
+snapshot and repeats the messages handled since; every message is deterministic, so the
+result is the same bit for bit.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+import torch
+from flwr.app import ArrayRecord, Context, Error, Message, MessageType, RecordDict
+from flwr.app.metadata import Metadata
+from ray.exceptions import RayActorError
+
+from fedkt.clients.state import ClientState
+from fedkt.data.federation import Federation
+from fedkt.errors import ConfigError, RunFailedError
+from fedkt.simulations import _flwr_shim as shim
+from fedkt.simulations.grid import LOST_CLIENT, SimulationGrid, deliver
+from fedkt.simulations.population import Population, PopulationSpec
+
+CHUNKS_PER_WORKER = 32  # calls a worker gets per phase: fine enough for progress and redoing
+MAX_DEATHS = 3  # of a worker on one message, before its client is given up for the phase
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "MKL_NUM_THREADS": "1"}
+
+
+@dataclass(frozen=True)
+class _Shell:
+    """A message on its way to a worker: records shared by many are references."""
+
+    metadata: Metadata
+    records: Mapping[str, Any]
+
+
+@dataclass(eq=False)
+class _Chunk:
+    """Messages for one worker, handled in one call."""
+
+    worker: int
+    shells: list[_Shell]
+    messages: list[Message]
+    deaths: int = 0
+
+
+class _Worker:
+    """Runs in an actor process: some clients, their app and their state."""
+
+    def __init__(self) -> None:
+        torch.set_num_threads(1)
+        shim.claim_identity()
+
+    def begin(self, spec: PopulationSpec, federation: Federation) -> None:
+        """Take part in a run; what was before is forgotten."""
+        self._clients = federation.num_clients
+        self._app = Population(spec, federation).app()
+        self._contexts: dict[int, Context] = {}
+
+    def handle(self, shells: list[_Shell]) -> list[Message]:
+        """Handle messages one after the other."""
+        fetched: dict[Any, Any] = {}
+        return [
+            deliver(self._app, self._open(s, fetched), self._contexts, self._clients)
+            for s in shells
+        ]
+
+    def _open(self, shell: _Shell, fetched: dict[Any, Any]) -> Message:
+        content = RecordDict()
+        for name, record in shell.records.items():
+            if isinstance(record, ray.ObjectRef):
+                if record not in fetched:
+                    fetched[record] = ray.get(record)
+                record = fetched[record]
+            content[name] = record
+        return shim.rebuild(shell.metadata, content)
+
+    def snapshot(self) -> dict[int, ClientState]:
+        return self._app.store.snapshot()
+
+    def restore(self, states: dict[int, ClientState]) -> None:
+        self._contexts.clear()
+        self._app.store.restore(states)
+
+    def ready(self) -> int:
+        return os.getpid()
+
+
+@dataclass
+class _Seat:
+    """A worker's place: the actor that holds it now, and how to make up for its death."""
+
+    actor: Any
+    saved: Any = None  # reference to the last snapshot of its clients
+    done: list[list[_Shell]] = field(default_factory=list)  # handled since
+
+
+class RayGrid(SimulationGrid):
+    """Clients spread over Ray actors; client i always lives in actor i mod workers.
+
+    Parameters
+    ----------
+    spec : PopulationSpec
+        What the clients are.
+    federation : Federation
+        Their data; put into Ray's object store once.
+    workers : int
+        Actors, one CPU and one torch thread each.
+    address : str, optional
+        Of a running cluster (``"auto"``, ``"host:6379"``, ``"ray://…"``); by default a
+        Ray of our own is started, or the one this process has already joined is used.
+
+    Raises
+    ------
+    ConfigError
+        If the cluster cannot be reached or is too small.
+    """
+
+    def __init__(
+        self, spec: PopulationSpec, federation: Federation, workers: int, address: str | None = None
+    ) -> None:
+        super().__init__(federation.num_clients)
+        self._owns_ray = join_ray(workers, address)
+        self._spec = ray.put(spec)
+        self._federation = ray.put(federation)
+        workers = max(1, min(workers, self.clients))
+        self._seats: list[_Seat] = []
+        try:
+            self._seats = [_Seat(self._hire()) for _ in range(workers)]
+            ray.get([seat.actor.ready.remote() for seat in self._seats])
+        except RayActorError as error:
+            self.close()
+            raise RunFailedError(f"A Ray worker cannot start: {error}") from error
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers, for tests of failure."""
+        return [int(p) for p in ray.get([s.actor.ready.remote() for s in self._seats])]
+
+    def _hire(self) -> Any:
+        """Return an actor that is ready for this run: an idle one of the session, or a new one."""
+        while _idle:
+            actor = _idle.pop()
+            try:
+                ray.get(actor.begin.remote(self._spec, self._federation))
+                return actor
+            except RayActorError:
+                continue
+        options = {"num_cpus": 1, "runtime_env": {"env_vars": ENVIRONMENT}, "max_restarts": 0}
+        actor = ray.remote(**options)(_Worker).remote()
+        actor.begin.remote(self._spec, self._federation)
+        return actor
+
+    # --- messages ----------------------------------------------------------------------
+
+    def _handle(self, messages: Sequence[Message], timeout: float | None) -> list[Message]:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        waiting = self._chunks(messages)
+        replies: dict[str, Message] = {}
+        running = {self._submit(chunk): chunk for chunk in waiting}
+        while running:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            ready, _ = ray.wait(list(running), num_returns=1, timeout=left)
+            if not ready:
+                self._abandon({chunk.worker for chunk in running.values()})
+                break
+            chunk = running.pop(ready[0])
+            try:
+                answers = ray.get(ready[0])
+            except RayActorError:
+                lost = [chunk, *self._take(running, chunk.worker)]
+                self._replace(chunk.worker)
+                for again in self._blame(lost, replies):
+                    running[self._submit(again)] = again
+                continue
+            self._note(chunk)
+            replies.update({a.metadata.reply_to_message_id: a for a in answers})
+            self._tell(len(replies), len(messages))
+        ids = [m.metadata.message_id for m in messages]
+        return [replies[i] for i in ids if i in replies]
+
+    def _chunks(self, messages: Sequence[Message]) -> list[_Chunk]:
+        """Deal the messages to the workers; records in several messages are stored once."""
+        seen: dict[int, int] = {}
+        for message in messages:
+            for record in message.content.values():
+                seen[id(record)] = seen.get(id(record), 0) + 1
+        stored: dict[int, Any] = {}
+        per_worker: list[list[Message]] = [[] for _ in self._seats]
+        for message in messages:
+            per_worker[self.client_of(message) % len(self._seats)].append(message)
+        chunks = []
+        for worker, own in enumerate(per_worker):
+            size = -(-len(own) // CHUNKS_PER_WORKER) if own else 1
+            for at in range(0, len(own), size):
+                part = own[at : at + size]
+                chunks.append(_Chunk(worker, [self._shell(m, seen, stored) for m in part], part))
+        return chunks
+
+    def _shell(self, message: Message, seen: dict[int, int], stored: dict[int, Any]) -> _Shell:
+        records: dict[str, Any] = {}
+        for name, record in message.content.items():
+            if isinstance(record, ArrayRecord) and seen[id(record)] > 1:
+                if id(record) not in stored:
+                    stored[id(record)] = ray.put(record)
+                records[name] = stored[id(record)]
+            else:
+                records[name] = record
+        return _Shell(message.metadata, records)
+
+    def _submit(self, chunk: _Chunk) -> Any:
+        return self._seats[chunk.worker].actor.handle.remote(chunk.shells)
+
+    def _note(self, chunk: _Chunk) -> None:
+        shells = [s for s in chunk.shells if s.metadata.message_type != MessageType.QUERY]
+        if shells:
+            self._seats[chunk.worker].done.append(shells)
+
+    # --- death and replacement ------------------------------------------------------------
+
+    @staticmethod
+    def _take(running: dict[Any, _Chunk], worker: int) -> list[_Chunk]:
+        """Remove and return the unfinished chunks of a worker, in the order of their messages."""
+        refs = [ref for ref, chunk in running.items() if chunk.worker == worker]
+        taken = [running.pop(ref) for ref in refs]
+        return taken
+
+    @staticmethod
+    def _blame(lost: list[_Chunk], replies: dict[str, Message]) -> list[_Chunk]:
+        """Return the chunks to try again; give up a client whose message kills every worker."""
+        lost.sort(key=lambda c: int(c.messages[0].metadata.message_id))
+        first, rest = lost[0], lost[1:]
+        deaths = first.deaths + 1
+        if len(first.messages) > 1:  # find out which message it is
+            parts = zip(first.shells, first.messages, strict=True)
+            return [_Chunk(first.worker, [s], [m], deaths - 1) for s, m in parts] + rest
+        if deaths < MAX_DEATHS:
+            first.deaths = deaths
+            return [first, *rest]
+        message = first.messages[0]
+        reason = f"its worker process died {deaths} times"
+        replies[message.metadata.message_id] = Message(Error(LOST_CLIENT, reason), reply_to=message)
+        return rest
+
+    def _replace(self, worker: int) -> None:
+        """Put a new actor into a worker's seat, with the state its clients had."""
+        seat = self._seats[worker]
+        for _ in range(MAX_DEATHS):
+            seat.actor = self._hire()
+            try:
+                if seat.saved is not None:
+                    ray.get(seat.actor.restore.remote(seat.saved))
+                for shells in seat.done:
+                    ray.get(seat.actor.handle.remote(shells))
+                return
+            except RayActorError:
+                continue
+        raise RunFailedError(f"Ray worker {worker} died {MAX_DEATHS} times while being replaced.")
+
+    def _abandon(self, workers: set[int]) -> None:
+        """Stop workers that have not answered in time; their clients keep the state they had."""
+        for worker in workers:
+            ray.kill(self._seats[worker].actor)
+            self._replace(worker)
+
+    # --- state -----------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[int, ClientState]:
+        """Return the state of every client that has one; replacements start from here."""
+        states: dict[int, ClientState] = {}
+        for worker, seat in enumerate(self._seats):
+            while True:
+                reference = seat.actor.snapshot.remote()
+                try:
+                    states.update(ray.get(reference))
+                    break
+                except RayActorError:
+                    self._replace(worker)
+            seat.saved, seat.done = reference, []
+        return dict(sorted(states.items()))
+
+    def restore(self, states: Mapping[int, ClientState]) -> None:
+        """Replace all client state."""
+        for worker, seat in enumerate(self._seats):
+            own = {c: s for c, s in states.items() if c % len(self._seats) == worker}
+            seat.saved, seat.done = ray.put(own), []
+            ray.get(seat.actor.restore.remote(seat.saved))
+
+    def close(self) -> None:
+        """Stop the workers, or keep them for the next run of a session."""
+        for seat in self._seats:
+            if _sessions:
+                _idle.append(seat.actor)
+            else:
+                ray.kill(seat.actor)
+        self._seats = []
+        if self._owns_ray and ray.is_initialized():
+            ray.shutdown()
+
+
+_idle: list[Any] = []  # actors without a run, while a session is open
+_sessions: list[int] = []
+
+
+@contextmanager
+def session(workers: int, address: str | None = None) -> Iterator[None]:
+    """Keep Ray and its worker processes over several runs; starting them takes seconds."""
+    joined = join_ray(workers, address)
+    _sessions.append(workers)
+    try:
+        yield
+    finally:
+        _sessions.pop()
+        while _idle and not _sessions:
+            ray.kill(_idle.pop())
+        if joined:
+            ray.shutdown()
+
+
+def join_ray(workers: int, address: str | None) -> bool:
+    """Start or join Ray unless this process has; return whether it was done here.
+
+    Raises
+    ------
+    ConfigError
+        If the cluster cannot be reached or has fewer CPUs than workers.
+    """
+    joined = False
+    if not ray.is_initialized():
+        quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+        try:
+            if address:
+                ray.init(address=address, **quiet)
+            else:
+                os.environ.pop("RAY_ADDRESS", None)  # a cluster is joined only when asked for
+                ray.init(num_cpus=workers, include_dashboard=False, **quiet)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            line = str(error).splitlines()[0]
+            raise ConfigError(f"Ray cannot be reached at {address!r}: {line}") from error
+        joined = True
+    cpus = int(ray.cluster_resources().get("CPU", 0))
+    if cpus < workers:
+        if joined:
+            ray.shutdown()
+        raise ConfigError(f"--workers {workers}: the Ray cluster has {cpus} CPUs.")
+    return joined

@@ -1,0 +1,330 @@
+"""Running an experiment: one strategy, one seed, one run directory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from flwr.app import ArrayRecord, Context, MetricRecord
+from flwr.serverapp import Grid, ServerApp
+
+from fedkt.clients import TrainingOptions
+from fedkt.clients.state import ClientState
+from fedkt.data.federation import Federation, FederationSpec, build_federation
+from fedkt.errors import ConfigError
+from fedkt.simulations import checkpoint
+from fedkt.simulations import config as config_
+from fedkt.simulations.config import Experiment
+from fedkt.simulations.grid import InProcessGrid, SimulationGrid, one_thread
+from fedkt.simulations.population import Population, PopulationSpec, torch_models
+from fedkt.simulations.progress import RunProgress, Silent
+from fedkt.simulations.records import Recorder, read_rounds, summarise, write_json
+from fedkt.strategies import KnowledgeStrategy, ServerOptions
+from fedkt.wire import codec_chain, weights_of
+
+
+class Engine(Protocol):
+    """Runs a ServerApp over simulated clients and can save their state."""
+
+    def run_server(self, server_app: ServerApp) -> None:
+        """Run to the end; exceptions of the ServerApp are raised here."""
+        ...
+
+    def snapshot(self) -> dict[int, ClientState]:
+        """Return all client state."""
+        ...
+
+    def restore(self, states: dict[int, ClientState]) -> None:
+        """Replace all client state."""
+        ...
+
+    def close(self) -> None:
+        """Give back what it holds."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An experiment made ready: everything that can be wrong has been checked.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        Resolved (models and workers as they will be used).
+    federation : Federation
+        The data.
+    population : PopulationSpec
+        What the clients are.
+    one_architecture : str, optional
+        Set when a mixed federation was cut down to one model for this strategy.
+    """
+
+    experiment: Experiment
+    federation: Federation
+    population: PopulationSpec
+    one_architecture: str | None = None
+
+    @property
+    def strategy(self) -> KnowledgeStrategy:
+        """A new strategy object, with the run's options."""
+        strategy: KnowledgeStrategy = config_.make_strategy(self.experiment.strategy)
+        run = self.experiment.run
+        strategy.options = ServerOptions(
+            seed=self.experiment.seed,
+            participation=run.participation,
+            clients=self.federation.num_clients,
+            codec=run.codec,
+        )
+        return strategy
+
+
+def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
+    """Check an experiment and make it ready.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        What to run.
+    reduce_to_one : bool
+        Whether a strategy that needs one architecture gets the first network of a
+        mixed federation for all clients (and is marked), or is refused.
+
+    Raises
+    ------
+    ConfigError
+        For anything that cannot be run.
+    """
+    strategy = config_.make_strategy(experiment.strategy)
+    recipe = strategy.recipe()
+    codec_chain(experiment.run.codec)
+    federation = federation_of(federation_spec(experiment))
+    models, reduced = experiment.models, None
+    if not models:
+        raise ConfigError("models: name at least one model.")
+    networks = torch_models(models, federation)
+    if recipe.needs_one_architecture and len(set(models)) > 1:
+        if not reduce_to_one or not networks:
+            kinds = ", ".join(dict.fromkeys(models))
+            raise ConfigError(
+                f"{strategy.title} exchanges weights and needs one architecture; the federation "
+                f"has {kinds}. Choose one, e.g. --models {networks[0] if networks else 'cnn'}."
+            )
+        models, reduced = (networks[0],), networks[0]
+    run = experiment.run
+    resolved = experiment.with_values(
+        models=models, run={**run.model_dump(), "workers": workers_of(experiment)}
+    )
+    population = PopulationSpec(
+        models=models,
+        training=TrainingOptions(**experiment.training.model_dump()),
+        personalised=run.personalised,
+        extensions=_extensions(experiment),
+    )
+    return Plan(resolved, federation, population, reduced)
+
+
+def workers_of(experiment: Experiment) -> int:
+    """Return the number of workers: as asked for, else one a CPU here; at most one a client."""
+    return min(experiment.run.workers or os.cpu_count() or 1, experiment.data.clients)
+
+
+def federation_spec(experiment: Experiment) -> FederationSpec:
+    """Return the specification of an experiment's federation."""
+    return FederationSpec(**experiment.data.model_dump(), seed=experiment.seed)
+
+
+@lru_cache(maxsize=4)
+def federation_of(spec: FederationSpec) -> Federation:
+    """Build a federation, or return the one just built for another strategy."""
+    return build_federation(spec)
+
+
+def local_twin(plan: Plan) -> Experiment:
+    """Return the experiment of the same clients, each alone with the same private budget."""
+    epochs = plan.strategy.recipe().private_epochs
+    section = {"name": "local", "local_epochs": epochs}
+    return plan.experiment.with_values(strategy=section, models=plan.population.models)
+
+
+def execute(
+    plan: Plan,
+    folder: Path,
+    *,
+    label: str,
+    baseline: Path | None = None,
+    progress: RunProgress | None = None,
+    command: str | None = None,
+) -> None:
+    """Run a plan in a folder, or finish the run that was begun there.
+
+    Parameters
+    ----------
+    plan : Plan
+        What to run.
+    folder : Path
+        The run directory. A finished run is left as it is; a begun one goes on from its
+        last checkpoint.
+    label : str
+        The run's name in tables and figures.
+    baseline : Path, optional
+        Run directory of the clients' local training, for negative transfer.
+    progress : RunProgress, optional
+        Who is told.
+    command : str, optional
+        The command line, for the report.
+
+    Raises
+    ------
+    RunFailedError
+        If no client is left; what was done so far can be resumed.
+    """
+    if (folder / "summary.json").is_file():
+        return
+    experiment, progress = plan.experiment, progress or Silent()
+    folder.mkdir(parents=True, exist_ok=True)
+    config_.save(folder / "config.toml", experiment)
+    write_json(folder / "federation.json", _describe(plan))
+    strategy, population = plan.strategy, Population(plan.population, plan.federation)
+    done = len(read_rounds(folder))
+    saved = checkpoint.newest(folder / "checkpoints", at_most=done)
+    began = saved[0] if saved else 0
+    alone = {row["round"]: row for row in read_rounds(baseline)} if baseline else {}
+    recorder = Recorder(folder, began, alone, progress)
+    progress.run_started(label, experiment.rounds, plan.federation.num_clients, began + 1)
+    with one_thread(), _engine(plan, population, folder) as engine:
+        if saved:
+            strategy.load_state_dict(saved[1]["strategy"])
+            engine.restore(saved[1]["clients"])
+        if isinstance(engine, SimulationGrid):
+            engine.on_progress = progress.clients_done
+        recorder.clients = engine.snapshot
+        strategy.observers = [recorder]
+        engine.run_server(server_app(strategy, plan, population))
+    write_json(
+        folder / "summary.json",
+        {
+            **summarise(read_rounds(folder), oracle=experiment.run.oracle),
+            "strategy": experiment.strategy["name"],
+            "label": label,
+            "seed": experiment.seed,
+            "rounds": experiment.rounds,
+            "one_architecture": plan.one_architecture,
+            "transductive": False,
+            "baseline": None if baseline is None else os.path.relpath(baseline, folder),
+            "command": command,
+            "notes": plan.federation.describe()["notes"],
+        },
+    )
+    progress.run_finished()
+
+
+def server_app(strategy: KnowledgeStrategy, plan: Plan, population: Population) -> ServerApp:
+    """Return the ServerApp that runs a strategy; the same on every grid."""
+    app = ServerApp()
+    needs_weights = strategy.recipe().needs_one_architecture
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        seed = plan.experiment.seed
+        strategy.start(
+            grid,
+            population.initial_arrays(seed) if needs_weights else None,
+            num_rounds=plan.experiment.rounds,
+            timeout=plan.experiment.run.timeout,
+            evaluate_fn=_server_evaluation(population) if needs_weights else None,
+        )
+
+    return app
+
+
+def _server_evaluation(
+    population: Population,
+) -> Callable[[int, ArrayRecord], MetricRecord | None]:
+    """Return the evaluation of the global weights on the common test set."""
+    test = population.federation.client(0).common_test
+    learner = population.learner(population.spec.models[0])
+
+    def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        if test is None or test.y is None or not len(test):
+            return None
+        learner.load_weights(weights_of(arrays))
+        right = learner.predict(test.x).argmax(-1) == test.y
+        return MetricRecord({"accuracy": float(right.to(torch.float64).mean())})
+
+    return evaluate
+
+
+@contextmanager
+def _engine(plan: Plan, population: Population, folder: Path) -> Iterator[Engine]:
+    """Open the grid an experiment asks for."""
+    run, federation = plan.experiment.run, plan.federation
+    engine: Engine
+    if run.grid == "in-process":
+        engine = InProcessGrid(population.app(), federation.num_clients)
+    elif run.grid == "ray":
+        from fedkt.simulations.ray_grid import RayGrid
+
+        engine = RayGrid(plan.population, federation, run.workers, run.address)
+    else:
+        from fedkt.simulations.flower_engine import FlowerEngine
+
+        engine = FlowerEngine(plan.population, federation, run.workers, folder / "flower")
+    try:
+        yield engine
+    finally:
+        engine.close()
+        shutil.rmtree(folder / "flower", ignore_errors=True)
+
+
+def _describe(plan: Plan) -> dict[str, Any]:
+    clients = range(plan.federation.num_clients)
+    models = [plan.population.model_of(c) for c in clients]
+    return {**plan.federation.describe(), "models": models}
+
+
+def _extensions(experiment: Experiment) -> tuple[str, ...]:
+    """Return the user's Python files that an experiment names."""
+    names = [str(experiment.strategy.get("name", "")), *experiment.models]
+    files = [n.rpartition(":")[0] for n in names if ".py:" in n]
+    return tuple(dict.fromkeys(str(Path(f).resolve()) for f in files))
+
+
+def fresh_folder(out: Path | None, stem: str, resume: bool) -> Path:
+    """Return the folder to write to; an existing one only when resuming.
+
+    Raises
+    ------
+    ConfigError
+        If the folder exists and is not to be resumed, or the reverse.
+    """
+    if out is None:
+        if resume:
+            raise ConfigError("--resume needs --out: which run is to go on?")
+        return Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if out.exists() and not resume and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} exists; add --resume to go on with it, or choose another --out.")
+    if resume and not out.is_dir():
+        raise ConfigError(f"{out} does not exist; there is nothing to resume.")
+    return out
+
+
+__all__ = [
+    "Engine",
+    "Plan",
+    "execute",
+    "federation_of",
+    "federation_spec",
+    "fresh_folder",
+    "local_twin",
+    "prepare",
+    "server_app",
+    "workers_of",
+]

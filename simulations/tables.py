@@ -1,0 +1,166 @@
+"""Comparisons as tables: the cells once, laid out for the terminal, Markdown and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from fedkt.simulations.figures import MEGABYTE
+from fedkt.simulations.results import Comparison, aggregate
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+ABSENT = "–"
+"""What stands in a table where nothing was measured."""
+
+_ACCURACY = {
+    "personalised_accuracy": "Personalised accuracy (%)",
+    "global_accuracy": "Global accuracy (%)",
+    "server_accuracy": "Server accuracy (%)",
+    "negative_transfer": "Negative transfer (%)",
+}
+# For the terminal, whose 80 columns hold seven of these; the caption says what they are.
+_SHORT = {
+    "Personalised accuracy (%)": "Person. %",
+    "Global accuracy (%)": "Global %",
+    "Server accuracy (%)": "Server %",
+    "Negative transfer (%)": "Worse %",
+    "MB up": "MB up",
+    "MB down": "down",
+    "Seconds": "s",
+}
+_COST = {"bytes_up": "MB up", "bytes_down": "MB down", "seconds": "Seconds"}
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Lay out a comparison for the terminal: last round, mean ± std over seeds.
+
+    One row a strategy; the marks † and ‡ are explained below the table.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = aggregate(comparison)
+    header, *body = table_of(rows)
+    # Text, not str: a label in square brackets is no markup.
+    caption = Text("\n".join([over(rows), *marks(rows)]))
+    table = Table(title="Accuracies after the last round", caption=caption, box=SIMPLE_HEAD)
+    table.caption_justify = "left"
+    for index, name in enumerate(header):
+        side: Literal["left", "right"] = "right" if index else "left"
+        table.add_column(_SHORT.get(name, name), justify=side, no_wrap=True)
+    for line in body:
+        table.add_row(*map(Text, line))
+    return table
+
+
+def plain_table(comparison: Comparison) -> str:
+    """Lay out a comparison in Markdown: last round, mean ± std over seeds.
+
+    One row a strategy; the marks † and ‡ are explained below the table.
+    """
+    rows = aggregate(comparison)
+    lines = [[one_line(cell).replace("|", r"\|") for cell in line] for line in table_of(rows)]
+    rule = [["---"] + ["---:"] * (len(lines[0]) - 1)]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines[:1] + rule + lines[1:])
+    return "\n\n".join([table, over(rows), *marks(rows)]) + "\n"
+
+
+def table_of(rows: Sequence[Mapping[str, Any]], with_cost: bool = True) -> list[list[str]]:
+    """Make header and body of the main table; columns that nobody measured are left out."""
+    shown = {
+        key: title
+        for key, title in _ACCURACY.items()
+        if key != "server_accuracy" or any(row[key] for row in rows)
+    }
+    header = ["Strategy", *([] if with_cost else ["Round"]), *shown.values()]
+    table = [header + (list(_COST.values()) if with_cost else [])]
+    for row in rows:
+        line = [_marked(row)]
+        if not with_cost:
+            line.append(_pm(row["round"], digits=1))
+        line += [_pm(row[key], 100) for key in shown]
+        if with_cost:
+            sent = [row["bytes_up"], row["bytes_down"]]
+            line += [megabytes(one["mean"], one["std"]) if one else ABSENT for one in sent]
+            line.append(_pm(row["seconds"], digits=1))
+        table.append(line)
+    return table
+
+
+def differences(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Make the body of the table of paired differences, in percentage points."""
+    body = []
+    for row in rows:
+        for pair in row["differences"]:
+            values = [pair["personalised_accuracy"], pair["global_accuracy"]]
+            counts = [value["n"] for value in values if value]
+            cells = [_pm(value, 100, spread="standard_error", sign="+") for value in values]
+            body.append([_marked(row), pair["against"], *cells, str(max(counts, default=0))])
+    return body
+
+
+def _marked(row: Mapping[str, Any]) -> str:
+    marks = ("†" if row["one_architecture"] else "") + ("‡" if row["transductive"] else "")
+    return f"{row['strategy']} {marks}".rstrip()
+
+
+def marks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Explain the marks that are in use."""
+    lines = []
+    alone = sorted({str(row["one_architecture"]) for row in rows if row["one_architecture"]})
+    if alone:
+        lines.append(
+            f"† needs one architecture and ran on it alone ({', '.join(alone)}); "
+            "its accuracies are those of other models than the rest."
+        )
+    if any(row["transductive"] for row in rows):
+        lines.append("‡ transductive: adapts on the unlabelled data it is then tested on.")
+    return lines
+
+
+def over(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say over how many seeds the figures are."""
+    counts = sorted({row["n"] for row in rows})
+    if counts == [1]:
+        return "One seed: no spread can be given. MB (10⁶ bytes) per client over the run."
+    seeds = " or ".join(map(str, counts))
+    return f"Mean ± std over {seeds} seeds. MB (10⁶ bytes) per client over the run."
+
+
+def _pm(
+    value: Mapping[str, Any] | None,
+    scale: float = 1,
+    *,
+    digits: int = 2,
+    spread: str = "std",
+    sign: str = "",
+) -> str:
+    """Format mean ± spread; the spread is left out where there is one seed only."""
+    if value is None:
+        return ABSENT
+    text = f"{scale * value['mean']:{sign}.{digits}f}"
+    wide = value[spread]
+    return text if wide is None else f"{text} ± {scale * wide:.{digits}f}"
+
+
+def megabytes(size: float | None, std: float | None = None) -> str:
+    """Format bytes as megabytes, to about three digits; a spread of zero is left out."""
+    if size is None:
+        return ABSENT
+    value = float(size) / MEGABYTE
+    digits = next((d for d, least in enumerate((100, 10, 1, 0.1, 0.01)) if value >= least), 5)
+    text = f"{value:.{digits}f}" if value else "0"
+    return f"{text} ± {std / MEGABYTE:.{digits}f}" if std else text
+
+
+def percent(value: float | None, sign: str = "") -> str:
+    """Format a share as percent with two decimals."""
+    return ABSENT if value is None else f"{100 * value:{sign}.2f}"
+
+
+def one_line(text: str) -> str:
+    """Return the text without line breaks."""
+    return " ".join(text.split())

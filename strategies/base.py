@@ -1,0 +1,249 @@
+"""The base of all strategies: a method is a recipe for the clients and a fusion.
+
+:class:`KnowledgeStrategy` is a Flower strategy: it runs on any ``Grid``, with the same
+``start`` and ``Result``. A method overrides ``recipe`` and ``fuse`` and nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from logging import INFO
+from typing import Any, ClassVar
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from fedkt import wire
+from fedkt.errors import ConfigError, KnowledgeError
+from fedkt.knowledge import Fused, Uploads
+from fedkt.recipe import Recipe
+from fedkt.strategies.exchange import Exchange
+from fedkt.strategies.rounds import Observer, ServerOptions
+
+ACCURACIES = ("personalised-accuracy", "global-accuracy", "validation-accuracy")
+
+
+class KnowledgeStrategy(Strategy):
+    """A method of federated knowledge fusion.
+
+    Subclasses define ``recipe`` (what clients do) and ``fuse`` (what the server does with
+    the uploads) and take their hyper-parameters in ``__init__``; they need not call
+    ``super().__init__``. What a method must remember from round to round goes into
+    ``self.memory``, a dictionary of tensors, knowledge and plain values, which is saved in
+    every checkpoint.
+
+    Attributes
+    ----------
+    name : str
+        The registered name; by default the lower-case class name.
+    options : ServerOptions
+        Seed, participation, codec; set by whoever runs the strategy, before ``start``.
+    observers : Sequence[Observer]
+        Told about each finished round.
+    """
+
+    part: ClassVar[str] = "strategies"
+    # Class-level defaults, so that subclasses need no super().__init__().
+    options: ServerOptions = ServerOptions()
+    observers: Sequence[Observer] = ()
+
+    @abstractmethod
+    def recipe(self) -> Recipe:
+        """Return what the clients do; constant during a run."""
+
+    def fuse(self, uploads: Uploads) -> Fused:
+        """Turn the accepted uploads of a round into knowledge for the clients.
+
+        Parameters
+        ----------
+        uploads : Uploads
+            At least one, ordered by client, all checked.
+
+        Returns
+        -------
+        Fused
+            Broadcast or unicast knowledge under the recipe's share names.
+        """
+        raise ConfigError(f"{self.title} shares knowledge but does not define fuse().")
+
+    @property
+    def title(self) -> str:
+        """The name for messages and tables."""
+        own = getattr(type(self), "name", None)
+        return own if isinstance(own, str) else type(self).__name__.lower()
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """What the method keeps from round to round; saved in checkpoints."""
+        memory: dict[str, Any] = self.__dict__.setdefault("_memory", {})
+        return memory
+
+    @property
+    def exchange(self) -> Exchange:
+        """The conversation with the clients, begun on first use."""
+        if "_exchange" not in self.__dict__:
+            self.__dict__["_exchange"] = Exchange(self.title, self.recipe(), self.options)
+        exchange: Exchange = self.__dict__["_exchange"]
+        return exchange
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that is needed to go on after the last finished round."""
+        return {"memory": self.memory, "exchange": self.exchange.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up a state; the next ``start`` goes on from there."""
+        self.__dict__.pop("_exchange", None)
+        self.__dict__["_memory"] = dict(state["memory"])
+        self.exchange.load_state_dict(state["exchange"])
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord | None = None,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Run the method; the parameters are those of Flower's ``Strategy.start``.
+
+        Beyond Flower's own loop it goes on from a loaded state, tells the observers
+        about each round, and stops when no client is left in a round. ``initial_arrays``
+        are the first global weights, for methods that exchange weights; ``evaluate_fn``
+        is asked about the server's model if there is one.
+
+        Raises
+        ------
+        ConfigError
+            If the clients do not fit the method.
+        RunFailedError
+            If every client fails in a round.
+        """
+        arrays = initial_arrays if initial_arrays is not None else ArrayRecord()
+        self.exchange.meet(grid, arrays, timeout)
+        arrays = self._server_arrays() or arrays
+        train_config, evaluate_config = (
+            train_config or ConfigRecord(),
+            evaluate_config or ConfigRecord(),
+        )
+        result = Result()
+        for server_round in range(self.exchange.next_round, num_rounds + 1):
+            began = time.monotonic()
+            messages = self.configure_train(server_round, arrays, train_config, grid)
+            replies = grid.send_and_receive(messages, timeout=timeout)
+            fused, trained = self.aggregate_train(server_round, replies)
+            arrays = fused if fused is not None else arrays
+            messages = self.configure_evaluate(server_round, arrays, evaluate_config, grid)
+            replies = grid.send_and_receive(messages, timeout=timeout)
+            evaluated = self.aggregate_evaluate(server_round, replies)
+            served = evaluate_fn(server_round, arrays) if evaluate_fn and len(arrays) else None
+            for store, metrics in (
+                (result.train_metrics_clientapp, trained),
+                (result.evaluate_metrics_clientapp, evaluated),
+                (result.evaluate_metrics_serverapp, served),
+            ):
+                if metrics is not None:
+                    store[server_round] = metrics
+            self._finish_round(served, time.monotonic() - began)
+        result.arrays = arrays
+        return result
+
+    def _finish_round(self, served: MetricRecord | None, seconds: float) -> None:
+        report = self.exchange.report
+        report.seconds = seconds
+        if served is not None and "accuracy" in served:
+            report.server_accuracy = float(np.asarray(served["accuracy"]))
+        self.exchange.next_round = report.round + 1
+        for observer in self.observers:
+            observer.round_finished(report, self)
+
+    def summary(self) -> None:
+        """Log the method and its hyper-parameters."""
+        settings = {k: v for k, v in vars(self).items() if not k.startswith("_")}
+        log(INFO, "\t├──> %s %s", self.title, settings)
+
+    # --- first message of a round: learn and share ---------------------------------------
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Draw the round's clients and tell them to learn and share."""
+        exchange = self.exchange
+        exchange.meet(grid, arrays, timeout=3600)
+        exchange.begin(server_round)
+        if not self._has_first_message:
+            return []
+        recipe = exchange.recipe
+        names = list(dict.fromkeys(recipe.needs("start") + recipe.needs("learn")))
+        return exchange.messages(MessageType.TRAIN, exchange.report.participants, names, config)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Check the uploads and fuse those that are good."""
+        exchange = self.exchange
+        if not self._has_first_message:
+            return None, None
+        uploads, losses = [], []
+        for client, content in exchange.contents(replies, "learn", exchange.report.participants):
+            try:
+                uploads.append(exchange.read_upload(client, content))
+            except KnowledgeError as error:
+                exchange.fail(client, "share", str(error))
+                continue
+            losses.append(content.metric_records["metrics"].get("loss"))
+        exchange.stop_unless(uploads, "learn")
+        exchange.report.participants = [u.client for u in uploads]
+        if exchange.recipe.share:
+            exchange.accept(self.fuse(Uploads(uploads)))
+        known = [float(np.asarray(loss)) for loss in losses if loss is not None]
+        metrics = MetricRecord({"loss": float(np.mean(known))}) if known else None
+        return self._server_arrays(), metrics
+
+    @property
+    def _has_first_message(self) -> bool:
+        recipe = self.exchange.recipe
+        return bool(recipe.start or recipe.learn or recipe.share)
+
+    def _server_arrays(self) -> ArrayRecord | None:
+        weights = [k for k in self.exchange.latest.shared.values() if k.kind == "weights"]
+        return wire.arrays_of(weights[0]) if weights else None
+
+    # --- second message of a round: absorb and evaluate ----------------------------------
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send the participants what came out; every client evaluates the model it has."""
+        exchange = self.exchange
+        taking_part = exchange.report.participants if exchange.recipe.absorb else []
+        others = [c for c in exchange.report.clients if c not in set(taking_part)]
+        names = exchange.recipe.needs("absorb")
+        absorb = ConfigRecord({**config, "absorb": True})
+        idle = ConfigRecord({**config, "absorb": False})
+        return exchange.messages(MessageType.EVALUATE, taking_part, names, absorb) + (
+            exchange.messages(MessageType.EVALUATE, others, (), idle)
+        )
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Collect the clients' accuracies."""
+        exchange = self.exchange
+        report = exchange.report
+        for client, content in exchange.contents(replies, "absorb", report.clients):
+            metrics = content.metric_records.get("metrics", MetricRecord())
+            report.metrics[client] = {k: float(np.asarray(v)) for k, v in metrics.items()}
+        exchange.stop_unless(list(report.metrics), "absorb and evaluate")
+        means = MetricRecord()
+        for name in ACCURACIES:
+            values = [v for v in report.per_client(name) if v is not None]
+            if values:
+                means[name] = float(np.mean(values))
+        return means

@@ -1,0 +1,237 @@
+"""The exchange of messages between a strategy and its clients.
+
+Keeps what the server must know about the clients from round to round: who they are,
+which fused knowledge each already holds, and what was sent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from fedkt import wire
+from fedkt.errors import ConfigError, KnowledgeError, RunFailedError
+from fedkt.knowledge import Expected, Fused, Knowledge, Upload, check
+from fedkt.recipe import Predict, Recipe
+from fedkt.rng import numpy_rng
+from fedkt.strategies.roster import Roster, first_line, meet
+from fedkt.strategies.rounds import Failure, RoundReport, ServerOptions
+
+
+class Exchange:
+    """One strategy's conversation with its clients.
+
+    Parameters
+    ----------
+    title : str
+        The method's name, for messages to people.
+    recipe : Recipe
+        What the clients do.
+    options : ServerOptions
+        Seed, participation, codec.
+    """
+
+    def __init__(self, title: str, recipe: Recipe, options: ServerOptions) -> None:
+        self.title, self.recipe, self.options = title, recipe, options
+        self.next_round = 1
+        self.report = RoundReport(0, ())
+        self.latest = Fused()
+        self._roster: Roster | None = None
+        self._version = 0  # the round in which `latest` was fused; 0 is before the first
+        self._held: dict[int, dict[str, int]] = {}  # client -> share name -> version
+        self._sent: dict[int, tuple[str, ...]] = {}  # what each client was sent this phase
+
+    # --- state -----------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what must outlive a stop after a finished round."""
+        keep = self.recipe.needs("learn")  # all other knowledge is used up within its round
+        return {
+            "next_round": self.next_round,
+            "version": self._version,
+            "held": {c: dict(h) for c, h in self._held.items()},
+            "shared": {n: k for n, k in self.latest.shared.items() if n in keep},
+            "personal": {
+                c: {n: k for n, k in own.items() if n in keep}
+                for c, own in self.latest.personal.items()
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up a state."""
+        self.next_round, self._version = state["next_round"], state["version"]
+        self._held = {c: dict(h) for c, h in state["held"].items()}
+        self.latest = Fused(state["shared"], state["personal"])
+
+    # --- who is there ------------------------------------------------------------------
+
+    def meet(self, grid: Grid, arrays: ArrayRecord, timeout: float) -> Roster:
+        """Greet the clients once; take ``arrays`` as the first weights if weights are shared."""
+        if self._roster is None:
+            self._roster = meet(grid, self.recipe, self.title, self.options, timeout)
+            if self.recipe.needs_one_architecture and self._version == 0:
+                if not len(arrays):
+                    raise ConfigError(f"{self.title} exchanges weights and needs initial_arrays.")
+                first = wire.weights_of(arrays)
+                names = [s.name for s in self.recipe.share if s.kind == "weights"]
+                self.latest = Fused(shared=dict.fromkeys(names, first))
+        return self._roster
+
+    @property
+    def roster(self) -> Roster:
+        """The clients, once met."""
+        assert self._roster is not None
+        return self._roster
+
+    def begin(self, server_round: int) -> None:
+        """Start a round: a new report, and the clients drawn for it."""
+        self.report = RoundReport(server_round, self.roster.clients)
+        self.report.participants = self._draw(server_round)
+
+    def _draw(self, server_round: int) -> list[int]:
+        clients = self.roster.clients
+        count = max(1, math.floor(self.options.participation * len(clients) + 0.5))
+        if count >= len(clients):
+            return list(clients)
+        rng = numpy_rng(self.options.seed, "participants", server_round)
+        return sorted(int(c) for c in rng.choice(clients, size=count, replace=False))
+
+    # --- down --------------------------------------------------------------------------
+
+    def messages(
+        self, message_type: str, clients: Iterable[int], names: Sequence[str], config: ConfigRecord
+    ) -> list[Message]:
+        """Build one message for each client with the named knowledge it does not hold yet."""
+        base = ConfigRecord({
+            **config,
+            "server-round": self.report.round,
+            "seed": self.options.seed,
+            "codec": self.options.codec,
+            "recipe": self.recipe.to_json(),
+        })  # fmt: skip
+        # One packet object for all receivers: grids recognise a broadcast by identity.
+        shared = {
+            n: self._encode(n, self.latest.shared[n]) for n in names if n in self.latest.shared
+        }
+        built = []
+        for client in clients:
+            packets = self._due(client, names, shared)
+            self._sent[client] = tuple(packets)
+            content = RecordDict({"config": base})
+            wire.attach(content, packets)
+            node, group = self.roster[client].node, str(self.report.round)
+            built.append(Message(content, node, message_type, group_id=group))
+        return built
+
+    def _due(
+        self, client: int, names: Iterable[str], shared: Mapping[str, wire.Packet]
+    ) -> dict[str, wire.Packet]:
+        """Return what a client must be sent of the named knowledge, and meter it."""
+        personal, held = self.latest.personal.get(client, {}), self._held.get(client, {})
+        packets, traffic = {}, self.report.traffic
+        for name in names:
+            if held.get(name) == self._version:
+                continue
+            if name in personal:
+                packets[name] = self._encode(name, personal[name])
+                traffic.down_unicast += packets[name].num_bytes
+            elif name in shared:
+                packets[name] = shared[name]
+                traffic.down_broadcast += packets[name].num_bytes
+        return packets
+
+    def _encode(self, name: str, knowledge: Knowledge) -> wire.Packet:
+        known = self._ids(name, self._version)
+        return wire.encode(knowledge, self._version, known, self.options.codec)
+
+    def _ids(self, name: str, round_: int) -> Tensor | None:
+        size = self.roster.public_size
+        return wire.share_ids(self.recipe, name, size, self.options.seed, round_)
+
+    # --- up ----------------------------------------------------------------------------
+
+    def contents(
+        self, replies: Iterable[Message], phase: str, asked: Sequence[int]
+    ) -> Iterator[tuple[int, RecordDict]]:
+        """Yield (client, content) of the good replies by client; note the others as failures."""
+        by_client: dict[int, Message] = {}
+        for reply in replies:
+            client = self.roster.client_of(reply.metadata.src_node_id)
+            if client is not None:
+                by_client[client] = reply
+        for client in asked:
+            answer = by_client.get(client)
+            if answer is None:
+                self.fail(client, phase, "no reply in time")
+            elif answer.has_error():
+                self.fail(client, phase, first_line(answer.error.reason))
+            else:
+                held = self._held.setdefault(client, {})
+                held.update(dict.fromkeys(self._sent.get(client, ()), self._version))
+                yield client, answer.content
+
+    def read_upload(self, client: int, content: RecordDict) -> Upload:
+        """Decode and check one client's upload.
+
+        Raises
+        ------
+        KnowledgeError
+            Saying what is wrong with it.
+        """
+        packets, knowledge = wire.extract(content), {}
+        self.report.traffic.up += sum(p.num_bytes for p in packets.values())
+        for share in self.recipe.share:
+            if share.name not in packets:
+                raise KnowledgeError(f"no knowledge called {share.name!r} in the reply")
+            one = wire.decode(packets[share.name], partial(self._ids, share.name))
+            check(one, self._expected(share), self.roster.num_classes)
+            knowledge[share.name] = one
+        metrics = content.metric_records.get("metrics")
+        if metrics is None or "num-examples" not in metrics:
+            raise KnowledgeError("the reply does not say num-examples")
+        return Upload(client, int(np.asarray(metrics["num-examples"])), knowledge)
+
+    def _expected(self, share: Any) -> Expected:
+        if isinstance(share, Predict):
+            ids = self._ids(share.name, self.report.round)
+            assert ids is not None
+            columns = () if share.form == "labels" else (self.roster.num_classes,)
+            return Expected(share.kind, ids, {"values": (len(ids), *columns)})
+        model = self.latest.shared[share.name].tensors
+        return Expected(share.kind, None, {n: tuple(t.shape) for n, t in model.items()})
+
+    def accept(self, fused: Fused) -> None:
+        """Take what the strategy fused; every participant must find in it what it reads."""
+        needed = dict.fromkeys((*self.recipe.needs("absorb"), *self.recipe.needs("learn")))
+        for client in self.report.participants:
+            missing = [n for n in needed if n not in fused.for_client(client)]
+            if missing:
+                raise ConfigError(f"{self.title}: fuse() gave client {client} no {missing[0]!r}.")
+        self.latest, self._version = fused, self.report.round
+        self.report.diagnostics = fused.diagnostics
+
+    def fail(self, client: int, phase: str, reason: str) -> None:
+        """Note that a client drops out of this phase."""
+        self.report.failures.append(Failure(client, phase, reason))
+
+    def stop_unless(self, alive: Sequence[Any], phase: str) -> None:
+        """Stop the run when a phase has left no client.
+
+        Raises
+        ------
+        RunFailedError
+            Naming the first client's reason.
+        """
+        if not alive:
+            first = next(f for f in self.report.failures)
+            raise RunFailedError(
+                f"{self.title}, round {self.report.round}: every client failed to {phase}; "
+                f"client {first.client}: {first.reason}"
+            )

@@ -1,0 +1,49 @@
+"""Federated averaging (McMahan et al., AISTATS 2017, arXiv:1602.05629)."""
+
+from __future__ import annotations
+
+from fedkt.fusion import weighted_mean
+from fedkt.knowledge import Fused, Uploads
+from fedkt.objectives import CrossEntropy
+from fedkt.recipe import Load, Recipe, Train, Weights
+from fedkt.registry import register
+from fedkt.strategies.base import KnowledgeStrategy
+
+
+@register
+class FedAvg(KnowledgeStrategy):
+    """Average the clients' weights by their number of examples.
+
+    Algorithm 1 of the paper. A weight-sharing baseline: it needs one architecture. Float
+    buffers (running statistics) are averaged with the parameters, integer buffers stay
+    at the client. The global weights are evaluated on each client as they are, without
+    fine-tuning.
+
+    Bytes a round and client, P parameters in float32: up 4P, down 4P (broadcast); 4P more
+    down for a client that did not take part in the round before, and in the first round.
+
+    Parameters
+    ----------
+    local_epochs : int
+        E, passes over the private data a round.
+    """
+
+    name = "fedavg"
+
+    def __init__(self, local_epochs: int = 5) -> None:
+        self.local_epochs = local_epochs
+
+    def recipe(self) -> Recipe:
+        """Start from the global weights, train, share the weights, take the average."""
+        return Recipe(
+            learn=[
+                Load("weights"),
+                Train(on="private", terms=[CrossEntropy()], epochs=self.local_epochs),
+            ],
+            share=[Weights()],
+            absorb=[Load("weights")],
+        )
+
+    def fuse(self, uploads: Uploads) -> Fused:
+        """Average by number of examples."""
+        return weighted_mean(uploads["weights"])

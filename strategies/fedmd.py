@@ -1,0 +1,88 @@
+"""FedMD (Li and Wang, 2019, arXiv:1910.03581)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fedkt.errors import ConfigError
+from fedkt.fusion import mean
+from fedkt.knowledge import Fused, Uploads
+from fedkt.objectives import KL, MAE, MSE, CrossEntropy, Distil, Divergence
+from fedkt.recipe import Predict, Recipe, Train
+from fedkt.registry import register
+from fedkt.strategies.base import KnowledgeStrategy
+
+
+@register
+class FedMD(KnowledgeStrategy):
+    """Average everyone's answers on a public set; everyone learns the average.
+
+    As published: raw logits, uniform mean, mean absolute error, and first a training
+    phase on the *labelled* public set (``transfer_epochs``, off by default because a
+    public set need not have labels). The paper's order in a round is share, digest,
+    revisit private data; here private training opens the round instead of closing it,
+    so the two differ by half a round and evaluation comes after the digest.
+
+    Bytes a round and client, M public samples in use, C classes: up 4MC, down 4MC
+    (broadcast).
+
+    Parameters
+    ----------
+    form : {"logits", "probabilities"}
+        What is shared and averaged. The mean of probabilities is the common "average"
+        baseline of the later literature.
+    loss : {"mae", "mse", "kl"}, optional
+        How the average is digested; by default ``mae`` for logits, ``kl`` for
+        probabilities.
+    temperature : float
+        For probabilities and for ``kl``.
+    local_epochs, distil_epochs : int
+        Passes over the private and over the public data a round.
+    transfer_epochs : int
+        Passes over the labelled public set before the first round.
+    public_samples : int
+        How many public samples are drawn each round (the paper: 5000); 0 takes all.
+    """
+
+    name = "fedmd"
+
+    def __init__(
+        self,
+        form: Literal["logits", "probabilities"] = "logits",
+        loss: Literal["mae", "mse", "kl"] | None = None,
+        temperature: float = 1.0,
+        local_epochs: int = 5,
+        distil_epochs: int = 3,
+        transfer_epochs: int = 0,
+        public_samples: int = 0,
+    ) -> None:
+        loss = loss or ("mae" if form == "logits" else "kl")
+        if form not in ("logits", "probabilities"):
+            raise ConfigError(f"fedmd: form must be logits or probabilities, not {form!r}.")
+        divergences: dict[str, Divergence] = {"mae": MAE(), "mse": MSE(), "kl": KL(temperature)}
+        if loss not in divergences or (form == "probabilities" and loss != "kl"):
+            raise ConfigError(f"fedmd: loss {loss!r} does not fit form {form!r}.")
+        self.form, self.loss, self.temperature = form, loss, temperature
+        self.local_epochs, self.distil_epochs = local_epochs, distil_epochs
+        self.transfer_epochs, self.public_samples = transfer_epochs, public_samples
+        self._divergence = divergences[loss]
+
+    def recipe(self) -> Recipe:
+        """Private training, answers on the public set, digest of the average."""
+        transfer = Train(on="public", terms=[CrossEntropy()], epochs=self.transfer_epochs)
+        distil = Train(on="public", terms=[Distil(self._divergence)], epochs=self.distil_epochs)
+        predict = Predict(
+            form=self.form,
+            temperature=self.temperature if self.form == "probabilities" else 1.0,
+            samples=self.public_samples,
+        )
+        return Recipe(
+            start=[transfer] if self.transfer_epochs else [],
+            learn=[Train(on="private", terms=[CrossEntropy()], epochs=self.local_epochs)],
+            share=[predict],
+            absorb=[distil],
+        )
+
+    def fuse(self, uploads: Uploads) -> Fused:
+        """Average with equal weights."""
+        return mean(uploads["public"])

@@ -1,0 +1,115 @@
+"""What a strategy is told about a run, and what it reports about each round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fedkt.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fedkt.strategies.base import KnowledgeStrategy
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """What belongs to a run and not to a method.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of every random stream, at the server and at the clients.
+    participation : float
+        Share of the clients drawn each round, in (0, 1]; at least one takes part.
+    clients : int
+        How many clients to wait for before the first round; 0 takes those that are there
+        once the first has come.
+    codec : str
+        Codecs for both directions, joined by ``+``; ``"none"`` sends float32.
+    wait : float
+        Seconds to wait for the clients to come.
+    """
+
+    seed: int = 0
+    participation: float = 1.0
+    clients: int = 0
+    codec: str = "none"
+    wait: float = 120.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.participation <= 1:
+            raise ConfigError(f"participation must lie in (0, 1], not {self.participation}.")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A client dropped from a phase of a round, and why."""
+
+    client: int
+    phase: str
+    reason: str
+
+
+@dataclass
+class Traffic:
+    """Bytes of array data sent in a round, summed over the clients."""
+
+    up: int = 0
+    down_unicast: int = 0
+    down_broadcast: int = 0
+
+    @property
+    def down(self) -> int:
+        """Bytes from the server; a broadcast counts once for every receiver."""
+        return self.down_unicast + self.down_broadcast
+
+
+@dataclass
+class RoundReport:
+    """All that is known about one round.
+
+    Parameters
+    ----------
+    round : int
+        From 1.
+    clients : tuple[int, ...]
+        All client ids, ascending.
+    participants : list[int]
+        Those drawn for the round.
+    metrics : dict[int, dict[str, float]]
+        By client: ``personalised-accuracy``, ``global-accuracy``,
+        ``validation-accuracy``, each in [0, 1], as far as the client has them.
+    server_accuracy : float, optional
+        Accuracy of the server's own model, if there is one.
+    traffic : Traffic
+        Bytes.
+    failures : list[Failure]
+        Clients dropped.
+    diagnostics : Mapping[str, Any]
+        The strategy's own.
+    seconds : float
+        Wall time.
+    """
+
+    round: int
+    clients: tuple[int, ...]
+    participants: list[int] = field(default_factory=list)
+    metrics: dict[int, dict[str, float]] = field(default_factory=dict)
+    server_accuracy: float | None = None
+    traffic: Traffic = field(default_factory=Traffic)
+    failures: list[Failure] = field(default_factory=list)
+    diagnostics: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def per_client(self, metric: str) -> list[float | None]:
+        """Return one metric for each client in order, ``None`` where it is missing."""
+        return [self.metrics.get(c, {}).get(metric) for c in self.clients]
+
+
+class Observer(Protocol):
+    """Someone who follows a run: progress display, checkpoints, trackers."""
+
+    def round_finished(self, report: RoundReport, strategy: KnowledgeStrategy) -> None:
+        """Be told about a round that is complete."""
+        ...

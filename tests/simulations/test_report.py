@@ -1,0 +1,373 @@
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tomli_w
+from rich.console import Console
+
+from fedkt.errors import ConfigError
+from fedkt.simulations.report import (
+    write_comparison_report,
+    write_run_report,
+)
+from fedkt.simulations.results import Run, load_comparison, load_run, write_comparison_csv
+from fedkt.simulations.tables import comparison_table, plain_table
+
+LEVELS = {
+    "local": (0.78, 0.42),
+    "fedavg": (0.70, 0.63),
+    "fedmd": (0.79, 0.55),
+    "knfu": (0.83, 0.56),
+}
+BYTES = {
+    "local": (0, 0),
+    "fedavg": (248_000, 248_000),
+    "fedmd": (8_000, 8_000),
+    "knfu": (8_000, 9_000),
+}
+
+
+def accuracy(values: np.ndarray) -> dict[str, Any]:
+    return {"mean": float(values.mean()), "std": float(values.std()), "per_client": values.tolist()}
+
+
+def make_federation(rng: np.random.Generator, clients: int, classes: int) -> dict[str, Any]:
+    shares = rng.dirichlet(np.full(clients, 0.3), size=classes).T
+    counts = np.rint(shares * 120 * clients / classes).astype(int)
+    sizes = counts.sum(axis=1).tolist()
+    return {
+        "dataset": "digits",
+        "clients": clients,
+        "classes": [str(c) for c in range(classes)],
+        "label_counts": counts.tolist(),
+        "sizes": {"train": sizes, "validation": [20] * clients, "test": [30] * clients},
+        "public": 300,
+        "common_test": 360,
+        "models": ["cnn" if c % 2 else "mlp" for c in range(clients)],
+        "notes": ["One client has no example of class 3."],
+    }
+
+
+def neighbour_weights(rng: np.random.Generator, clients: int) -> dict[str, Any]:
+    weights = rng.gamma(0.4, size=(clients, clients)) + 2 * np.eye(clients)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return {
+        "weights": weights.tolist(),
+        "clients": list(range(clients)),
+        "estimated_distributions": rng.dirichlet(np.ones(10), size=clients).tolist(),
+        "effective_neighbours": (1 / (weights**2).sum(axis=1)).tolist(),
+    }
+
+
+def write_run(
+    path: Path,
+    label: str,
+    seed: int = 0,
+    *,
+    clients: int = 10,
+    classes: int = 10,
+    rounds: int = 8,
+    **summary: Any,
+) -> Path:
+    """Write a run directory with believable, made-up figures."""
+    rng = np.random.default_rng([seed, sum(map(ord, label)), clients])
+    (path / "checkpoints").mkdir(parents=True)
+    level = LEVELS.get(label, (0.75, 0.5))
+    alone = np.random.default_rng([seed, clients]).normal(0, 0.08, clients)
+    up, down = BYTES.get(label, (10_000, 10_000))
+    lines, last = [], {}
+    for number in range(1, rounds + 1):
+        grown = 1 - np.exp(-number / 3)
+        noise = rng.normal(0, 0.02, clients)
+        personal = np.clip(level[0] * grown + alone + noise, 0, 1)
+        common = np.clip(level[1] * grown + rng.normal(0, 0.04, clients), 0, 1)
+        last = {
+            "round": number,
+            "personalised_accuracy": float(personal.mean()),
+            "personalised_std": float(personal.std()),
+            "global_accuracy": float(common.mean()),
+            "server_accuracy": 0.6 if label == "fedavg" else None,
+            "negative_transfer": None if label == "local" else 0.2,
+            "negative_transfer_loss": None if label == "local" else 0.03,
+        }
+        line = {
+            "round": number,
+            "personalised_accuracy": accuracy(personal),
+            "global_accuracy": accuracy(common),
+            "validation_accuracy": accuracy(np.clip(personal - 0.01, 0, 1)),
+            "bytes_up": up,
+            "bytes_down": down,
+            "traffic": {"up": up * clients, "down_unicast": down * clients, "down_broadcast": 0},
+            "participants": list(range(clients)),
+            "seconds": 1.5,
+            "failures": [],
+            "strategy": neighbour_weights(rng, clients) if label == "knfu" else {},
+        } | {
+            key: last[key]
+            for key in ("server_accuracy", "negative_transfer", "negative_transfer_loss")
+        }
+        lines.append(line)
+    federation = make_federation(np.random.default_rng(seed), clients, classes)
+    config = {
+        "seed": seed,
+        "rounds": rounds,
+        "strategy": {"name": label},
+        "data": {"partition": "dirichlet:0.3"},
+    }
+    (path / "config.toml").write_text(tomli_w.dumps(config))
+    (path / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (path / "federation.json").write_text(json.dumps(federation))
+    (path / "summary.json").write_text(
+        json.dumps(
+            {
+                "strategy": label,
+                "label": label,
+                "seed": seed,
+                "rounds": rounds,
+                "last": last,
+                "validation_selected": last
+                | {"round": rounds - 1, "personalised_accuracy": 0.8125},
+                "bytes_up": up * rounds,
+                "bytes_down": down * rounds,
+                "seconds": 12.0 + seed,
+                "one_architecture": "cnn" if label == "fedavg" else None,
+                "transductive": False,
+                "failures": 0,
+                "notes": [],
+            }
+            | summary
+        )
+    )
+    return path
+
+
+def write_comparison(path: Path, labels: list[str], seeds: int, **options: Any) -> Path:
+    runs = [
+        load_run(write_run(path / "runs" / f"{label}-seed{seed}", label, seed, **options))
+        for label in labels
+        for seed in range(seeds)
+    ]
+    write_comparison_csv(path / "comparison.csv", runs)
+    (path / "comparison.toml").write_text(tomli_w.dumps({"strategies": labels}))
+    return path
+
+
+def edit(path: Path, change: Any) -> None:
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+def cells(page: str) -> list[list[str]]:
+    """The text of all table rows of a page."""
+    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", page, flags=re.S)
+    return [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, flags=re.S) for row in rows]
+
+
+def row_of(page: str, name: str, nth: int = 0) -> list[str]:
+    return [row for row in cells(page) if row and row[0] == name][nth]
+
+
+@pytest.fixture(scope="module")
+def comparison_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("comparison")
+    return write_comparison(home, list(LEVELS), 3)
+
+
+@pytest.fixture(scope="module")
+def comparison_page(comparison_dir: Path) -> str:
+    return write_comparison_report(comparison_dir).read_text()
+
+
+def last_values(home: Path, label: str, key: str) -> list[float]:
+    return [load_run(home / "runs" / f"{label}-seed{s}").summary["last"][key] for s in range(3)]
+
+
+def test_main_table_has_the_means_and_stds_of_the_seeds(
+    comparison_dir: Path, comparison_page: str
+) -> None:
+    row = row_of(comparison_page, "knfu")
+    for column, key in ((1, "personalised_accuracy"), (2, "global_accuracy")):
+        values = last_values(comparison_dir, "knfu", key)
+        expected = f"{100 * statistics.mean(values):.2f} ± {100 * statistics.stdev(values):.2f}"
+        assert row[column] == expected
+    assert row[3:] == ["–", "20.00 ± 0.00", "0.0640", "0.0720", "13.0 ± 1.0"]
+    assert row_of(comparison_page, "local")[4:7] == ["–", "0", "0"]
+
+
+def test_paired_differences_are_over_seeds_against_local(
+    comparison_dir: Path, comparison_page: str
+) -> None:
+    row = row_of(comparison_page, "knfu", nth=1)
+    ours = last_values(comparison_dir, "knfu", "personalised_accuracy")
+    alone = last_values(comparison_dir, "local", "personalised_accuracy")
+    gaps = [100 * (a - b) for a, b in zip(ours, alone, strict=True)]
+    error = statistics.stdev(gaps) / 3**0.5
+    assert row[1] == "local"
+    assert row[2] == f"{statistics.mean(gaps):+.2f} ± {error:.2f}"
+    assert row[4] == "3"
+
+
+def test_validation_selected_round_has_its_own_table(comparison_page: str) -> None:
+    assert row_of(comparison_page, "knfu", nth=2)[:3] == ["knfu", "7.0 ± 0.0", "81.25 ± 0.00"]
+    assert "Oracle" not in comparison_page
+
+
+def test_pages_need_nothing_from_outside(comparison_page: str, tmp_path: Path) -> None:
+    run_page = write_run_report(write_run(tmp_path / "run", "knfu")).read_text()
+    for page in (comparison_page, run_page):
+        assert not re.search(r"https?://|<script|<link|@import|url\(", page)
+        assert set(re.findall(r'src="([^"]{10})', page)) == {"data:image"}
+        assert str(tmp_path) not in page
+        assert "prefers-color-scheme: dark" in page
+        assert "@media print" in page
+
+
+def test_comparison_says_what_was_compared(comparison_dir: Path, comparison_page: str) -> None:
+    for fact in ("digits", "dirichlet:0.3", "mlp × 5, cnn × 5", "0, 1, 2", "local, fedavg, fedmd"):
+        assert fact in comparison_page
+    names = {path.name for path in (comparison_dir / "figures").iterdir()}
+    assert names == {"accuracy.png", "traffic.png", "gain.png", "labels.png", "weights-3-knfu.png"}
+    assert comparison_page.count("<figure>") == 5
+
+
+def test_marks_are_explained_only_where_used(comparison_page: str, tmp_path: Path) -> None:
+    assert "fedavg †" in comparison_page
+    assert "ran on it alone (cnn)" in comparison_page
+    assert "‡" not in comparison_page
+    home = write_comparison(tmp_path, ["local", "sheep"], 2, rounds=2, transductive=True)
+    assert "‡ transductive" in write_comparison_report(home).read_text()
+
+
+def test_oracle_is_shown_as_no_result(tmp_path: Path) -> None:
+    oracle = {"round": 1, "personalised_accuracy": 0.99, "global_accuracy": 0.9}
+    home = write_comparison(tmp_path, ["local", "fedmd"], 1, rounds=2, oracle=oracle)
+    page = write_comparison_report(home).read_text()
+    assert "an upper bound, not a result" in page
+    assert "99.00" in page
+
+
+def test_a_failure_reason_cannot_inject_markup(tmp_path: Path) -> None:
+    home = write_comparison(tmp_path, ["local", "fedmd"], 1, rounds=3)
+    log = home / "runs" / "fedmd-seed0" / "rounds.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    evil = {"client": 3, "phase": "learn", "reason": "<script>alert('x')</script>\u2028row 1 & 2"}
+    for line in lines[:2]:
+        line["failures"] = [evil]
+    # Not ASCII only: a line separator inside a string must not split the line.
+    log.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    for page in (write_comparison_report(home), write_run_report(log.parent)):
+        text = page.read_text()
+        assert "<script" not in text
+        assert row_of(text, "fedmd", nth=-1) == [
+            "fedmd", "learn", "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; row 1 &amp; 2",
+            "3", "1 to 2", "2",
+        ]  # fmt: skip
+        assert "2 in all" in text
+
+
+def test_many_kinds_of_failure_are_cut_short(tmp_path: Path) -> None:
+    home = write_run(tmp_path / "run", "fedmd", rounds=60)
+    log = home / "rounds.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    for line in lines:
+        line["failures"] = [{"client": 1, "phase": "learn", "reason": f"{line['round']} " * 999}]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = write_run_report(home).read_text()
+    assert "60 in all" in page
+    assert "20 further kinds of failure" in page
+    assert max(len(cell) for row in cells(page) for cell in row) < 400
+
+
+def test_run_report_shows_summary_rounds_baseline_and_diagnostics(tmp_path: Path) -> None:
+    home = write_run(tmp_path / "run", "knfu", rounds=60, command="fedkt simulate a.toml")
+    write_run(home / "baseline", "local", rounds=60)
+    page = write_run_report(home).read_text()
+    last = load_run(home).summary["last"]
+    row = row_of(page, "Last round (headline)")
+    accuracy, std = last["personalised_accuracy"], last["personalised_std"]
+    assert row[1:3] == ["60", f"{100 * accuracy:.2f} ± {100 * std:.2f}"]
+    assert row[3:] == [f"{100 * last['global_accuracy']:.2f}", "–", "20.00", "3.00"]
+    assert row_of(page, "Validation-selected round")[1] == "59"
+    assert row_of(page, "Local training alone, last round")[1] == "60"
+    shown = [row[0] for row in cells(page) if re.fullmatch(r"\d+( \*)?", row[0])]
+    assert shown[0] == "1"
+    assert shown[-2:] == ["59 *", "60"]
+    assert len(shown) < 27
+    assert row_of(page, "effective_neighbours")
+    assert "<code>fedkt simulate a.toml</code>" in page
+    assert "None: every client" in page
+    assert (home / "figures" / "gain.png").exists()
+
+
+def test_run_report_without_baseline_or_rounds(tmp_path: Path) -> None:
+    home = write_run(tmp_path / "run", "fedmd", rounds=1)
+    write_run_report(home)
+    assert not (home / "figures" / "gain.png").exists()
+    (home / "rounds.jsonl").write_text("")
+    edit(home / "summary.json", lambda data: data.update(last=None, validation_selected=None))
+    assert "One run of 0 rounds" in write_run_report(home).read_text()
+
+
+def test_one_architecture_is_also_compared_with_its_own_baseline(tmp_path: Path) -> None:
+    home = write_comparison(tmp_path, ["local", "fedavg"], 2, rounds=2)
+    for seed in range(2):
+        write_run(home / "runs" / f"local-cnn-seed{seed}", "local-cnn", seed, rounds=2)
+        summary = home / "runs" / f"fedavg-seed{seed}" / "summary.json"
+        where = f"../local-cnn-seed{seed}"
+        edit(summary, lambda data, where=where: data.update(baseline=where))
+    page = write_comparison_report(home).read_text()
+    pairs = [row for row in cells(page) if row[0] == "fedavg †" and row[1].startswith("local")]
+    assert [row[1] for row in pairs] == ["local", "local-cnn"]
+    assert pairs[0][2] != pairs[1][2]
+    assert "of the same models" in page
+
+
+def test_terminal_and_markdown_tables_hold_the_same_cells(comparison_dir: Path) -> None:
+    comparison = load_comparison(comparison_dir)
+    console = Console(width=160, record=True)
+    console.print(comparison_table(comparison))
+    terminal, markdown = console.export_text(), plain_table(comparison)
+    body = [line.strip("| ").split(" | ") for line in markdown.splitlines() if line[:1] == "|"]
+    assert [line[0] for line in body] == ["Strategy", "---", "local", "fedavg †", "fedmd", "knfu"]
+    assert len({len(line) for line in body}) == 1
+    assert all(cell in terminal for line in body[2:] for cell in line)
+    assert "Mean ± std over 3 seeds" in terminal
+    assert "† needs one architecture" in terminal
+    assert "† needs one architecture" in markdown
+
+
+def test_labels_are_no_markup(tmp_path: Path) -> None:
+    label = "[red]a|b[/red] <b> $x$"
+    home = write_comparison(tmp_path, ["local", "fedmd"], 1, rounds=2)
+    edit(home / "runs" / "fedmd-seed0" / "summary.json", lambda data: data.update(label=label))
+    runs: list[Run] = [load_run(home / "runs" / f"{name}-seed0") for name in ("local", "fedmd")]
+    write_comparison_csv(home / "comparison.csv", runs)
+    comparison = load_comparison(home)
+    console = Console(width=160, record=True)
+    console.print(comparison_table(comparison))
+    assert label in console.export_text()
+    assert r"| [red]a\|b[/red] <b> $x$ |" in plain_table(comparison)
+    assert "[red]a|b[/red] &lt;b&gt; $x$" in write_comparison_report(home).read_text()
+
+
+def test_one_seed_claims_no_spread(tmp_path: Path) -> None:
+    table = plain_table(load_comparison(write_comparison(tmp_path, ["local", "fedmd"], 1)))
+    assert "±" not in table
+    assert "One seed" in table
+
+
+def test_damage_is_reported_before_anything_is_written(tmp_path: Path) -> None:
+    home = write_run(tmp_path / "run", "fedmd", rounds=2)
+    (home / "summary.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"summary\.json is damaged"):
+        write_run_report(home)
+    assert not (home / "report.html").exists()
+    with pytest.raises(ConfigError, match="not a comparison directory"):
+        write_comparison_report(home)
