@@ -81,7 +81,7 @@ class SklearnLearner:
             if not isinstance(step, Train):
                 continue
             for _, term in step.weighted_terms():
-                name = registry.name_of(type(term))
+                name = registry.registered_name("objectives", type(term))
                 if name not in ("cross-entropy", "distil"):
                     return f"a scikit-learn model ({self._name}) cannot train on {name!r}"
         return None

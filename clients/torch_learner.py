@@ -75,11 +75,9 @@ class TorchLearner:
         return loop.predict(self.model, self._layout(x))
 
     def weights(self) -> Knowledge:
-        """Return parameters and float buffers; integer buffers are counters, not knowledge."""
-        state = self.model.state_dict()
-        return Knowledge(
-            "weights", {n: t.clone() for n, t in state.items() if t.is_floating_point()}
-        )
+        """Return parameters and float buffers in float32; integer buffers are mere counters."""
+        floats = {n: t for n, t in self.model.state_dict().items() if t.is_floating_point()}
+        return Knowledge("weights", {n: t.to(torch.float32, copy=True) for n, t in floats.items()})
 
     def load_weights(self, weights: Knowledge) -> None:
         """Take other weights; the optimiser begins anew."""

@@ -79,6 +79,8 @@ class Knowledge:
             raise KnowledgeError(f"{self.kind}: {rows} rows for ids of shape {_shape(self.ids)}")
         if len(torch.unique(self.ids)) != len(self.ids):
             raise KnowledgeError(f"{self.kind}: an id occurs twice")
+        if len(self.ids) and int(self.ids.min()) < 0:
+            raise KnowledgeError(f"{self.kind}: id {int(self.ids.min())} is negative")
 
     @classmethod
     def rows(
@@ -102,7 +104,7 @@ class Knowledge:
     @cached_property
     def _row_of(self) -> Tensor:
         assert self.ids is not None
-        table = torch.full((int(self.ids.max()) + 1,), -1, dtype=torch.int64)
+        table = torch.full((int(self.ids.max()) + 1 if len(self.ids) else 0,), -1)
         table[self.ids] = torch.arange(len(self.ids))
         return table
 
@@ -161,8 +163,8 @@ def check(knowledge: Knowledge, expected: Expected, num_classes: int) -> None:
     Raises
     ------
     KnowledgeError
-        Naming the first fault: kind, tensors, shape, ids, non-finite values, rows
-        off the simplex, labels out of range.
+        Naming the first fault: kind, tensors, shape, dtype, ids, non-finite values,
+        rows off the simplex, labels out of range.
     """
     if knowledge.kind != expected.kind:
         raise KnowledgeError(f"kind is {knowledge.kind}, not {expected.kind}")
@@ -173,6 +175,9 @@ def check(knowledge: Knowledge, expected: Expected, num_classes: int) -> None:
         tensor = knowledge.tensors[name]
         if tuple(tensor.shape) != tuple(shape):
             raise KnowledgeError(f"{name} has shape {_shape(tensor)}, not {list(shape)}")
+        dtype = torch.int64 if knowledge.kind == "labels" else torch.float32
+        if tensor.dtype != dtype:
+            raise KnowledgeError(f"{name} has dtype {_dtype(tensor)}, not {_dtype(dtype)}")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise KnowledgeError(f"{name} holds NaN or infinity")
     if expected.ids is not None and not _same_ids(knowledge.ids, expected.ids):
@@ -309,6 +314,10 @@ class Fused:
 
 def _same_ids(given: Tensor | None, wanted: Tensor) -> bool:
     return given is not None and torch.equal(given, wanted)
+
+
+def _dtype(of: Tensor | torch.dtype) -> str:
+    return str(of.dtype if isinstance(of, Tensor) else of).removeprefix("torch.")
 
 
 def _shape(tensor: Tensor) -> list[int]:

@@ -230,7 +230,7 @@ def _plain(value: Any) -> Any:
         step = vars(type(value)).get("step")
         if step in _STEPS:
             return {"@step": step, **fields}
-        return {"@term": registry.name_of(type(value)), **fields}
+        return {"@term": registry.registered_name("objectives", type(value)), **fields}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     if value is None or isinstance(value, str | int | float | bool):

@@ -86,6 +86,11 @@ def name_of(obj: Any) -> str:
     return own if isinstance(own, str) else str(obj.__name__).lower().replace("_", "-")
 
 
+def registered_name(part: str, obj: Any) -> str:
+    """Return the name ``obj`` is registered under; if it is not, the name it would go by."""
+    return next((name for name, known in _known[part].items() if known is obj), name_of(obj))
+
+
 def names(part: str) -> list[str]:
     """Return the sorted names of all registered parts of one kind."""
     _discover(part)
@@ -164,6 +169,7 @@ def _discover(part: str) -> None:
         try:
             register_as(entry.load(), part, entry.name)
         except Exception as error:
+            _discovered.discard(part)  # so that the next look-up says it again
             raise ConfigError(
                 f"Entry point {entry.name!r} of group fedkt.{part} cannot be loaded: {error}"
             ) from error

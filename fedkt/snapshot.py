@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -66,11 +67,12 @@ def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         return {"@tensor": _put(value, tensors)}
     if isinstance(value, bytes):
-        return {"@bytes": _put(torch.frombuffer(bytearray(value), dtype=torch.uint8), tensors)}
+        content = np.array(bytearray(value), dtype=np.uint8)
+        return {"@bytes": _put(torch.from_numpy(content), tensors)}
     if isinstance(value, Knowledge):
         fields = [value.kind, dict(value.tensors), value.ids, value.counts]
         return {"@knowledge": _pack(fields, tensors)}
-    if isinstance(value, dict):
+    if isinstance(value, dict) and all(isinstance(k, str | int) for k in value):
         return {"@dict": [[k, _pack(v, tensors)] for k, v in value.items()]}
     if isinstance(value, list | tuple):
         return [_pack(v, tensors) for v in value]

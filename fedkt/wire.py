@@ -121,20 +121,21 @@ def decode(packet: Packet, known_ids: Callable[[int], Tensor | None]) -> Knowled
     try:
         kind = cast(Kind, packet.meta["kind"])
         arrays = {name: array.numpy() for name, array in packet.arrays.items()}
-        codecs = codec_chain(str(packet.meta["codec"]))
+        ids, counts = arrays.pop("ids", None), arrays.pop("counts", None)
+        content = {name.removeprefix("t."): array for name, array in arrays.items()}
+        for one in reversed(codec_chain(str(packet.meta["codec"]))):
+            content = one.decode(content)
         round_ = int(cast(int, packet.meta["round"]))
-    except (KeyError, ValueError, TypeError) as error:
+        return Knowledge(
+            kind,
+            {name: torch.tensor(array) for name, array in content.items()},
+            known_ids(round_) if ids is None else torch.tensor(ids),
+            None if counts is None else torch.tensor(counts),
+        )
+    except KnowledgeError:
+        raise
+    except Exception as error:  # the bytes come from outside: anything may be wrong with them
         raise KnowledgeError(f"unreadable packet: {type(error).__name__}: {error}") from error
-    ids, counts = arrays.pop("ids", None), arrays.pop("counts", None)
-    content = {name.removeprefix("t."): array for name, array in arrays.items()}
-    for one in reversed(codecs):
-        content = one.decode(content)
-    return Knowledge(
-        kind,
-        {name: torch.tensor(array) for name, array in content.items()},
-        known_ids(round_) if ids is None else torch.tensor(ids),
-        None if counts is None else torch.tensor(counts),
-    )
 
 
 def attach(content: RecordDict, packets: Mapping[str, Packet]) -> None:
@@ -164,9 +165,10 @@ def payload_bytes(arrays: ArrayRecord) -> int:
 
 
 def weights_of(arrays: ArrayRecord) -> Knowledge:
-    """Return plain Flower arrays (a model's state) as knowledge; integer buffers are left out."""
+    """Return plain Flower arrays (a model's state) as float32 weights; integer buffers stay out."""
     tensors = {name: torch.tensor(array.numpy()) for name, array in arrays.items()}
-    return Knowledge("weights", {n: t for n, t in tensors.items() if t.is_floating_point()})
+    floats = {n: t.float() for n, t in tensors.items() if t.is_floating_point()}
+    return Knowledge("weights", floats)
 
 
 def arrays_of(weights: Knowledge) -> ArrayRecord:

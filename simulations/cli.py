@@ -121,12 +121,13 @@ def list_(
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="Of a run or a comparison.")],
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as well.")] = False,
     debug: Debug = False,
 ) -> None:
     """Write a run's or a comparison's figures and report anew."""
     from fedkt.simulations.commands import write_report
 
-    write_report(folder)
+    write_report(folder, markdown)
 
 
 @app.command()

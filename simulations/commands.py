@@ -17,7 +17,7 @@ from fedkt.simulations.progress import progress_for
 from fedkt.simulations.report import write_comparison_report, write_run_report
 from fedkt.simulations.results import load_comparison, load_run
 from fedkt.simulations.runner import execute, fresh_folder, local_twin, prepare
-from fedkt.simulations.tables import comparison_table
+from fedkt.simulations.tables import comparison_table, plain_table
 
 BASELINE = "baseline"
 
@@ -81,10 +81,20 @@ def print_parts(part: str) -> None:
         print(f"{name:<{width}}  {about}".rstrip())
 
 
-def write_report(folder: Path) -> None:
-    """Write the report of a run or a comparison and print its path."""
+def write_report(folder: Path, markdown: bool = False) -> None:
+    """Write the report of a run or a comparison and print its path.
+
+    Parameters
+    ----------
+    folder : Path
+        Of a run or a comparison.
+    markdown : bool
+        Print a comparison's table first, in Markdown.
+    """
     if (folder / "comparison.csv").is_file():
         path = write_comparison_report(folder)
+        if markdown:
+            print(plain_table(load_comparison(folder)))
     elif (folder / "config.toml").is_file():
         path = write_run_report(folder)
     else:
@@ -93,7 +103,7 @@ def write_report(folder: Path) -> None:
 
 
 def _check_same(path: Path, experiment: Experiment) -> None:
-    """Refuse to resume a run with other settings, workers and address aside."""
+    """Refuse to resume with other settings; where it runs and more rounds are free to change."""
     if not path.is_file():
         return  # stopped before anything was written: begin
     values = config_.load(path)
@@ -103,7 +113,7 @@ def _check_same(path: Path, experiment: Experiment) -> None:
         for free in ("workers", "address", "timeout", "grid"):
             settings["run"].pop(free)
     for key in before:
-        if before[key] != now[key]:
+        if before[key] != now[key] and not (key == "rounds" and now[key] > before[key]):
             raise ConfigError(
                 f"{path.parent} was begun with another {key}: {before[key]!r}, not {now[key]!r}."
             )

@@ -227,6 +227,18 @@ def hyper_parameters(cls: type) -> list[str]:
     return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
 
 
+def resolved_strategy(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a ``[strategy]`` section with the defaults of all hyper-parameters filled in."""
+    from fedkt import registry
+
+    cls = registry.lookup("strategies", str(section["name"]))
+    defaults = {
+        name: inspect.signature(cls).parameters[name].default for name in hyper_parameters(cls)
+    }
+    known = {k: v for k, v in defaults.items() if isinstance(v, bool | int | float | str)}
+    return {"name": section["name"], **known, **section}
+
+
 def _explain(error: ValidationError) -> ConfigError:
     first = error.errors()[0]
     where = [str(part) for part in first["loc"]]

@@ -69,46 +69,48 @@ class Live:
 
     def __init__(self, console: Console, total_rounds: int) -> None:
         self._bars = Progress(
-            TextColumn("{task.description:<34}"),
-            BarColumn(bar_width=24),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[unit]}"),
+            TimeRemainingColumn(elapsed_when_finished=True),
             console=console,
         )
-        self._all = self._bars.add_task("all runs, rounds", total=total_rounds, note="")
-        self._clients = self._bars.add_task("clients", total=None, note="")
-        self._label, self._rounds = "", 0
+        self._all = self._bars.add_task("all runs", total=total_rounds, unit="rounds")
+        self._phase = self._bars.add_task("", total=None, unit="clients")
+        self._label, self._rounds, self._last = "", 0, ""
         self._bars.start()
 
     def run_started(self, label: str, rounds: int, clients: int, first_round: int) -> None:
         """Show the run's name."""
         self._label, self._rounds = label, rounds
         self._bars.update(self._all, advance=first_round - 1)
-        self._bars.update(
-            self._clients, description=f"{label}, clients", total=clients, completed=0
-        )
+        self._show(first_round, clients)
 
     def clients_done(self, done: int, total: int) -> None:
         """Move the clients' bar."""
-        self._bars.update(self._clients, completed=done, total=total)
+        self._bars.update(self._phase, completed=done, total=total)
 
     def round_finished(
         self, round_: int, personalised: float | None, global_: float | None
     ) -> None:
-        """Move the rounds' bar and show the accuracies."""
+        """Move the rounds' bar."""
         self._bars.update(self._all, advance=1)
-        note = f"round {round_}/{self._rounds}, {_accuracies(personalised, global_)}"
-        self._bars.update(self._clients, note=note)
+        self._last = _accuracies(personalised, global_)
+        self._show(min(round_ + 1, self._rounds), None)
 
     def run_finished(self) -> None:
         """Leave a line about the run behind."""
-        note = self._bars.tasks[self._clients].fields["note"]
-        self._bars.console.print(f"{self._label}: {note}")
+        line = f"{self._label}: {self._rounds} rounds, {self._last}"
+        self._bars.console.print(line, highlight=False, markup=False)
 
     def close(self) -> None:
         """Stop drawing."""
         self._bars.stop()
+
+    def _show(self, round_: int, clients: int | None) -> None:
+        name = f"{self._label}, round {round_}/{self._rounds}"
+        self._bars.update(self._phase, description=name, total=clients, completed=0)
 
 
 class Lines:
@@ -146,6 +148,7 @@ class Lines:
             f"{self._label}: round {round_}/{self._rounds}, {self._clients} clients, "
             f"{_accuracies(personalised, global_)}, about {left:.0f} s left",
             highlight=False,
+            markup=False,
             soft_wrap=True,
         )
 

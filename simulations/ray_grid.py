@@ -339,8 +339,8 @@ def join_ray(workers: int, address: str | None) -> bool:
             if address:
                 ray.init(address=address, **quiet)
             else:
-                os.environ.pop("RAY_ADDRESS", None)  # a cluster is joined only when asked for
-                ray.init(num_cpus=workers, include_dashboard=False, **quiet)
+                # "local": a cluster is joined only when asked for, whatever RAY_ADDRESS says.
+                ray.init("local", num_cpus=workers, include_dashboard=False, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
             line = str(error).splitlines()[0]
             raise ConfigError(f"Ray cannot be reached at {address!r}: {line}") from error

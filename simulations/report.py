@@ -35,6 +35,10 @@ from fedkt.simulations.tables import (
     table_of,
 )
 
+_MEASURED = {
+    "split": "each client's own test split",
+    "matched": "the common test set, weighted by each client's class frequencies",
+}
 _ROWS, _FAILURES, _REASON = 24, 40, 300
 
 
@@ -209,6 +213,7 @@ def _facts(runs: Sequence[Run], config: Mapping[str, Any]) -> dict[str, str]:
         "Training examples per client": f"{min(sizes)} to {max(sizes)}" if sizes else None,
         "Public examples": federation.get("public"),
         "Common test examples": federation.get("common_test"),
+        "Personalised accuracy on": _MEASURED.get(str(_find(first.config, "personalised"))),
         "Rounds": ", ".join(dict.fromkeys(str(run.summary.get("rounds")) for run in runs)),
         "Seed" if len({run.seed for run in runs}) == 1 else "Seeds": ", ".join(
             dict.fromkeys(str(run.seed) for run in runs)

@@ -120,7 +120,9 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
         models, reduced = (networks[0],), networks[0]
     run = experiment.run
     resolved = experiment.with_values(
-        models=models, run={**run.model_dump(), "workers": workers_of(experiment)}
+        models=models,
+        strategy=config_.resolved_strategy(experiment.strategy),
+        run={**run.model_dump(), "workers": workers_of(experiment)},
     )
     population = PopulationSpec(
         models=models,
@@ -186,9 +188,9 @@ def execute(
     RunFailedError
         If no client is left; what was done so far can be resumed.
     """
-    if (folder / "summary.json").is_file():
-        return
     experiment, progress = plan.experiment, progress or Silent()
+    if len(read_rounds(folder)) >= experiment.rounds and (folder / "summary.json").is_file():
+        return
     folder.mkdir(parents=True, exist_ok=True)
     config_.save(folder / "config.toml", experiment)
     write_json(folder / "federation.json", _describe(plan))

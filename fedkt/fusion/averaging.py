@@ -57,6 +57,8 @@ def personalised_mean(stack: Stack, weights: Tensor) -> Fused:
         ``Σ_m weights[n, m] · values[m]`` for each client n, computed as one matrix product.
     """
     _check_averageable(stack)
+    if set(stack.tensors) != {"values"}:
+        raise KnowledgeError(f"{stack.kind} have no rows; the personalised mean needs rows")
     fused = (weights.to(stack.values.dtype) @ stack.values.flatten(1)).view_as(stack.values)
     return Fused(
         personal={

@@ -45,7 +45,9 @@ class KL:
     def __call__(self, logits: Tensor, target: Tensor, kind: str) -> Tensor:
         """Return the divergence per sample, ``[B]``."""
         log_student = F.log_softmax(logits / self.temperature, dim=-1)
-        teacher = target if kind == "probabilities" else F.softmax(target / self.temperature, -1)
+        teacher = target.detach()
+        if kind != "probabilities":
+            teacher = F.softmax(teacher / self.temperature, dim=-1)
         losses = F.kl_div(log_student, teacher, reduction="none").sum(-1)
         return losses * self.temperature**2
 
@@ -103,12 +105,11 @@ class Distil:
     ) -> Tensor:
         """Return the scalar loss."""
         teacher = knowledge[self.source]
-        target = teacher.at(batch.ids).detach()
-        losses = self.divergence(outputs.logits, target, teacher.kind)
+        losses = self.divergence(outputs.logits, teacher.at(batch.ids), teacher.kind)
         return weighted_mean(losses, batch.weight)
 
 
 def _logits_only(name: str, target: Tensor, kind: str) -> Tensor:
     if kind != "logits":
         raise KnowledgeError(f"{name} compares logits and the fused knowledge holds {kind}")
-    return target
+    return target.detach()
