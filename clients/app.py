@@ -16,7 +16,7 @@ from flwr.common.logger import log
 
 from fedkt import wire
 from fedkt.clients.learner import Learner, TrainingOptions, Work
-from fedkt.clients.phases import evaluate, run_steps, share
+from fedkt.clients.phases import evaluate, personal_readout, run_steps, share
 from fedkt.clients.state import ClientState, MemoryStore, StateStore
 from fedkt.data.samples import ClientData, Samples
 from fedkt.recipe import Recipe
@@ -141,9 +141,11 @@ class _Turn:
         """Absorb what came, evaluate, and return the accuracies."""
         if self.absorbs:
             run_steps(self.client.learner, self.recipe.absorb, self.work, "absorb")
-        metrics = evaluate(self.client.learner, self.client.data, self.client.personalised)
         if self.absorbs:
             self._save(self.started)
+        client = self.client
+        readout = personal_readout(client.learner, self.recipe, self.work)
+        metrics = evaluate(client.learner, client.data, client.personalised, readout)
         return RecordDict({"metrics": MetricRecord({**metrics})})
 
     def _ids(self, name: str, round_: int) -> Any:

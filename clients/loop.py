@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from fedkt.clients.learner import Work
 from fedkt.data.samples import Samples
 from fedkt.knowledge import SAMPLE_KINDS, Knowledge
 from fedkt.objectives.base import Batch, Outputs, Term
-from fedkt.recipe import Train
+from fedkt.recipe import Train, Weighted, weighted
 from fedkt.rng import global_torch_stream, torch_rng
 
 
@@ -41,32 +41,27 @@ def train(
     float or None
         Mean loss of the last epoch.
     """
-    terms = [
-        (f, t) for f, t in step.weighted_terms() if all(n in work.knowledge for n in t.needs())
-    ]
+    terms = _ready(step.terms, work)
     samples = _samples(step, work, terms)
     if not terms or samples is None or not len(samples) or step.epochs == 0:
         return None
-    size = step.batch_size or (
-        work.options.batch_size if step.on == "private" else work.options.public_batch_size
-    )
+    loss_of = _Loss(model, work)
+    rehearse = _ready(step.rehearse, work) if len(work.data.train) else []
+    private = _private_batches(work, stream) if rehearse else iter(())
+    size = step.batch_size or _batch_size(step, work)
     order = torch_rng(work.seed, f"batches/{stream}", work.round, work.client)
-    parameters = dict(model.named_parameters())
     losses: list[Tensor] = []
     model.train()
     with (
         global_torch_stream(work.seed, f"dropout/{stream}", work.round, work.client),
-        FeatureTap(model, wanted=any(getattr(t, "needs_features", False) for _, t in terms)) as tap,
+        FeatureTap(model, wanted=_wants_features(terms + rehearse)) as tap,
     ):
         for _ in range(step.epochs):
             losses = []
             for rows in torch.split(torch.randperm(len(samples), generator=order), size):
-                _spare_batch_norm(model, len(rows))
-                batch = _batch(samples, rows)
-                outputs = Outputs(model(batch.x), tap.features, parameters)
-                loss = torch.stack(
-                    [factor * term(outputs, batch, work.knowledge) for factor, term in terms]
-                ).sum()
+                loss = loss_of(terms, samples, rows, tap)
+                if rehearse:
+                    loss = loss + loss_of(rehearse, work.data.train, next(private), tap)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]  # torch's own annotation
                 optimiser.step()
@@ -123,10 +118,46 @@ def _ids_read(terms: list[tuple[float, Term]], held: Mapping[str, Knowledge]) ->
             yield ids
 
 
-def _batch(samples: Samples, rows: Tensor) -> Batch:
-    x = samples.x[rows]
-    y = None if samples.y is None else samples.y[rows]
-    return Batch(x, y, samples.ids[rows], torch.ones(len(rows), dtype=x.dtype))
+class _Loss:
+    """The sum of some terms on some rows of some samples."""
+
+    def __init__(self, model: nn.Module, work: Work) -> None:
+        self._model, self._work = model, work
+        self._parameters = dict(model.named_parameters())
+
+    def __call__(
+        self, terms: list[tuple[float, Term]], samples: Samples, rows: Tensor, tap: FeatureTap
+    ) -> Tensor:
+        _spare_batch_norm(self._model, len(rows))
+        x = samples.x[rows]
+        y = None if samples.y is None else samples.y[rows]
+        weight = torch.ones(len(rows), dtype=x.dtype)
+        batch = Batch(x, y, samples.ids[rows], weight, self._work.data.log_prior)
+        outputs = Outputs(self._model(x), tap.features, self._parameters)
+        knowledge = self._work.knowledge
+        return torch.stack([f * term(outputs, batch, knowledge) for f, term in terms]).sum()
+
+
+def _ready(terms: Sequence[Term | Weighted], work: Work) -> list[tuple[float, Term]]:
+    """Return the (factor, term) pairs whose knowledge has arrived."""
+    return [(f, t) for f, t in weighted(terms) if work.knowledge.keys() >= set(t.needs())]
+
+
+def _wants_features(terms: list[tuple[float, Term]]) -> bool:
+    return any(getattr(term, "needs_features", False) for _, term in terms)
+
+
+def _batch_size(step: Train, work: Work) -> int:
+    options = work.options
+    return options.batch_size if step.on == "private" else options.public_batch_size
+
+
+def _private_batches(work: Work, stream: str) -> Iterator[Tensor]:
+    """Yield rows of private batches for ever, epoch after epoch."""
+    order = torch_rng(work.seed, f"rehearsal/{stream}", work.round, work.client)
+    while True:
+        rows = torch.randperm(len(work.data.train), generator=order)
+        yield from torch.split(rows, work.options.batch_size)
 
 
 def _spare_batch_norm(model: nn.Module, rows: int) -> None:

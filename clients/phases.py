@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from fedkt.clients.learner import Learner, Work
 from fedkt.data.samples import ClientData, Samples
 from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Knowledge
-from fedkt.recipe import Load, Predict, Recipe, Share, Step
+from fedkt.recipe import Load, Predict, Recipe, Share, Step, Train
 from fedkt.wire import public_ids
 
 
@@ -36,7 +36,35 @@ def share(learner: Learner, recipe: Recipe, work: Work) -> dict[str, Knowledge]:
     return {one.name: _one_share(learner, one, work) for one in recipe.share}
 
 
-def evaluate(learner: Learner, data: ClientData, personalised: str = "split") -> dict[str, float]:
+def personal_readout(learner: Learner, recipe: Recipe, work: Work) -> Callable[[Tensor], Tensor]:
+    """Return the function from inputs ``[n, ...]`` to the client's personal logits ``[n, C]``."""
+    log_prior = work.data.log_prior
+    if recipe.readout == "raw":
+        return learner.predict
+    if recipe.readout == "prior":
+        return lambda x: learner.predict(x) + log_prior
+    private = [s for s in recipe.learn if isinstance(s, Train) and s.on == "private"]
+    now = learner.state()
+    run_steps(learner, private, work, "readout")
+    refreshed = learner.state()
+
+    def mixed(x: Tensor) -> Tensor:
+        answers = []
+        for state in (refreshed, now):  # ends with the client as it was
+            learner.load_state(state)
+            answers.append(F.log_softmax(learner.predict(x) + log_prior, dim=-1))
+        return torch.stack(answers).mean(0)
+
+    learner.load_state(now)
+    return mixed
+
+
+def evaluate(
+    learner: Learner,
+    data: ClientData,
+    personalised: str = "split",
+    readout: Callable[[Tensor], Tensor] | None = None,
+) -> dict[str, float]:
     """Measure a client's model.
 
     Parameters
@@ -45,6 +73,9 @@ def evaluate(learner: Learner, data: ClientData, personalised: str = "split") ->
         Loaded with the client's state.
     data : ClientData
         Its data.
+    readout : callable, optional
+        The client's personal answer, for personalised and validation accuracy; by
+        default its logits, which global accuracy always uses.
     personalised : {"split", "matched"}
         On the client's own held-out samples; or the expected accuracy on the common test
         set under the client's own class frequencies, Σ_c q_c · accuracy_c, which has far
@@ -56,16 +87,22 @@ def evaluate(learner: Learner, data: ClientData, personalised: str = "split") ->
         ``personalised-accuracy``, ``validation-accuracy``, ``global-accuracy`` in [0, 1],
         each only if there are samples to measure it on.
     """
+    personal = readout or learner.predict
     measured = {
-        "validation-accuracy": _accuracy(learner, data.validation),
-        "personalised-accuracy": _accuracy(learner, data.test) if personalised == "split" else None,
+        "validation-accuracy": _accuracy(personal, data.validation),
+        "personalised-accuracy": _accuracy(personal, data.test)
+        if personalised == "split"
+        else None,
     }
-    if data.common_test is not None and len(data.common_test):
-        assert data.common_test.y is not None
-        right = learner.predict(data.common_test.x).argmax(-1) == data.common_test.y
+    common = data.common_test
+    if common is not None and len(common):
+        assert common.y is not None
+        right = learner.predict(common.x).argmax(-1) == common.y
         measured["global-accuracy"] = float(right.double().mean())
         if personalised == "matched":
-            measured["personalised-accuracy"] = _matched(right, data.common_test.y, data)
+            if readout is not None:
+                right = readout(common.x).argmax(-1) == common.y
+            measured["personalised-accuracy"] = _matched(right, common.y, data)
     return {name: value for name, value in measured.items() if value is not None}
 
 
@@ -84,15 +121,14 @@ def _one_share(learner: Learner, one: Share, work: Work) -> Knowledge:
     return Knowledge.rows("probabilities", F.softmax(logits / one.temperature, dim=-1), ids)
 
 
-def _accuracy(learner: Learner, samples: Samples) -> float | None:
+def _accuracy(answer: Callable[[Tensor], Tensor], samples: Samples) -> float | None:
     if not len(samples) or samples.y is None:
         return None
-    return float((learner.predict(samples.x).argmax(-1) == samples.y).double().mean())
+    return float((answer(samples.x).argmax(-1) == samples.y).double().mean())
 
 
 def _matched(right: Tensor, labels: Tensor, data: ClientData) -> float | None:
-    assert data.train.y is not None
-    own = torch.bincount(data.train.y, minlength=data.num_classes).double()
+    own = data.class_counts.double()
     there = torch.bincount(labels, minlength=data.num_classes).double()
     hits = torch.bincount(labels, weights=right.double(), minlength=data.num_classes)
     own = own * (there > 0)  # a class without test samples cannot be measured

@@ -14,7 +14,7 @@ from fedkt import registry
 from fedkt.clients.learner import Work
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge
-from fedkt.recipe import Recipe, Train
+from fedkt.recipe import Recipe, Train, weighted
 from fedkt.rng import derive
 
 # Probability given to a class the classifier rules out, so that its logit stays finite.
@@ -80,7 +80,7 @@ class SklearnLearner:
         for step in (*recipe.start, *recipe.learn, *recipe.absorb):
             if not isinstance(step, Train):
                 continue
-            for _, term in step.weighted_terms():
+            for _, term in weighted((*step.terms, *step.rehearse)):
                 name = registry.registered_name("objectives", type(term))
                 if name not in ("cross-entropy", "distil"):
                     return f"a scikit-learn model ({self._name}) cannot train on {name!r}"

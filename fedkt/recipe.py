@@ -13,7 +13,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast, get_args
 
 from fedkt import registry
 from fedkt.errors import ConfigError
@@ -22,6 +22,7 @@ from fedkt.objectives.base import Term
 
 Data = Literal["private", "public"]
 Form = Literal["logits", "probabilities", "labels"]
+ReadOut = Literal["raw", "prior", "mix"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ class Weighted:
 
     factor: float
     term: Term
+
+
+def weighted(terms: Iterable[Term | Weighted]) -> list[tuple[float, Term]]:
+    """Return (factor, term) pairs."""
+    return [(t.factor, t.term) if isinstance(t, Weighted) else (1.0, t) for t in terms]
 
 
 @dataclass(frozen=True)
@@ -47,16 +53,23 @@ class Train:
         Passes over the data, at least 0.
     batch_size : int, optional
         ``None`` takes the experiment's for this kind of data.
+    rehearse : Sequence[Term or Weighted]
+        On ``"public"``: terms on a private batch drawn beside every public one, so that
+        the client does not forget its own data while it distils.
     """
 
     on: Data
     terms: Sequence[Term | Weighted]
     epochs: int = 1
     batch_size: int | None = None
+    rehearse: Sequence[Term | Weighted] = ()
     step: ClassVar[str] = "train"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "terms", tuple(self.terms))
+        object.__setattr__(self, "rehearse", tuple(self.rehearse))
+        if self.rehearse and self.on != "public":
+            raise ConfigError("Only a step on public data can rehearse private data.")
         if self.on not in ("private", "public"):
             raise ConfigError(f"Train(on=...) must be 'private' or 'public', not {self.on!r}.")
         if self.epochs < 0:
@@ -64,13 +77,10 @@ class Train:
         if not self.terms:
             raise ConfigError("Train needs at least one term.")
 
-    def weighted_terms(self) -> list[tuple[float, Term]]:
-        """Return (factor, term) pairs."""
-        return [(t.factor, t.term) if isinstance(t, Weighted) else (1.0, t) for t in self.terms]
-
     def needs(self) -> tuple[str, ...]:
         """Return the names of the fused knowledge that the terms read."""
-        return _unique(name for _, term in self.weighted_terms() for name in term.needs())
+        both = weighted((*self.terms, *self.rehearse))
+        return _unique(name for _, term in both for name in term.needs())
 
 
 @dataclass(frozen=True)
@@ -156,14 +166,22 @@ class Recipe:
         After the fused knowledge came back, in the same round.
     start : Sequence[Train or Load]
         Once, before a client's first ``learn``.
+    readout : {"raw", "prior", "mix"}
+        How a client answers for itself (personalised accuracy); for the world it always
+        answers with its logits z. ``raw``: z. ``prior``: z + log π, with its own class
+        prior π (Bayes' rule for label shift). ``mix``: the mean of two log-posteriors
+        z + log π, of the model as it is and of a copy trained once more on private data.
     """
 
     learn: Sequence[Step] = field(default_factory=tuple)
     share: Sequence[Share] = field(default_factory=tuple)
     absorb: Sequence[Step] = field(default_factory=tuple)
     start: Sequence[Step] = field(default_factory=tuple)
+    readout: ReadOut = "raw"
 
     def __post_init__(self) -> None:
+        if self.readout not in get_args(ReadOut):
+            raise ConfigError(f"readout must be raw, prior or mix, not {self.readout!r}.")
         for phase in ("learn", "share", "absorb", "start"):
             object.__setattr__(self, phase, tuple(getattr(self, phase)))
         names = [s.name for s in self.share]
@@ -203,7 +221,8 @@ class Recipe:
     def to_json(self) -> str:
         """Return the recipe as JSON."""
         phases = ("start", "learn", "share", "absorb")
-        return json.dumps({p: [_plain(s) for s in getattr(self, p)] for p in phases})
+        plain: dict[str, Any] = {p: [_plain(s) for s in getattr(self, p)] for p in phases}
+        return json.dumps({**plain, "readout": self.readout})
 
     @classmethod
     def from_json(cls, text: str) -> Recipe:
@@ -214,8 +233,8 @@ class Recipe:
         ConfigError
             If a term is not registered here.
         """
-        phases = json.loads(text)
-        return cls(**{p: [_build(s) for s in steps] for p, steps in phases.items()})
+        fields = json.loads(text)
+        return cls(**{name: _build(value) for name, value in fields.items()})
 
 
 _STEPS: Mapping[str, Callable[..., Any]] = {c.step: c for c in (Train, Load, Predict, Weights)}

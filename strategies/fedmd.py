@@ -8,7 +8,7 @@ from fedkt.errors import ConfigError
 from fedkt.fusion import mean
 from fedkt.knowledge import Fused, Uploads
 from fedkt.objectives import KL, MAE, MSE, CrossEntropy, Distil, Divergence
-from fedkt.recipe import Predict, Recipe, Train
+from fedkt.recipe import Predict, Recipe, Train, Weighted
 from fedkt.registry import register
 from fedkt.strategies.base import KnowledgeStrategy
 
@@ -42,6 +42,9 @@ class FedMD(KnowledgeStrategy):
         Passes over the labelled public set before the first round.
     public_samples : int
         How many public samples are drawn each round (the paper: 5000); 0 takes all.
+    rehearsal : float
+        μ ≥ 0: while distilling, every step also draws a private batch, whose cross-entropy
+        counts μ times.
     """
 
     name = "fedmd"
@@ -55,6 +58,7 @@ class FedMD(KnowledgeStrategy):
         distil_epochs: int = 3,
         transfer_epochs: int = 0,
         public_samples: int = 0,
+        rehearsal: float = 0.0,
     ) -> None:
         loss = loss or ("mae" if form == "logits" else "kl")
         if form not in ("logits", "probabilities"):
@@ -65,12 +69,18 @@ class FedMD(KnowledgeStrategy):
         self.form, self.loss, self.temperature = form, loss, temperature
         self.local_epochs, self.distil_epochs = local_epochs, distil_epochs
         self.transfer_epochs, self.public_samples = transfer_epochs, public_samples
+        self.rehearsal = rehearsal
         self._divergence = divergences[loss]
 
     def recipe(self) -> Recipe:
         """Private training, answers on the public set, digest of the average."""
         transfer = Train(on="public", terms=[CrossEntropy()], epochs=self.transfer_epochs)
-        distil = Train(on="public", terms=[Distil(self._divergence)], epochs=self.distil_epochs)
+        distil = Train(
+            on="public",
+            terms=[Distil(self._divergence)],
+            epochs=self.distil_epochs,
+            rehearse=[Weighted(self.rehearsal, CrossEntropy())] if self.rehearsal else [],
+        )
         predict = Predict(
             form=self.form,
             temperature=self.temperature if self.form == "probabilities" else 1.0,

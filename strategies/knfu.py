@@ -18,7 +18,7 @@ from fedkt.fusion.neighbours import (
 )
 from fedkt.knowledge import Fused, Stack, Uploads
 from fedkt.objectives import KL, CrossEntropy, Distil
-from fedkt.recipe import Predict, Recipe, Train
+from fedkt.recipe import Predict, Recipe, Train, Weighted
 from fedkt.registry import register
 from fedkt.strategies.base import KnowledgeStrategy
 
@@ -66,6 +66,9 @@ class KnFu(KnowledgeStrategy):
         Passes over the private and over the public data a round.
     public_samples : int
         How many public samples are drawn each round; 0 takes all.
+    rehearsal : float
+        μ ≥ 0: while distilling, every step also draws a private batch, whose cross-entropy
+        counts μ times.
     """
 
     name = "knfu"
@@ -83,6 +86,7 @@ class KnFu(KnowledgeStrategy):
         local_epochs: int = 5,
         distil_epochs: int = 3,
         public_samples: int = 0,
+        rehearsal: float = 0.0,
     ) -> None:
         _one_of("divergence", divergence, get_args(Divergence))
         _one_of("estimator", estimator, get_args(Estimator))
@@ -96,18 +100,23 @@ class KnFu(KnowledgeStrategy):
         self.estimator, self.epd_from, self.epsilon = estimator, epd_from, epsilon
         self.neighbours, self.age_decay = neighbours, age_decay
         self.local_epochs, self.distil_epochs = local_epochs, distil_epochs
-        self.public_samples = public_samples
+        self.public_samples, self.rehearsal = public_samples, rehearsal
 
     def recipe(self) -> Recipe:
         """Private training, answers on the public set, distillation of the fused answers."""
-        distil = Distil(KL(self.temperature))
+        distil = Train(
+            on="public",
+            terms=[Distil(KL(self.temperature))],
+            epochs=self.distil_epochs,
+            rehearse=[Weighted(self.rehearsal, CrossEntropy())] if self.rehearsal else [],
+        )
         predict = Predict(
             form="probabilities", temperature=self.temperature, samples=self.public_samples
         )
         return Recipe(
             learn=[Train(on="private", terms=[CrossEntropy()], epochs=self.local_epochs)],
             share=[predict],
-            absorb=[Train(on="public", terms=[distil], epochs=self.distil_epochs)],
+            absorb=[distil],
         )
 
     def fuse(self, uploads: Uploads) -> Fused:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedkt.errors import KnowledgeError
+from fedkt.priors import empirical_bayes_prior
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,3 +116,14 @@ class ClientData:
     common_test: Samples | None
     num_classes: int
     input_shape: tuple[int, ...]
+
+    @cached_property
+    def class_counts(self) -> Tensor:
+        """Training samples of each class, int64 ``[C]``. They never leave the client."""
+        assert self.train.y is not None
+        return torch.bincount(self.train.y, minlength=self.num_classes)
+
+    @cached_property
+    def log_prior(self) -> Tensor:
+        """The log of the client's own class prior, float32 ``[C]``; see ``fedkt.priors``."""
+        return empirical_bayes_prior(self.class_counts).log()

@@ -3,12 +3,13 @@
 from fedkt.objectives.base import Batch, Divergence, Outputs, Term, weighted_mean
 from fedkt.objectives.distillation import KL, MAE, MSE, Distil
 from fedkt.objectives.regularisers import Proximal
-from fedkt.objectives.supervised import CrossEntropy
+from fedkt.objectives.supervised import AdjustedCrossEntropy, CrossEntropy
 
 __all__ = [
     "KL",
     "MAE",
     "MSE",
+    "AdjustedCrossEntropy",
     "Batch",
     "CrossEntropy",
     "Distil",

@@ -30,12 +30,15 @@ class Batch:
         Sample ids, ``[B]`` int64.
     weight : Tensor
         ``[B]``, in the parameters' dtype; 0 marks padding.
+    log_prior : Tensor
+        ``[C]``, log of the client's own class prior.
     """
 
     x: Tensor
     y: Tensor | None
     ids: Tensor
     weight: Tensor
+    log_prior: Tensor
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,35 @@ class CrossEntropy:
         self, outputs: Outputs, batch: Batch, knowledge: Mapping[str, Knowledge]
     ) -> Tensor:
         """Return the scalar loss."""
-        if batch.y is None:
-            raise KnowledgeError("cross-entropy needs labels and this data has none")
-        losses = F.cross_entropy(outputs.logits, batch.y, reduction="none")
-        return weighted_mean(losses, batch.weight)
+        return _cross_entropy(outputs.logits, batch)
+
+
+@register
+@dataclass(frozen=True)
+class AdjustedCrossEntropy:
+    """Cross-entropy of softmax(z + log π), π the client's own class prior; in nats.
+
+    Logit adjustment (Menon et al. 2021, arXiv:2007.07314, equation 10) with τ = 1, the
+    balanced softmax of Ren et al. (2020). The model learns logits z free of the client's
+    prior: classes that the client lacks are hardly pushed down, so what it has been taught
+    about them survives its private training.
+    """
+
+    part: ClassVar[str] = "objectives"
+    name: ClassVar[str] = "adjusted-cross-entropy"
+
+    def needs(self) -> tuple[str, ...]:
+        """Read no fused knowledge."""
+        return ()
+
+    def __call__(
+        self, outputs: Outputs, batch: Batch, knowledge: Mapping[str, Knowledge]
+    ) -> Tensor:
+        """Return the scalar loss."""
+        return _cross_entropy(outputs.logits + batch.log_prior, batch)
+
+
+def _cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
+    if batch.y is None:
+        raise KnowledgeError("cross-entropy needs labels and this data has none")
+    return weighted_mean(F.cross_entropy(logits, batch.y, reduction="none"), batch.weight)
