@@ -17,8 +17,7 @@ from typing import Any
 
 import ray
 import torch
-from flwr.app import ArrayRecord, Context, Error, Message, MessageType, RecordDict
-from flwr.app.metadata import Metadata
+from flwr.app import ArrayRecord, Context, Error, Message, MessageType, Metadata, RecordDict
 from ray.exceptions import RayActorError
 
 from fedkt.clients.state import ClientState
