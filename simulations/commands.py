@@ -17,7 +17,7 @@ from fedkt.simulations.progress import progress_for
 from fedkt.simulations.report import write_comparison_report, write_run_report
 from fedkt.simulations.results import load_comparison, load_run
 from fedkt.simulations.runner import execute, fresh_folder, local_twin, prepare
-from fedkt.simulations.tables import comparison_table, plain_table
+from fedkt.simulations.tables import comparison_table, plain_differences, plain_table
 
 BASELINE = "baseline"
 
@@ -89,12 +89,14 @@ def write_report(folder: Path, markdown: bool = False) -> None:
     folder : Path
         Of a run or a comparison.
     markdown : bool
-        Print a comparison's table first, in Markdown.
+        Print a comparison's tables first, in Markdown.
     """
     if (folder / "comparison.csv").is_file():
         path = write_comparison_report(folder)
         if markdown:
-            print(plain_table(load_comparison(folder)))
+            comparison = load_comparison(folder)
+            print(plain_table(comparison))
+            print(plain_differences(comparison))
     elif (folder / "config.toml").is_file():
         path = write_run_report(folder)
     else:

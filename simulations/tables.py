@@ -75,10 +75,23 @@ def plain_table(comparison: Comparison) -> str:
     One row a strategy; the marks † and ‡ are explained below the table.
     """
     rows = aggregate(comparison)
-    lines = [[one_line(cell).replace("|", r"\|") for cell in line] for line in table_of(rows)]
+    return "\n\n".join([_markdown(table_of(rows)), over(rows), *marks(rows)]) + "\n"
+
+
+def plain_differences(comparison: Comparison) -> str:
+    """Lay out the paired differences to local training in Markdown; empty if there are none.
+
+    Percentage points after the last round, mean ± standard error over seeds.
+    """
+    body = differences(aggregate(comparison))
+    header = ["Strategy", "Against", "Personalised (points)", "Global (points)", "Seeds"]
+    return _markdown([header, *body]) + "\n" if body else ""
+
+
+def _markdown(table: Sequence[Sequence[str]]) -> str:
+    lines = [[one_line(cell).replace("|", r"\|") for cell in line] for line in table]
     rule = [["---"] + ["---:"] * (len(lines[0]) - 1)]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines[:1] + rule + lines[1:])
-    return "\n\n".join([table, over(rows), *marks(rows)]) + "\n"
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines[:1] + rule + lines[1:])
 
 
 def table_of(
