@@ -199,8 +199,8 @@ def arrays_of(weights: Knowledge) -> ArrayRecord:
 
 
 def codec_chain(names: str) -> Sequence[Codec]:
-    """Return the codecs called ``"a+b"``, in order; none for ``"none"``."""
-    return [] if names == "none" else [codec_named(name) for name in names.split("+")]
+    """Return the codecs called ``"a+b"``, in order; ``"none"`` stands for none."""
+    return [codec_named(name) for name in names.split("+") if name != "none"]
 
 
 def _npy_header(data: bytes) -> int:

@@ -27,13 +27,17 @@ def run_simulate(experiment: Experiment, out: Path | None, resume: bool, command
     console = Console()
     plan = prepare(experiment)
     label = plan.strategy.title
-    folder = fresh_folder(out, slug(label), resume)
+    folder = fresh_folder(out, slug(label), resume, "config.toml")
     if resume:
         _check_same(folder / "config.toml", plan.experiment)
     alone = experiment.strategy["name"] == "local"
     progress = progress_for(console, experiment.rounds * (1 if alone else 2))
     try:
         with ray_session(experiment):
+            # Before the baseline, so that a run stopped early can only go on as what it is.
+            if not (folder / "config.toml").is_file():
+                folder.mkdir(parents=True, exist_ok=True)
+                config_.save(folder / "config.toml", plan.experiment)
             baseline = None
             if not alone:
                 baseline = folder / BASELINE
@@ -58,7 +62,7 @@ def run_simulate(experiment: Experiment, out: Path | None, resume: bool, command
 def run_compare(experiment: Experiment, out: Path | None, resume: bool, command: str) -> None:
     """Run a comparison; write and print its table."""
     console = Console()
-    folder = fresh_folder(out, "compare", resume)
+    folder = fresh_folder(out, "compare", resume, "comparison.toml")
     if resume:
         _check_same(folder / "comparison.toml", experiment)
     rounds = sum(job.experiment.rounds for job in plan_jobs(experiment))
@@ -107,7 +111,7 @@ def write_report(folder: Path, markdown: bool = False) -> None:
 def _check_same(path: Path, experiment: Experiment) -> None:
     """Refuse to resume with other settings; where it runs and more rounds are free to change."""
     if not path.is_file():
-        return  # stopped before anything was written: begin
+        return  # an empty folder: begin
     values = config_.load(path)
     values.pop("command", None)
     before, now = config_.parse(values).model_dump(), experiment.model_dump()
