@@ -256,9 +256,7 @@ def _explain(error: ValidationError) -> ConfigError:
         of = f"key in [{'.'.join(where[:-1])}]" if where[:-1] else "key"
         return unknown(of, where[-1], section.model_fields)
     if first["type"] == "literal_error" and isinstance(first["input"], str):
-        allowed = [
-            part.strip("' ") for part in first["ctx"]["expected"].replace(" or ", ",").split(",")
-        ]
+        allowed = re.findall(r"'([^']*)'", first["ctx"]["expected"])
         return unknown(".".join(where), first["input"], allowed)
     message = first["msg"].removeprefix("Value error, ")
     return ConfigError(f"{'.'.join(where)} = {first['input']!r}: {message}.")
