@@ -19,6 +19,7 @@ from fedkt.clients.learner import Learner, TrainingOptions, Work
 from fedkt.clients.phases import evaluate, personal_readout, run_steps, share
 from fedkt.clients.state import ClientState, MemoryStore, StateStore
 from fedkt.data.samples import ClientData, Samples
+from fedkt.errors import ConfigError
 from fedkt.recipe import Recipe
 
 CLIENT_ERROR = 2  # the code Flower uses for an exception in a ClientApp
@@ -114,7 +115,7 @@ class _Turn:
         )
         self.started, self.knowledge = self._load()
         for name, packet in wire.extract(message.content).items():
-            self.knowledge[name] = wire.decode(packet, partial(self._ids, name))
+            self.knowledge[name] = wire.decode(packet, partial(self._ids, name), self.codec)
         self.work = Work(
             client.data, self.knowledge, client.options, self.seed, self.round, client.id
         )
@@ -155,8 +156,10 @@ class _Turn:
 
     def _load(self) -> tuple[bool, dict[str, Any]]:
         record = self.context.state.config_records.get("fedkt")
-        handle = None if record is None else str(record["state"])
-        state = self.store.get(self.client.id, handle)
+        self.handle = None if record is None else str(record["state"])
+        state = self.store.get(self.client.id, self.handle)
+        if state is None and self.handle is not None:
+            raise ConfigError(f"the state of client {self.client.id} is lost: {self.handle}")
         if state is None:
             self.client.learner.reset(self.seed, self.client.id)
             return False, {}
@@ -170,7 +173,7 @@ class _Turn:
             "started": started,
             "knowledge": {n: k for n, k in self.knowledge.items() if n in kept},
         }
-        handle = self.store.put(self.client.id, state)
+        handle = self.store.put(self.client.id, state, self.handle)
         self.context.state["fedkt"] = ConfigRecord({"state": handle})
 
 

@@ -42,6 +42,10 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         if self.optimiser not in ("adam", "sgd"):
             raise ConfigError(f"optimiser must be adam or sgd, not {self.optimiser!r}.")
+        if self.optimiser_state not in ("keep", "reset"):
+            raise ConfigError(
+                f"optimiser_state must be keep or reset, not {self.optimiser_state!r}."
+            )
         if self.learning_rate <= 0 or min(self.batch_size, self.public_batch_size) < 1:
             raise ConfigError("learning_rate must be above 0 and batch sizes at least 1.")
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedkt import registry
 from fedkt.clients.learner import Work
-from fedkt.errors import ConfigError
+from fedkt.errors import ConfigError, KnowledgeError
 from fedkt.knowledge import Knowledge
 from fedkt.recipe import Recipe, Train, weighted
 from fedkt.rng import derive
@@ -100,13 +100,15 @@ class SklearnLearner:
         """Take the public targets of a step and refit."""
         names = [n for n in step.needs() if n in work.knowledge]
         public = work.data.public
-        if not step.epochs or public is None:
+        if not step.epochs or public is None or (step.needs() and not names):
             return None
         if names:
             knowledge = work.knowledge[names[0]]
             assert knowledge.ids is not None
             self._absorbed = {"ids": knowledge.ids, "targets": _probabilities(knowledge)}
-        elif not step.needs() and public.y is not None:
+        elif public.y is None:
+            raise KnowledgeError("cross-entropy needs labels and this data has none")
+        else:
             one_hot = torch.nn.functional.one_hot(public.y, self._num_classes).float()
             self._absorbed = {"ids": public.ids, "targets": one_hot}
         self._refit(work, stream)
@@ -153,6 +155,8 @@ class SklearnLearner:
             y.append(label)
             weight.append(targets[row, label])
         labels = np.concatenate(y)
+        if not len(labels):
+            return
         several = len(np.unique(labels)) > 1
         classifier = self._build() if several else DummyClassifier(strategy="prior")
         if "random_state" in classifier.get_params():

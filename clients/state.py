@@ -23,8 +23,8 @@ class StateStore(Protocol):
         """Return the state that ``put`` answered with ``handle`` for; without one, the newest."""
         ...
 
-    def put(self, client: int, state: ClientState) -> str:
-        """Keep a state; return its handle."""
+    def put(self, client: int, state: ClientState, before: str | None = None) -> str:
+        """Keep a state; return its handle. ``before`` is the handle of what it was made from."""
         ...
 
     def snapshot(self) -> dict[int, ClientState]:
@@ -46,7 +46,7 @@ class MemoryStore:
         """Return the client's state."""
         return self._states.get(client)
 
-    def put(self, client: int, state: ClientState) -> str:
+    def put(self, client: int, state: ClientState, before: str | None = None) -> str:
         """Keep the client's state."""
         self._states[client] = state
         return "memory"
@@ -64,8 +64,9 @@ class FileStore:
     """In safetensors files: for deployment and for Flower's own simulation engine.
 
     A client's files are ``client-<id>.<version>.safetensors``. The version is the
-    handle that the ClientApp keeps in ``context.state``; the newest two are kept, because
-    Flower drops the context of a failed message and the handle then names the one before.
+    handle that the ClientApp keeps in ``context.state``. When Flower drops the context of a
+    message, the handle goes on naming the version before, so the version a state was
+    made from is kept beside it.
 
     Parameters
     ----------
@@ -83,13 +84,14 @@ class FileStore:
         version = int(handle) if handle is not None else max(versions, default=-1)
         return snapshot.load(self._path(client, version)) if version in versions else None
 
-    def put(self, client: int, state: ClientState) -> str:
+    def put(self, client: int, state: ClientState, before: str | None = None) -> str:
         """Write a state."""
         versions = self._versions(client)
         version = max(versions, default=-1) + 1
         snapshot.save(self._path(client, version), state)
-        for old in versions[:-1]:
-            self._path(client, old).unlink(missing_ok=True)
+        for old in versions:
+            if str(old) != before:
+                self._path(client, old).unlink(missing_ok=True)
         return str(version)
 
     def snapshot(self) -> dict[int, ClientState]:

@@ -122,21 +122,20 @@ class TorchLearner:
         return loop.train(self.model, self._optimiser, step, work, stream)
 
 
-def _in_layout_of(parameters: list[nn.Parameter], state: dict[int, Any]) -> dict[int, Any]:
-    """Give moments the memory format of their parameters.
+def _in_layout_of(parameters: list[nn.Parameter], state: Mapping[int, Any]) -> dict[int, Any]:
+    """Copy the moments into the memory format of their parameters.
 
     A file does not keep memory formats, and torch's fused optimisers walk the raw memory
     of both: moments in another layout would silently go to the wrong weights.
     """
-    return {
-        i: {
-            k: torch.empty_like(parameters[i]).copy_(v)
-            if isinstance(v, Tensor) and v.shape == parameters[i].shape
-            else v
-            for k, v in one.items()
-        }
-        for i, one in state.items()
-    }
+
+    def copy(value: Any, like: nn.Parameter) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        same = value.shape == like.shape
+        return torch.empty_like(like).copy_(value) if same else value.clone()
+
+    return {i: {k: copy(v, parameters[i]) for k, v in one.items()} for i, one in state.items()}
 
 
 def _optimiser(model: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:

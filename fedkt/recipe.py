@@ -270,7 +270,7 @@ def _build(value: Any) -> Any:
     fields = {k: _build(v) for k, v in value.items() if not k.startswith("@")}
     if "@step" in value:
         return _STEPS[value["@step"]](**fields)
-    make = cast("Callable[..., Any]", registry.lookup("objectives", value["@term"]))
+    make = cast("Callable[..., Any]", registry.lookup("objectives", value["@term"], files=False))
     return make(**fields)
 
 

@@ -97,7 +97,7 @@ def names(part: str) -> list[str]:
     return sorted(_known[part])
 
 
-def lookup(part: str, reference: str) -> Any:
+def lookup(part: str, reference: str, files: bool = True) -> Any:
     """Return the part called ``reference``.
 
     Parameters
@@ -106,6 +106,9 @@ def lookup(part: str, reference: str) -> Any:
         Which kind of part, a key of ``PARTS``.
     reference : str
         A registered name or ``path/to/file.py:Attribute``.
+    files : bool
+        Whether files may be named: never in what came over the wire, since a file is
+        executed.
 
     Returns
     -------
@@ -117,7 +120,7 @@ def lookup(part: str, reference: str) -> Any:
     ConfigError
         If there is no such name, file or attribute.
     """
-    if ".py:" in reference or reference.endswith(".py"):
+    if files and (".py:" in reference or reference.endswith(".py")):
         return _from_file(PARTS[part][0], reference)
     if reference not in _known[part]:
         _discover(part)

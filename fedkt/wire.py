@@ -6,14 +6,14 @@ wire. Ids travel only when they differ from those the receiver expects anyway.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import cast
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedkt.codecs.base import Codec, codec_named
@@ -102,7 +102,9 @@ def encode(
     return Packet(ArrayRecord({n: Array(a) for n, a in arrays.items()}), meta)
 
 
-def decode(packet: Packet, known_ids: Callable[[int], Tensor | None]) -> Knowledge:
+def decode(
+    packet: Packet, known_ids: Callable[[int], Tensor | None], codec: str = "none"
+) -> Knowledge:
     """Undo :func:`encode`.
 
     Parameters
@@ -112,18 +114,22 @@ def decode(packet: Packet, known_ids: Callable[[int], Tensor | None]) -> Knowled
     known_ids : callable
         Gives the expected ids for the round named in the packet; used when no ids
         were sent.
+    codec : str
+        The codecs agreed on; the sender does not choose.
 
     Raises
     ------
     KnowledgeError
-        If the packet is not well formed.
+        If the packet is not well formed or was encoded otherwise.
     """
     try:
         kind = cast(Kind, packet.meta["kind"])
+        if packet.meta["codec"] != codec:
+            raise KnowledgeError(f"encoded with {packet.meta['codec']!r}, not with {codec!r}")
         arrays = {name: array.numpy() for name, array in packet.arrays.items()}
         ids, counts = arrays.pop("ids", None), arrays.pop("counts", None)
         content = {name.removeprefix("t."): array for name, array in arrays.items()}
-        for one in reversed(codec_chain(str(packet.meta["codec"]))):
+        for one in reversed(codec_chain(codec)):
             content = one.decode(content)
         round_ = int(cast(int, packet.meta["round"]))
         return Knowledge(
@@ -136,6 +142,22 @@ def decode(packet: Packet, known_ids: Callable[[int], Tensor | None]) -> Knowled
         raise
     except Exception as error:  # the bytes come from outside: anything may be wrong with them
         raise KnowledgeError(f"unreadable packet: {type(error).__name__}: {error}") from error
+
+
+def scalar(metrics: MetricRecord | None, name: str) -> float | None:
+    """Return a finite number from a reply's metrics; None if there is none of that name.
+
+    Raises
+    ------
+    KnowledgeError
+        If it is a list, NaN or infinite.
+    """
+    value = None if metrics is None else metrics.get(name)
+    if value is None:
+        return None
+    if isinstance(value, list) or not math.isfinite(value):
+        raise KnowledgeError(f"{name} is not a finite number")
+    return float(value)
 
 
 def attach(content: RecordDict, packets: Mapping[str, Packet]) -> None:
@@ -156,12 +178,12 @@ def extract(content: RecordDict) -> dict[str, Packet]:
 
 
 def payload_bytes(arrays: ArrayRecord) -> int:
-    """Return the exact number of bytes of array data in a record.
+    """Return the exact number of bytes of array data in a record, as it was sent.
 
     Flower's framing (about 130 bytes for each array and a few hundred for each
     message) is not counted.
     """
-    return sum(prod(a.shape) * np.dtype(a.dtype).itemsize for a in arrays.values())
+    return sum(len(a.data) - _npy_header(a.data) for a in arrays.values())
 
 
 def weights_of(arrays: ArrayRecord) -> Knowledge:
@@ -177,8 +199,16 @@ def arrays_of(weights: Knowledge) -> ArrayRecord:
 
 
 def codec_chain(names: str) -> Sequence[Codec]:
-    """Return the codecs called ``"a+b"``, in order; none for ``"none"``."""
-    return [] if names == "none" else [codec_named(name) for name in names.split("+")]
+    """Return the codecs called ``"a+b"``, in order; ``"none"`` stands for none."""
+    return [codec_named(name) for name in names.split("+") if name != "none"]
+
+
+def _npy_header(data: bytes) -> int:
+    """Return the length of the header of an ``.npy`` file; 0 if it is not one."""
+    if data[:6] != b"\x93NUMPY" or len(data) < 12:
+        return 0
+    size = 2 if data[6] == 1 else 4  # bytes that hold the header's length
+    return min(len(data), 8 + size + int.from_bytes(data[8 : 8 + size], "little"))
 
 
 def _to_numpy(tensor: Tensor) -> np.ndarray:

@@ -19,6 +19,7 @@ from fedkt.errors import ConfigError, FedktError, unknown
 if TYPE_CHECKING:
     from fedkt.simulations.config import Experiment
 
+INTERRUPTED = 130  # the exit status of a program stopped by Ctrl-C
 PARTS = ("strategies", "objectives", "fusions", "codecs", "datasets", "models", "partitions")
 
 app = typer.Typer(
@@ -144,13 +145,15 @@ def main() -> None:
     debug = "--debug" in sys.argv
     try:
         code = app(standalone_mode=False)
+        if code == INTERRUPTED:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
-        error.show()
+        print(f"error: {error.format_message()}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         print("Stopped. What is finished is kept; go on with --resume.", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except FedktError as error:
         if debug:
             traceback.print_exc()

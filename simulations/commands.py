@@ -17,7 +17,7 @@ from fedkt.simulations.progress import progress_for
 from fedkt.simulations.report import write_comparison_report, write_run_report
 from fedkt.simulations.results import load_comparison, load_run
 from fedkt.simulations.runner import execute, fresh_folder, local_twin, prepare
-from fedkt.simulations.tables import comparison_table, plain_table
+from fedkt.simulations.tables import comparison_table, plain_differences, plain_table
 
 BASELINE = "baseline"
 
@@ -27,13 +27,17 @@ def run_simulate(experiment: Experiment, out: Path | None, resume: bool, command
     console = Console()
     plan = prepare(experiment)
     label = plan.strategy.title
-    folder = fresh_folder(out, slug(label), resume)
+    folder = fresh_folder(out, slug(label), resume, "config.toml")
     if resume:
         _check_same(folder / "config.toml", plan.experiment)
     alone = experiment.strategy["name"] == "local"
     progress = progress_for(console, experiment.rounds * (1 if alone else 2))
     try:
         with ray_session(experiment):
+            # Before the baseline, so that a run stopped early can only go on as what it is.
+            if not (folder / "config.toml").is_file():
+                folder.mkdir(parents=True, exist_ok=True)
+                config_.save(folder / "config.toml", plan.experiment)
             baseline = None
             if not alone:
                 baseline = folder / BASELINE
@@ -58,7 +62,7 @@ def run_simulate(experiment: Experiment, out: Path | None, resume: bool, command
 def run_compare(experiment: Experiment, out: Path | None, resume: bool, command: str) -> None:
     """Run a comparison; write and print its table."""
     console = Console()
-    folder = fresh_folder(out, "compare", resume)
+    folder = fresh_folder(out, "compare", resume, "comparison.toml")
     if resume:
         _check_same(folder / "comparison.toml", experiment)
     rounds = sum(job.experiment.rounds for job in plan_jobs(experiment))
@@ -89,12 +93,14 @@ def write_report(folder: Path, markdown: bool = False) -> None:
     folder : Path
         Of a run or a comparison.
     markdown : bool
-        Print a comparison's table first, in Markdown.
+        Print a comparison's tables first, in Markdown.
     """
     if (folder / "comparison.csv").is_file():
         path = write_comparison_report(folder)
         if markdown:
-            print(plain_table(load_comparison(folder)))
+            comparison = load_comparison(folder)
+            print(plain_table(comparison))
+            print(plain_differences(comparison))
     elif (folder / "config.toml").is_file():
         path = write_run_report(folder)
     else:
@@ -105,7 +111,7 @@ def write_report(folder: Path, markdown: bool = False) -> None:
 def _check_same(path: Path, experiment: Experiment) -> None:
     """Refuse to resume with other settings; where it runs and more rounds are free to change."""
     if not path.is_file():
-        return  # stopped before anything was written: begin
+        return  # an empty folder: begin
     values = config_.load(path)
     values.pop("command", None)
     before, now = config_.parse(values).model_dump(), experiment.model_dump()

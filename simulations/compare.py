@@ -6,10 +6,12 @@ import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from logging import ERROR
 from pathlib import Path
 from typing import Any
 
 import tomli_w
+from flwr.common.logger import log
 
 from fedkt import registry
 from fedkt.errors import ConfigError, RunFailedError, unknown
@@ -123,12 +125,12 @@ def compare(
         At the end, if runs have failed; the others are complete.
     """
     jobs = plan_jobs(experiment)
-    (out / "runs").mkdir(parents=True, exist_ok=True)
-    resolved = tomli_w.dumps(config_.without_none(experiment.model_dump(mode="json")))
-    head = tomli_w.dumps({"command": command}) if command else ""
-    write_atomic(out / "comparison.toml", head + resolved)
     failed, broken = [], set()
     with ray_session(experiment):
+        (out / "runs").mkdir(parents=True, exist_ok=True)
+        resolved = tomli_w.dumps(config_.without_none(experiment.model_dump(mode="json")))
+        head = tomli_w.dumps({"command": command}) if command else ""
+        write_atomic(out / "comparison.toml", head + resolved)
         for job in jobs:
             if job.baseline in broken:
                 failed.append(f"{job.label}, seed {job.seed}: its baseline failed")
@@ -142,8 +144,10 @@ def compare(
                     progress=progress,
                     command=command,
                 )
-            except RunFailedError as error:
-                failed.append(str(error))
+            except Exception as error:  # a fault in one method must not cost the others
+                log(ERROR, "%s, seed %s failed", job.label, job.seed, exc_info=error)
+                text = " ".join(str(error).split())
+                failed.append(f"{job.label}, seed {job.seed}: {type(error).__name__}: {text}")
                 broken.add(job.folder)
             _write_table(out, experiment, jobs)
     if failed:

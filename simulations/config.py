@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from fedkt.errors import ConfigError, unknown
 
 Grid = Literal["ray", "in-process", "flower"]
+Whole = Annotated[int, Field(strict=True)]  # true is no number of rounds
 
 
 class Section(BaseModel):
@@ -32,12 +34,12 @@ class DataSection(Section):
 
     dataset: str = "digits"
     data_dir: str | None = None
-    clients: int = Field(10, ge=1)
+    clients: Whole = Field(10, ge=1)
     partition: str = "dirichlet:0.5"
-    samples_per_client: int = Field(0, ge=0)
-    public_samples: int = Field(0, ge=0)
+    samples_per_client: Whole = Field(0, ge=0)
+    public_samples: Whole = Field(0, ge=0)
     public_dataset: str | None = None
-    test_samples: int = Field(0, ge=0)
+    test_samples: Whole = Field(0, ge=0)
     validation_fraction: float = Field(0.1, ge=0, lt=1)
     test_fraction: float = Field(0.2, ge=0, lt=1)
 
@@ -49,8 +51,8 @@ class TrainingSection(Section):
     learning_rate: float = Field(1e-3, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
-    batch_size: int = Field(32, ge=1)
-    public_batch_size: int = Field(64, ge=1)
+    batch_size: Whole = Field(32, ge=1)
+    public_batch_size: Whole = Field(64, ge=1)
     optimiser_state: Literal["keep", "reset"] = "keep"
 
 
@@ -58,7 +60,7 @@ class RunSection(Section):
     """``[run]``: where and how it runs."""
 
     grid: Grid = "ray"
-    workers: int = Field(0, ge=0, description="0: one for each CPU, at most one a client")
+    workers: Whole = Field(0, ge=0, description="0: one for each CPU, at most one a client")
     executor: Literal["loop"] = "loop"
     address: str | None = None
     participation: float = Field(1.0, gt=0, le=1)
@@ -72,7 +74,7 @@ class CompareSection(Section):
     """``[compare]``: several strategies over several seeds."""
 
     strategies: tuple[str, ...] = ()
-    seeds: int = Field(3, ge=1)
+    seeds: Whole = Field(3, ge=1)
 
 
 class Experiment(Section):
@@ -81,14 +83,19 @@ class Experiment(Section):
     ``strategy`` holds the strategy's ``name`` and its hyper-parameters.
     """
 
-    seed: int = Field(0, ge=0)
-    rounds: int = Field(10, ge=1)
+    seed: Whole = Field(0, ge=0)
+    rounds: Whole = Field(10, ge=1)
     models: tuple[str, ...] = ("cnn",)
     strategy: dict[str, Any] = Field(default_factory=lambda: {"name": "knfu"})
     data: DataSection = DataSection()
     training: TrainingSection = TrainingSection()
     run: RunSection = RunSection()
     compare: CompareSection = CompareSection()
+
+    @field_validator("strategy", mode="before")
+    @classmethod
+    def _name_by_default(cls, section: Any) -> Any:
+        return {"name": "knfu", **section} if isinstance(section, Mapping) else section
 
     def with_values(self, **values: Any) -> Experiment:
         """Return a copy with other top-level values, validated."""
@@ -108,7 +115,7 @@ def load(path: Path) -> dict[str, Any]:
             return tomllib.load(file)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from error
 
 
@@ -248,6 +255,9 @@ def _explain(error: ValidationError) -> ConfigError:
             section = section.model_fields[part].annotation
         of = f"key in [{'.'.join(where[:-1])}]" if where[:-1] else "key"
         return unknown(of, where[-1], section.model_fields)
+    if first["type"] == "literal_error" and isinstance(first["input"], str):
+        allowed = re.findall(r"'([^']*)'", first["ctx"]["expected"])
+        return unknown(".".join(where), first["input"], allowed)
     message = first["msg"].removeprefix("Value error, ")
     return ConfigError(f"{'.'.join(where)} = {first['input']!r}: {message}.")
 

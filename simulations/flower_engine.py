@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -40,6 +41,7 @@ class FlowerEngine:
         self, spec: PopulationSpec, federation: Federation, workers: int, folder: Path
     ) -> None:
         self._clients, self._workers = federation.num_clients, workers
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
         self._store = FileStore(folder / "state")
         federation.save(folder / "federation")
         self._app = _lazy_app(spec, folder.resolve())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,8 +18,7 @@ from typing import Any
 
 import ray
 import torch
-from flwr.app import ArrayRecord, Context, Error, Message, MessageType, RecordDict
-from flwr.app.metadata import Metadata
+from flwr.app import ArrayRecord, Context, Error, Message, MessageType, Metadata, RecordDict
 from ray.exceptions import RayActorError
 
 from fedkt.clients.state import ClientState
@@ -155,7 +155,7 @@ class RayGrid(SimulationGrid):
                 continue
         options = {"num_cpus": 1, "runtime_env": {"env_vars": ENVIRONMENT}, "max_restarts": 0}
         actor = ray.remote(**options)(_Worker).remote()
-        actor.begin.remote(self._spec, self._federation)
+        ray.get(actor.begin.remote(self._spec, self._federation))
         return actor
 
     # --- messages ----------------------------------------------------------------------
@@ -291,7 +291,10 @@ class RayGrid(SimulationGrid):
         for worker, seat in enumerate(self._seats):
             own = {c: s for c, s in states.items() if c % len(self._seats) == worker}
             seat.saved, seat.done = ray.put(own), []
-            ray.get(seat.actor.restore.remote(seat.saved))
+            try:
+                ray.get(seat.actor.restore.remote(seat.saved))
+            except RayActorError:
+                self._replace(worker)
 
     def close(self) -> None:
         """Stop the workers, or keep them for the next run of a session."""
@@ -337,11 +340,12 @@ def join_ray(workers: int, address: str | None) -> bool:
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
             if address:
+                _knock(address)
                 ray.init(address=address, **quiet)
             else:
                 # "local": a cluster is joined only when asked for, whatever RAY_ADDRESS says.
                 ray.init("local", num_cpus=workers, include_dashboard=False, **quiet)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             line = str(error).splitlines()[0]
             raise ConfigError(f"Ray cannot be reached at {address!r}: {line}") from error
         joined = True
@@ -351,3 +355,10 @@ def join_ray(workers: int, address: str | None) -> bool:
             ray.shutdown()
         raise ConfigError(f"--workers {workers}: the Ray cluster has {cpus} CPUs.")
     return joined
+
+
+def _knock(address: str) -> None:
+    """Raise OSError at once where nobody listens; Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -162,7 +163,9 @@ def _headline(row: Mapping[str, Any]) -> dict[str, Any]:
 def plain(value: Any) -> Any:
     """Turn tensors and mappings into JSON values."""
     if isinstance(value, torch.Tensor):
-        return value.tolist()
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has neither NaN nor infinity
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

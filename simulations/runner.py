@@ -103,19 +103,27 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
         For anything that cannot be run.
     """
     strategy = config_.make_strategy(experiment.strategy)
-    recipe = strategy.recipe()
+    try:
+        recipe = strategy.recipe()
+    except ConfigError as error:
+        raise ConfigError(f"{strategy.title}: {error}") from error
     codec_chain(experiment.run.codec)
     federation = federation_of(federation_spec(experiment))
     models, reduced = experiment.models, None
     if not models:
         raise ConfigError("models: name at least one model.")
     networks = torch_models(models, federation)
+    if recipe.needs_one_architecture and not networks:
+        raise ConfigError(
+            f"{strategy.title} exchanges weights and needs a network as model, e.g. cnn; "
+            f"{', '.join(dict.fromkeys(models))} have none to exchange."
+        )
     if recipe.needs_one_architecture and len(set(models)) > 1:
-        if not reduce_to_one or not networks:
+        if not reduce_to_one:
             kinds = ", ".join(dict.fromkeys(models))
             raise ConfigError(
                 f"{strategy.title} exchanges weights and needs one architecture; the federation "
-                f"has {kinds}. Choose one, e.g. --models {networks[0] if networks else 'cnn'}."
+                f"has {kinds}. Choose one, e.g. --models {networks[0]}."
             )
         models, reduced = (networks[0],), networks[0]
     run = experiment.run
@@ -299,22 +307,39 @@ def _extensions(experiment: Experiment) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(Path(f).resolve()) for f in files))
 
 
-def fresh_folder(out: Path | None, stem: str, resume: bool) -> Path:
+def fresh_folder(out: Path | None, stem: str, resume: bool, marker: str) -> Path:
     """Return the folder to write to; an existing one only when resuming.
+
+    Parameters
+    ----------
+    out : Path, optional
+        As asked for; by default a new one under ``runs/``.
+    stem : str
+        What the new one's name begins with.
+    resume : bool
+        Whether to go on with what is there.
+    marker : str
+        The file that tells a run of the right kind from any other folder.
 
     Raises
     ------
     ConfigError
-        If the folder exists and is not to be resumed, or the reverse.
+        If the folder cannot be used so.
     """
     if out is None:
         if resume:
             raise ConfigError("--resume needs --out: which run is to go on?")
         return Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if out.exists() and not resume and (not out.is_dir() or any(out.iterdir())):
+    blocking = next((p for p in (out, *out.parents) if p.exists() and not p.is_dir()), None)
+    if blocking is not None:
+        raise ConfigError(f"--out {out}: {blocking} is a file, not a folder.")
+    filled = out.is_dir() and any(out.iterdir())
+    if filled and not resume:
         raise ConfigError(f"{out} exists; add --resume to go on with it, or choose another --out.")
     if resume and not out.is_dir():
         raise ConfigError(f"{out} does not exist; there is nothing to resume.")
+    if filled and not (out / marker).is_file():
+        raise ConfigError(f"{out} holds no run that could go on: it has no {marker}.")
     return out
 
 

@@ -24,7 +24,6 @@ _ACCURACY = {
 _SHORT = {
     "Personalised accuracy (%)": "Person. %",
     "Global accuracy (%)": "Global %",
-    "Server accuracy (%)": "Server %",
     "Negative transfer (%)": "Worse %",
     "MB up": "MB up",
     "MB down": "down",
@@ -36,21 +35,35 @@ _COST = {"bytes_up": "MB up", "bytes_down": "MB down", "seconds": "Seconds"}
 def comparison_table(comparison: Comparison) -> Table:
     """Lay out a comparison for the terminal: last round, mean ± std over seeds.
 
-    One row a strategy; the marks † and ‡ are explained below the table.
+    One row a strategy, figures to one decimal; the marks † and ‡ are explained below.
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     rows = aggregate(comparison)
-    header, *body = table_of(rows)
+    header, *body = table_of(rows, digits=1)
+    # Eighty columns have no room for the server's accuracy; the report shows it.
+    kept = [i for i, name in enumerate(header) if name != _ACCURACY["server_accuracy"]]
+    header, *body = [[line[i] for i in kept] for line in [header, *body]]
     # Text, not str: a label in square brackets is no markup.
     caption = Text("\n".join([over(rows), *marks(rows)]))
-    table = Table(title="Accuracies after the last round", caption=caption, box=SIMPLE_HEAD)
+    title = "Accuracies after the last round"
+    table = Table(
+        title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
     table.caption_justify = "left"
     for index, name in enumerate(header):
         side: Literal["left", "right"] = "right" if index else "left"
-        table.add_column(_SHORT.get(name, name), justify=side, no_wrap=True)
+        # A long label may take several lines; a figure must never be cut.
+        width = max(len(line[index]) for line in [[_SHORT.get(h, h) for h in header], *body])
+        table.add_column(
+            _SHORT.get(name, name),
+            justify=side,
+            overflow="fold",
+            no_wrap=bool(index),
+            min_width=width if index else 10,
+        )
     for line in body:
         table.add_row(*map(Text, line))
     return table
@@ -62,13 +75,28 @@ def plain_table(comparison: Comparison) -> str:
     One row a strategy; the marks † and ‡ are explained below the table.
     """
     rows = aggregate(comparison)
-    lines = [[one_line(cell).replace("|", r"\|") for cell in line] for line in table_of(rows)]
+    return "\n\n".join([_markdown(table_of(rows)), over(rows), *marks(rows)]) + "\n"
+
+
+def plain_differences(comparison: Comparison) -> str:
+    """Lay out the paired differences to local training in Markdown; empty if there are none.
+
+    Percentage points after the last round, mean ± standard error over seeds.
+    """
+    body = differences(aggregate(comparison))
+    header = ["Strategy", "Against", "Personalised (points)", "Global (points)", "Seeds"]
+    return _markdown([header, *body]) + "\n" if body else ""
+
+
+def _markdown(table: Sequence[Sequence[str]]) -> str:
+    lines = [[one_line(cell).replace("|", r"\|") for cell in line] for line in table]
     rule = [["---"] + ["---:"] * (len(lines[0]) - 1)]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines[:1] + rule + lines[1:])
-    return "\n\n".join([table, over(rows), *marks(rows)]) + "\n"
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines[:1] + rule + lines[1:])
 
 
-def table_of(rows: Sequence[Mapping[str, Any]], with_cost: bool = True) -> list[list[str]]:
+def table_of(
+    rows: Sequence[Mapping[str, Any]], with_cost: bool = True, digits: int = 2
+) -> list[list[str]]:
     """Make header and body of the main table; columns that nobody measured are left out."""
     shown = {
         key: title
@@ -81,7 +109,7 @@ def table_of(rows: Sequence[Mapping[str, Any]], with_cost: bool = True) -> list[
         line = [_marked(row)]
         if not with_cost:
             line.append(_pm(row["round"], digits=1))
-        line += [_pm(row[key], 100) for key in shown]
+        line += [_pm(row[key], 100, digits=digits) for key in shown]
         if with_cost:
             sent = [row["bytes_up"], row["bytes_down"]]
             line += [megabytes(one["mean"], one["std"]) if one else ABSENT for one in sent]

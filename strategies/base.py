@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -93,12 +94,12 @@ class KnowledgeStrategy(Strategy):
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that is needed to go on after the last finished round."""
-        return {"memory": self.memory, "exchange": self.exchange.state_dict()}
+        return {"memory": copy.deepcopy(self.memory), "exchange": self.exchange.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up a state; the next ``start`` goes on from there."""
         self.__dict__.pop("_exchange", None)
-        self.__dict__["_memory"] = dict(state["memory"])
+        self.__dict__["_memory"] = copy.deepcopy(state["memory"])
         self.exchange.load_state_dict(state["exchange"])
 
     def start(
@@ -193,16 +194,17 @@ class KnowledgeStrategy(Strategy):
         uploads, losses = [], []
         for client, content in exchange.contents(replies, "learn", exchange.report.participants):
             try:
-                uploads.append(exchange.read_upload(client, content))
+                upload = exchange.read_upload(client, content)
+                losses.append(wire.scalar(content.metric_records["metrics"], "loss"))
             except KnowledgeError as error:
                 exchange.fail(client, "share", str(error))
                 continue
-            losses.append(content.metric_records["metrics"].get("loss"))
+            uploads.append(upload)
         exchange.stop_unless(uploads, "learn")
         exchange.report.participants = [u.client for u in uploads]
         if exchange.recipe.share:
             exchange.accept(self.fuse(Uploads(uploads)))
-        known = [float(np.asarray(loss)) for loss in losses if loss is not None]
+        known = [loss for loss in losses if loss is not None]
         metrics = MetricRecord({"loss": float(np.mean(known))}) if known else None
         return self._server_arrays(), metrics
 
@@ -238,8 +240,16 @@ class KnowledgeStrategy(Strategy):
         exchange = self.exchange
         report = exchange.report
         for client, content in exchange.contents(replies, "absorb", report.clients):
-            metrics = content.metric_records.get("metrics", MetricRecord())
-            report.metrics[client] = {k: float(np.asarray(v)) for k, v in metrics.items()}
+            metrics = content.metric_records.get("metrics")
+            if metrics is None:  # a client without any test data sends an empty record
+                exchange.fail(client, "evaluate", "no metrics in the reply")
+                continue
+            try:
+                measured = {name: wire.scalar(metrics, name) for name in ACCURACIES}
+            except KnowledgeError as error:
+                exchange.fail(client, "evaluate", str(error))
+                continue
+            report.metrics[client] = {k: v for k, v in measured.items() if v is not None}
         exchange.stop_unless(list(report.metrics), "absorb and evaluate")
         means = MetricRecord()
         for name in ACCURACIES:

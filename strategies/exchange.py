@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
@@ -190,13 +189,14 @@ class Exchange:
         for share in self.recipe.share:
             if share.name not in packets:
                 raise KnowledgeError(f"no knowledge called {share.name!r} in the reply")
-            one = wire.decode(packets[share.name], partial(self._ids, share.name))
+            ids = partial(self._ids, share.name)
+            one = wire.decode(packets[share.name], ids, self.options.codec)
             check(one, self._expected(share), self.roster.num_classes)
             knowledge[share.name] = one
-        metrics = content.metric_records.get("metrics")
-        if metrics is None or "num-examples" not in metrics:
-            raise KnowledgeError("the reply does not say num-examples")
-        return Upload(client, int(np.asarray(metrics["num-examples"])), knowledge)
+        examples = wire.scalar(content.metric_records.get("metrics"), "num-examples")
+        if examples is None or examples < 0:
+            raise KnowledgeError("the reply does not say num-examples, a number from 0")
+        return Upload(client, int(examples), knowledge)
 
     def _expected(self, share: Any) -> Expected:
         if isinstance(share, Predict):

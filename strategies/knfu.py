@@ -49,9 +49,9 @@ class KnFu(KnowledgeStrategy):
     divergence : {"kl", "reverse-kl", "js", "tv"}
         D: KL(q_n ‖ q_m), KL(q_m ‖ q_n), Jensen-Shannon (nats), total variation.
     estimator : {"mean", "argmax", "corrected"}
-        q_n: the mean answer; the histogram of the top classes of the confident half of
-        the answers; the mean answer divided by the mean answer of all clients (for a
-        public set that is not balanced).
+        q_n: the mean answer; the histogram of the top classes of those answers that are
+        at least as confident as the client's median answer; the mean answer divided by the
+        mean answer of all clients (for a public set that is not balanced).
     epd_from : {"post_learning", "pre_distill"}
         Estimate from this round's answers, or once and for all from the client's first
         answers, before any distillation has coloured them.

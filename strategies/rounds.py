@@ -76,7 +76,7 @@ class RoundReport:
     clients : tuple[int, ...]
         All client ids, ascending.
     participants : list[int]
-        Those drawn for the round.
+        Those drawn for the round; once the uploads are in, those whose upload was good.
     metrics : dict[int, dict[str, float]]
         By client: ``personalised-accuracy``, ``global-accuracy``,
         ``validation-accuracy``, each in [0, 1], as far as the client has them.

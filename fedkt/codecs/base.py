@@ -27,5 +27,5 @@ class Codec(Protocol):
 
 
 def codec_named(name: str) -> Codec:
-    """Return a new codec by its registered name."""
-    return cast(Codec, registry.lookup("codecs", name)())
+    """Return a new codec by its registered name; the name may come over the wire."""
+    return cast(Codec, registry.lookup("codecs", name, files=False)())

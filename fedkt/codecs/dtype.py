@@ -14,9 +14,10 @@ from fedkt.registry import register
 
 @register
 class Float16:
-    """Send float32 as float16: half the bytes, relative error at most 2⁻¹¹.
+    """Send float32 as float16: half the bytes, three decimal digits.
 
-    Integers travel unchanged. Computation stays in float32 on both sides.
+    The relative error is at most 2⁻¹¹ for values from 2⁻¹⁴ on, the absolute error of smaller
+    ones at most 2⁻²⁵. Integers travel unchanged. Computation stays in float32 on both sides.
     """
 
     part: ClassVar[str] = "codecs"

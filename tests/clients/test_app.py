@@ -1,0 +1,292 @@
+"""The ClientApp: messages in, messages out, and what becomes of the client's state."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+
+from fedkt import wire
+from fedkt.clients import Client, FileStore, KnowledgeClientApp, MemoryStore, client_app
+from fedkt.knowledge import Knowledge
+from fedkt.objectives import KL, CrossEntropy, Distil
+from fedkt.recipe import Load, Predict, Recipe, Train, Weights
+from fedkt.simulations import _flwr_shim as shim
+
+RECIPE = Recipe(
+    learn=[Train("private", [CrossEntropy()])],
+    share=[Predict()],
+    absorb=[Train("public", [Distil(KL())])],
+)
+
+
+class Talk:
+    """Speaks to one client as a server would."""
+
+    def __init__(self, client: Client, store: Any = None, recipe: Recipe = RECIPE) -> None:
+        shim.claim_identity()
+        self.client, self.recipe = client, recipe
+        self.app: KnowledgeClientApp = client_app(lambda context: self.client, store)
+        self.context: Context = shim.new_context(client.id, 3)
+        self.count = 0
+
+    def say(self, kind: str, round_: int = 1, packets: Any = None, **config: Any) -> Message:
+        base = {"recipe": self.recipe.to_json(), "codec": "none", "seed": 7, "server-round": round_}
+        content = RecordDict({"config": ConfigRecord({**base, **config})})
+        wire.attach(content, packets or {})
+        message = Message(content, self.context.node_id, kind, group_id=str(round_))
+        self.count += 1
+        shim.number(message, str(self.count))
+        return self.app(message, self.context)
+
+    def learn(self, round_: int = 1, **more: Any) -> Message:
+        return self.say("train", round_, **more)
+
+    def absorb(self, round_: int = 1, value: float = 0.1, **more: Any) -> Message:
+        target = torch.full((50, 10), value)
+        target[:, 3] += 1 - target.sum(-1)
+        packet = wire.encode(Knowledge.rows("probabilities", target), round_, torch.arange(50))
+        return self.say("evaluate", round_, {"public": packet}, absorb=True, **more)
+
+    @property
+    def state(self) -> Any:
+        return self.app.store.get(self.client.id)
+
+
+@pytest.fixture
+def client(learner_of, data) -> Client:
+    return Client(1, learner_of(), data)
+
+
+def bits(state: Any) -> list[bytes]:
+    tensors = [*state["learner"]["model"].values()]
+    for one in state["learner"]["optimiser"].values():
+        tensors += [v for v in one.values() if isinstance(v, torch.Tensor)]
+    return [t.contiguous().numpy().tobytes() for t in tensors]
+
+
+# --- hello ---------------------------------------------------------------------------------
+
+
+def test_hello(client) -> None:
+    about = Talk(client).say("query").content["config"]
+    assert about["client"] == 1
+    assert about["architecture"] == client.learner.architecture
+    assert (about["num-classes"], about["public-size"]) == (10, 50)
+    assert "refusal" not in about
+
+
+def test_the_digest_is_of_the_content_of_the_public_set(client, federation) -> None:
+    def digest(data: Any) -> str:
+        talk = Talk(replace(client, data=data))
+        return str(talk.say("query").content["config"]["public-digest"])
+
+    data = client.data
+    other = replace(data.public, x=data.public.x + 1)
+    assert digest(data) == digest(federation.client(2))
+    assert digest(data) == digest(
+        replace(data, public=replace(data.public, x=data.public.x.clone()))
+    )
+    assert digest(data) != digest(replace(data, public=other))
+    assert digest(replace(data, public=None)) == "none"
+
+
+def test_hello_leaves_no_state(client) -> None:
+    talk = Talk(client)
+    talk.say("query")
+    assert talk.state is None
+
+
+# --- learn and share -----------------------------------------------------------------------
+
+
+def test_learn_trains_and_shares(client, learner_of, work_on) -> None:
+    talk = Talk(client)
+    reply = talk.learn()
+    by_hand = learner_of()
+    loss = by_hand.fit(RECIPE.learn[0], work_on(client.data), "learn/0")
+    metrics = reply.content["metrics"]
+    assert metrics["num-examples"] == 41
+    assert metrics["loss"] == pytest.approx(loss)
+    packet = wire.extract(reply.content)["public"]
+    assert packet.num_bytes == 4 * 50 * 10  # no ids
+    shared = wire.decode(packet, lambda r: torch.arange(50))
+    assert torch.equal(shared.values, by_hand.predict(client.data.public.x).softmax(-1))
+    assert bits(talk.state) == bits({"learner": by_hand.state()})
+
+
+def test_the_codec_is_the_servers(client) -> None:
+    packet = wire.extract(Talk(client).learn(codec="float16").content)["public"]
+    assert packet.num_bytes == 2 * 50 * 10
+
+
+def test_evaluating_alone_changes_nothing(client) -> None:
+    talk = Talk(client)
+    reply = talk.say("evaluate")
+    assert set(reply.content["metrics"]) == {
+        "personalised-accuracy",
+        "global-accuracy",
+        "validation-accuracy",
+    }
+    assert talk.state is None
+    talk.learn()
+    before, handle = bits(talk.state), dict(talk.context.state["fedkt"])
+    talk.say("evaluate")
+    assert bits(talk.state) == before
+    assert dict(talk.context.state["fedkt"]) == handle
+
+
+def test_absorb_distils_and_forgets_what_is_used_up(client, learner_of, work_on) -> None:
+    talk = Talk(client)
+    talk.learn()
+    before = bits(talk.state)
+    reply = talk.absorb()
+    assert bits(talk.state) != before
+    assert talk.state["knowledge"] == {}
+    assert not reply.has_error()
+
+
+def test_knowledge_that_learning_reads_is_kept_for_the_next_round(client) -> None:
+    recipe = Recipe(
+        learn=[Load(), Train("private", [CrossEntropy()], epochs=0)],
+        share=[Weights()],
+        absorb=[Load()],
+    )
+    talk = Talk(client, recipe=recipe)
+    weights = client.learner.weights()
+    stamped = weights.with_tensors({n: torch.full_like(t, 0.5) for n, t in weights.tensors.items()})
+    talk.learn()
+    talk.say("evaluate", 1, {"weights": wire.encode(stamped, 1, None)}, absorb=True)
+    assert set(talk.state["knowledge"]) == {"weights"}
+    upload = wire.extract(talk.learn(2).content)["weights"]
+    shared = wire.decode(upload, lambda r: None)
+    assert all(bool((t == 0.5).all()) for t in shared.tensors.values())
+
+
+def test_start_runs_once(client) -> None:
+    recipe = replace(
+        RECIPE,
+        start=[Train("public", [CrossEntropy()])],
+        learn=[],
+        absorb=[],
+    )
+    talk = Talk(client, recipe=recipe)
+    talk.say("evaluate")
+    talk.learn(1)
+    first = bits(talk.state)
+    assert talk.state["started"] is True
+    talk.learn(2)
+    assert bits(talk.state) == first
+    untrained = Talk(client, recipe=replace(recipe, start=[]))
+    untrained.learn(1)
+    assert bits(untrained.state) != first
+
+
+# --- failing -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("files", [False, True], ids=["memory", "files"])
+def test_a_failing_client_keeps_its_state(client, tmp_path: Path, files: bool) -> None:
+    talk = Talk(client, FileStore(tmp_path) if files else MemoryStore())
+    talk.learn(1)
+    talk.absorb(1)
+    before, handle = bits(talk.state), dict(talk.context.state["fedkt"])
+    for fail in (
+        # it trains on private data, then cannot share: the public set is gone
+        lambda: spoiled(talk, public=None).learn(2),
+        lambda: spoiled(talk, common_test=torch.zeros(1)).absorb(2),
+        lambda: talk.learn(2, codec="no such codec"),
+    ):
+        reply = fail()
+        assert reply.has_error()
+        assert "\n" not in reply.error.reason
+        talk.client = client
+        assert bits(talk.state) == before
+        assert dict(talk.context.state["fedkt"]) == handle
+
+
+def spoiled(talk: Talk, **data: Any) -> Talk:
+    talk.client = replace(talk.client, data=replace(talk.client.data, **data))
+    return talk
+
+
+@pytest.mark.parametrize("files", [False, True], ids=["memory", "files"])
+def test_after_a_failure_it_goes_on_as_if_nothing_had_been(
+    client, learner_of, tmp_path: Path, files: bool
+) -> None:
+    def store(name: str) -> Any:
+        return FileStore(tmp_path / name) if files else MemoryStore()
+
+    smooth = Talk(client, store("a"))
+    bumpy = Talk(replace(client, learner=learner_of()), store("b"))
+    whole = bumpy.client
+    for talk in (smooth, bumpy):
+        talk.learn(1)
+        talk.absorb(1)
+    assert spoiled(bumpy, public=None).learn(2).has_error()
+    bumpy.client = whole
+    for talk in (smooth, bumpy):
+        talk.learn(3)
+    assert bits(bumpy.state) == bits(smooth.state)
+
+
+def test_errors_are_one_line_with_their_type(client) -> None:
+    reply = Talk(client).say("train", codec="nope")
+    assert reply.has_error()
+    assert reply.error.code == 2
+    assert reply.error.reason.startswith("ConfigError: Unknown codec 'nope'.")
+
+
+def test_a_term_this_client_does_not_know(client) -> None:
+    recipe = RECIPE.to_json().replace("cross-entropy", "triplet")
+    reply = Talk(client).say("query", recipe=recipe)
+    assert "Unknown objective 'triplet'" in reply.error.reason
+
+
+# --- state in files ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_a_new_process_for_every_message_changes_nothing(
+    learner_of, data, tmp_path: Path, model: str
+) -> None:
+    stays = Talk(Client(1, learner_of(model), data))
+    context = None
+    for round_ in (1, 2, 3):
+        for act in ("learn", "absorb"):
+            fresh = Talk(Client(1, learner_of(model), data), FileStore(tmp_path))
+            fresh.context = context or fresh.context
+            one, other = getattr(stays, act)(round_), getattr(fresh, act)(round_)
+            assert dict(one.content["metrics"]) == dict(other.content["metrics"])
+            context = fresh.context
+    assert bits(FileStore(tmp_path).get(1)) == bits(stays.state)
+
+
+def test_a_lost_context_goes_back_to_the_state_it_names(client, tmp_path: Path) -> None:
+    talk = Talk(client, FileStore(tmp_path))
+    talk.learn(1)
+    handle = ConfigRecord(dict(talk.context.state["fedkt"]))
+    first = bits(talk.state)
+    talk.absorb(1)
+    once = bits(talk.state)
+    talk.context.state["fedkt"] = handle  # Flower dropped what the last message did
+    assert bits(talk.app.store.get(1, str(handle["state"]))) == first
+    talk.absorb(1)
+    assert bits(talk.state) == once
+
+
+def test_a_client_does_not_silently_start_anew(client, tmp_path: Path) -> None:
+    talk = Talk(client, FileStore(tmp_path))
+    talk.learn(1)
+    handle = ConfigRecord(dict(talk.context.state["fedkt"]))
+    first = bits(talk.state)
+    for _ in range(3):  # three messages in a row whose contexts Flower dropped
+        talk.absorb(1)
+        talk.context.state["fedkt"] = ConfigRecord(dict(handle))
+    reply = talk.absorb(1)
+    named = talk.app.store.get(1, str(handle["state"]))
+    assert reply.has_error() or (named is not None and bits(named) == first)

@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.tree import DecisionTreeClassifier
+
+from fedkt.clients import SklearnLearner
+from fedkt.clients.sklearn_learner import FLOOR
+from fedkt.data import Samples
+from fedkt.errors import ConfigError
+from fedkt.knowledge import Knowledge
+from fedkt.objectives import KL, CrossEntropy, Distil, Proximal
+from fedkt.recipe import Load, Recipe, Train, Weighted, Weights
+from fedkt.strategies.fedavg import FedAvg
+from fedkt.strategies.fedmd import FedMD
+from fedkt.strategies.knfu import KnFu
+
+LEARN = Train("private", [CrossEntropy()])
+ABSORB = Train("public", [Distil(KL())])
+BUILDS = {
+    "forest": partial(RandomForestClassifier, n_estimators=10),
+    "logistic": partial(LogisticRegression, max_iter=300),
+    "tree": partial(DecisionTreeClassifier, max_depth=4),
+}
+
+
+def learner_of(name: str = "forest") -> SklearnLearner:
+    return SklearnLearner(BUILDS[name], 10, name)
+
+
+def targets(data, seed: int = 0, kind: str = "probabilities") -> dict[str, Knowledge]:
+    """Teach that every public sample is of the class after its own."""
+    right = torch.nn.functional.one_hot((data.public.y + 1) % 10, 10).float()
+    values = 0.9 * right + 0.01
+    if kind == "logits":
+        values = values.log()
+    return {"public": Knowledge.rows(kind, values)}
+
+
+# --- answers -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(BUILDS))
+def test_logits_are_finite_normalised_log_probabilities(data, work_on, name) -> None:
+    learner = learner_of(name)
+    learner.fit(LEARN, work_on(data), "learn/0")
+    logits = learner.predict(data.common_test.x)
+    assert logits.shape == (100, 10)
+    assert logits.dtype == torch.float32
+    assert torch.isfinite(logits).all()
+    assert torch.allclose(logits.exp().sum(-1), torch.ones(100), atol=1e-5)
+    assert float(logits.min()) >= math.log(FLOOR / (1 + 10 * FLOOR)) - 1e-4
+
+
+def test_answers_are_those_of_the_classifier(data, work_on) -> None:
+    learner = learner_of("logistic")
+    learner.fit(LEARN, work_on(data), "learn/0")
+    plain = BUILDS["logistic"]().fit(data.train.x.flatten(1).numpy(), data.train.y.numpy())
+    by_hand = np.zeros((100, 10))
+    by_hand[:, plain.classes_] = plain.predict_proba(data.common_test.x.flatten(1).numpy())
+    by_hand = np.maximum(by_hand, FLOOR)
+    by_hand /= by_hand.sum(1, keepdims=True)
+    assert np.allclose(learner.predict(data.common_test.x).exp(), by_hand, atol=1e-5)
+
+
+def test_before_the_first_fit_everything_is_equally_likely(data) -> None:
+    logits = learner_of().predict(data.test.x)
+    assert torch.allclose(logits, torch.full_like(logits, -math.log(10)))
+    assert learner_of().predict(data.test.x[:0]).shape == (0, 10)
+
+
+@pytest.mark.parametrize("name", list(BUILDS))
+def test_a_client_of_one_class(data, work_on, name) -> None:
+    same = data.train.select(torch.arange(6))
+    one_class = Samples(same.x, torch.full((6,), 4), same.ids)
+    learner = learner_of(name)
+    learner.fit(LEARN, work_on(replace(data, train=one_class)), "learn/0")
+    assert learner.predict(data.common_test.x).argmax(-1).unique().tolist() == [4]
+    learner.absorb(ABSORB, work_on(replace(data, train=one_class), targets(data)), "absorb/0")
+    assert len(learner.predict(data.common_test.x).argmax(-1).unique()) > 2
+
+
+def test_a_client_without_samples(data, work_on, empty) -> None:
+    learner = learner_of()
+    learner.fit(LEARN, work_on(replace(data, train=empty)), "learn/0")
+    assert torch.isfinite(learner.predict(data.test.x)).all()
+
+
+# --- absorbing -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(BUILDS))
+@pytest.mark.parametrize("kind", ["probabilities", "logits"])
+def test_absorbing_changes_the_predictions(data, work_on, name, kind) -> None:
+    learner = learner_of(name)
+    learner.fit(LEARN, work_on(data), "learn/0")
+    taught = (data.public.y + 1) % 10
+
+    def agreement() -> float:
+        return float((learner.predict(data.public.x).argmax(-1) == taught).double().mean())
+
+    before = agreement()
+    learner.absorb(ABSORB, work_on(data, targets(data, kind=kind)), "absorb/0")
+    assert agreement() > before + 0.2
+
+
+def test_refitting_is_a_weighted_fit_of_both_sets(data, work_on) -> None:
+    learner = learner_of("logistic")
+    values = torch.tensor([[0.7, 0.295, 0.005, *[0.0] * 7], [*[0.0] * 8, 0.5, 0.5]])
+    fused = {"public": Knowledge.rows("probabilities", values, [3, 8])}
+    learner.absorb(ABSORB, work_on(data, fused), "absorb/0")
+    x = torch.cat([data.train.x, data.public.x[[3, 3, 8, 8]]]).flatten(1).numpy()
+    y = np.concatenate([data.train.y.numpy(), [0, 1, 8, 9]])
+    weight = np.concatenate([np.ones(len(data.train)), [0.7, 0.295, 0.5, 0.5]])
+    plain = BUILDS["logistic"]().fit(x, y, sample_weight=weight)
+    answers = plain.predict_proba(data.common_test.x.flatten(1).numpy())
+    ours = learner.predict(data.common_test.x).exp().numpy()[:, plain.classes_]
+    assert np.allclose(ours, answers, atol=2e-3)
+
+
+def test_what_was_absorbed_takes_part_later(data, work_on) -> None:
+    learner = learner_of("tree")
+    learner.fit(LEARN, work_on(data), "learn/0")
+    learner.absorb(ABSORB, work_on(data, targets(data)), "absorb/0")
+    taught = learner.predict(data.public.x)
+    learner.fit(LEARN, work_on(data, round_=2), "learn/0")
+    assert torch.equal(learner.predict(data.public.x), taught)
+
+
+def test_nothing_arrived_changes_nothing(data, work_on) -> None:
+    learner = learner_of()
+    learner.fit(LEARN, work_on(data), "learn/0")
+    before = learner.predict(data.common_test.x)
+    learner.absorb(ABSORB, work_on(data), "absorb/0")
+    assert torch.equal(learner.predict(data.common_test.x), before)
+
+
+def test_no_epochs_no_work(data, work_on) -> None:
+    learner = learner_of()
+    learner.fit(replace(LEARN, epochs=0), work_on(data), "learn/0")
+    learner.absorb(replace(ABSORB, epochs=0), work_on(data, targets(data)), "absorb/0")
+    assert torch.allclose(learner.predict(data.test.x), torch.tensor(-math.log(10)))
+
+
+def test_the_labelled_public_set_can_be_learnt(data, work_on) -> None:
+    learner = learner_of("tree")
+    learner.absorb(Train("public", [CrossEntropy()]), work_on(data), "start/0")
+    right = learner.predict(data.public.x).argmax(-1) == data.public.y
+    alone = learner_of("tree")
+    alone.fit(LEARN, work_on(data), "learn/0")
+    without = alone.predict(data.public.x).argmax(-1) == data.public.y
+    assert float(right.double().mean()) > float(without.double().mean())
+
+
+def test_labels_cannot_be_absorbed(data, work_on) -> None:
+    votes = {"public": Knowledge.rows("labels", torch.zeros(50, dtype=torch.int64))}
+    with pytest.raises(ConfigError, match="cannot absorb labels"):
+        learner_of().absorb(ABSORB, work_on(data, votes), "absorb/0")
+
+
+# --- randomness and state ------------------------------------------------------------------
+
+
+def test_the_random_state_has_a_name(data, work_on) -> None:
+    def answers(**names) -> torch.Tensor:
+        learner = learner_of()
+        np.random.seed(len(names))
+        learner.fit(LEARN, work_on(data, **names), "learn/0")
+        return learner.predict(data.common_test.x)
+
+    assert torch.equal(answers(), answers())
+    assert not torch.equal(answers(), answers(client=2))
+    assert not torch.equal(answers(), answers(seed=8))
+
+
+def test_state_and_back(data, work_on, tmp_path) -> None:
+    from fedkt import snapshot
+
+    learner, again = learner_of(), learner_of()
+    learner.fit(LEARN, work_on(data), "learn/0")
+    learner.absorb(ABSORB, work_on(data, targets(data)), "absorb/0")
+    snapshot.save(tmp_path / "s", learner.state())
+    again.load_state(snapshot.load(tmp_path / "s"))
+    assert torch.equal(again.predict(data.test.x), learner.predict(data.test.x))
+    for one in (learner, again):
+        work = work_on(replace(data, train=data.train.select(torch.arange(20))), targets(data))
+        one.absorb(ABSORB, work, "absorb/0")
+    assert torch.equal(again.predict(data.test.x), learner.predict(data.test.x))
+
+
+def test_reset_forgets_everything(data, work_on) -> None:
+    learner = learner_of("tree")
+    learner.absorb(ABSORB, work_on(data, targets(data)), "absorb/0")
+    learner.reset(0, 0)
+    learner.fit(LEARN, work_on(data), "learn/0")
+    fresh = learner_of("tree")
+    fresh.fit(LEARN, work_on(data), "learn/0")
+    assert torch.equal(learner.predict(data.test.x), fresh.predict(data.test.x))
+
+
+# --- refusals ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("recipe", "reason"),
+    [
+        (FedAvg().recipe(), "has no weights to exchange"),
+        (Recipe(learn=[Load()], share=[Weights()]), "has no weights to exchange"),
+        (
+            Recipe(share=[Weights("w")], learn=[Train("private", [Proximal(1, "w")])]),
+            "has no weights to exchange",
+        ),
+    ],
+)
+def test_recipes_it_refuses(recipe, reason) -> None:
+    answer = learner_of().refuses(recipe)
+    assert reason in answer
+    assert "forest" in answer
+    assert "\n" not in answer
+
+
+@dataclass(frozen=True)
+class Entropy:
+    """A term that a classifier cannot follow."""
+
+    part: ClassVar[str] = "objectives"
+
+    def needs(self) -> tuple[str, ...]:
+        return ()
+
+    def __call__(self, outputs, batch, knowledge) -> torch.Tensor:
+        return outputs.logits.sum()
+
+
+@pytest.mark.parametrize("phase", ["start", "learn", "absorb"])
+def test_terms_it_refuses(phase: str) -> None:
+    recipe = Recipe(**{phase: [Train("private", [CrossEntropy(), Weighted(0.1, Entropy())])]})
+    assert learner_of().refuses(recipe) == "a scikit-learn model (forest) cannot train on 'entropy'"
+
+
+@pytest.mark.parametrize("strategy", [KnFu(), FedMD(transfer_epochs=1)])
+def test_recipes_it_follows(strategy) -> None:
+    assert learner_of().refuses(strategy.recipe()) is None
+
+
+def test_it_has_no_weights() -> None:
+    with pytest.raises(ConfigError, match="no weights to share"):
+        learner_of().weights()
+    with pytest.raises(ConfigError, match="cannot load weights"):
+        learner_of().load_weights(Knowledge("weights", {}))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [(KNeighborsClassifier, "takes no sample_weight"), (RidgeClassifier, "no predict_proba")],
+)
+def test_classifiers_it_cannot_use(build, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SklearnLearner(build, 10, "other")

@@ -1,0 +1,155 @@
+"""Who may import whom: the rules of docs/architecture.md, read from the source."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FLOORS = ("fedkt", "strategies", "clients", "simulations")
+FILES = [
+    f
+    for floor in FLOORS
+    for f in sorted((ROOT / floor).rglob("*.py"))
+    if "templates" not in f.parts  # files written into a user's project
+]
+PUBLIC_FLOWER = {
+    "flwr.app",
+    "flwr.clientapp",
+    "flwr.serverapp",
+    "flwr.serverapp.strategy",
+    "flwr.simulation",
+}
+# Outside the shim, and no more than these: the logger that Flower's own guides use, and the
+# types that stand in the signatures of the public Grid.
+TOLERATED_FLOWER = {
+    ("strategies/base.py", "flwr.common.logger"),
+    ("clients/app.py", "flwr.common.logger"),
+    ("simulations/grid.py", "flwr.supercore.run"),
+    ("simulations/ray_grid.py", "flwr.app.metadata"),
+}
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Yield the full name of every module that a file imports, at any depth."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file} imports relatively; write the whole name"
+            assert node.module is not None
+            yield node.module
+            # `from fedkt import strategies` names a module by its attribute
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+def offences(floor: str, *forbidden: str) -> list[str]:
+    return [
+        f"{file.relative_to(ROOT)}: {name}"
+        for file in FILES
+        if file.relative_to(ROOT).parts[0] == floor
+        for name in imports(file)
+        if any(within(name, package) for package in forbidden)
+    ]
+
+
+def test_the_source_is_there() -> None:
+    assert {f.relative_to(ROOT).parts[0] for f in FILES} == set(FLOORS)
+    assert "fedkt.errors" in set(imports(ROOT / "strategies" / "roster.py"))
+
+
+@pytest.mark.parametrize(
+    ("floor", "forbidden"),
+    [
+        ("fedkt", ("fedkt.strategies", "fedkt.clients", "fedkt.simulations", "ray")),
+        ("strategies", ("fedkt.clients", "fedkt.simulations", "ray")),
+        ("clients", ("fedkt.strategies", "fedkt.simulations", "ray")),
+    ],
+)
+def test_imports_only_go_down(floor: str, forbidden: tuple[str, ...]) -> None:
+    assert offences(floor, *forbidden) == []
+
+
+def test_nobody_imports_a_floor_by_its_folder_name() -> None:
+    for floor in FLOORS:
+        assert offences(floor, "strategies", "clients", "simulations") == []
+
+
+def test_on_the_ground_floor_only_wire_knows_flower() -> None:
+    users = {line.partition(":")[0] for line in offences("fedkt", "flwr")}
+    assert users == {"fedkt/wire.py"}
+
+
+def test_only_the_shim_touches_private_flower() -> None:
+    found = set()
+    for file in FILES:
+        where = file.relative_to(ROOT).as_posix()
+        if where == "simulations/_flwr_shim.py":
+            continue
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            names = (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+            found |= {(where, n) for n in names if within(n, "flwr") and n not in PUBLIC_FLOWER}
+    assert found <= TOLERATED_FLOWER
+
+
+def test_nobody_but_the_shim_writes_flowers_private_attributes() -> None:
+    for file in FILES:
+        if file.name != "_flwr_shim.py":
+            text = file.read_text(encoding="utf-8")
+            assert "_message_id" not in text.replace("reply_to_message_id", "")
+            assert "TaskIdentity" not in text
+
+
+def test_import_fedkt_is_cheap() -> None:
+    code = "import json, sys, fedkt; print(json.dumps(sorted(sys.modules)))"
+    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env
+    )
+    loaded = json.loads(done.stdout)
+    heavy = ("torch", "ray", "matplotlib", "pandas", "flwr", "numpy", "sklearn", "datasets")
+    assert "fedkt" in loaded
+    assert [m for m in loaded if m.partition(".")[0] in heavy] == []
+
+
+def test_the_parts_that_clients_and_servers_load_need_neither_ray_nor_figures() -> None:
+    code = (
+        "import sys, json, fedkt.strategies.knfu, fedkt.clients; "
+        "print(json.dumps([m for m in ('ray', 'matplotlib', 'pandas', 'datasets', 'jinja2')"
+        " if m in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+def test_lazy_names_are_the_real_ones() -> None:
+    import fedkt
+    from fedkt.knowledge import Fused, Knowledge, Upload, Uploads
+    from fedkt.recipe import Recipe
+    from fedkt.registry import register
+
+    assert fedkt.Knowledge is Knowledge
+    assert (fedkt.Fused, fedkt.Upload, fedkt.Uploads) == (Fused, Upload, Uploads)
+    assert fedkt.Recipe is Recipe
+    assert fedkt.register is register
+    assert set(fedkt.__all__) - {"__version__"} == set(fedkt._HOME)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        fedkt.nothing  # noqa: B018

@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fedkt import registry
+from fedkt.errors import ConfigError, FedktError
+from fedkt.models.dense import mlp
+from fedkt.objectives import KL
+from fedkt.strategies import KnowledgeStrategy
+from fedkt.strategies.knfu import KnFu
+
+STRATEGY = """
+from fedkt.recipe import Recipe
+from fedkt.registry import register
+from fedkt.strategies import KnowledgeStrategy
+
+@register
+class MyOwn(KnowledgeStrategy):
+    def recipe(self):
+        return Recipe()
+"""
+
+
+@pytest.fixture
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of the registry that has not looked for entry points yet."""
+    for part in registry.PARTS:
+        registry.names(part)
+    known = {part: dict(of) for part, of in registry._known.items()}
+    monkeypatch.setattr(registry, "_known", known)
+    monkeypatch.setattr(registry, "_discovered", set())
+
+
+def install(folder: Path, entries: str, module: str) -> None:
+    """Lay out a distribution as an installer would."""
+    info = folder / "plugin-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(entries)
+    (folder / "fedkt_test_plugin.py").write_text(module)
+
+
+# --- names ---------------------------------------------------------------------------------
+
+
+def test_built_in_parts_are_found_by_name() -> None:
+    assert registry.lookup("strategies", "knfu") is KnFu
+    assert registry.lookup("models", "mlp") is mlp
+    assert registry.lookup("objectives", "kl") is KL
+
+
+@pytest.mark.parametrize(
+    ("part", "some"),
+    [
+        ("strategies", {"fedavg", "fedmd", "fedprox", "knfu", "local"}),
+        ("objectives", {"cross-entropy", "distil", "kl", "mae", "mse", "proximal"}),
+        ("fusions", {"mean", "weighted-mean", "personalised-mean"}),
+        ("codecs", {"float16"}),
+        ("models", {"cnn", "cnn-wide", "linear", "mlp", "resnet8-bn"}),
+    ],
+)
+def test_names_are_sorted_and_complete(part: str, some: set[str]) -> None:
+    names = registry.names(part)
+    assert names == sorted(names)
+    assert some <= set(names)
+
+
+def test_every_part_has_at_least_one_member() -> None:
+    assert [part for part in registry.PARTS if not registry.names(part)] == []
+
+
+def test_an_unknown_name_brings_the_nearest_one() -> None:
+    with pytest.raises(ConfigError) as caught:
+        registry.lookup("strategies", "knufu")
+    message = str(caught.value)
+    assert "Unknown strategy 'knufu'. Did you mean 'knfu'?" in message
+    assert "fedavg, " in message
+    assert "\n" not in message
+
+
+def test_far_from_every_name_there_is_no_hint() -> None:
+    with pytest.raises(ConfigError) as caught:
+        registry.lookup("datasets", "zzzzzzzz")
+    assert "Did you mean" not in str(caught.value)
+    assert "Unknown data set 'zzzzzzzz'" in str(caught.value)
+
+
+def test_config_errors_are_value_errors_of_fedkt() -> None:
+    assert issubclass(ConfigError, ValueError)
+    assert issubclass(ConfigError, FedktError)
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_registering_a_function_and_a_class() -> None:
+    @registry.register(part="fusions")
+    def upside_down(stack: object) -> object:
+        return stack
+
+    class Named:
+        part = "codecs"
+        name = "my-codec"
+
+    assert registry.register(Named) is Named
+    assert registry.lookup("fusions", "upside-down") is upside_down
+    assert registry.lookup("codecs", "my-codec") is Named
+    assert registry.register(part="fusions", name="other")(upside_down) is upside_down
+    assert registry.lookup("fusions", "other") is upside_down
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_subclass_does_not_inherit_its_parents_name() -> None:
+    class Sharper(KnFu):
+        pass
+
+    registry.register(Sharper)
+    assert registry.lookup("strategies", "sharper") is Sharper
+    assert registry.lookup("strategies", "knfu") is KnFu
+
+
+@pytest.mark.parametrize("part", [None, "nonsense"])
+def test_a_part_must_say_what_it_is(part: str | None) -> None:
+    with pytest.raises(ConfigError, match="part must be one of strategies, objectives"):
+        registry.register(part=part)(lambda: None)
+
+
+# --- files ---------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_class_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(STRATEGY)
+    found = registry.lookup("strategies", f"{file}:MyOwn")
+    assert issubclass(found, KnowledgeStrategy)
+    assert found.__name__ == "MyOwn"
+    assert registry.lookup("strategies", f"{file}:MyOwn") is found
+    assert registry.lookup("strategies", "myown") is found
+
+
+def test_two_files_of_one_name_are_two_modules(tmp_path: Path) -> None:
+    for folder, value in (("a", 1), ("b", 2)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same.py").write_text(f"value = {value}")
+    assert registry.load_file(tmp_path / "a" / "same.py").value == 1
+    assert registry.load_file(tmp_path / "b" / "same.py").value == 2
+
+
+def test_a_file_is_executed_once(tmp_path: Path) -> None:
+    file = tmp_path / "once.py"
+    log = tmp_path / "log"
+    file.write_text(f"open({str(log)!r}, 'a').write('x')\nclass C: pass\n")
+    first = registry.lookup("models", f"{file}:C")
+    assert registry.lookup("models", f"{tmp_path}/./once.py:C") is first
+    assert log.read_text() == "x"
+
+
+def test_dataclasses_in_a_file_work(tmp_path: Path) -> None:
+    file = tmp_path / "data.py"
+    file.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+        "@dataclass\nclass D:\n    x: int = 3\n"
+    )
+    assert registry.lookup("objectives", f"{file}:D")().x == 3
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"No such file: .*absent\.py"):
+        registry.lookup("strategies", f"{tmp_path}/absent.py:X")
+
+
+def test_no_such_attribute_brings_the_nearest_one(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text("class Averaging: pass\n")
+    with pytest.raises(ConfigError, match=r"Unknown strategy in .*own.py 'Averagin'.*'Averaging'"):
+        registry.lookup("strategies", f"{file}:Averagin")
+
+
+@pytest.mark.parametrize("reference", ["file.py", "file.py:"])
+def test_a_file_alone_names_nothing(reference: str) -> None:
+    with pytest.raises(ConfigError, match=r"write path/to/file.py:Class"):
+        registry.lookup("strategies", reference)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def broken(:\n", "cannot be imported: SyntaxError"),
+        ("import no_such_module_at_all\n", "ModuleNotFoundError: No module named"),
+        ("1 / 0\n", "ZeroDivisionError"),
+    ],
+)
+def test_broken_files_say_so_each_time(tmp_path: Path, source: str, message: str) -> None:
+    file = tmp_path / "broken.py"
+    file.write_text(source)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=message):
+            registry.lookup("strategies", f"{file}:X")
+    file.write_text("class X: pass\n")
+    assert registry.lookup("strategies", f"{file}:X").__name__ == "X"
+
+
+# --- entry points --------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_entry_points_add_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(
+        tmp_path,
+        "[fedkt.strategies]\nfrom-plugin = fedkt_test_plugin:MyOwn\n"
+        "[fedkt.models]\nplugged = fedkt_test_plugin:model\n",
+        STRATEGY + "\ndef model(input_shape, num_classes):\n    return 42\n",
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "from-plugin" in registry.names("strategies")
+    assert registry.lookup("strategies", "from-plugin").__name__ == "MyOwn"
+    assert registry.lookup("models", "plugged")((1,), 2) == 42
+    assert registry.lookup("strategies", "knfu") is KnFu
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_broken_entry_point_is_named_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "[fedkt.codecs]\nbad-one = fedkt_test_plugin:absent\n", "")
+    monkeypatch.syspath_prepend(tmp_path)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"Entry point 'bad-one' of group fedkt\.codecs"):
+            registry.names("codecs")

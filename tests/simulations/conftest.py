@@ -1,0 +1,157 @@
+"""Tiny federations of real parts, and the command line in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+import torch
+
+from fedkt.knowledge import Knowledge
+from fedkt.simulations import checkpoint, cli, config
+from fedkt.simulations.config import Experiment
+
+TINY: dict[str, Any] = {
+    "rounds": 2,
+    "models": ["linear", "mlp"],
+    "strategy": {"name": "knfu", "local_epochs": 1, "distil_epochs": 1},
+    "data": {
+        "clients": 3,
+        "samples_per_client": 30,
+        "public_samples": 40,
+        "test_samples": 60,
+    },
+    "training": {"learning_rate": 0.02},
+    "run": {"grid": "in-process"},
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command left: its exit code, its output and its errors."""
+
+    code: int
+    out: str
+    err: str
+
+
+def invoke(*arguments: object) -> Answer:
+    """Run ``fedkt`` in this process; anything but ``sys.exit`` comes through."""
+    before, out, err = sys.argv, io.StringIO(), io.StringIO()
+    sys.argv = ["fedkt", *map(str, arguments)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            cli.main()
+    except SystemExit as stop:
+        return Answer(int(stop.code or 0), out.getvalue(), err.getvalue())
+    finally:
+        sys.argv = before
+    raise AssertionError("main() returned")
+
+
+def values_of(**changes: Any) -> dict[str, Any]:
+    """Return the tiny experiment with changes; ``__`` stands for the dot of a key's path."""
+    values = copy.deepcopy(TINY)
+    for path, value in changes.items():
+        config.set_path(values, path.replace("__", "."), value)
+    return values
+
+
+@pytest.fixture(scope="session")
+def fedkt() -> Callable[..., Answer]:
+    return invoke
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., Experiment]:
+    """Make tiny experiments: ``tiny(rounds=3, data__clients=4)``."""
+    return lambda **changes: config.parse(values_of(**changes))
+
+
+@pytest.fixture(scope="session")
+def write_toml() -> Callable[..., Path]:
+    """Write a tiny experiment: ``write_toml(folder, rounds=3)``."""
+
+    def write(folder: Path, **changes: Any) -> Path:
+        path = folder / "tiny.toml"
+        path.write_text(tomli_w.dumps(values_of(**changes)))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw nothing, where figures are not the point: they take most of a tiny run's time."""
+
+    def path_only(folder: Path) -> Path:
+        return Path(folder) / "report.html"
+
+    monkeypatch.setattr("fedkt.simulations.commands.write_run_report", path_only)
+    monkeypatch.setattr("fedkt.simulations.commands.write_comparison_report", path_only)
+
+
+def read_figures(folder: Path) -> list[dict[str, Any]]:
+    """Read all that a run measured, wall time aside."""
+    lines = (folder / "rounds.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+@pytest.fixture(scope="session")
+def figures() -> Callable[[Path], list[dict[str, Any]]]:
+    return read_figures
+
+
+@pytest.fixture(scope="session")
+def final_state() -> Callable[[Path], Any]:
+    """Read a run's newest checkpoint in a form that ``==`` compares bit for bit."""
+
+    def read(folder: Path) -> Any:
+        saved = checkpoint.newest(folder / "checkpoints", at_most=10**6)
+        assert saved is not None
+        return comparable(saved)
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def plain_state() -> Callable[[Any], Any]:
+    return comparable
+
+
+def comparable(value: Any) -> Any:
+    """Replace tensors by their bytes."""
+    if isinstance(value, torch.Tensor):
+        return str(value.dtype), tuple(value.shape), value.contiguous().numpy().tobytes()
+    if isinstance(value, Knowledge):
+        return value.kind, comparable(dict(value.tensors)), comparable(value.ids)
+    if isinstance(value, dict):
+        return {key: comparable(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [comparable(one) for one in value]
+    return value
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """Grids set torch's threads; a test must not leave them changed."""
+    before = torch.get_num_threads()
+    yield
+    assert torch.get_num_threads() == before

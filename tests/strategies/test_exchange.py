@@ -1,0 +1,318 @@
+"""Who takes part, what is sent, what is counted, and what happens when something is wrong."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+
+from fedkt.clients import TorchLearner
+from fedkt.knowledge import Fused, Knowledge, Uploads
+from fedkt.simulations.grid import InProcessGrid, one_thread
+from fedkt.strategies.exchange import Exchange
+from fedkt.strategies.fedavg import FedAvg
+from fedkt.strategies.fedprox import FedProx
+from fedkt.strategies.knfu import KnFu
+from fedkt.strategies.local import Local
+
+P = 64 * 10 + 10
+QUICK = {"local_epochs": 1, "distil_epochs": 1}
+
+
+# --- participation -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("participation", "size"), [(1.0, 4), (0.75, 3), (0.5, 2), (0.6, 2), (0.63, 3), (0.01, 1)]
+)
+def test_the_number_of_participants(world, with_options, participation, size) -> None:
+    run = world()
+    run.start(with_options(Local(local_epochs=1), participation=participation), 3)
+    for report in run.reports:
+        drawn = report.participants
+        assert len(drawn) == size
+        assert drawn == sorted(set(drawn))
+        assert set(drawn) <= {0, 1, 2, 3}
+
+
+def draws(run, with_options, strategy: Any, **options: Any) -> list[list[int]]:
+    run.start(with_options(strategy, participation=0.5, **options), 8)
+    return [r.participants for r in run.reports]
+
+
+def test_draws_depend_on_seed_and_round_and_nothing_else(world, with_options) -> None:
+    first = draws(world(), with_options, Local(local_epochs=0))
+    assert len({tuple(d) for d in first}) > 1
+    assert set().union(*first) == {0, 1, 2, 3}
+    assert draws(world(models=("mlp",)), with_options, KnFu(**QUICK)) == first
+    assert draws(world(), with_options, Local(local_epochs=0), seed=4) != first
+
+
+def test_everyone_evaluates_but_only_participants_train(world, with_options) -> None:
+    run = world()
+    run.start(with_options(KnFu(**QUICK), participation=0.5), 1)
+    (report,) = run.reports
+    assert set(report.metrics) == {0, 1, 2, 3}
+    assert set(run.grid.snapshot()) == set(report.participants)
+
+
+# --- catching up ---------------------------------------------------------------------------
+
+
+class Stamped(FedAvg):
+    """Fuses all weights to the number of the round, and keeps what it was sent."""
+
+    name = "stamped"
+
+    def __init__(self) -> None:
+        super().__init__(local_epochs=0)  # so a client uploads what it was given
+        self.seen: list[dict[int, float]] = []
+
+    def fuse(self, uploads: Uploads) -> Fused:
+        stack = uploads["weights"]
+        value = stack.tensors["1.weight"]
+        self.seen.append({c: float(value[i].mean()) for i, c in enumerate(stack.clients)})
+        stamp = {n: torch.full_like(t[0], len(self.seen)) for n, t in stack.tensors.items()}
+        return Fused(shared={"weights": Knowledge("weights", stamp)})
+
+
+def test_clients_that_missed_rounds_get_the_newest_weights(world, with_options) -> None:
+    run, strategy = world(), Stamped()
+    run.start(with_options(strategy, participation=0.5), 8)
+    missed = 0
+    for before, report, seen in zip([None, *run.reports], run.reports, strategy.seen, strict=False):
+        assert sorted(seen) == report.participants
+        if before is not None:
+            assert set(seen.values()) == {float(report.round - 1)}
+            missed += len(set(report.participants) - set(before.participants))
+    assert missed > 0  # the seed lets some clients miss rounds
+
+
+@pytest.mark.parametrize("strategy", [FedAvg(1), FedProx(0.1, 1)], ids=["fedavg", "fedprox"])
+def test_only_clients_that_missed_a_round_are_sent_the_weights_again(
+    world, with_options, strategy
+) -> None:
+    run = world()
+    run.start(with_options(strategy, participation=0.5), 6)
+    held: set[int] = set()
+    for report in run.reports:
+        now = set(report.participants)
+        down = 4 * P * (len(now - held) + len(now))
+        assert report.traffic.down_broadcast == down
+        assert report.traffic.down_unicast == 0
+        assert report.traffic.up == 4 * P * len(now)
+        assert report.traffic.down == down
+        held = now  # only those hold the newest weights
+
+
+def test_broadcast_is_one_object_for_all_receivers(world, with_options) -> None:
+    strategy = with_options(FedAvg(1))
+    run = world()
+    exchange = Exchange("fedavg", strategy.recipe(), strategy.options)
+    exchange.meet(run.grid, run.population.initial_arrays(0), 10)
+    exchange.begin(1)
+    messages = exchange.messages("train", [0, 1, 2], ["weights"], ConfigRecord())
+    records = {id(m.content["knowledge.weights"]) for m in messages}
+    assert len(records) == 1
+    assert exchange.report.traffic.down_broadcast == 3 * 4 * P
+
+
+# --- failures ------------------------------------------------------------------------------
+
+
+def failing(client: int, at: int):
+    """Make a client fail at its n-th message (1 hello, 2 learn, 3 absorb, 4 learn, ...)."""
+
+    def adapt(one, message):
+        if one.id == client and message == at:
+            raise RuntimeError("out\nof memory")
+        return one
+
+    return adapt
+
+
+@pytest.mark.parametrize(("at", "phase", "round_"), [(2, "learn", 1), (5, "absorb", 2)])
+def test_a_failing_client_is_noted_and_the_round_goes_on(
+    world, with_options, at, phase, round_
+) -> None:
+    run = world(adapt=failing(2, at))
+    run.start(with_options(KnFu(**QUICK)), 3)
+    for report in run.reports:
+        if report.round == round_:
+            (failure,) = report.failures
+            assert (failure.client, failure.phase) == (2, phase)
+            assert failure.reason == "RuntimeError: out of memory"
+        else:
+            assert report.failures == []
+            assert report.participants == [0, 1, 2, 3]
+    report = run.reports[round_ - 1]
+    assert report.participants == ([0, 1, 3] if phase == "learn" else [0, 1, 2, 3])
+    assert report.diagnostics["clients"] == report.participants
+    assert (2 in report.metrics) is (phase == "learn")
+    assert report.per_client("global-accuracy")[2] is None or phase == "learn"
+
+
+def test_weights_lost_on_the_way_are_sent_again(world, with_options) -> None:
+    run = world(adapt=failing(1, 3))
+    run.start(with_options(FedAvg(1)), 2)
+    # round 2: client 1 never got the average of round 1, the others hold it
+    assert run.reports[1].traffic.down_broadcast == 4 * P * (1 + 4)
+
+
+class Odd(TorchLearner):
+    """A learner whose answers on the public set are wrong in some way."""
+
+    def __init__(self, spoil: Any, *args: Any) -> None:
+        super().__init__(*args)
+        self._spoil = spoil
+
+    def predict(self, x: torch.Tensor) -> torch.Tensor:
+        return self._spoil(super().predict(x))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda z: z * float("nan"), "NaN or infinity"),
+        (lambda z: z[:, :9], r"shape \[50, 9\], not \[50, 10\]"),
+        (lambda z: z.double(), "float64"),
+    ],
+    ids=["nan", "shape", "dtype"],
+)
+def test_a_bad_upload_is_refused_with_its_reason(world, with_options, spoil, reason) -> None:
+    def adapt(client, message):
+        if client.id != 1 or message == 1:
+            return client
+        build = client.learner._build
+        return replace(client, learner=Odd(spoil, build, 10, "linear"))
+
+    run = world(adapt=adapt)
+    run.start(with_options(KnFu(**QUICK)), 1)
+    (report,) = run.reports
+    assert report.participants == [0, 2, 3]
+    (failure,) = [f for f in report.failures if f.phase == "share"]
+    assert failure.client == 1
+    assert re.search(reason, failure.reason)
+
+
+class Tampering(InProcessGrid):
+    """A grid on whose way back one client's training replies are changed."""
+
+    def __init__(self, grid: InProcessGrid, tamper: Any) -> None:
+        super().__init__(grid._app, grid.clients)
+        self._tamper = tamper
+
+    def _handle(self, messages: Any, timeout: float | None) -> list[Message]:
+        replies = super()._handle(messages, timeout)
+        for reply, message in zip(replies, messages, strict=True):
+            if self.client_of(message) == 1 and message.metadata.message_type == "train":
+                self._tamper(reply.content)
+        return replies
+
+
+def tampered(run, strategy: Any, tamper: Any):
+    strategy.observers = [run.watch]
+    with one_thread():
+        strategy.start(Tampering(run.grid, tamper), num_rounds=1)
+    return run.reports[0]
+
+
+def rebuilt(content: Any, **changed: Any) -> None:
+    """Change fields of the uploaded array."""
+    old = content["knowledge.public"]["t.values"]
+    fields = {k: getattr(old, k) for k in ("dtype", "shape", "stype", "data")}
+    content["knowledge.public"] = ArrayRecord({"t.values": Array(**{**fields, **changed})})
+
+
+TAMPER: dict[str, Any] = {
+    "share missing": lambda c: c.__delitem__("knowledge.public"),
+    "meta missing": lambda c: c.__delitem__("knowledge.public.meta"),
+    "data missing": lambda c: rebuilt(c, data=b""),
+    "no metrics": lambda c: c.__delitem__("metrics"),
+    "no number of examples": lambda c: c.__setitem__("metrics", MetricRecord({"loss": 1.0})),
+    "examples negative": lambda c: c.__setitem__("metrics", MetricRecord({"num-examples": -5})),
+    "examples a list": lambda c: c.__setitem__("metrics", MetricRecord({"num-examples": [1, 2]})),
+    "loss a list": lambda c: c.__setitem__(
+        "metrics", MetricRecord({"num-examples": 4, "loss": [1.0, 2.0]})
+    ),
+}
+
+
+def test_what_an_array_claims_about_itself_does_not_count(world, with_options) -> None:
+    def claim(content: Any) -> None:
+        rebuilt(content, dtype="no such type")
+
+    report = tampered(world(), with_options(KnFu(**QUICK)), claim)
+    assert report.failures == []
+    assert report.traffic.up % 4 == 0
+
+
+@pytest.mark.parametrize("how", list(TAMPER))
+def test_a_damaged_reply_costs_one_client_and_not_the_run(world, with_options, how) -> None:
+    report = tampered(world(), with_options(KnFu(**QUICK)), TAMPER[how])
+    assert {0, 2, 3} <= set(report.participants)
+    if how != "loss a list":  # the upload itself is good
+        assert [(f.client, f.phase) for f in report.failures] == [(1, "share")]
+
+
+def test_a_client_cannot_lie_about_its_bytes(world, with_options) -> None:
+    report = tampered(world(), with_options(KnFu(**QUICK)), lambda c: rebuilt(c, shape=(1, 1)))
+    assert report.traffic.up == 4 * 4 * 50 * 10
+
+
+def test_a_client_cannot_make_the_server_run_a_file(world, with_options, tmp_path: Path) -> None:
+    trace, file = tmp_path / "trace", tmp_path / "codec.py"
+    file.write_text(
+        f"open({str(trace)!r}, 'w').close()\n"
+        "class C:\n    def decode(self, arrays): return dict(arrays)\n"
+    )
+
+    def name_a_file(content: Any) -> None:
+        meta = content["knowledge.public.meta"]
+        content["knowledge.public.meta"] = ConfigRecord({**meta, "codec": f"{file}:C"})
+
+    report = tampered(world(), with_options(KnFu(**QUICK)), name_a_file)
+    assert not trace.exists()
+    assert [f.client for f in report.failures] == [1]
+
+
+def test_a_client_that_does_not_answer_in_time(world, with_options) -> None:
+    class Losing(InProcessGrid):
+        def _handle(self, messages: Any, timeout: float | None) -> list[Message]:
+            replies = super()._handle(messages, timeout)
+            lost = messages[0].metadata.message_type == "train"
+            return [
+                r for r, m in zip(replies, messages, strict=True) if not lost or self.client_of(m)
+            ]
+
+    run, strategy = world(), with_options(KnFu(**QUICK))
+    strategy.observers = [run.watch]
+    with one_thread():
+        strategy.start(Losing(run.grid._app, 4), num_rounds=1)
+    (report,) = run.reports
+    assert [(f.client, f.phase, f.reason) for f in report.failures] == [
+        (0, "learn", "no reply in time")
+    ]
+    assert report.participants == [1, 2, 3]
+
+
+def test_replies_in_any_order_give_the_same_bits(world, with_options) -> None:
+    class Shuffling(InProcessGrid):
+        def _handle(self, messages: Any, timeout: float | None) -> list[Message]:
+            return super()._handle(messages, timeout)[::-1]
+
+    runs, results = [world(), world()], []
+    grids = [runs[0].grid, Shuffling(runs[1].grid._app, 4)]
+    for run, grid in zip(runs, grids, strict=True):
+        with one_thread():
+            strategy = with_options(FedAvg(1))
+            results.append(strategy.start(grid, run.population.initial_arrays(3), num_rounds=2))
+    for name in results[0].arrays:
+        left, right = (r.arrays[name].numpy() for r in results)
+        assert np.array_equal(left, right)

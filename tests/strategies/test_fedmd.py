@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fedkt.errors import ConfigError
+from fedkt.objectives import KL, MAE, MSE, Distil
+from fedkt.recipe import Predict
+from fedkt.strategies.fedmd import FedMD
+
+
+@pytest.mark.parametrize("form", ["logits", "probabilities"])
+def test_fuse_is_the_plain_mean_for_all(uploads_of, form) -> None:
+    generator = torch.Generator().manual_seed(0)
+    answers = {c: torch.randn(6, 3, generator=generator).softmax(-1) for c in (4, 0, 2)}
+    fused = FedMD(form=form).fuse(uploads_of(answers, form))
+    by_hand = np.stack([a.double().numpy() for a in answers.values()]).mean(0)
+    assert np.allclose(fused.shared["public"].values, by_hand, atol=1e-6)
+    assert fused.shared["public"].kind == form
+    assert fused.personal == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "divergence"),
+    [
+        ({}, MAE()),
+        ({"loss": "mse"}, MSE()),
+        ({"loss": "kl", "temperature": 3}, KL(3)),
+        ({"form": "probabilities"}, KL(1.0)),
+        ({"form": "probabilities", "loss": "kl", "temperature": 2}, KL(2)),
+    ],
+)
+def test_forms_and_losses(options, divergence) -> None:
+    recipe = FedMD(**options).recipe()
+    assert recipe.absorb[0].terms == (Distil(divergence),)
+    share = recipe.share[0]
+    assert isinstance(share, Predict)
+    assert share.form == options.get("form", "logits")
+    softened = share.form == "probabilities"
+    assert share.temperature == (options.get("temperature", 1) if softened else 1)
+    assert type(recipe).from_json(recipe.to_json()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"form": "labels"}, "form must be logits or probabilities, not 'labels'"),
+        ({"form": "probabilities", "loss": "mae"}, "loss 'mae' does not fit form 'probabilities'"),
+        ({"form": "probabilities", "loss": "mse"}, "'mse' does not fit"),
+        ({"loss": "hinge"}, "loss 'hinge' does not fit"),
+        ({"temperature": 0}, "temperature must be above 0"),
+    ],
+)
+def test_options_are_checked(options, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        FedMD(**options)
+
+
+def test_every_hyper_parameter_reaches_the_recipe() -> None:
+    recipe = FedMD(local_epochs=7, distil_epochs=2, transfer_epochs=9, public_samples=5).recipe()
+    assert recipe.private_epochs == 7
+    assert recipe.absorb[0].epochs == 2
+    assert recipe.start[0].epochs == 9
+    assert recipe.share[0].samples == 5
+    assert FedMD().recipe().start == ()
+
+
+def test_the_transfer_phase_runs_once_before_a_clients_first_round(world, with_options) -> None:
+    # Without epochs in the rounds the models move only by the transfer phase.
+    strategy = FedMD(local_epochs=0, distil_epochs=0, transfer_epochs=2)
+    run = world()
+    run.start(with_options(strategy), 1)
+    first = {c: dict(run.model_of(c)) for c in range(4)}
+    learner = run.population.learner("linear")
+    learner.reset(3, 0)
+    assert not torch.equal(first[0]["1.weight"], learner.weights().tensors["1.weight"])
+    run.start(strategy, 3)
+    assert [r.round for r in run.reports] == [1, 2, 3]
+    for client, model in first.items():
+        assert all(torch.equal(run.model_of(client)[n], t) for n, t in model.items())
+
+
+def test_the_transfer_phase_waits_for_the_client_to_take_part(world, with_options) -> None:
+    strategy = with_options(
+        FedMD(local_epochs=0, distil_epochs=0, transfer_epochs=1), participation=0.5
+    )
+    run = world()
+    run.start(strategy, 4)
+    took_part = {c for r in run.reports for c in r.participants}
+    assert set(run.grid.snapshot()) == took_part
+
+
+def test_bytes_are_those_of_the_docstring(world, with_options) -> None:
+    run = world()
+    run.start(with_options(FedMD(local_epochs=1, distil_epochs=1, public_samples=20)), 2)
+    for report in run.reports:
+        assert report.traffic.up == 4 * (4 * 20 * 10)
+        assert report.traffic.down_broadcast == 4 * (4 * 20 * 10)
+        assert report.traffic.down_unicast == 0
+
+
+def test_the_codec_halves_both_ways(world, with_options) -> None:
+    run = world()
+    strategy = FedMD(form="probabilities", local_epochs=1, distil_epochs=1)
+    run.start(with_options(strategy, codec="float16"), 1)
+    assert run.reports[0].traffic.up == 4 * (2 * 50 * 10)
+    assert run.reports[0].traffic.down == 4 * (2 * 50 * 10)
+    assert run.reports[0].failures == []
