@@ -1,0 +1,48 @@
+"""Which strategies the laws are checked on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fedkt import registry
+
+from .faults import RUBBISH
+from .kit import Method
+
+# Options of the built-in strategies that change what is kept from round to round or what is
+# sent; checked where that matters (fixture `variant`).
+VARIANTS = (
+    "knfu(neighbours=all, age_decay=0.5)",
+    "knfu(epd_from=pre_distill, public_samples=16)",
+    "fedmd(form=probabilities, transfer_epochs=1, public_samples=16)",
+)
+# One strategy that shares knowledge and one that shares weights stand for all on Flower's
+# own engine, which takes seconds to start.
+REPRESENTATIVES = ("knfu", "fedavg")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test over strategies; the fixture it asks for says over which.
+
+    ``method``: all. ``sharing``: those that share something. ``variant``: all, and the
+    options in ``VARIANTS``. ``representative``: two, to save time. With the option they are
+    the user's. ``spoiled``: pairs of a sharing strategy and rubbish that it may be sent.
+    """
+    asked = list(dict.fromkeys(metafunc.config.getoption("--fedkt-strategy")))
+    methods = [Method(r) for r in asked or registry.names("strategies")]
+    groups: dict[str, list[Any]] = {
+        "method": methods,
+        "sharing": [m for m in methods if m.recipe.share],
+        "variant": methods if asked else [*methods, *map(Method, VARIANTS)],
+        "spoiled": [(m, r) for m in methods for r in RUBBISH if r.fits(m.recipe)],
+        "representative": methods if asked else [Method(r) for r in REPRESENTATIVES],
+    }
+    for name, group in groups.items():
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, group, ids=_id)
+
+
+def _id(value: object) -> str:
+    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,149 @@
+"""What a strategy must send, derived from its recipe and the sizes of things alone.
+
+Written apart from the library's own accounting, so that an error there cannot agree with
+itself: no message, packet or report is looked at here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+from fedkt.knowledge import Fused, Knowledge
+from fedkt.models import build_model
+from fedkt.recipe import Predict, Recipe, Weights
+from fedkt.simulations.runner import Plan
+
+FLOAT32, FLOAT16, INT64 = 4, 2, 8
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes that formulas are made of."""
+
+    public: int  # M, samples in the public set
+    classes: int  # C
+    parameters: int  # P, float parameters and buffers of the model
+    width: int = FLOAT32  # bytes a float travels in
+
+    @classmethod
+    def of(cls, plan: Plan) -> Sizes:
+        federation = plan.federation
+        model = build_model(
+            plan.population.models[0], federation.input_shape, federation.num_classes
+        )
+        floats = [t for t in model.state_dict().values() if t.is_floating_point()]
+        return cls(
+            public=len(federation.public_x),
+            classes=federation.num_classes,
+            parameters=sum(t.numel() for t in floats),
+            width=FLOAT16 if plan.experiment.run.codec == "float16" else FLOAT32,
+        )
+
+
+def _predict(share: Predict, sizes: Sizes) -> int:
+    rows = min(share.samples or sizes.public, sizes.public)
+    if share.form == "labels":
+        return INT64 * rows
+    return sizes.width * rows * sizes.classes
+
+
+def _weights(share: Weights, sizes: Sizes) -> int:
+    return sizes.width * sizes.parameters
+
+
+# A new kind of share adds its formula here.
+UPLOADS: Mapping[type, Callable[[Any, Sizes], int]] = {Predict: _predict, Weights: _weights}
+
+
+def upload(recipe: Recipe, sizes: Sizes) -> int:
+    """Return the bytes one participant uploads in a round."""
+    total = 0
+    for share in recipe.share:
+        if type(share) not in UPLOADS:
+            pytest.fail(f"tests/conformance/formulas.py has no formula for {type(share).__name__}")
+        total += UPLOADS[type(share)](share, sizes)
+    return total
+
+
+def knowledge(one: Knowledge, recipe: Recipe, name: str, sizes: Sizes) -> int:
+    """Return the bytes of fused knowledge on its way down."""
+    total = 0
+    for tensor in one.tensors.values():
+        size = sizes.width if tensor.dtype == torch.float32 else tensor.element_size()
+        total += size * tensor.numel()
+    share = next(s for s in recipe.share if s.name == name)
+    if one.ids is not None:  # ids travel unless they are those that were asked for
+        asked = (
+            min(share.samples or sizes.public, sizes.public) if isinstance(share, Predict) else 0
+        )
+        total += 0 if len(one.ids) == asked else INT64 * len(one.ids)
+    if one.counts is not None:
+        total += INT64 * len(one.counts)
+    return total
+
+
+@dataclass(frozen=True)
+class Down:
+    """Bytes one client is sent in one round."""
+
+    unicast: int = 0
+    broadcast: int = 0
+
+
+def downloads(
+    recipe: Recipe, sizes: Sizes, taking_part: Sequence[Sequence[int]], fused: Mapping[int, Fused]
+) -> list[dict[int, Down]]:
+    """Return what each participant is sent in each round, if nobody fails.
+
+    A client is sent what the phase at hand reads, unless it holds that very version: what
+    was fused in a round arrives in that round to be absorbed, or, if only ``learn`` reads
+    it, the next time the client takes part. Strategies that exchange weights have first
+    weights, version 0.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        What the clients do.
+    sizes : Sizes
+        The sizes.
+    taking_part : Sequence of sequences of int
+        The clients of each round.
+    fused : Mapping[int, Fused]
+        What ``fuse`` returned in each round, for the shapes of what it makes.
+    """
+    first = {s.name: sizes.width * sizes.parameters for s in recipe.share if s.kind == "weights"}
+    held: dict[tuple[int, str], int] = {}
+    version, rounds = 0, []
+
+    def send(client: int, names: Sequence[str]) -> Down:
+        unicast = broadcast = 0
+        for name in names:
+            if held.get((client, name)) == version:
+                continue
+            latest = fused.get(version, Fused())
+            own = latest.personal.get(client, {})
+            if name in own:
+                unicast += knowledge(own[name], recipe, name, sizes)
+            elif name in latest.shared:
+                broadcast += knowledge(latest.shared[name], recipe, name, sizes)
+            elif version == 0 and name in first:
+                broadcast += first[name]
+            else:
+                continue  # nothing to send yet
+            held[client, name] = version
+        return Down(unicast, broadcast)
+
+    for number, clients in enumerate(taking_part, 1):
+        learn = {c: send(c, [*recipe.needs("start"), *recipe.needs("learn")]) for c in clients}
+        version = number if number in fused else version
+        absorb = {c: send(c, recipe.needs("absorb")) for c in clients}
+        rounds.append({
+            c: Down(learn[c].unicast + absorb[c].unicast, learn[c].broadcast + absorb[c].broadcast)
+            for c in clients
+        })  # fmt: skip
+    return rounds

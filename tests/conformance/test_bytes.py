@@ -1,0 +1,153 @@
+"""What travels is what the formula says, for every client and round, in both directions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from flwr.app import Message
+
+from fedkt.simulations.grid import InProcessGrid
+from fedkt.simulations.records import read_rounds
+from fedkt.simulations.runner import Plan, execute
+
+from .formulas import Down, Sizes, downloads, upload
+from .kit import Method, Outcome, federate, plan_for
+
+CLIENTS, ROUNDS = 4, 3
+
+
+class Meter(InProcessGrid):
+    """Weighs the arrays in every message, by (client, round)."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)  # type: ignore[arg-type]
+        self.up: dict[tuple[int, int], int] = {}
+        self.down: dict[tuple[int, int], int] = {}
+        self.round = 0
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> list[Message]:
+        messages = list(messages)
+        for message in messages:
+            config = message.content.config_records["config"]
+            self.round = int(config.get("server-round", 0))  # type: ignore[call-overload]
+            self._weigh(self.down, self.client_of(message), message)
+        replies = super().send_and_receive(messages, timeout=timeout)
+        for reply in replies:
+            client = reply.metadata.src_node_id - messages[0].metadata.dst_node_id
+            client += self.client_of(messages[0])
+            self._weigh(self.up, client, reply)
+        return replies
+
+    def _weigh(self, scale: dict[tuple[int, int], int], client: int, message: Message) -> None:
+        arrays = [a for r in message.content.array_records.values() for a in r.values()]
+        place = client, self.round
+        scale[place] = scale.get(place, 0) + sum(a.numpy().nbytes for a in arrays)
+
+
+def metered(plan: Plan) -> tuple[Outcome, Meter]:
+    outcome = federate(plan, grid=Meter)
+    assert isinstance(outcome.engine, Meter)
+    return outcome, outcome.engine
+
+
+@pytest.mark.parametrize(
+    "run",
+    [{}, {"participation": 0.5}, {"codec": "float16"}],
+    ids=["everyone", "half-take-part", "float16"],
+)
+def test_bytes_are_the_formula(variant: Method, run: dict[str, object]) -> None:
+    plan = plan_for(variant, clients=CLIENTS, rounds=ROUNDS, **run)
+    outcome, meter = metered(plan)
+    recipe, sizes = variant.recipe, Sizes.of(plan)
+    taking_part = [report.participants for report in outcome.reports]
+    down = downloads(recipe, sizes, taking_part, outcome.fused)
+    for number, report in enumerate(outcome.reports, 1):
+        expected = down[number - 1]
+        for client in range(CLIENTS):
+            there = client in report.participants
+            due = upload(recipe, sizes) if there else 0
+            got = meter.up.get((client, number), 0)
+            law = f"{variant}: client {client} uploads {due} bytes in round {number}"
+            assert got == due, f"{law}; but {got}"
+            share = expected.get(client, Down())
+            due, got = share.unicast + share.broadcast, meter.down.get((client, number), 0)
+            law = f"{variant}: client {client} is sent {due} bytes in round {number}"
+            assert got == due, f"{law}; but {got}"
+        traffic, shares = report.traffic, expected.values()
+        told = traffic.up, traffic.down_unicast, traffic.down_broadcast
+        totals = (
+            len(report.participants) * upload(recipe, sizes),
+            sum(share.unicast for share in shares),
+            sum(share.broadcast for share in shares),
+        )
+        law = f"{variant}: bytes up, by unicast and by broadcast in round {number} are {totals}"
+        assert told == totals, f"{law}; but the round reports {told}"
+
+
+def test_float16_halves_the_floats(sharing: Method) -> None:
+    plain, half = (
+        metered(plan_for(sharing, clients=CLIENTS, rounds=1, codec=c))[1]
+        for c in ("none", "float16")
+    )
+    for one, other, way in ((plain.up, half.up, "up"), (plain.down, half.down, "down")):
+        if way == "up" and any(getattr(s, "form", "") == "labels" for s in sharing.recipe.share):
+            continue  # integers keep their size
+        found = {place: (n, other[place]) for place, n in one.items() if n != 2 * other[place]}
+        assert not found, f"{sharing}: float16 halves what goes {way}; but {found}"
+
+
+def test_run_directory_tells_bytes_per_client(method: Method, tmp_path: Path) -> None:
+    plan = plan_for(method, clients=CLIENTS, rounds=2)
+    outcome = federate(plan)
+    execute(plan, tmp_path, label="conformance")
+    for row, report in zip(read_rounds(tmp_path), outcome.reports, strict=True):
+        told = row["bytes_up"] * CLIENTS, row["bytes_down"] * CLIENTS
+        due = report.traffic.up, report.traffic.down
+        assert told == due, f"{method}: bytes_up and bytes_down are means over all clients"
+
+
+# --- the published strategies' own formulas, by hand ------------------------------------------
+
+M, C = 40, 10
+P = 64 * 64 + 64 + 64 * 10 + 10  # mlp on 8 × 8 pixels
+N, R = CLIENTS, ROUNDS
+# Bytes up, down by unicast and down by broadcast over all rounds and clients.
+BY_HAND: dict[str, tuple[int, int, int]] = {
+    "local": (0, 0, 0),
+    "fedmd": (4 * M * C * N * R, 0, 4 * M * C * N * R),
+    "fedmd(form=probabilities, public_samples=16)": (4 * 16 * C * N * R, 0, 4 * 16 * C * N * R),
+    "knfu": (4 * M * C * N * R, 4 * M * C * N * R, 0),
+    "fedavg": (4 * P * N * R, 0, 4 * P * N * (R + 1)),
+    "fedprox": (4 * P * N * R, 0, 4 * P * N * (R + 1)),
+}
+
+
+@pytest.mark.parametrize("reference", BY_HAND)
+def test_published_formula(reference: str, request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("--fedkt-strategy"):
+        pytest.skip("not asked for")
+    outcome = federate(plan_for(Method(reference), clients=CLIENTS, rounds=ROUNDS))
+    traffic = [report.traffic for report in outcome.reports]
+    told = (
+        sum(t.up for t in traffic),
+        sum(t.down_unicast for t in traffic),
+        sum(t.down_broadcast for t in traffic),
+    )
+    assert told == BY_HAND[reference], f"{reference}: bytes up, unicast, broadcast"
+
+
+def test_weights_after_an_absence_cost_one_more(request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("--fedkt-strategy"):
+        pytest.skip("not asked for")
+    method = Method("fedavg")
+    outcome = federate(plan_for(method, clients=CLIENTS, rounds=6, participation=0.5))
+    before: set[int] = set()
+    for report in outcome.reports:
+        now = set(report.participants)
+        due = 4 * P * (len(now) + len(now - before))
+        assert report.traffic.down_broadcast == due, f"fedavg, round {report.round}: {now}"
+        before = now

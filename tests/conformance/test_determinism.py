@@ -1,0 +1,59 @@
+"""The seed alone decides what comes out."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from flwr.app import Message
+
+from fedkt.recipe import Recipe
+from fedkt.simulations.grid import InProcessGrid
+
+from .kit import Method, assert_same, difference, federate, plan_for
+
+
+class Disorderly(InProcessGrid):
+    """Delivers messages and returns replies in an order of its own, another each time."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)  # type: ignore[arg-type]
+        self._order = random.Random(0)
+
+    def _handle(self, messages: Sequence[Message], timeout: float | None) -> list[Message]:
+        shuffled = self._order.sample(messages, len(messages))
+        replies = super()._handle(shuffled, timeout)
+        return self._order.sample(replies, len(replies))
+
+
+def test_same_seed_same_run(variant: Method) -> None:
+    plan = plan_for(variant, models=variant.slow_models, participation=0.5, rounds=3)
+    once = federate(plan, globally=1)
+    again = federate(plan, globally=2)
+    assert_same(once, again, f"{variant}: the same seed gives the same run")
+
+
+def test_other_seed_other_run(method: Method) -> None:
+    one, other = (federate(plan_for(method, rounds=1, seed=s)) for s in (1, 2))
+    found = difference(one.states, other.states)
+    assert found, f"{method}: another seed gives another run; but the clients' states are equal"
+
+
+def test_order_of_replies_does_not_matter(variant: Method) -> None:
+    plan = plan_for(variant, models=variant.models, clients=5)
+    orderly, disorderly = federate(plan), federate(plan, grid=Disorderly)
+    law = f"{variant}: the order in which clients answer does not matter"
+    assert_same(orderly, disorderly, law)
+
+
+def test_recipe_is_constant_plain_data(variant: Method) -> None:
+    before = torch.random.get_rng_state(), np.random.get_state()[1].tolist()
+    recipe = variant.recipe
+    after = torch.random.get_rng_state(), np.random.get_state()[1].tolist()
+    drawn = not torch.equal(before[0], after[0]) or before[1] != after[1]
+    assert not drawn, f"{variant}: making a strategy and its recipe draws no random numbers"
+    assert recipe == variant.recipe, f"{variant}: two objects with the same options do the same"
+    travelled = Recipe.from_json(recipe.to_json())
+    assert travelled == recipe, f"{variant}: the recipe travels to the clients unchanged"

@@ -1,0 +1,41 @@
+"""Ray gives the same bits as one process, whatever the number of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .engines import plan_on, run_in
+from .kit import Method, difference
+from .test_resume import StopAfterRound
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("two_workers")]
+
+
+@pytest.fixture(scope="module")
+def two_workers() -> Iterator[None]:
+    """Keep one Ray with two workers for all strategies: starting it takes seconds."""
+    from fedkt.simulations.ray_grid import session
+
+    with session(workers=2):
+        yield
+
+
+def test_any_number_of_workers(method: Method, tmp_path: Path) -> None:
+    here = run_in(tmp_path / "here", plan_on(method, "in-process"))
+    for workers in (1, 2):
+        there = run_in(tmp_path / f"ray-{workers}", plan_on(method, "ray", workers))
+        found = difference(here, there)
+        law = f"{method}: Ray with {workers} workers gives the bits of one process"
+        assert found is None, f"{law}; but {found}"
+
+
+def test_stopped_in_process_goes_on_on_ray(method: Method, tmp_path: Path) -> None:
+    plan = plan_on(method, "in-process")
+    whole = run_in(tmp_path / "whole", plan)
+    with pytest.raises(KeyboardInterrupt):
+        run_in(tmp_path / "moved", plan, StopAfterRound(1))
+    found = difference(whole, run_in(tmp_path / "moved", plan_on(method, "ray", 2)))
+    assert found is None, f"{method}: a run stopped on one grid goes on on another; but {found}"

@@ -1,0 +1,42 @@
+"""The option that turns the conformance suite on a strategy of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+OPTION = "--fedkt-strategy"
+HERE = Path(__file__).parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("fedkt")
+    group.addoption(
+        OPTION,
+        action="append",
+        default=[],
+        metavar="REFERENCE",
+        help="run the conformance suite on this strategy only: NAME, NAME(key=value) or "
+        "path/to/file.py:Class; may be repeated",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse a reference that names no strategy with one line, before anything is collected."""
+    if not config.getoption(OPTION):
+        return
+    from fedkt.errors import ConfigError
+    from fedkt.simulations.config import make_strategy, read_strategy
+
+    for reference in config.getoption(OPTION):
+        try:
+            make_strategy(read_strategy(reference))
+        except ConfigError as error:
+            raise pytest.UsageError(f"{OPTION} {reference}: {error}") from error
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With the option only the conformance suite runs: the rest tests the library."""
+    beside = collection_path.parent == HERE and collection_path.name != "conformance"
+    return True if beside and config.getoption(OPTION) else None
