@@ -8,17 +8,20 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fedkt import registry
 from fedkt.clients.learner import Work
 from fedkt.errors import ConfigError, KnowledgeError
 from fedkt.knowledge import Knowledge
+from fedkt.priors import empirical_bayes_prior
 from fedkt.recipe import Recipe, Train, weighted
 from fedkt.rng import derive
 
 # Probability given to a class the classifier rules out, so that its logit stays finite.
 FLOOR = 1e-4
+ADJUSTED = "adjusted-cross-entropy"
 # Target probabilities below this are not worth a training row of their own.
 NEGLIGIBLE = 1e-2
 
@@ -34,7 +37,10 @@ class SklearnLearner:
     keeps in its weights what it has distilled. Epochs have no meaning here, and a step
     that would fit the same rows again does nothing.
 
-    Its logits are log-probabilities, floored at log(1e-4).
+    Its logits are log-probabilities, floored at log(1e-4). Under a recipe with the
+    logit-adjusted cross-entropy they are corrected for the prior instead of being trained
+    with it: the log of the class frequencies of the rows it was fitted on (smoothed as in
+    ``fedkt.priors``) is subtracted.
 
     Parameters
     ----------
@@ -62,6 +68,8 @@ class SklearnLearner:
             raise ConfigError(f"model {name!r} cannot distil: its fit() takes no sample_weight.")
         self._classifier: Any = None
         self._absorbed: dict[str, Tensor] = {}
+        self._adjusted = False
+        self._log_prior = torch.zeros(num_classes)  # of the rows it was fitted on, if adjusted
 
     @property
     def architecture(self) -> str:
@@ -82,17 +90,19 @@ class SklearnLearner:
                 continue
             for _, term in weighted((*step.terms, *step.rehearse)):
                 name = registry.registered_name("objectives", type(term))
-                if name not in ("cross-entropy", "distil"):
+                if name not in ("cross-entropy", ADJUSTED, "distil"):
                     return f"a scikit-learn model ({self._name}) cannot train on {name!r}"
         return None
 
     def reset(self, seed: int, client: int) -> None:
         """Forget everything."""
-        self._classifier, self._absorbed = None, {}
+        self._classifier, self._absorbed, self._adjusted = None, {}, False
+        self._log_prior = torch.zeros(self._num_classes)
 
     def fit(self, step: Train, work: Work, stream: str) -> float | None:
         """Fit on the private data and what was absorbed before, unless that is done already."""
         if step.epochs and self._classifier is None:
+            self._adjusted = _is_adjusted(step)
             self._refit(work, stream)
         return None
 
@@ -109,20 +119,22 @@ class SklearnLearner:
         elif public.y is None:
             raise KnowledgeError("cross-entropy needs labels and this data has none")
         else:
-            one_hot = torch.nn.functional.one_hot(public.y, self._num_classes).float()
+            one_hot = F.one_hot(public.y, self._num_classes).float()
             self._absorbed = {"ids": public.ids, "targets": one_hot}
         self._refit(work, stream)
         return None
 
     def predict(self, x: Tensor) -> Tensor:
-        """Return log-probabilities ``[n, C]``; uniform before the first fit."""
+        """Return log-probabilities ``[n, C]``, prior-corrected if so trained; uniform at first."""
         answers = np.full((len(x), self._num_classes), 1 / self._num_classes)
         if self._classifier is not None and len(x):
             answers = np.zeros_like(answers)
             columns = self._classifier.classes_.astype(int)
             answers[:, columns] = self._classifier.predict_proba(_flat(x))
         answers = np.maximum(answers, FLOOR)
-        return torch.tensor(np.log(answers / answers.sum(1, keepdims=True)), dtype=torch.float32)
+        answers = np.log(answers / answers.sum(1, keepdims=True))
+        logits = torch.tensor(answers, dtype=torch.float32)
+        return F.log_softmax(logits - self._log_prior, dim=-1) if self._adjusted else logits
 
     def weights(self) -> Knowledge:
         """Refuse: there are no weights."""
@@ -134,12 +146,18 @@ class SklearnLearner:
 
     def state(self) -> dict[str, Any]:
         """Return the fitted classifier (pickled; it never leaves the client) and its targets."""
-        return {"classifier": pickle.dumps(self._classifier), "absorbed": dict(self._absorbed)}
+        return {
+            "classifier": pickle.dumps(self._classifier),
+            "absorbed": dict(self._absorbed),
+            "adjusted": self._adjusted,
+            "log_prior": self._log_prior,
+        }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Become the client that ``state`` describes."""
         self._classifier = pickle.loads(state["classifier"])
         self._absorbed = dict(state["absorbed"])
+        self._adjusted, self._log_prior = state["adjusted"], state["log_prior"]
 
     def _refit(self, work: Work, stream: str) -> None:
         from sklearn.dummy import DummyClassifier
@@ -162,8 +180,17 @@ class SklearnLearner:
         if "random_state" in classifier.get_params():
             seed = derive(work.seed, f"fit/{stream}", work.round, work.client)
             classifier.set_params(random_state=seed % 2**32)
-        classifier.fit(np.concatenate(x), labels, sample_weight=np.concatenate(weight))
+        weights = np.concatenate(weight)
+        classifier.fit(np.concatenate(x), labels, sample_weight=weights)
         self._classifier = classifier
+        if self._adjusted:
+            counts = np.bincount(labels, weights=weights, minlength=self._num_classes)
+            self._log_prior = empirical_bayes_prior(torch.tensor(counts)).log()
+
+
+def _is_adjusted(step: Train) -> bool:
+    names = (registry.registered_name("objectives", type(t)) for _, t in weighted(step.terms))
+    return ADJUSTED in names
 
 
 def _flat(x: Tensor) -> Any:

@@ -1,0 +1,124 @@
+"""FedPF: its limits, its invariances, and what leaves the client."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from fedkt.errors import ConfigError
+from fedkt.knowledge import Knowledge, Upload, Uploads
+from fedkt.recipe import Recipe
+from fedkt.strategies.fedmd import FedMD
+from fedkt.strategies.fedpf import FedPF
+
+PLAIN: dict[str, Any] = {
+    "gamma": 0.0,
+    "mu": 0.0,
+    "prior": "off",
+    "readout": "raw",
+    "trust": "off",
+}
+
+
+def uploads(values: torch.Tensor, clients: list[int] | None = None) -> Uploads:
+    clients = clients or list(range(len(values)))
+    return Uploads(
+        [Upload(c, 10, {"public": Knowledge.rows("logits", v)}) for c, v in zip(clients, values, strict=True)]
+    )
+
+
+def target(strategy: FedPF, values: torch.Tensor) -> torch.Tensor:
+    return strategy.fuse(uploads(values)).shared["public"].values
+
+
+def logits(clients: int, seed: int = 0) -> torch.Tensor:
+    rng = torch.Generator().manual_seed(seed)
+    truth = 3 * torch.nn.functional.one_hot(torch.randint(6, (40,), generator=rng), 6).float()
+    return truth + torch.randn(clients, 40, 6, generator=rng)
+
+
+def test_without_its_parts_the_target_is_fedmds_bit_for_bit() -> None:
+    z = logits(6)
+    averaged = Uploads(
+        [
+            Upload(c, 10, {"public": Knowledge.rows("probabilities", v.softmax(-1))})
+            for c, v in enumerate(z)
+        ]
+    )
+    fedmd = FedMD(form="probabilities").fuse(averaged).shared["public"].values
+    assert torch.equal(target(FedPF(**PLAIN), z), fedmd)
+
+
+def test_one_client_gives_its_own_and_identical_clients_the_average() -> None:
+    z = logits(1)
+    assert torch.allclose(target(FedPF(), z), z[0].softmax(-1), atol=1e-6)
+    same = z.expand(7, -1, -1)
+    assert torch.allclose(target(FedPF(), same), z[0].softmax(-1), atol=1e-5)
+
+
+@pytest.mark.parametrize("trust", ["correlation", "per-class", "median", "off"])
+def test_permuting_clients_changes_nothing(trust: Any) -> None:
+    z = logits(7)
+    z[3] = -z[3]
+    order = [4, 2, 6, 0, 3, 1, 5]
+    a, b = target(FedPF(trust=trust), z), target(FedPF(trust=trust), z[order])
+    assert torch.allclose(a, b, atol=1e-5)
+    assert torch.allclose(a.sum(-1), torch.ones(40), atol=1e-5)
+
+
+def test_a_liar_moves_the_target_less_with_trust() -> None:
+    z = logits(8)
+    lie = z.clone()
+    lie[0] = 12 * torch.nn.functional.one_hot((z[0].argmax(-1) + 1) % 6, 6).float()
+    shift = {}
+    for trust in ("off", "correlation"):
+        clean = target(FedPF(trust=trust), z[1:])
+        shift[trust] = float((target(FedPF(trust=trust), lie) - clean).abs().mean())
+    assert shift["correlation"] < 0.2 * shift["off"]
+
+
+def test_trust_is_reported_and_remembered() -> None:
+    strategy, z = FedPF(history=0.5), logits(6)
+    first = strategy.fuse(uploads(z))
+    assert first.diagnostics["trust"].tolist() == [1.0] * 6
+    z[0] = -z[0]
+    second = strategy.fuse(uploads(z))
+    alone = FedPF(history=0.0).fuse(uploads(z))
+    assert float(alone.diagnostics["trust"][0]) == 0
+    remembered = strategy.memory["agreement"]["0/1"]
+    assert remembered > float(FedPF(history=0.0)._agreement(uploads(z)["public"])[0, 1])
+    assert float(second.diagnostics["trust"][0]) >= 0
+
+
+def test_memory_is_kept_by_client_and_survives_absence() -> None:
+    strategy, z = FedPF(), logits(6)
+    strategy.fuse(uploads(z))
+    before = copy.deepcopy(strategy.memory["agreement"])
+    strategy.fuse(uploads(z[:5], [0, 1, 2, 3, 4]))
+    assert strategy.memory["agreement"]["0/5"] == before["0/5"]
+
+
+def test_recipe_travels_with_its_readout_and_rehearsal() -> None:
+    recipe = FedPF(mu=0.5, readout="mix").recipe()
+    again = Recipe.from_json(recipe.to_json())
+    assert again == recipe
+    assert again.readout == "mix"
+    assert again.absorb[0].rehearse[0].factor == 0.5
+    assert FedPF(mu=0).recipe().absorb[0].rehearse == ()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"gamma": -1.0}, {"mu": -0.1}, {"history": 1.0}, {"prior": "x"}, {"trust": "x"}],
+)
+def test_bad_options(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="fedpf"):
+        FedPF(**wrong)
+
+
+def test_unknown_readout() -> None:
+    with pytest.raises(ConfigError, match="readout"):
+        FedPF(readout="loud").recipe()
