@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from logging import ERROR
 from pathlib import Path
 from typing import Any
 
 import tomli_w
-from flwr.common.logger import log
 
 from fedkt import registry
 from fedkt.errors import ConfigError, RunFailedError, unknown
@@ -145,7 +144,9 @@ def compare(
                     command=command,
                 )
             except Exception as error:  # a fault in one method must not cost the others
-                log(ERROR, "%s, seed %s failed", job.label, job.seed, exc_info=error)
+                folder = out / "runs" / job.folder
+                folder.mkdir(exist_ok=True)
+                write_atomic(folder / "error.txt", traceback.format_exc())
                 text = " ".join(str(error).split())
                 failed.append(f"{job.label}, seed {job.seed}: {type(error).__name__}: {text}")
                 broken.add(job.folder)

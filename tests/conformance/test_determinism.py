@@ -29,7 +29,7 @@ class Disorderly(InProcessGrid):
 
 
 def test_same_seed_same_run(variant: Method) -> None:
-    plan = plan_for(variant, models=variant.slow_models, participation=0.5, rounds=3)
+    plan = plan_for(variant, models=variant.slow_models, participation=0.5)
     once = federate(plan, globally=1)
     again = federate(plan, globally=2)
     assert_same(once, again, f"{variant}: the same seed gives the same run")

@@ -222,7 +222,13 @@ def interrupt(folder: Path, toml: Path, how: signal.Signals) -> subprocess.Compl
     """Begin a simulation in a process of its own and send it a signal in the middle."""
     command = [sys.executable, "-m", "fedkt.simulations.cli", "simulate", str(toml), "--out", "run"]
     process = subprocess.Popen(
-        command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command,
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A shell's background jobs ignore SIGINT, and their children inherit it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 60
     while len(read_rounds(folder / "run")) < 5 and time.monotonic() < deadline:
