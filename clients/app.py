@@ -142,11 +142,11 @@ class _Turn:
         """Absorb what came, evaluate, and return the accuracies."""
         if self.absorbs:
             run_steps(self.client.learner, self.recipe.absorb, self.work, "absorb")
-        if self.absorbs:
-            self._save(self.started)
         client = self.client
         readout = personal_readout(client.learner, self.recipe, self.work)
         metrics = evaluate(client.learner, client.data, client.personalised, readout)
+        if self.absorbs:
+            self._save(self.started)
         return RecordDict({"metrics": MetricRecord({**metrics})})
 
     def _ids(self, name: str, round_: int) -> Any:

@@ -26,7 +26,10 @@ PLAIN: dict[str, Any] = {
 def uploads(values: torch.Tensor, clients: list[int] | None = None) -> Uploads:
     clients = clients or list(range(len(values)))
     return Uploads(
-        [Upload(c, 10, {"public": Knowledge.rows("logits", v)}) for c, v in zip(clients, values, strict=True)]
+        [
+            Upload(c, 10, {"public": Knowledge.rows("logits", v)})
+            for c, v in zip(clients, values, strict=True)
+        ]
     )
 
 
@@ -122,3 +125,48 @@ def test_bad_options(wrong: dict[str, Any]) -> None:
 def test_unknown_readout() -> None:
     with pytest.raises(ConfigError, match="readout"):
         FedPF(readout="loud").recipe()
+
+
+# --- whole runs ------------------------------------------------------------------------------
+
+
+def test_a_run_without_its_parts_is_fedmds_bit_for_bit(world, with_options) -> None:
+    runs = []
+    for strategy in (FedPF(**PLAIN), FedMD(form="probabilities")):
+        place = world(models=("mlp", "linear"))
+        place.start(with_options(strategy), rounds=2)
+        runs.append(place)
+    ours, fedmds = runs
+    for mine, theirs in zip(ours.reports, fedmds.reports, strict=True):
+        assert mine.metrics == theirs.metrics
+        assert mine.traffic == theirs.traffic
+    for client in range(4):
+        theirs_model = fedmds.model_of(client)
+        for name, tensor in ours.model_of(client).items():
+            assert torch.equal(tensor, theirs_model[name])
+
+
+def test_counts_and_priors_never_leave_the_client(world, with_options, monkeypatch) -> None:
+    place, replies = world(models=("mlp", "forest")), []
+    deliver = place.grid._handle
+    monkeypatch.setattr(
+        place.grid, "_handle", lambda m, t: replies.append(answers := deliver(m, t)) or answers
+    )
+    place.start(with_options(FedPF()), rounds=2)
+    contents = [reply.content for batch in replies for reply in batch]
+    assert len(contents) == 4 + 2 * 2 * 4, "greeting, then two messages a client and round"
+    secrets = [place.population.client(c).data for c in range(4)]
+    for content in contents:
+        said = {key for record in content.metric_records.values() for key in record}
+        accuracies = {"personalised-accuracy", "global-accuracy", "validation-accuracy"}
+        assert said <= {"num-examples", "loss"} | accuracies
+        about = {key for record in content.config_records.values() for key in record}
+        hello = {"client", "architecture", "num-classes", "public-size", "public-digest"}
+        assert about <= {"kind", "round", "codec"} | hello
+        assert set(content.array_records) <= {"knowledge.public"}
+        for record in content.array_records.values():
+            for array in record.values():
+                rows = torch.tensor(array.numpy()).view(-1, 10)
+                for data in secrets:
+                    for secret in (data.class_counts.float(), data.log_prior, data.log_prior.exp()):
+                        assert not bool(torch.isclose(rows, secret).all(1).any())

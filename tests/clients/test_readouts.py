@@ -1,0 +1,137 @@
+"""Personal read-outs, rehearsal, and the prior: what they compute and what never leaves."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fedkt.clients import SklearnLearner
+from fedkt.clients.phases import evaluate, personal_readout, run_steps
+from fedkt.errors import ConfigError
+from fedkt.knowledge import Knowledge
+from fedkt.models import build_model
+from fedkt.objectives import KL, AdjustedCrossEntropy, CrossEntropy, Distil
+from fedkt.objectives.base import Batch, Outputs
+from fedkt.recipe import Predict, Recipe, Train, Weighted
+from fedkt.rng import torch_rng
+
+LEARN = Train("private", [AdjustedCrossEntropy()])
+
+
+def recipe(readout: Any) -> Recipe:
+    return Recipe(learn=[LEARN], share=[Predict(form="logits")], readout=readout)
+
+
+def target_for(data: Any, seed: int = 0) -> dict[str, Knowledge]:
+    logits = torch.randn(50, 10, generator=torch.Generator().manual_seed(seed))
+    return {"public": Knowledge.rows("probabilities", (3 * logits).softmax(-1))}
+
+
+def test_adjusted_loss_is_cross_entropy_of_shifted_logits() -> None:
+    z, y = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 0])
+    log_prior = torch.tensor([0.7, 0.2, 0.1]).log()
+    batch = Batch(z, y, torch.arange(5), torch.ones(5), log_prior)
+    loss = AdjustedCrossEntropy()(Outputs(z, None, {}), batch, {})
+    assert torch.allclose(loss, F.cross_entropy(z + log_prior, y))
+
+
+def test_raw_is_the_logits_and_prior_adds_the_log_prior(data, work_on, learner_of) -> None:
+    learner, work, x = learner_of(), work_on(data), data.test.x
+    raw = personal_readout(learner, recipe("raw"), work)(x)
+    assert torch.equal(raw, learner.predict(x))
+    shifted = personal_readout(learner, recipe("prior"), work)(x)
+    assert torch.equal(shifted, raw + data.log_prior)
+
+
+def test_mix_is_the_mean_of_two_log_posteriors_and_leaves_the_client_as_it_was(
+    data, work_on, learner_of
+) -> None:
+    learner, work, x = learner_of(), work_on(data), data.test.x
+    run_steps(learner, [LEARN], work, "learn")
+    before = copy.deepcopy(learner.state())
+    mixed = personal_readout(learner, recipe("mix"), work)
+    answer = mixed(x)
+    now = F.log_softmax(learner.predict(x) + data.log_prior, -1)
+    again = learner_of()
+    again.load_state(copy.deepcopy(before))
+    run_steps(again, [LEARN], work, "readout")
+    refreshed = F.log_softmax(again.predict(x) + data.log_prior, -1)
+    assert torch.allclose(answer, (now + refreshed) / 2, atol=1e-6)
+    assert not torch.allclose(now, refreshed)
+    for name, tensor in learner.state()["model"].items():
+        assert torch.equal(tensor, before["model"][name])
+
+
+def test_only_the_personal_figures_use_the_readout(data, learner_of) -> None:
+    learner = learner_of()
+    plain = evaluate(learner, data)
+
+    def first_class(x: torch.Tensor) -> torch.Tensor:
+        return F.one_hot(torch.zeros(len(x), dtype=torch.int64), 10).float()
+
+    personal = evaluate(learner, data, "split", first_class)
+    assert personal["global-accuracy"] == plain["global-accuracy"]
+    share = float((data.test.y == 0).double().mean())
+    assert personal["personalised-accuracy"] == pytest.approx(share)
+    matched = evaluate(learner, data, "matched", first_class)
+    assert matched["global-accuracy"] == plain["global-accuracy"]
+    assert matched["personalised-accuracy"] == pytest.approx(
+        float(data.class_counts[0] / data.class_counts.sum())
+    )
+
+
+def test_uniform_counts_make_both_readouts_answer_alike(data, work_on, learner_of) -> None:
+    one_of_each = replace(data.train.select(torch.arange(10)), y=torch.arange(10))
+    even = replace(data, train=one_of_each)
+    assert torch.allclose(even.log_prior, even.log_prior[0].expand(10))
+    learner, x = learner_of(), data.test.x
+    answers = personal_readout(learner, recipe("prior"), work_on(even))(x)
+    assert torch.equal(answers.argmax(-1), learner.predict(x).argmax(-1))
+
+
+def test_rehearsal_draws_a_private_batch_beside_each_public_one(data, work_on, learner_of) -> None:
+    """One epoch of one public batch equals one hand-written step on both losses."""
+    work = work_on(data, target_for(data), optimiser="sgd", momentum=0.0, public_batch_size=50)
+    step = Train("public", [Distil(KL())], rehearse=[Weighted(0.5, CrossEntropy())])
+    learner, by_hand = learner_of(), learner_of()
+    learner.absorb(step, work, "absorb/0")
+
+    order = torch_rng(7, "batches/absorb/0", 1, 1)
+    public = torch.randperm(50, generator=order)
+    private = torch.randperm(len(data.train), generator=torch_rng(7, "rehearsal/absorb/0", 1, 1))
+    private = private[: work.options.batch_size]
+    model, teacher = by_hand.model.train(), work.knowledge["public"].values[public]
+    student = F.log_softmax(model(data.public.x[public]), -1)
+    loss = F.kl_div(student, teacher, reduction="batchmean")
+    loss = loss + 0.5 * F.cross_entropy(model(data.train.x[private]), data.train.y[private])
+    loss.backward()
+    for (name, trained), parameter in zip(
+        learner.model.named_parameters(), model.parameters(), strict=True
+    ):
+        expected = parameter.detach() - work.options.learning_rate * parameter.grad
+        assert torch.allclose(trained, expected, atol=1e-7), name
+
+
+def test_only_public_steps_rehearse() -> None:
+    with pytest.raises(ConfigError, match="rehearse"):
+        Train("private", [CrossEntropy()], rehearse=[CrossEntropy()])
+
+
+@pytest.mark.parametrize("readout", ["raw", "prior", "mix"])
+def test_scikit_learn_clients_are_corrected_for_their_prior(data, work_on, readout: Any) -> None:
+    forest = SklearnLearner(lambda: build_model("forest", (1, 8, 8), 10), 10, "forest")
+    plain = SklearnLearner(lambda: build_model("forest", (1, 8, 8), 10), 10, "forest")
+    forest.fit(LEARN, work_on(data), "learn/0")
+    plain.fit(Train("private", [CrossEntropy()]), work_on(data), "learn/0")
+    corrected = F.log_softmax(plain.predict(data.test.x) - data.log_prior, -1)
+    assert torch.allclose(forest.predict(data.test.x), corrected, atol=1e-5)
+    answer = personal_readout(forest, recipe(readout), work_on(data))(data.test.x)
+    assert bool(torch.isfinite(answer).all())
+    again = SklearnLearner(lambda: build_model("forest", (1, 8, 8), 10), 10, "forest")
+    again.load_state(forest.state())
+    assert torch.equal(again.predict(data.test.x), forest.predict(data.test.x))
