@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from fedkt import registry
-from fedkt.errors import ConfigError
+from fedkt.errors import ConfigError, RunFailedError
 from fedkt.simulations import config as config_
 from fedkt.simulations.compare import compare, plan_jobs, ray_session, slug
 from fedkt.simulations.config import Experiment
@@ -67,13 +67,20 @@ def run_compare(experiment: Experiment, out: Path | None, resume: bool, command:
         _check_same(folder / "comparison.toml", experiment)
     rounds = sum(job.experiment.rounds for job in plan_jobs(experiment))
     progress = progress_for(console, rounds)
+    failure = None
     try:
         compare(experiment, folder, progress, command)
+    except RunFailedError as error:  # the runs that went well are shown all the same
+        failure = error
     finally:
         progress.close()
-    report = write_comparison_report(folder)
-    console.print(comparison_table(load_comparison(folder)))
-    console.print(f"Report: {escape(str(report))}", soft_wrap=True, highlight=False)
+    table = folder / "comparison.csv"
+    if table.is_file() and len(table.read_text().splitlines()) > 1:
+        report = write_comparison_report(folder)
+        console.print(comparison_table(load_comparison(folder)))
+        console.print(f"Report: {escape(str(report))}", soft_wrap=True, highlight=False)
+    if failure is not None:
+        raise failure
 
 
 def print_parts(part: str) -> None:

@@ -260,6 +260,9 @@ def test_a_failing_strategy_does_not_stop_the_others(
     assert "2 of 6 runs failed" in answer.err
     done = [(r["strategy"], r["seed"]) for r in rows_of(here / "cmp")]
     assert done == [("local", "0"), ("local", "1"), ("mine", "0"), ("mine", "1")]
+    assert "Person. %" in answer.out, "what went well is shown"
+    trace = (here / "cmp" / "runs" / f"{broken.lower()}-seed0" / "error.txt").read_text()
+    assert "Traceback" in trace
 
 
 def test_a_run_whose_baseline_failed_is_not_begun(
