@@ -16,8 +16,9 @@ from fedkt import registry
 from fedkt.errors import ConfigError, RunFailedError, unknown
 from fedkt.simulations import config as config_
 from fedkt.simulations.config import Experiment
+from fedkt.simulations.files import write_atomic
 from fedkt.simulations.progress import RunProgress
-from fedkt.simulations.results import load_run, write_atomic, write_comparison_csv
+from fedkt.simulations.results import load_run, write_comparison_csv
 from fedkt.simulations.runner import Plan, execute, local_twin, prepare, workers_of
 
 

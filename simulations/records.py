@@ -14,8 +14,8 @@ import torch
 from fedkt.clients.state import ClientState
 from fedkt.metrics import negative_transfer, over_clients
 from fedkt.simulations import checkpoint
+from fedkt.simulations.files import write_atomic
 from fedkt.simulations.progress import RunProgress
-from fedkt.simulations.results import write_atomic
 from fedkt.strategies import KnowledgeStrategy, RoundReport
 
 

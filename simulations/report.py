@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fedkt.simulations import figures
+from fedkt.simulations.files import write_atomic
 from fedkt.simulations.results import (
     SELECTIONS,
     Comparison,
@@ -22,7 +23,6 @@ from fedkt.simulations.results import (
     aggregate,
     load_comparison,
     load_run,
-    write_atomic,
 )
 from fedkt.simulations.tables import (
     ABSENT,

@@ -10,7 +10,6 @@ import csv
 import io
 import json
 import math
-import os
 import re
 import statistics
 import tomllib
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fedkt.errors import ConfigError
+from fedkt.simulations.files import write_atomic
 
 COLUMNS = (
     "strategy",
@@ -291,16 +291,6 @@ def write_comparison_csv(path: str | Path, runs: Iterable[Run]) -> None:
     writer.writeheader()
     writer.writerows(comparison_rows(runs))
     write_atomic(Path(path), buffer.getvalue())
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old one or the new one, never half."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        partial.write_text(text, encoding="utf-8", newline="")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def aggregate(comparison: Comparison, selection: str = "last") -> list[dict[str, Any]]:

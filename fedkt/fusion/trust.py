@@ -59,7 +59,7 @@ def correlations(logits: Tensor) -> Tensor:
     v = F.log_softmax(logits, dim=-1).clamp_min(LOWEST_LOG_PROBABILITY)
     v = v - v.mean(-1, keepdim=True)
     v = (v - v.mean(1, keepdim=True)).flatten(1)
-    v = v / v.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    v = F.normalize(v, dim=1)
     return v @ v.T
 
 

@@ -16,7 +16,7 @@ Weighting = Literal["entropy", "variance", "uniform"]
 
 def entropy(probabilities: Tensor) -> Tensor:
     """Return the entropy ``[...]`` in nats of the rows of ``probabilities [..., C]``."""
-    return -torch.special.xlogy(probabilities, probabilities).sum(-1)
+    return -torch.xlogy(probabilities, probabilities).sum(-1)
 
 
 def sample_weights(logits: Tensor, weighting: Weighting, gamma: float = 3.0) -> Tensor:

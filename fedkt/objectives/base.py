@@ -30,15 +30,15 @@ class Batch:
         Sample ids, ``[B]`` int64.
     weight : Tensor
         ``[B]``, in the parameters' dtype; 0 marks padding.
-    log_prior : Tensor
-        ``[C]``, log of the client's own class prior.
+    log_prior : Tensor, optional
+        ``[C]``, log of the client's own class prior; the executors always give it.
     """
 
     x: Tensor
     y: Tensor | None
     ids: Tensor
     weight: Tensor
-    log_prior: Tensor
+    log_prior: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,8 @@ class AdjustedCrossEntropy:
         self, outputs: Outputs, batch: Batch, knowledge: Mapping[str, Knowledge]
     ) -> Tensor:
         """Return the scalar loss."""
+        if batch.log_prior is None:
+            raise KnowledgeError("adjusted-cross-entropy needs the client's prior")
         return _cross_entropy(outputs.logits + batch.log_prior, batch)
 
 

@@ -12,7 +12,7 @@ from fedkt import registry
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge
 from fedkt.objectives import KL, MAE, MSE, Batch, CrossEntropy, Distil, Outputs, Proximal
-from fedkt.recipe import Load, Predict, Recipe, Train, Weighted, Weights
+from fedkt.recipe import Load, Predict, Recipe, Train, Weighted, Weights, weighted
 
 PRIVATE = Train(on="private", terms=[CrossEntropy()], epochs=2)
 
@@ -61,7 +61,7 @@ def test_json_round_trip(recipe: Recipe) -> None:
 
 def test_nested_divergences_keep_their_type_and_parameters() -> None:
     recipe = Recipe(share=[Predict()], absorb=[Train("public", [Weighted(0.5, Distil(KL(3.0)))])])
-    ((factor, term),) = Recipe.from_json(recipe.to_json()).absorb[0].weighted_terms()
+    ((factor, term),) = weighted(Recipe.from_json(recipe.to_json()).absorb[0].terms)
     assert factor == 0.5
     assert isinstance(term, Distil)
     assert isinstance(term.divergence, KL)
@@ -189,7 +189,7 @@ def test_what_a_recipe_asks_of_the_federation(recipe: Recipe, public: bool, one:
 
 def test_weighted_terms() -> None:
     step = Train("private", [CrossEntropy(), Weighted(0.5, Proximal())])
-    assert step.weighted_terms() == [(1.0, CrossEntropy()), (0.5, Proximal())]
+    assert weighted(step.terms) == [(1.0, CrossEntropy()), (0.5, Proximal())]
 
 
 def test_steps_are_values() -> None:
