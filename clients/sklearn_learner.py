@@ -35,7 +35,9 @@ class SklearnLearner:
     with the target probability as its sample weight (probabilities below 1 % are left
     out). Targets once absorbed are kept and take part in later private steps, as a network
     keeps in its weights what it has distilled. Epochs have no meaning here, and a step
-    that would fit the same rows again does nothing.
+    that would fit the same rows again does nothing. So from the second round on its answers
+    on the public set come from a classifier that has been fitted on the last targets for
+    those very rows: they echo them more than a network's do.
 
     Its logits are log-probabilities, floored at log(1e-4). Under a recipe with the
     logit-adjusted cross-entropy they are corrected for the prior instead of being trained

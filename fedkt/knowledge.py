@@ -82,6 +82,10 @@ class Knowledge:
         if len(self.ids) and int(self.ids.min()) < 0:
             raise KnowledgeError(f"{self.kind}: id {int(self.ids.min())} is negative")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A mapping proxy can be neither pickled nor deep-copied.
+        return Knowledge, (self.kind, dict(self.tensors), self.ids, self.counts)
+
     @classmethod
     def rows(
         cls, kind: Kind, values: Tensor, ids: Tensor | Sequence[int] | None = None

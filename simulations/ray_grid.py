@@ -19,11 +19,11 @@ from typing import Any
 import ray
 import torch
 from flwr.app import ArrayRecord, Context, Error, Message, MessageType, Metadata, RecordDict
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
 from fedkt.clients.state import ClientState
 from fedkt.data.federation import Federation
-from fedkt.errors import ConfigError, RunFailedError
+from fedkt.errors import ConfigError, FedktError, RunFailedError
 from fedkt.simulations import _flwr_shim as shim
 from fedkt.simulations.grid import LOST_CLIENT, SimulationGrid, deliver
 from fedkt.simulations.population import Population, PopulationSpec
@@ -134,7 +134,7 @@ class RayGrid(SimulationGrid):
         self._seats: list[_Seat] = []
         try:
             self._seats = [_Seat(self._hire()) for _ in range(workers)]
-            ray.get([seat.actor.ready.remote() for seat in self._seats])
+            _get([seat.actor.ready.remote() for seat in self._seats])
         except RayActorError as error:
             self.close()
             raise RunFailedError(f"A Ray worker cannot start: {error}") from error
@@ -142,20 +142,20 @@ class RayGrid(SimulationGrid):
     @property
     def worker_pids(self) -> list[int]:
         """Process ids of the workers, for tests of failure."""
-        return [int(p) for p in ray.get([s.actor.ready.remote() for s in self._seats])]
+        return [int(p) for p in _get([s.actor.ready.remote() for s in self._seats])]
 
     def _hire(self) -> Any:
         """Return an actor that is ready for this run: an idle one of the session, or a new one."""
         while _idle:
             actor = _idle.pop()
             try:
-                ray.get(actor.begin.remote(self._spec, self._federation))
+                _get(actor.begin.remote(self._spec, self._federation))
                 return actor
             except RayActorError:
                 continue
         options = {"num_cpus": 1, "runtime_env": {"env_vars": ENVIRONMENT}, "max_restarts": 0}
         actor = ray.remote(**options)(_Worker).remote()
-        ray.get(actor.begin.remote(self._spec, self._federation))
+        _get(actor.begin.remote(self._spec, self._federation))
         return actor
 
     # --- messages ----------------------------------------------------------------------
@@ -173,7 +173,7 @@ class RayGrid(SimulationGrid):
                 break
             chunk = running.pop(ready[0])
             try:
-                answers = ray.get(ready[0])
+                answers = _get(ready[0])
             except RayActorError:
                 lost = [chunk, *self._take(running, chunk.worker)]
                 self._replace(chunk.worker)
@@ -256,9 +256,9 @@ class RayGrid(SimulationGrid):
             seat.actor = self._hire()
             try:
                 if seat.saved is not None:
-                    ray.get(seat.actor.restore.remote(seat.saved))
+                    _get(seat.actor.restore.remote(seat.saved))
                 for shells in seat.done:
-                    ray.get(seat.actor.handle.remote(shells))
+                    _get(seat.actor.handle.remote(shells))
                 return
             except RayActorError:
                 continue
@@ -279,7 +279,7 @@ class RayGrid(SimulationGrid):
             while True:
                 reference = seat.actor.snapshot.remote()
                 try:
-                    states.update(ray.get(reference))
+                    states.update(_get(reference))
                     break
                 except RayActorError:
                     self._replace(worker)
@@ -292,7 +292,7 @@ class RayGrid(SimulationGrid):
             own = {c: s for c, s in states.items() if c % len(self._seats) == worker}
             seat.saved, seat.done = ray.put(own), []
             try:
-                ray.get(seat.actor.restore.remote(seat.saved))
+                _get(seat.actor.restore.remote(seat.saved))
             except RayActorError:
                 self._replace(worker)
 
@@ -322,7 +322,9 @@ def session(workers: int, address: str | None = None) -> Iterator[None]:
     finally:
         _sessions.pop()
         while _idle and not _sessions:
-            ray.kill(_idle.pop())
+            actor = _idle.pop()
+            if ray.is_initialized():
+                ray.kill(actor)
         if joined:
             ray.shutdown()
 
@@ -355,6 +357,20 @@ def join_ray(workers: int, address: str | None) -> bool:
             ray.shutdown()
         raise ConfigError(f"--workers {workers}: the Ray cluster has {cpus} CPUs.")
     return joined
+
+
+def _get(reference: Any) -> Any:
+    """Return a result; an error of our own in a worker is raised as it is, on one line."""
+    try:
+        return ray.get(reference)
+    except RayActorError:
+        raise
+    except RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, FedktError):
+            raise type(cause)(str(cause.args[0] if cause.args else cause)) from None
+        text = " ".join(str(cause).split())
+        raise RunFailedError(f"A Ray worker failed: {type(cause).__name__}: {text}") from error
 
 
 def _knock(address: str) -> None:

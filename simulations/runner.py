@@ -24,7 +24,7 @@ from fedkt.simulations import checkpoint
 from fedkt.simulations import config as config_
 from fedkt.simulations.config import Experiment
 from fedkt.simulations.grid import InProcessGrid, SimulationGrid, one_thread
-from fedkt.simulations.population import Population, PopulationSpec, torch_models
+from fedkt.simulations.population import Population, PopulationSpec, make_learner, torch_models
 from fedkt.simulations.progress import RunProgress, Silent
 from fedkt.simulations.records import Recorder, read_rounds, summarise, write_json
 from fedkt.strategies import KnowledgeStrategy, ServerOptions
@@ -127,9 +127,16 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
             )
         models, reduced = (networks[0],), networks[0]
     run = experiment.run
+    for model in dict.fromkeys(models):
+        learner = make_learner(model, federation.input_shape, federation.num_classes)
+        if refusal := learner.refuses(recipe):
+            raise ConfigError(f"{strategy.title} cannot run on model {model!r}: {refusal}.")
+    section = config_.resolved_strategy(experiment.strategy)
+    data, folder = experiment.data.model_dump(), experiment.data.data_dir
     resolved = experiment.with_values(
-        models=models,
-        strategy=config_.resolved_strategy(experiment.strategy),
+        models=[_absolute(m) for m in models],
+        strategy={**section, "name": _absolute(section["name"])},
+        data={**data, "data_dir": folder and str(Path(folder).resolve())},
         run={**run.model_dump(), "workers": workers_of(experiment)},
     )
     population = PopulationSpec(
@@ -139,6 +146,12 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
         extensions=_extensions(experiment),
     )
     return Plan(resolved, federation, population, reduced)
+
+
+def _absolute(reference: str) -> str:
+    """Return a reference that means the same from every folder."""
+    path, colon, attribute = reference.rpartition(":")
+    return f"{Path(path).resolve()}:{attribute}" if colon and path.endswith(".py") else reference
 
 
 def workers_of(experiment: Experiment) -> int:

@@ -20,9 +20,10 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fedkt import wire
-from fedkt.errors import ConfigError, KnowledgeError
+from fedkt.errors import ConfigError, FedktError, KnowledgeError, RunFailedError
 from fedkt.knowledge import Fused, Uploads
 from fedkt.recipe import Recipe
+from fedkt.registry import name_of
 from fedkt.strategies.exchange import Exchange
 from fedkt.strategies.rounds import Observer, ServerOptions
 
@@ -75,8 +76,7 @@ class KnowledgeStrategy(Strategy):
     @property
     def title(self) -> str:
         """The name for messages and tables."""
-        own = getattr(type(self), "name", None)
-        return own if isinstance(own, str) else type(self).__name__.lower()
+        return name_of(type(self))
 
     @property
     def memory(self) -> dict[str, Any]:
@@ -203,10 +203,22 @@ class KnowledgeStrategy(Strategy):
         exchange.stop_unless(uploads, "learn")
         exchange.report.participants = [u.client for u in uploads]
         if exchange.recipe.share:
-            exchange.accept(self.fuse(Uploads(uploads)))
+            exchange.accept(self._fused(Uploads(uploads)))
         known = [loss for loss in losses if loss is not None]
         metrics = MetricRecord({"loss": float(np.mean(known))}) if known else None
         return self._server_arrays(), metrics
+
+    def _fused(self, uploads: Uploads) -> Fused:
+        try:
+            return self.fuse(uploads)
+        except FedktError:
+            raise
+        except Exception as error:
+            where = f"{self.title}, round {self.exchange.report.round}"
+            text = " ".join(str(error).split())
+            raise RunFailedError(
+                f"{where}: fuse() raised {type(error).__name__}: {text}"
+            ) from error
 
     @property
     def _has_first_message(self) -> bool:

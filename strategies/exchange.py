@@ -214,8 +214,25 @@ class Exchange:
             missing = [n for n in needed if n not in fused.for_client(client)]
             if missing:
                 raise ConfigError(f"{self.title}: fuse() gave client {client} no {missing[0]!r}.")
+        for receiver, given in (("everyone", fused.shared), *fused.personal.items()):
+            for name, one in given.items():
+                self._check_fused(name, one, receiver)
         self.latest, self._version = fused, self.report.round
         self.report.diagnostics = fused.diagnostics
+
+    def _check_fused(self, name: str, one: Knowledge, receiver: object) -> None:
+        """Refuse to send knowledge that is not sound: the clients would be ruined by it."""
+        shapes = {n: tuple(t.shape) for n, t in one.tensors.items()}
+        if one.kind in ("logits", "probabilities") and one.ids is not None:
+            shapes = {"values": (len(one.ids), self.roster.num_classes)}
+        try:
+            check(one, Expected(one.kind, one.ids, shapes), self.roster.num_classes)
+        except KnowledgeError as error:
+            whom = receiver if receiver == "everyone" else f"client {receiver}"
+            raise RunFailedError(
+                f"{self.title}, round {self.report.round}: what fuse() gave {whom} as {name!r} "
+                f"cannot be sent: {error}"
+            ) from error
 
     def fail(self, client: int, phase: str, reason: str) -> None:
         """Note that a client drops out of this phase."""

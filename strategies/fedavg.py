@@ -16,8 +16,9 @@ class FedAvg(KnowledgeStrategy):
 
     Algorithm 1 of the paper. A weight-sharing baseline: it needs one architecture. Float
     buffers (running statistics) are averaged with the parameters, integer buffers stay
-    at the client. The global weights are evaluated on each client as they are, without
-    fine-tuning.
+    at the client. The clients of a round evaluate the new global weights as they are,
+    without fine-tuning; with partial participation the others evaluate the model they have,
+    so the server's accuracy is then the figure to read.
 
     Bytes a round and client, P parameters in float32: up 4P, down 4P (broadcast); 4P more
     down for a client that did not take part in the round before, and in the first round.

@@ -44,6 +44,8 @@ class KL:
 
     def __call__(self, logits: Tensor, target: Tensor, kind: str) -> Tensor:
         """Return the divergence per sample, ``[B]``."""
+        if kind not in ("logits", "probabilities"):
+            raise KnowledgeError(f"kl compares answers and the fused knowledge holds {kind}")
         log_student = F.log_softmax(logits / self.temperature, dim=-1)
         teacher = target.detach()
         if kind != "probabilities":

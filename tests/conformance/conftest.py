@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,11 +13,12 @@ from .faults import RUBBISH
 from .kit import Method
 
 # Options of the built-in strategies that change what is kept from round to round or what is
-# sent; checked where that matters (fixture `variant`).
+# sent; checked where that matters (fixture `variant`). The last keeps all kinds of things.
 VARIANTS = (
     "knfu(neighbours=all, age_decay=0.5)",
     "knfu(epd_from=pre_distill, public_samples=16)",
     "fedmd(form=probabilities, transfer_epochs=1, public_samples=16)",
+    f"{Path(__file__).parent / 'remembering_strategy.py'}:Remembering",
 )
 # One strategy that shares knowledge and one that shares weights stand for all on Flower's
 # own engine, which takes seconds to start.
@@ -42,6 +44,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for name, group in groups.items():
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, group, ids=_id)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With the option, leave out what tests the built-in strategies or the suite itself."""
+    if not config.getoption("--fedkt-strategy"):
+        return
+    over = {"method", "sharing", "variant", "spoiled", "representative"}
+    kept = [i for i in items if over & set(getattr(i, "fixturenames", ()))]
+    config.hook.pytest_deselected(items=[i for i in items if i not in kept])
+    items[:] = kept
 
 
 def _id(value: object) -> str:

@@ -127,9 +127,7 @@ BY_HAND: dict[str, tuple[int, int, int]] = {
 
 
 @pytest.mark.parametrize("reference", BY_HAND)
-def test_published_formula(reference: str, request: pytest.FixtureRequest) -> None:
-    if request.config.getoption("--fedkt-strategy"):
-        pytest.skip("not asked for")
+def test_published_formula(reference: str) -> None:
     outcome = federate(plan_for(Method(reference), clients=CLIENTS, rounds=ROUNDS))
     traffic = [report.traffic for report in outcome.reports]
     told = (
@@ -140,9 +138,7 @@ def test_published_formula(reference: str, request: pytest.FixtureRequest) -> No
     assert told == BY_HAND[reference], f"{reference}: bytes up, unicast, broadcast"
 
 
-def test_weights_after_an_absence_cost_one_more(request: pytest.FixtureRequest) -> None:
-    if request.config.getoption("--fedkt-strategy"):
-        pytest.skip("not asked for")
+def test_weights_after_an_absence_cost_one_more() -> None:
     method = Method("fedavg")
     outcome = federate(plan_for(method, clients=CLIENTS, rounds=6, participation=0.5))
     before: set[int] = set()

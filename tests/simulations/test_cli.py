@@ -260,7 +260,7 @@ def test_a_strategy_from_a_file(here: Path, fedkt: Any, write_toml: Any, no_repo
     assert answer.code == 0, answer.err
     assert "mine, round 2: personalised accuracy" in answer.out
     summary = json.loads((here / "run" / "summary.json").read_text())
-    assert (summary["label"], summary["strategy"]) == ("mine", "mine.py:Mine")
+    assert (summary["label"], summary["strategy"]) == ("mine", f"{here / 'mine.py'}:Mine")
 
 
 def test_without_out_a_new_folder_below_runs(

@@ -1,0 +1,31 @@
+"""What docs/strategies.md shows must run as it is shown."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+from fedkt import registry
+from fedkt.objectives.base import Batch, Outputs
+from fedkt.recipe import Recipe, Train
+
+DOCS = Path(__file__).parents[2] / "docs" / "strategies.md"
+
+
+def test_the_examples_form_one_file_that_works(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    file = tmp_path / "mine.py"
+    file.write_text("\n\n".join(blocks))
+    strategy = registry.lookup("strategies", f"{file}:Mine")(temperature=2.0)
+    assert strategy.recipe() == Recipe.from_json(strategy.recipe().to_json())
+    term = registry.lookup("objectives", "confidence")(0.1)
+    recipe = Recipe(learn=[Train("private", [term])])
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    logits = torch.tensor([[200.0, 0.0, -200.0]], requires_grad=True)
+    batch = Batch(torch.zeros(1, 1), None, torch.zeros(1, dtype=torch.int64), torch.ones(1))
+    loss = term(Outputs(logits, None, {}), batch, {})
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert bool(torch.isfinite(loss)), "extreme logits too"
+    assert bool(torch.isfinite(gradient).all())
