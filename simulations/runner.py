@@ -231,22 +231,24 @@ def execute(
         recorder.clients = engine.snapshot
         strategy.observers = [recorder]
         engine.run_server(server_app(strategy, plan, population))
-    write_json(
-        folder / "summary.json",
-        {
-            **summarise(read_rounds(folder), oracle=experiment.run.oracle),
-            "strategy": experiment.strategy["name"],
-            "label": label,
-            "seed": experiment.seed,
-            "rounds": experiment.rounds,
-            "one_architecture": plan.one_architecture,
-            "transductive": False,
-            "baseline": None if baseline is None else os.path.relpath(baseline, folder),
-            "command": command,
-            "notes": plan.federation.describe()["notes"],
-        },
-    )
+    known = {"label": label, "command": command}
+    write_json(folder / "summary.json", {**_summary(plan, folder, baseline), **known})
     progress.run_finished()
+
+
+def _summary(plan: Plan, folder: Path, baseline: Path | None) -> dict[str, Any]:
+    """Return what ``summary.json`` says of a finished run, label and command aside."""
+    experiment = plan.experiment
+    return {
+        **summarise(read_rounds(folder), oracle=experiment.run.oracle),
+        "strategy": experiment.strategy["name"],
+        "seed": experiment.seed,
+        "rounds": experiment.rounds,
+        "one_architecture": plan.one_architecture,
+        "transductive": False,
+        "baseline": None if baseline is None else os.path.relpath(baseline, folder),
+        "notes": plan.federation.describe()["notes"],
+    }
 
 
 def server_app(strategy: KnowledgeStrategy, plan: Plan, population: Population) -> ServerApp:

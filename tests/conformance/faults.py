@@ -71,7 +71,7 @@ class Fault:
 
     def app(self, population: Population) -> KnowledgeClientApp:
         """Return an app that follows the recipe, but for the fault."""
-        return _FaultyApp(self, population)  # type: ignore[return-value]  # as far as grids go
+        return _FaultyApp(self, population)
 
 
 class _FaultyApp:
@@ -81,9 +81,9 @@ class _FaultyApp:
         self.store = self._app.store
 
     def __call__(self, message: Message, context: Context) -> Message | None:
-        fault, client = self._fault, int(context.node_config["partition-id"])  # type: ignore[call-overload]
+        fault, client = self._fault, int(context.node_config["partition-id"])
         config = message.content.config_records["config"]
-        place = client, int(config.get("server-round", 0))  # type: ignore[call-overload]
+        place = client, int(config.get("server-round", 0))
         self._strikes = (
             client in fault.clients
             and place[1] in fault.rounds
@@ -108,7 +108,7 @@ class _FaultyApp:
         client = self._population.connect(context)
         if not (self._strikes and self._fault.how == "breaks"):
             return client
-        return replace(client, learner=Breaking(client.learner, self._fault.phase))  # type: ignore[arg-type]
+        return replace(client, learner=Breaking(client.learner, self._fault.phase))
 
 
 class Patient(InProcessGrid):

@@ -161,7 +161,7 @@ def federate(
         fused = outcome.fused[strategy.exchange.report.round] = fuse(uploads)
         return fused
 
-    strategy.fuse = watched  # type: ignore[method-assign]
+    strategy.fuse = watched
     with one_thread():
         engine.run_server(server_app(strategy, plan, population))
     return outcome

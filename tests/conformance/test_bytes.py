@@ -22,7 +22,7 @@ class Meter(InProcessGrid):
     """Weighs the arrays in every message, by (client, round)."""
 
     def __init__(self, *args: object) -> None:
-        super().__init__(*args)  # type: ignore[arg-type]
+        super().__init__(*args)
         self.up: dict[tuple[int, int], int] = {}
         self.down: dict[tuple[int, int], int] = {}
         self.round = 0
@@ -33,7 +33,7 @@ class Meter(InProcessGrid):
         messages = list(messages)
         for message in messages:
             config = message.content.config_records["config"]
-            self.round = int(config.get("server-round", 0))  # type: ignore[call-overload]
+            self.round = int(config.get("server-round", 0))
             self._weigh(self.down, self.client_of(message), message)
         replies = super().send_and_receive(messages, timeout=timeout)
         for reply in replies:

@@ -19,7 +19,7 @@ class Disorderly(InProcessGrid):
     """Delivers messages and returns replies in an order of its own, another each time."""
 
     def __init__(self, *args: object) -> None:
-        super().__init__(*args)  # type: ignore[arg-type]
+        super().__init__(*args)
         self._order = random.Random(0)
 
     def _handle(self, messages: Sequence[Message], timeout: float | None) -> list[Message]:

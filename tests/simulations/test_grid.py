@@ -34,7 +34,7 @@ def hello(node: int) -> Message:
 
 
 def client_in(reply: Message) -> int:
-    return int(reply.content.config_records["config"]["client"])  # type: ignore[arg-type]
+    return int(reply.content.config_records["config"]["client"])
 
 
 def test_it_is_a_flower_grid(grid: InProcessGrid) -> None:

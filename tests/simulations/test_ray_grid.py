@@ -295,7 +295,7 @@ def test_a_message_that_kills_every_worker_fails_its_client_only(
 
 def test_in_a_chunk_the_killer_is_found_before_anyone_is_blamed() -> None:
     def chunk(*ids: int, deaths: int = 0) -> _Chunk:
-        return _Chunk(0, [None] * len(ids), [numbered(i) for i in ids], deaths)  # type: ignore[list-item]
+        return _Chunk(0, [None] * len(ids), [numbered(i) for i in ids], deaths)
 
     def numbered(message_id: int) -> Message:
         message = Message(RecordDict(), 2, MessageType.QUERY)

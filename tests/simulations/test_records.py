@@ -75,7 +75,8 @@ def test_diagnostics_that_are_no_numbers_leave_valid_json() -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
-    json.loads(text, parse_constant=refuse)
+    read = json.loads(text, parse_constant=refuse)
+    assert read["strategy"] == {"loss": None, "norms": [1.0, None]}
 
 
 @pytest.mark.parametrize("tail", ['{"round": 3, "pers', '{"round": 3}\x00', "{"])

@@ -97,7 +97,9 @@ def test_public_sets_do_not_matter_to_methods_without_one(world, with_options, c
 
 def test_class_counts_must_agree(world, with_options) -> None:
     def fewer(client):
-        build = lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 7))  # noqa: E731
+        def build():
+            return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 7))
+
         return replace(client, learner=TorchLearner(build, 7, "linear"))
 
     with pytest.raises(ConfigError, match="same number of classes"):
