@@ -11,13 +11,16 @@ from rich.markup import escape
 from fedkt import registry
 from fedkt.errors import ConfigError, RunFailedError
 from fedkt.simulations import config as config_
-from fedkt.simulations.compare import compare, plan_jobs, ray_session, slug
+from fedkt.simulations.cells import cells_of, slug
+from fedkt.simulations.cells_report import cells_markdown, write_cells_report
+from fedkt.simulations.compare import compare, plan_parts, ray_session
 from fedkt.simulations.config import Experiment
 from fedkt.simulations.progress import progress_for
 from fedkt.simulations.report import write_comparison_report, write_run_report
 from fedkt.simulations.results import load_comparison, load_run
 from fedkt.simulations.runner import execute, fresh_folder, local_twin, prepare
 from fedkt.simulations.tables import comparison_table, plain_differences, plain_table
+from fedkt.simulations.verdict import load_cells
 
 BASELINE = "baseline"
 
@@ -65,22 +68,38 @@ def run_compare(experiment: Experiment, out: Path | None, resume: bool, command:
     folder = fresh_folder(out, "compare", resume, "comparison.toml")
     if resume:
         _check_same(folder / "comparison.toml", experiment)
-    rounds = sum(job.experiment.rounds for job in plan_jobs(experiment))
+    parts = plan_parts(experiment)
+    rounds = sum(job.experiment.rounds for part in parts for job in part.jobs)
     progress = progress_for(console, rounds)
     failure = None
     try:
-        compare(experiment, folder, progress, command)
+        compare(experiment, parts, folder, progress, command)
     except RunFailedError as error:  # the runs that went well are shown all the same
         failure = error
     finally:
         progress.close()
+    if experiment.compare.cells:
+        _show_cells(folder, console)
+    else:
+        _show_comparison(folder, console)
+    if failure is not None:
+        raise failure
+
+
+def _show_comparison(folder: Path, console: Console) -> None:
     table = folder / "comparison.csv"
     if table.is_file() and len(table.read_text().splitlines()) > 1:
         report = write_comparison_report(folder)
         console.print(comparison_table(load_comparison(folder)))
         console.print(f"Report: {escape(str(report))}", soft_wrap=True, highlight=False)
-    if failure is not None:
-        raise failure
+
+
+def _show_cells(folder: Path, console: Console) -> None:
+    _, begun = load_cells(folder)
+    if begun:
+        report = write_cells_report(folder)
+        console.print(cells_markdown(folder), markup=False, highlight=False, soft_wrap=True)
+        console.print(f"Report: {escape(str(report))}", soft_wrap=True, highlight=False)
 
 
 def print_parts(part: str) -> None:
@@ -102,7 +121,11 @@ def write_report(folder: Path, markdown: bool = False) -> None:
     markdown : bool
         Print a comparison's tables first, in Markdown.
     """
-    if (folder / "comparison.csv").is_file():
+    if (folder / "cells").is_dir():
+        path = write_cells_report(folder)
+        if markdown:
+            print(cells_markdown(folder))
+    elif (folder / "comparison.csv").is_file():
         path = write_comparison_report(folder)
         if markdown:
             comparison = load_comparison(folder)
@@ -126,10 +149,29 @@ def _check_same(path: Path, experiment: Experiment) -> None:
         for free in ("workers", "address", "timeout", "grid"):
             settings["run"].pop(free)
     for key in before:
-        if before[key] != now[key] and not (key == "rounds" and now[key] > before[key]):
+        grown = key == "rounds" and now[key] > before[key]
+        if key == "compare":
+            grown = _only_grown(config_.parse(values), experiment)
+        if before[key] != now[key] and not grown:
             raise ConfigError(
                 f"{path.parent} was begun with another {key}: {before[key]!r}, not {now[key]!r}."
             )
+
+
+def _only_grown(before: Experiment, now: Experiment) -> bool:
+    """Whether a comparison has only gained seeds, strategies and cells, or another verdict."""
+    cells = {cell.name: cell.experiment.model_dump(exclude={"compare"}) for cell in cells_of(now)}
+    kept = all(
+        cells.get(cell.name) == cell.experiment.model_dump(exclude={"compare"})
+        for cell in cells_of(before)
+        if cell.name
+    )
+    return (
+        kept
+        and now.compare.seeds >= before.compare.seeds
+        and set(now.compare.strategies) >= set(before.compare.strategies)
+        and bool(now.compare.cells) == bool(before.compare.cells)
+    )
 
 
 def _percent(value: float | None) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import re
+import multiprocessing
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +17,10 @@ import tomli_w
 from fedkt import registry
 from fedkt.errors import ConfigError, RunFailedError, unknown
 from fedkt.simulations import config as config_
+from fedkt.simulations.cells import Cell, cells_of, slug
 from fedkt.simulations.config import Experiment
 from fedkt.simulations.files import write_atomic
-from fedkt.simulations.progress import RunProgress
+from fedkt.simulations.progress import RunProgress, Silent
 from fedkt.simulations.results import load_run, write_comparison_csv
 from fedkt.simulations.runner import Plan, execute, local_twin, prepare, workers_of
 
@@ -31,7 +34,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """One run: ``entry`` is None for a baseline that is not itself compared."""
 
     label: str
@@ -42,7 +45,22 @@ class _Job:
 
     @property
     def folder(self) -> str:
+        """The name of its run directory."""
         return f"{slug(self.label)}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is run in one go: one cell with one seed, whose data are built once."""
+
+    cell: Cell
+    seed: int
+    jobs: tuple[Job, ...]
+
+    @property
+    def name(self) -> str:
+        """For messages to people."""
+        return ", ".join(filter(None, (self.cell.name, f"seed {self.seed}")))
 
 
 def entries_of(experiment: Experiment) -> list[Entry]:
@@ -75,7 +93,7 @@ def entries_of(experiment: Experiment) -> list[Entry]:
     return entries
 
 
-def plan_jobs(experiment: Experiment) -> list[_Job]:
+def plan_jobs(experiment: Experiment) -> list[Job]:
     """Return all runs of a comparison, each baseline before those that need it."""
     entries = entries_of(experiment)
     first: list[tuple[Entry, Plan]] = []
@@ -93,27 +111,34 @@ def plan_jobs(experiment: Experiment) -> list[_Job]:
         seed = experiment.seed + offset
         for label, plan in extra.items():
             twin = local_twin(plan).with_values(seed=seed)
-            jobs.append(_Job(label, seed, twin, None, compared=False))
+            jobs.append(Job(label, seed, twin, None, compared=False))
         local_first = sorted(first, key=lambda pair: pair[0].section["name"] != "local")
         for entry, plan in local_first:
             alone = None if entry.section["name"] == "local" else baselines[_budget(plan)]
             baseline = f"{slug(alone)}-seed{seed}" if alone else None
             own = _experiment(experiment, entry, offset)
-            jobs.append(_Job(entry.label, seed, own, baseline, compared=True))
+            jobs.append(Job(entry.label, seed, own, baseline, compared=True))
     return jobs
 
 
 def compare(
-    experiment: Experiment, out: Path, progress: RunProgress, command: str | None = None
+    experiment: Experiment,
+    parts: Sequence[Part],
+    out: Path,
+    progress: RunProgress,
+    command: str | None = None,
 ) -> None:
-    """Run a comparison, or finish one, and write ``comparison.csv``.
+    """Run a comparison, or finish one, and write ``comparison.csv`` (one for each cell).
 
     Parameters
     ----------
     experiment : Experiment
         With ``compare`` filled in.
+    parts : Sequence[Part]
+        What :func:`plan_parts` made of it.
     out : Path
-        The comparison's folder; finished runs in it are kept, begun ones go on.
+        The comparison's folder; finished runs in it are kept, begun ones go on. Each of
+        several cells is a comparison of its own in ``cells/NAME``.
     progress : RunProgress
         Who is told.
     command : str, optional
@@ -124,46 +149,128 @@ def compare(
     RunFailedError
         At the end, if runs have failed; the others are complete.
     """
-    jobs = plan_jobs(experiment)
-    failed, broken = [], set()
-    with ray_session(experiment):
-        (out / "runs").mkdir(parents=True, exist_ok=True)
-        resolved = tomli_w.dumps(config_.without_none(experiment.model_dump(mode="json")))
-        head = tomli_w.dumps({"command": command}) if command else ""
-        write_atomic(out / "comparison.toml", head + resolved)
-        for job in jobs:
-            if job.baseline in broken:
-                failed.append(f"{job.label}, seed {job.seed}: its baseline failed")
-                continue
-            try:
-                execute(
-                    prepare(job.experiment, reduce_to_one=True),
-                    out / "runs" / job.folder,
-                    label=job.label,
-                    baseline=out / "runs" / job.baseline if job.baseline else None,
-                    progress=progress,
-                    command=command,
-                )
-            except Exception as error:  # a fault in one method must not cost the others
-                folder = out / "runs" / job.folder
-                folder.mkdir(exist_ok=True)
-                write_atomic(folder / "error.txt", traceback.format_exc())
-                text = " ".join(str(error).split())
-                failed.append(f"{job.label}, seed {job.seed}: {type(error).__name__}: {text}")
-                broken.add(job.folder)
-            _write_table(out, experiment, jobs)
+    cells = list({id(p.cell): p.cell for p in parts}.values())
+    save_settings(out, experiment, command)
+    for cell in cells:
+        folder = cell.folder(out)
+        (folder / "runs").mkdir(parents=True, exist_ok=True)
+        if cell.name:
+            save_settings(folder, cell.experiment, command)
+    failed: list[str] = []
+    try:
+        for part, failures in _carry_out(experiment, parts, out, progress, command):
+            failed += failures
+            _write_table(part.cell, out, parts)
+    finally:  # also of what an interruption has left finished
+        for cell in cells:
+            _write_table(cell, out, parts)
     if failed:
-        raise RunFailedError(f"{len(failed)} of {len(jobs)} runs failed. First: {failed[0]}")
+        runs = sum(len(p.jobs) for p in parts)
+        raise RunFailedError(f"{len(failed)} of {runs} runs failed. First: {failed[0]}")
 
 
-def _write_table(out: Path, experiment: Experiment, jobs: list[_Job]) -> None:
+def plan_parts(experiment: Experiment) -> list[Part]:
+    """Return the parts of a comparison: all cells of the first seed, then of the next.
+
+    Raises
+    ------
+    ConfigError
+        For anything that cannot be run.
+    """
+    parts = []
+    for cell in cells_of(experiment):
+        by_seed: dict[int, list[Job]] = {}
+        try:
+            jobs = plan_jobs(cell.experiment)
+        except ConfigError as error:
+            raise ConfigError(f"{cell.name}: {error}" if cell.name else str(error)) from error
+        for job in jobs:
+            by_seed.setdefault(job.seed, []).append(job)
+        parts += [Part(cell, seed, tuple(jobs)) for seed, jobs in by_seed.items()]
+    return sorted(parts, key=lambda p: p.seed)  # stable: within a seed as written
+
+
+def save_settings(folder: Path, experiment: Experiment, command: str | None) -> None:
+    """Write ``comparison.toml``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    resolved = tomli_w.dumps(config_.without_none(experiment.model_dump(mode="json")))
+    head = tomli_w.dumps({"command": command}) if command else ""
+    write_atomic(folder / "comparison.toml", head + resolved)
+
+
+def _carry_out(
+    experiment: Experiment,
+    parts: Sequence[Part],
+    out: Path,
+    progress: RunProgress,
+    command: str | None,
+) -> Iterator[tuple[Part, list[str]]]:
+    """Yield each part that is done and what failed in it."""
+    processes = experiment.compare.processes
+    if processes == 1:
+        with ray_session(experiment):
+            for part in parts:
+                yield part, run_part(part, out, command, progress)
+        return
+    if experiment.run.grid != "in-process":
+        raise ConfigError('compare.processes above 1 needs run.grid = "in-process".')
+    # A fork would inherit the locks of torch's threads.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        futures = {pool.submit(run_part, part, out, command, Silent()): part for part in parts}
+        try:
+            for future in as_completed(futures):
+                part = futures[future]
+                failures = future.result()
+                progress.part_finished(part.name, sum(j.experiment.rounds for j in part.jobs))
+                yield part, failures
+        except BrokenProcessPool as error:
+            raise RunFailedError(
+                "A process of the comparison died; go on with --resume."
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def run_part(part: Part, out: Path, command: str | None, progress: RunProgress) -> list[str]:
+    """Run one cell with one seed; return a line for each run that failed."""
+    failed: list[str] = []
+    broken: set[str] = set()
+    runs = part.cell.folder(out) / "runs"
+    where = f"{part.cell.name}, " if part.cell.name else ""
+    for job in part.jobs:
+        name = f"{where}{job.label}, seed {job.seed}"
+        if job.baseline in broken:
+            failed.append(f"{name}: its baseline failed")
+            continue
+        folder = runs / job.folder
+        try:
+            execute(
+                prepare(job.experiment, reduce_to_one=True),
+                folder,
+                label=job.label,
+                baseline=runs / job.baseline if job.baseline else None,
+                progress=progress,
+                command=command,
+            )
+        except Exception as error:  # a fault in one method must not cost the others
+            folder.mkdir(exist_ok=True)
+            write_atomic(folder / "error.txt", traceback.format_exc())
+            text = " ".join(str(error).split())
+            failed.append(f"{name}: {type(error).__name__}: {text}")
+            broken.add(job.folder)
+    return failed
+
+
+def _write_table(cell: Cell, out: Path, parts: Sequence[Part]) -> None:
     """Write the rows of the finished runs: by strategy in the order asked for, then by seed."""
-    order = [e.label for e in entries_of(experiment)]
-    compared = [j for j in jobs if j.compared]
+    order = [entry.label for entry in entries_of(cell.experiment)]
+    compared = [j for p in parts if p.cell is cell for j in p.jobs if j.compared]
     compared.sort(key=lambda j: (order.index(j.label), j.seed))
-    folders = [out / "runs" / j.folder for j in compared]
+    folder = cell.folder(out)
+    folders = [folder / "runs" / j.folder for j in compared]
     done = [load_run(f) for f in folders if (f / "summary.json").is_file()]
-    write_comparison_csv(out / "comparison.csv", done)
+    write_comparison_csv(folder / "comparison.csv", done)
 
 
 def ray_session(experiment: Experiment) -> AbstractContextManager[None]:
@@ -173,11 +280,6 @@ def ray_session(experiment: Experiment) -> AbstractContextManager[None]:
     from fedkt.simulations.ray_grid import session
 
     return session(workers_of(experiment), experiment.run.address)
-
-
-def slug(label: str) -> str:
-    """Return a label as a folder name."""
-    return re.sub(r"[^A-Za-z0-9._=-]+", "-", label).strip("-.")
 
 
 def _experiment(experiment: Experiment, entry: Entry, offset: int) -> Experiment:

@@ -12,7 +12,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
@@ -70,11 +70,24 @@ class RunSection(Section):
     oracle: bool = Field(False, description="also report the best test round, named so")
 
 
+class VerdictSection(Section):
+    """``[compare.verdict]``: one strategy judged against the others; see ``verdict``."""
+
+    subject: str
+    rivals: tuple[str, ...] = Field((), description="empty: all others")
+    personalised_bar: tuple[str, ...] = Field((), description="empty: the rivals")
+    global_bar: tuple[str, ...] = Field((), description="empty: the rivals")
+    tolerance: float = Field(0.003, ge=0, description="accuracy in [0, 1]")
+
+
 class CompareSection(Section):
-    """``[compare]``: several strategies over several seeds."""
+    """``[compare]``: several strategies over several seeds, in one setting or several cells."""
 
     strategies: tuple[str, ...] = ()
     seeds: Whole = Field(3, ge=1)
+    processes: Whole = Field(1, ge=1, description="runs at once; above 1: grid = in-process")
+    cells: tuple[dict[str, Any], ...] = Field((), description="see simulations.cells")
+    verdict: VerdictSection | None = None
 
 
 class Experiment(Section):
@@ -252,7 +265,8 @@ def _explain(error: ValidationError) -> ConfigError:
     if first["type"] == "extra_forbidden":
         section: Any = Experiment
         for part in where[:-1]:
-            section = section.model_fields[part].annotation
+            annotation = section.model_fields[part].annotation
+            section = next((a for a in get_args(annotation) if a is not type(None)), annotation)
         of = f"key in [{'.'.join(where[:-1])}]" if where[:-1] else "key"
         return unknown(of, where[-1], section.model_fields)
     if first["type"] == "literal_error" and isinstance(first["input"], str):

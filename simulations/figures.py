@@ -70,7 +70,7 @@ def accuracy_figure(
     Path
         The file.
     """
-    with _canvas(target, _WIDTH, _tall(groups)) as figure:
+    with canvas(target, _WIDTH, _tall(groups)) as figure:
         shaded = False
         for axes, key in _panels(figure, groups):
             for index, (label, runs) in enumerate(groups.items()):
@@ -111,7 +111,7 @@ def traffic_figure(groups: Mapping[str, Sequence[Run]], target: Path) -> Path:
     Path
         The file.
     """
-    with _canvas(target, _WIDTH, _tall(groups)) as figure:
+    with canvas(target, _WIDTH, _tall(groups)) as figure:
         totals = [max(_sent(run) for run in runs) for runs in groups.values()]
         sent = [total for total in totals if total]
         wide = bool(sent) and max(sent) > 20 * min(sent)
@@ -159,7 +159,7 @@ def labels_figure(counts: Sequence[Sequence[int]], classes: Sequence[str], targe
     table = np.asarray(counts, float)
     clients, width = table.shape
     height = float(np.clip(1.9 + 0.3 * clients, 3.2, 8.5))
-    with _canvas(target, _WIDTH, height) as figure:
+    with canvas(target, _WIDTH, height) as figure:
         heat, bars = figure.subplots(1, 2, sharey=True, width_ratios=[5, 1])
         # The square root keeps small clients visible beside large ones.
         norm = PowerNorm(0.5, vmin=0, vmax=max(table.max(), 1))
@@ -207,7 +207,7 @@ def gain_figure(gains: Mapping[str, Sequence[Sequence[float | None]]], target: P
     """
     columns = 1 if len(gains) == 1 else 2 if len(gains) in (2, 4) else 3
     rows = -(-len(gains) // columns)
-    with _canvas(target, _WIDTH, 1.6 + 2.4 * rows if rows < 3 else 1 + 2.1 * rows) as figure:
+    with canvas(target, _WIDTH, 1.6 + 2.4 * rows if rows < 3 else 1 + 2.1 * rows) as figure:
         grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
         for axes, (label, seeds) in zip(grid, gains.items(), strict=False):
             known = [np.array([g for g in seed if g is not None], float) for seed in seeds]
@@ -270,7 +270,7 @@ def weights_figure(
     matrix = np.asarray(weights, float)
     size = len(matrix)
     height = float(np.clip(1.8 + 0.42 * size, 3.4, 6.6))
-    with _canvas(target, _WIDTH, height) as figure:
+    with canvas(target, _WIDTH, height) as figure:
         heat, bars = figure.subplots(1, 2, sharey=True, width_ratios=[3, 1])
         # A client's own weight can be far above the others, which must stay visible.
         norm = PowerNorm(0.5, vmin=0, vmax=max(float(np.nanmax(matrix)), 1e-9))
@@ -296,7 +296,8 @@ def weights_figure(
 
 
 @contextmanager
-def _canvas(target: Path, width: float, height: float) -> Iterator[Figure]:
+def canvas(target: Path, width: float, height: float) -> Iterator[Figure]:
+    """Give a figure of the house's style and write it to ``target`` afterwards; inches."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

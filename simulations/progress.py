@@ -30,6 +30,10 @@ class RunProgress(Protocol):
         """Be told that the run is complete."""
         ...
 
+    def part_finished(self, name: str, rounds: int) -> None:
+        """Be told that other processes have run several runs with so many rounds in all."""
+        ...
+
     def close(self) -> None:
         """Stop drawing."""
         ...
@@ -50,6 +54,9 @@ class Silent:
         """Show nothing."""
 
     def run_finished(self) -> None:
+        """Show nothing."""
+
+    def part_finished(self, name: str, rounds: int) -> None:
         """Show nothing."""
 
     def close(self) -> None:
@@ -104,6 +111,11 @@ class Live:
         line = f"{self._label}: {self._rounds} rounds, {self._last}"
         self._bars.console.print(line, highlight=False, markup=False)
 
+    def part_finished(self, name: str, rounds: int) -> None:
+        """Move the rounds' bar and leave a line behind."""
+        self._bars.update(self._all, advance=rounds)
+        self._bars.console.print(f"{name}: done", highlight=False, markup=False)
+
     def close(self) -> None:
         """Stop drawing."""
         self._bars.stop()
@@ -141,22 +153,28 @@ class Lines:
         self, round_: int, personalised: float | None, global_: float | None
     ) -> None:
         """Write a line."""
-        self._done, self._timed = self._done + 1, self._timed + 1
-        pace = (time.monotonic() - self._began) / self._timed
-        left = pace * (self._total - self._done)
-        self._console.print(
+        self._say(
             f"{self._label}: round {round_}/{self._rounds}, {self._clients} clients, "
-            f"{_accuracies(personalised, global_)}, about {left:.0f} s left",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
+            f"{_accuracies(personalised, global_)}",
+            1,
         )
 
     def run_finished(self) -> None:
         """Write nothing."""
 
+    def part_finished(self, name: str, rounds: int) -> None:
+        """Write a line."""
+        self._say(f"{name}: done", rounds)
+
     def close(self) -> None:
         """Write nothing."""
+
+    def _say(self, what: str, rounds: int) -> None:
+        self._done, self._timed = self._done + rounds, self._timed + rounds
+        pace = (time.monotonic() - self._began) / self._timed
+        left = pace * (self._total - self._done)
+        text = f"{what}, about {left:.0f} s left"
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def progress_for(console: Console, total_rounds: int) -> RunProgress:

@@ -63,7 +63,7 @@ def write_run_report(run_dir: str | Path) -> Path:
     run = load_run(run_dir)
     baseline = run.baseline()
     chosen = run.selected("validation_selected").get("round")
-    return _write(
+    return render(
         run.path,
         "run.html",
         run=run,
@@ -103,7 +103,7 @@ def write_comparison_report(directory: str | Path) -> Path:
         if any(run.selected(selection) for run in comparison.runs)
     }
     headline = rows.get("last") or aggregate(comparison)
-    return _write(
+    return render(
         comparison.path,
         "comparison.html",
         comparison=comparison,
@@ -119,7 +119,8 @@ def write_comparison_report(directory: str | Path) -> Path:
     )
 
 
-def _write(folder: Path, template: str, **context: Any) -> Path:
+def render(folder: Path, template: str, **context: Any) -> Path:
+    """Write ``report.html`` into a folder from one of the templates."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     pages = Environment(
@@ -145,7 +146,7 @@ def _run_figures(run: Run, baseline: Run | None) -> dict[str, list[tuple[str, st
     if _known(gains):
         drawn["gain"] = figures.gain_figure({run.label: [gains]}, folder / "gain.png")
     shared = _shared_figures([run], folder)
-    return {name: [(run.label, _embed(path))] for name, path in drawn.items()} | shared
+    return {name: [(run.label, embed(path))] for name, path in drawn.items()} | shared
 
 
 def _comparison_figures(comparison: Comparison) -> dict[str, list[tuple[str, str]]]:
@@ -163,7 +164,7 @@ def _comparison_figures(comparison: Comparison) -> dict[str, list[tuple[str, str
     if gains:
         drawn["gain"] = figures.gain_figure(gains, folder / "gain.png")
     shared = _shared_figures([runs[0] for runs in groups.values()], folder)
-    return {name: [("", _embed(path))] for name, path in drawn.items()} | shared
+    return {name: [("", embed(path))] for name, path in drawn.items()} | shared
 
 
 def _shared_figures(runs: Sequence[Run], folder: Path) -> dict[str, list[tuple[str, str]]]:
@@ -174,7 +175,7 @@ def _shared_figures(runs: Sequence[Run], folder: Path) -> dict[str, list[tuple[s
     if counts:
         path = folder / "labels.png"
         figures.labels_figure(counts, federation.get("classes") or [], path)
-        drawn["labels"] = [(f"seed {runs[0].seed}", _embed(path))]
+        drawn["labels"] = [(f"seed {runs[0].seed}", embed(path))]
     for number, run in enumerate(runs):
         said = (run.rounds[-1].get("strategy") or {}) if run.rounds else {}
         weights = said.get("weights")
@@ -183,7 +184,7 @@ def _shared_figures(runs: Sequence[Run], folder: Path) -> dict[str, list[tuple[s
             path = folder / f"weights-{number}-{_slug(run.label)}.png"
             effective = said.get("effective_neighbours")
             figures.weights_figure(weights, ids, path, effective=effective)
-            drawn.setdefault("weights", []).append((f"{run.label}, seed {run.seed}", _embed(path)))
+            drawn.setdefault("weights", []).append((f"{run.label}, seed {run.seed}", embed(path)))
     return drawn
 
 
@@ -191,7 +192,8 @@ def _known(gains: Sequence[float | None]) -> bool:
     return any(gain is not None for gain in gains)
 
 
-def _embed(path: Path) -> str:
+def embed(path: Path) -> str:
+    """Return a PNG file as a data URI."""
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
 
 

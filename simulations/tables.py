@@ -75,7 +75,7 @@ def plain_table(comparison: Comparison) -> str:
     One row a strategy; the marks † and ‡ are explained below the table.
     """
     rows = aggregate(comparison)
-    return "\n\n".join([_markdown(table_of(rows)), over(rows), *marks(rows)]) + "\n"
+    return "\n\n".join([markdown(table_of(rows)), over(rows), *marks(rows)]) + "\n"
 
 
 def plain_differences(comparison: Comparison) -> str:
@@ -85,10 +85,11 @@ def plain_differences(comparison: Comparison) -> str:
     """
     body = differences(aggregate(comparison))
     header = ["Strategy", "Against", "Personalised (points)", "Global (points)", "Seeds"]
-    return _markdown([header, *body]) + "\n" if body else ""
+    return markdown([header, *body]) + "\n" if body else ""
 
 
-def _markdown(table: Sequence[Sequence[str]]) -> str:
+def markdown(table: Sequence[Sequence[str]]) -> str:
+    """Lay out header and body in Markdown."""
     lines = [[one_line(cell).replace("|", r"\|") for cell in line] for line in table]
     rule = [["---"] + ["---:"] * (len(lines[0]) - 1)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines[:1] + rule + lines[1:])
@@ -108,12 +109,12 @@ def table_of(
     for row in rows:
         line = [_marked(row)]
         if not with_cost:
-            line.append(_pm(row["round"], digits=1))
-        line += [_pm(row[key], 100, digits=digits) for key in shown]
+            line.append(pm(row["round"], digits=1))
+        line += [pm(row[key], 100, digits=digits) for key in shown]
         if with_cost:
             sent = [row["bytes_up"], row["bytes_down"]]
             line += [megabytes(one["mean"], one["std"]) if one else ABSENT for one in sent]
-            line.append(_pm(row["seconds"], digits=1))
+            line.append(pm(row["seconds"], digits=1))
         table.append(line)
     return table
 
@@ -125,7 +126,7 @@ def differences(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         for pair in row["differences"]:
             values = [pair["personalised_accuracy"], pair["global_accuracy"]]
             counts = [value["n"] for value in values if value]
-            cells = [_pm(value, 100, spread="standard_error", sign="+") for value in values]
+            cells = [pm(value, 100, spread="standard_error", sign="+") for value in values]
             body.append([_marked(row), pair["against"], *cells, str(max(counts, default=0))])
     return body
 
@@ -158,7 +159,7 @@ def over(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"Mean ± std over {seeds} seeds. MB (10⁶ bytes) per client over the run."
 
 
-def _pm(
+def pm(
     value: Mapping[str, Any] | None,
     scale: float = 1,
     *,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fedkt.errors import ConfigError
 from fedkt.objectives import CrossEntropy
 from fedkt.recipe import Recipe, Train
 from fedkt.registry import register
@@ -18,13 +19,19 @@ class Local(KnowledgeStrategy):
     ----------
     local_epochs : int
         Passes over the private data a round.
+    times : int
+        Multiplies them: ``times=2`` is the baseline with twice the budget, for methods that
+        train on public data as well.
     """
 
     name = "local"
 
-    def __init__(self, local_epochs: int = 5) -> None:
-        self.local_epochs = local_epochs
+    def __init__(self, local_epochs: int = 5, times: int = 1) -> None:
+        if times < 1:
+            raise ConfigError(f"local: times must be at least 1, not {times}.")
+        self.local_epochs, self.times = local_epochs, times
 
     def recipe(self) -> Recipe:
         """Train on private data."""
-        return Recipe(learn=[Train(on="private", terms=[CrossEntropy()], epochs=self.local_epochs)])
+        epochs = self.local_epochs * self.times
+        return Recipe(learn=[Train(on="private", terms=[CrossEntropy()], epochs=epochs)])

@@ -1,0 +1,101 @@
+"""The cells of a comparison: one experiment under several settings."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedkt.errors import ConfigError, unknown
+from fedkt.simulations.config import Experiment, parse
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting of a comparison.
+
+    Parameters
+    ----------
+    name : str
+        Unique in the comparison; empty for a comparison of one setting only.
+    experiment : Experiment
+        The setting, with the comparison's strategies and seeds.
+    """
+
+    name: str
+    experiment: Experiment
+
+    def folder(self, out: Path) -> Path:
+        """Return the cell's own comparison directory below ``out``."""
+        return out / "cells" / slug(self.name) if self.name else out
+
+
+def cells_of(experiment: Experiment) -> list[Cell]:
+    """Return the cells of a comparison, in the order of ``[[compare.cells]]``.
+
+    An entry of ``compare.cells`` holds a ``name`` and sections of an experiment that replace
+    the comparison's, key by key. With ``axes``, a list of lists of such entries, it stands
+    for every combination of one entry of each list, whose names are joined.
+
+    Raises
+    ------
+    ConfigError
+        Naming the cell that is not a valid experiment, or that stands there twice.
+    """
+    compare = experiment.compare
+    if not compare.cells:
+        return [Cell("", experiment)]
+    base = experiment.model_dump()
+    base["compare"] = compare.model_dump(exclude={"cells", "processes"})
+    cells: dict[str, Cell] = {}
+    for entry in compare.cells:
+        for name, changes in _combinations(entry):
+            wrong = changes.keys() - (Experiment.model_fields.keys() - {"compare"})
+            if wrong:
+                allowed = [*Experiment.model_fields.keys() - {"compare"}, "name", "axes"]
+                raise unknown(f"key in cell {name!r} of compare.cells", min(wrong), allowed)
+            if slug(name) in cells:
+                raise ConfigError(f"compare.cells: {name!r} is there twice.")
+            try:
+                cell = Cell(name, parse(_merged(base, changes)))
+            except ConfigError as error:
+                raise ConfigError(f"compare.cells, {name!r}: {error}") from error
+            cells[slug(name)] = cell
+    return list(cells.values())
+
+
+def slug(label: str) -> str:
+    """Return a label as a folder name."""
+    return re.sub(r"[^A-Za-z0-9._=-]+", "-", label).strip("-.")
+
+
+def _combinations(entry: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    axes = entry.get("axes", ())
+    if not all(isinstance(axis, list | tuple) for axis in axes):
+        raise ConfigError("compare.cells: axes must be a list of lists of tables.")
+    common = {k: v for k, v in entry.items() if k != "axes"}
+    for choice in itertools.product(*axes):
+        changes: dict[str, Any] = {}
+        names = []
+        for part in (common, *choice):
+            if not isinstance(part, Mapping):
+                raise ConfigError(f"compare.cells: {part!r} is not a table.")
+            changes = _merged(changes, {k: v for k, v in part.items() if k != "name"})
+            names.append(str(part.get("name", "")))
+        name = " ".join(filter(None, names))
+        if not slug(name):
+            raise ConfigError("compare.cells: every cell needs a name.")
+        yield name, changes
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace values key by key, also inside sections."""
+    out = dict(base)
+    for key, value in changes.items():
+        inner = out.get(key)
+        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
+        out[key] = _merged(inner, value) if both else value
+    return out

@@ -1,0 +1,203 @@
+"""The report of a comparison over several cells: verdict, overview, one page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedkt.simulations.cells import Cell
+from fedkt.simulations.config import VerdictSection, load
+from fedkt.simulations.figures import PANELS, canvas
+from fedkt.simulations.report import embed, render
+from fedkt.simulations.results import Comparison, aggregate
+from fedkt.simulations.tables import ABSENT, markdown, pm
+from fedkt.simulations.verdict import (
+    CLEAR,
+    METRICS,
+    CellVerdict,
+    Margin,
+    Verdict,
+    judge,
+    load_cells,
+    write_cells_csv,
+)
+
+_INK = {"green": "#00795C", "grey": "#555555", "red": "#B3261E"}
+_DOTS = {"green": "o", "grey": "s", "red": "X"}
+_SHORT = {"personalised_accuracy": "personalised", "global_accuracy": "global"}
+
+
+def write_cells_report(out: str | Path) -> Path:
+    """Write ``cells.csv``, the figure and ``report.html`` of a comparison of several cells.
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    ConfigError
+        If the folder is no such comparison, or its verdict names an unknown strategy.
+    """
+    out = Path(out)
+    cells, results = load_cells(out)
+    write_cells_csv(out / "cells.csv", results)
+    verdict = _verdict(cells, results)
+    drawn = None
+    if verdict is not None and verdict.cells:
+        drawn = embed(margin_figure(verdict, out / "figures" / "verdict.png"))
+    return render(
+        out,
+        "cells.html",
+        facts=_facts(out, cells, results),
+        verdict=verdict,
+        summary=summary_line(verdict) if verdict else "",
+        lines=verdict_lines(verdict) if verdict else [],
+        colours=[_colours(c) for c in verdict.cells] if verdict else [],
+        figure=drawn,
+        overview={PANELS[m]: overview(results, m) for m in METRICS},
+        unfinished=[c.name for c in cells if c.name not in results],
+    )
+
+
+def cells_markdown(out: str | Path) -> str:
+    """Return the verdict and the accuracies of all cells as Markdown."""
+    cells, results = load_cells(Path(out))
+    verdict = _verdict(cells, results)
+    parts = []
+    if verdict is not None and verdict.cells:
+        parts += [markdown(verdict_lines(verdict)), summary_line(verdict)]
+    for metric in METRICS:
+        parts += [f"**{PANELS[metric]} (%)**", markdown(overview(results, metric))]
+    return "\n\n".join(parts) + "\n"
+
+
+def summary_line(verdict: Verdict) -> str:
+    """Say in one sentence in how many cells the subject reaches the bar."""
+    points = f"{100 * verdict.section.tolerance:g}"
+    text = (
+        f"{verdict.subject} reaches the bar, to within {points} points, in "
+        f"{verdict.holding} of {len(verdict.cells)} cells"
+    )
+    failing = [cell.cell for cell in verdict.cells if not cell.holds]
+    return f"{text}; not in: {', '.join(failing)}." if failing else f"{text}."
+
+
+def verdict_lines(verdict: Verdict) -> list[list[str]]:
+    """Return header and body of the verdict table; margins in points ± standard error."""
+    header = ["Cell"]
+    for metric in METRICS:
+        name = _SHORT[metric]
+        header += [f"{name.capitalize()} (%)", "Best rival", "Margin", f"Bar, {name}"]
+    body = []
+    for cell in verdict.cells:
+        line = [cell.cell]
+        for metric in METRICS:
+            line += _margin_cells(cell, metric)
+        body.append([*line, "holds" if cell.holds else "fails"])
+    return [[*header, "Criterion"], *body]
+
+
+def overview(results: Mapping[str, Comparison], metric: str) -> list[list[str]]:
+    """Return header and body: cells by strategies, mean ± std over seeds, in percent."""
+    labels = list(dict.fromkeys(label for c in results.values() for label in c.groups))
+    lines = [["Cell", *labels]]
+    for name, comparison in results.items():
+        rows = {row["strategy"]: row for row in aggregate(comparison)}
+        line = []
+        for label in labels:
+            row = rows.get(label)
+            mark = "†" if row and row["one_architecture"] else ""
+            line.append(pm(row[metric], 100, digits=1) + mark if row else ABSENT)
+        lines.append([name, *line])
+    return lines
+
+
+def margin_figure(verdict: Verdict, target: Path) -> Path:
+    """Draw the margins of all cells, personalised and global side by side.
+
+    Parameters
+    ----------
+    verdict : Verdict
+        With at least one cell.
+    target : Path
+        The PNG file to write.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    cells = verdict.cells
+    with canvas(target, 9.0, 1.7 + 0.26 * len(cells)) as figure:
+        panels = figure.subplots(1, len(METRICS), sharey=True)
+        for axes, metric in zip(panels, METRICS, strict=True):
+            for place, cell in enumerate(cells):
+                margin = cell.margins.get(metric)
+                if margin is None:
+                    continue
+                error = CLEAR * 100 * (margin.standard_error or 0)
+                axes.errorbar(
+                    100 * margin.mean,
+                    place,
+                    xerr=error,
+                    fmt=_DOTS[margin.colour],
+                    color=_INK[margin.colour],
+                    markersize=5,
+                    capsize=2,
+                    lw=1.2,
+                )
+            axes.axvline(0, color="black", lw=0.8)
+            axes.set_title(PANELS[metric])
+            axes.set_xlabel("Margin over the best rival (points)")
+            axes.grid(axis="x", alpha=0.3)
+        panels[0].set_yticks(np.arange(len(cells)), [cell.cell for cell in cells])
+        panels[0].invert_yaxis()
+        figure.suptitle(f"{verdict.subject} against the best of the others (± {CLEAR:g} SE)")
+    return target
+
+
+def _verdict(cells: Sequence[Cell], results: Mapping[str, Comparison]) -> Verdict | None:
+    section: VerdictSection | None = None
+    for cell in cells:
+        section = cell.experiment.compare.verdict or section
+    return judge(section, cells, results) if section else None
+
+
+def _margin_cells(cell: CellVerdict, metric: str) -> list[str]:
+    margin: Margin | None = cell.margins.get(metric)
+    if margin is None:
+        return [ABSENT] * 4
+    error = "" if margin.standard_error is None else f" ± {100 * margin.standard_error:.1f}"
+    above = cell.above_bar.get(metric)
+    return [
+        f"{100 * margin.subject:.1f}",
+        f"{margin.rival} {100 * margin.best:.1f}",
+        f"{100 * margin.mean:+.1f}{error} {margin.colour}",
+        ABSENT if above is None else f"{100 * above:+.1f}",
+    ]
+
+
+def _colours(cell: CellVerdict) -> list[str]:
+    """Return the class of each table cell of a verdict's line."""
+    found: list[str] = [""]
+    for metric in METRICS:
+        margin = cell.margins.get(metric)
+        found += ["", "", margin.colour if margin else "", ""]
+    return [*found, "green" if cell.holds else "red"]
+
+
+def _facts(out: Path, cells: Sequence[Cell], results: Mapping[str, Comparison]) -> dict[str, Any]:
+    runs = [run for comparison in results.values() for run in comparison.runs]
+    labels = list(dict.fromkeys(run.label for run in runs))
+    return {
+        "Cells": f"{len(results)} of {len(cells)}",
+        "Strategies": ", ".join(labels),
+        "Seeds": ", ".join(str(s) for s in sorted({run.seed for run in runs})),
+        "Runs": str(len(runs)),
+        "Command": str(load(out / "comparison.toml").get("command") or ABSENT),
+    }
