@@ -11,10 +11,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from fedkt.data.draws import class_shares
 from fedkt.data.splits import Array, Ints, stratified
 from fedkt.errors import ConfigError
 from fedkt.registry import lookup
 from fedkt.rng import derive, numpy_rng
+
+# Partitions under which two clients may hold the same sample.
+OVERLAPPING = ("draw",)
 
 # (labels [n], argument, clients, seed, samples per client or 0) -> row numbers per client
 Partition = Callable[[Ints, str, int, int, int], Sequence[Array]]
@@ -35,7 +39,7 @@ def partition(
     labels : ndarray
         int ``[n]``.
     spec : str
-        ``iid``, ``dirichlet:ALPHA``, ``pathological:CLASSES_PER_CLIENT``,
+        ``iid``, ``dirichlet:ALPHA``, ``draw:ALPHA``, ``pathological:CLASSES_PER_CLIENT``,
         ``shards:SHARDS_PER_CLIENT``, ``quantity:linear|square|exponential``, or
         ``NAME[:ARGUMENT]`` or ``path/to/file.py:function[:ARGUMENT]`` for one's own.
     clients : int
@@ -54,7 +58,8 @@ def partition(
     Returns
     -------
     list[ndarray]
-        For each client int64 row numbers, ascending; no row belongs to two clients.
+        For each client int64 row numbers, ascending; no row belongs to two clients, except
+        under ``draw``, where a client may also hold a row twice.
 
     Raises
     ------
@@ -82,14 +87,14 @@ def partition_with_notes(
     """
     function, argument = _resolve(spec)
     n = len(labels)
-    _check_counts(n, clients, samples_per_client, min_samples)
+    shared_out = samples_per_client if not overlaps(spec) else 0
+    _check_counts(n, clients, shared_out, min_samples)
     # The partitioners expect every class to occur, and partly keep the order of rows.
     order = numpy_rng(seed, "partition-order").permutation(n)
     _, dense = np.unique(labels, return_inverse=True)
     dense = dense.astype(np.int64)
-    inner_seed = derive(seed, "partition") % 2**31
     try:
-        found = function(dense[order], argument, clients, inner_seed, samples_per_client)
+        found = function(dense[order], argument, clients, _inner_seed(seed), samples_per_client)
     except ConfigError:
         raise
     except (ValueError, AssertionError, ArithmeticError) as error:
@@ -102,6 +107,35 @@ def partition_with_notes(
         return _subsampled(parts, dense, spec, samples_per_client, seed), []
     parts, repaired = _repaired(parts, min_samples, seed)
     return parts, _notes(parts, repaired, n, min_samples)
+
+
+def overlaps(spec: str) -> bool:
+    """Whether two clients may hold the same sample."""
+    return spec.partition(":")[0] in OVERLAPPING
+
+
+def drawn_shares(
+    labels: Array, spec: str, clients: int, seed: int, num_classes: int
+) -> Array | None:
+    """Return the class shares that clients draw their samples by, where a partition has such.
+
+    Returns
+    -------
+    ndarray or None
+        float64 ``[clients, num_classes]``, rows sum to 1; None for partitions that share out
+        the samples there are.
+    """
+    if not overlaps(spec):
+        return None
+    present = np.unique(labels)
+    shares = np.zeros((clients, num_classes))
+    argument = spec.partition(":")[2].strip()
+    shares[:, present] = class_shares(argument, clients, len(present), _inner_seed(seed))
+    return shares
+
+
+def _inner_seed(seed: int) -> int:
+    return derive(seed, "partition") % 2**31
 
 
 def _resolve(spec: str) -> tuple[Partition, str]:
@@ -133,7 +167,8 @@ def _check_counts(n: int, clients: int, samples_per_client: int, min_samples: in
 def _checked(spec: str, found: Sequence[Array], n: int, clients: int) -> list[Ints]:
     parts = [np.asarray(rows, dtype=np.int64).reshape(-1) for rows in found]
     rows = np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
-    faulty = len(rows) and (rows.min() < 0 or rows.max() >= n or len(np.unique(rows)) < len(rows))
+    twice = not overlaps(spec) and len(np.unique(rows)) < len(rows)
+    faulty = len(rows) and (rows.min() < 0 or rows.max() >= n or twice)
     if len(parts) != clients or faulty:
         raise ConfigError(
             f"Partition {spec!r} must return {clients} arrays of row numbers in [0, {n - 1}] with "

@@ -23,7 +23,8 @@ class Samples:
     y : Tensor, optional
         int64 ``[n]``, labels from 0; ``None`` where they are unknown.
     ids : Tensor
-        int64 ``[n]``, each at most once.
+        int64 ``[n]``, each at most once (a client that draws with replacement may hold a
+        sample twice).
 
     Raises
     ------

@@ -22,6 +22,18 @@ def cnn_wide(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     return _network("cnn-wide", input_shape, num_classes, (32, 64), 128)
 
 
+@register(part="models")
+def cnn_small(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """Two 3 x 3 convolutions (16, 32) of stride 2, averaged to 4 x 4: a quarter of cnn's work."""
+    return _strided("cnn-small", input_shape, num_classes, (16, 32))
+
+
+@register(part="models")
+def cnn_tiny(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """As cnn-small with half the channels (8, 16)."""
+    return _strided("cnn-tiny", input_shape, num_classes, (8, 16))
+
+
 def image_shape(model: str, input_shape: tuple[int, ...], smallest: int) -> tuple[int, int, int]:
     """Return ``input_shape`` as channels, height and width.
 
@@ -59,4 +71,21 @@ def _network(
         nn.Linear(widths[1] * pixels, hidden),
         nn.ReLU(),
         nn.Linear(hidden, num_classes),
+    )
+
+
+def _strided(
+    name: str, input_shape: tuple[int, ...], num_classes: int, widths: tuple[int, int]
+) -> nn.Module:
+    channels, height, width = image_shape(name, input_shape, 2**POOLINGS)
+    # An image below 16 x 16 pixels has fewer than 4 x 4 places left; none is made up.
+    places = (min(4, height // 2**POOLINGS), min(4, width // 2**POOLINGS))
+    return nn.Sequential(
+        nn.Conv2d(channels, widths[0], 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(widths[0], widths[1], 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(places),
+        nn.Flatten(),
+        nn.Linear(widths[1] * places[0] * places[1], num_classes),
     )
