@@ -78,8 +78,10 @@ def evaluate(
         default its logits, which global accuracy always uses.
     personalised : {"split", "matched"}
         On the client's own held-out samples; or the expected accuracy on the common test
-        set under the client's own class frequencies, Σ_c q_c · accuracy_c, which has far
-        less sampling noise when a client holds out a dozen samples.
+        set under the client's own class distribution q, Σ_c q_c · accuracy_c, which has far
+        less sampling noise when a client holds out a dozen samples. q is the distribution
+        its samples were drawn from where that is known (the partition ``draw``), else the
+        frequencies among its training samples.
 
     Returns
     -------
@@ -128,7 +130,7 @@ def _accuracy(answer: Callable[[Tensor], Tensor], samples: Samples) -> float | N
 
 
 def _matched(right: Tensor, labels: Tensor, data: ClientData) -> float | None:
-    own = data.class_counts.double()
+    own = data.class_counts.double() if data.class_shares is None else data.class_shares
     there = torch.bincount(labels, minlength=data.num_classes).double()
     hits = torch.bincount(labels, weights=right.double(), minlength=data.num_classes)
     own = own * (there > 0)  # a class without test samples cannot be measured

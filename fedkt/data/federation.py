@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedkt.data.partition import partition_with_notes
+from fedkt.data.partition import drawn_shares, overlaps, partition_with_notes
 from fedkt.data.sources import Dataset, load_dataset, scale
 from fedkt.data.splits import (
     Array,
@@ -109,6 +109,9 @@ def build_federation(spec: FederationSpec) -> Federation:
     common = _common_test_rows(dataset, spec)
     public, pool = _public_set(dataset, spec)
     splits, notes = _client_rows(dataset.y_train[pool], spec)
+    shares = drawn_shares(
+        dataset.y_train[pool], spec.partition, spec.clients, spec.seed, dataset.num_classes
+    )
     splits = [[pool[rows] for rows in parts] for parts in splits]
     tests = np.concatenate([parts[2] for parts in splits])
     public = _without_test_rows(public, dataset, tests, common, drop=not spec.public_dataset)
@@ -132,6 +135,7 @@ def build_federation(spec: FederationSpec) -> Federation:
         peak=dataset.peak,
         public_peak=public.peak,
         public_name=public.name,
+        class_shares=shares,
         notes=(*notes, *public.notes),
     )
 
@@ -212,7 +216,12 @@ def _client_rows(labels: Array, spec: FederationSpec) -> tuple[list[list[Ints]],
     fractions = spec.validation_fraction, spec.test_fraction
     exact = sizes_around(spec.samples_per_client, *fractions) if spec.samples_per_client else None
     each = sum(exact) if exact else 0
-    if exact and each * spec.clients > len(labels):
+    if overlaps(spec.partition) and any(fractions):
+        raise ConfigError(
+            f"Under partition {spec.partition!r} clients may hold the same samples, so none can be "
+            "held out: set validation_fraction and test_fraction to 0 and personalised to matched."
+        )
+    if exact and each * spec.clients > len(labels) and not overlaps(spec.partition):
         raise ConfigError(
             f"{spec.clients} clients with {each} samples each ({exact[0]} to train, {exact[1]} to "
             f"validate, {exact[2]} to test) need {each * spec.clients} samples; there are "

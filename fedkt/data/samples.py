@@ -108,6 +108,9 @@ class ClientData:
         Labels lie in [0, num_classes).
     input_shape : tuple[int, ...]
         The shape of one sample: ``(C, H, W)`` or ``(d,)``.
+    class_shares : Tensor, optional
+        float64 ``[C]``: the class distribution that the client's samples were drawn from,
+        where a simulation knows it.
     """
 
     train: Samples
@@ -117,6 +120,7 @@ class ClientData:
     common_test: Samples | None
     num_classes: int
     input_shape: tuple[int, ...]
+    class_shares: Tensor | None = None
 
     @cached_property
     def class_counts(self) -> Tensor:

@@ -17,8 +17,9 @@ from fedkt.data.sources import one_line, scale
 from fedkt.data.splits import Array, Ints
 from fedkt.errors import ConfigError
 
-FORMAT = 1
-ARRAYS = ("pool_x", "pool_y", "test_x", "test_y", "public_x", "public_y", "rows", "bounds")
+FORMAT = 2
+ARRAYS = ("pool_x", "pool_y", "test_x", "test_y", "public_x", "rows", "bounds")
+OPTIONAL = ("public_y", "class_shares")
 
 # Tensors that all clients share, by federation and role. Ray hands every task a new
 # Federation object, so the object itself cannot keep them.
@@ -58,6 +59,9 @@ class Federation:
         What float images are divided by.
     public_name : str
         The data set that the public set comes from.
+    class_shares : ndarray, optional
+        float64 ``[clients, classes]``: the class distributions that the clients' samples were
+        drawn from, where the partition knows them.
     notes : tuple[str, ...]
         What a reader of the results should know.
     token : str
@@ -78,6 +82,7 @@ class Federation:
     peak: float
     public_peak: float
     public_name: str
+    class_shares: Array | None = None
     notes: tuple[str, ...] = ()
     token: str = ""
 
@@ -114,6 +119,7 @@ class Federation:
             common_test=self._cached("common-test"),
             num_classes=self.num_classes,
             input_shape=self.input_shape,
+            class_shares=None if self.class_shares is None else torch.tensor(self.class_shares[i]),
         )
 
     def label_counts(self) -> Ints:
@@ -183,10 +189,8 @@ class Federation:
             header = json.loads((folder / "federation.json").read_text(encoding="utf-8"))
             if header.pop("format") != FORMAT:
                 raise ConfigError(f"{folder} was saved by another version of fedkt.")
-            labelled = header.pop("public_labelled")
-            arrays = {
-                key: _open(folder / f"{key}.npy") for key in ARRAYS if labelled or key != "public_y"
-            }
+            held = (*ARRAYS, *header.pop("optional"))
+            arrays = {key: _open(folder / f"{key}.npy") for key in held}
             for key in ("classes", "input_shape", "notes"):
                 header[key] = tuple(header[key])
             return cls(**{"public_y": None, **arrays, **header})
@@ -197,7 +201,7 @@ class Federation:
             raise ConfigError(f"{folder} holds no readable federation: {reason}.") from error
 
     def _arrays(self) -> dict[str, Array]:
-        held = {key: getattr(self, key) for key in ARRAYS}
+        held = {key: getattr(self, key) for key in (*ARRAYS, *OPTIONAL)}
         return {key: array for key, array in held.items() if array is not None}
 
     def _header(self) -> dict[str, Any]:
@@ -208,7 +212,7 @@ class Federation:
             "peak": self.peak,
             "public_peak": self.public_peak,
             "public_name": self.public_name,
-            "public_labelled": self.public_y is not None,
+            "optional": [key for key in OPTIONAL if getattr(self, key) is not None],
             "notes": list(self.notes),
         }
 
