@@ -107,7 +107,8 @@ def test_list_names_and_explains_every_part(fedkt: Any, part: str, name: str) ->
 
 def test_list_knows_the_kinds_of_the_help() -> None:
     assert set(cli.PARTS) == {
-        "strategies", "objectives", "fusions", "codecs", "datasets", "models", "partitions"
+        "strategies", "objectives", "fusions", "codecs", "datasets", "models", "partitions",
+        "attacks",
     }  # fmt: skip
 
 
