@@ -26,6 +26,7 @@ from fedkt.simulations.results import (
 )
 from fedkt.simulations.tables import (
     ABSENT,
+    attack_of,
     differences,
     marks,
     megabytes,
@@ -214,7 +215,7 @@ def _facts(runs: Sequence[Run], config: Mapping[str, Any]) -> dict[str, str]:
         "Public examples": federation.get("public"),
         "Common test examples": federation.get("common_test"),
         "Personalised accuracy on": _MEASURED.get(str(_find(first.config, "personalised"))),
-        "Attack": _attack(first.config.get("attack")),
+        "Attack": attack_of(first.config),
         "Rounds": ", ".join(dict.fromkeys(str(run.summary.get("rounds")) for run in runs)),
         "Seed" if len({run.seed for run in runs}) == 1 else "Seeds": ", ".join(
             dict.fromkeys(str(run.seed) for run in runs)
@@ -222,17 +223,6 @@ def _facts(runs: Sequence[Run], config: Mapping[str, Any]) -> dict[str, str]:
         "Command": config.get("command") or first.summary.get("command"),
     }
     return {name: str(value) for name, value in facts.items() if value not in (None, "", [])}
-
-
-def _attack(section: Mapping[str, Any] | None) -> str | None:
-    """Say who lies, and how; results over the others are no results over all."""
-    if not section:
-        return None
-    options = [f"{k}={v}" for k, v in section.items() if k not in ("kind", "clients")]
-    kind, count = section["kind"], section["clients"]
-    how = f"{kind}({', '.join(options)})" if options else kind
-    who = "client 0" if count == 1 else f"clients 0–{count - 1}"
-    return f"{how} × {count} ({who}); results over the honest clients"
 
 
 def _find(config: Mapping[str, Any], key: str) -> Any:

@@ -270,8 +270,8 @@ def _summary(plan: Plan, folder: Path, baseline: Path | None) -> dict[str, Any]:
 def server_app(
     strategy: KnowledgeStrategy, plan: Plan, population: Population, liars: Liars | None = None
 ) -> ServerApp:
-    """Return the ServerApp that runs a strategy, among liars or not; the same on every grid."""
-    app = ServerApp()
+    """Return the ServerApp that runs a strategy, among the plan's liars; the same on every grid."""
+    app, liars = ServerApp(), liars or plan.liars
     needs_weights = strategy.recipe().needs_one_architecture
 
     @app.main()

@@ -53,9 +53,9 @@ def lie(view: View, deviations: float = 1.0) -> Tensor:
     """
     logs = F.log_softmax(view.honest, dim=-1)
     mean, spread = logs.mean(0), logs.std(0, correction=0)
-    top, runner_up = mean.topk(2, dim=-1).indices.split(1, dim=-1)
-    push = torch.zeros_like(mean).scatter(-1, top, -deviations).scatter(-1, runner_up, deviations)
-    return mean + push * spread
+    highest_two = mean.topk(2, dim=-1).indices
+    down_and_up = mean.new_tensor([-deviations, deviations]).expand(len(mean), 2)
+    return mean + spread * torch.zeros_like(mean).scatter(-1, highest_two, down_and_up)
 
 
 @register(part="attacks")

@@ -63,6 +63,20 @@ def test_the_report_says_who_lied(attacked: Path) -> None:
     assert "wrong × 2 (clients 0–1); results over the honest clients" in page
 
 
+def test_a_comparison_says_who_lied(here: Path, fedkt: Any, write_toml: Any) -> None:
+    toml = write_toml(here, strategy={"local_epochs": 1}, rounds=1, compare={"seeds": 1})
+    options = ["--strategies", "local,fedmd", "--attack", "on-off:1", "--out", "cmp"]
+    answer = fedkt("compare", toml, *options)
+    assert (answer.code, answer.err) == (0, "")
+    said = "on-off × 1 (client 0); results over the honest clients"
+    assert f"Attack: {said}" in " ".join(answer.out.split())
+    assert said in fedkt("report", "cmp", "--markdown").out
+    for run in ("local-seed0", "fedmd-seed0"):
+        (row,) = read_rounds(here / "cmp" / "runs" / run)
+        values = row["global_accuracy"]["per_client"]
+        assert [v is None for v in values] == [True, False, False]
+
+
 def test_the_resolved_attack_can_be_run_again(attacked: Path, tiny: Any, tmp_path: Path) -> None:
     again = config.parse(config.load(attacked / "config.toml"))
     assert again.attack is not None
