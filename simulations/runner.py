@@ -133,6 +133,9 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
             raise ConfigError(f"{strategy.title} cannot run on model {model!r}: {refusal}.")
     section = config_.resolved_strategy(experiment.strategy)
     data, folder = experiment.data.model_dump(), experiment.data.data_dir
+    data["dataset"] = _absolute(data["dataset"])
+    data["domains"] = [_absolute(domain) for domain in data["domains"]]
+    data["public_dataset"] = data["public_dataset"] and _absolute(data["public_dataset"])
     resolved = experiment.with_values(
         models=[_absolute(m) for m in models],
         strategy={**section, "name": _absolute(section["name"])},
