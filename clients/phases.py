@@ -78,10 +78,11 @@ def evaluate(
         default its logits, which global accuracy always uses.
     personalised : {"split", "matched"}
         On the client's own held-out samples; or the expected accuracy on the common test
-        set under the client's own class distribution q, Σ_c q_c · accuracy_c, which has far
-        less sampling noise when a client holds out a dozen samples. q is the distribution
-        its samples were drawn from where that is known (the partition ``draw``), else the
-        frequencies among its training samples.
+        set (with domains: on the part of it that is of the client's domain) under the
+        client's own class distribution q, Σ_c q_c · accuracy_c, which has far less sampling
+        noise when a client holds out a dozen samples. q is the distribution its samples were
+        drawn from where that is known (the partition ``draw``), else the frequencies among
+        its training samples.
 
     Returns
     -------
@@ -102,9 +103,12 @@ def evaluate(
         right = learner.predict(common.x).argmax(-1) == common.y
         measured["global-accuracy"] = float(right.double().mean())
         if personalised == "matched":
-            if readout is not None:
-                right = readout(common.x).argmax(-1) == common.y
-            measured["personalised-accuracy"] = _matched(right, common.y, data)
+            own = data.matched_test
+            assert own is not None
+            assert own.y is not None
+            if readout is not None or own is not common:
+                right = personal(own.x).argmax(-1) == own.y
+            measured["personalised-accuracy"] = _matched(right, own.y, data)
     return {name: value for name, value in measured.items() if value is not None}
 
 

@@ -33,6 +33,8 @@ class DataSection(Section):
     """``[data]``: the federation's data; see ``fedkt.data.federation.FederationSpec``."""
 
     dataset: str = "digits"
+    domains: tuple[str, ...] = Field((), description="instead of dataset; client n owns n mod D")
+    input_shape: tuple[Whole, ...] = Field((), description="empty: of dataset or first domain")
     data_dir: str | None = None
     clients: Whole = Field(10, ge=1)
     partition: str = "dirichlet:0.5"

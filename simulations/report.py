@@ -203,16 +203,18 @@ def _facts(runs: Sequence[Run], config: Mapping[str, Any]) -> dict[str, str]:
     first = runs[0]
     federation = first.federation
     models = [str(model) for model in federation.get("models") or []]
+    domains = [str(domain) for domain in federation.get("domains") or []]
     sizes = (federation.get("sizes") or {}).get("train") or []
     partition = _find(config, "partition") or _find(first.config, "partition")
     facts: dict[str, Any] = {
         "Strategies" if len({run.label for run in runs}) > 1 else "Strategy": ", ".join(
             dict.fromkeys(run.label for run in runs)
         ),
-        "Dataset": federation.get("dataset"),
+        "Dataset": None if domains else federation.get("dataset"),
+        "Clients of each domain": _counted(domains),
         "Clients": federation.get("clients"),
         "Partition": _compact(partition) if partition else None,
-        "Models": ", ".join(f"{name} × {models.count(name)}" for name in dict.fromkeys(models)),
+        "Models": _counted(models),
         "Training examples per client": f"{min(sizes)} to {max(sizes)}" if sizes else None,
         "Public examples": federation.get("public"),
         "Common test examples": federation.get("common_test"),
@@ -225,6 +227,10 @@ def _facts(runs: Sequence[Run], config: Mapping[str, Any]) -> dict[str, str]:
         "Command": config.get("command") or first.summary.get("command"),
     }
     return {name: str(value) for name, value in facts.items() if value not in (None, "", [])}
+
+
+def _counted(names: Sequence[str]) -> str:
+    return ", ".join(f"{name} × {names.count(name)}" for name in dict.fromkeys(names))
 
 
 def _find(config: Mapping[str, Any], key: str) -> Any:

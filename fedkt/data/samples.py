@@ -111,6 +111,8 @@ class ClientData:
     class_shares : Tensor, optional
         float64 ``[C]``: the class distribution that the client's samples were drawn from,
         where a simulation knows it.
+    domain_test : Samples, optional
+        The common test samples of the client's own domain, in a federation of domains.
     """
 
     train: Samples
@@ -121,6 +123,12 @@ class ClientData:
     num_classes: int
     input_shape: tuple[int, ...]
     class_shares: Tensor | None = None
+    domain_test: Samples | None = None
+
+    @property
+    def matched_test(self) -> Samples | None:
+        """The common test samples of the client's own domain; without domains all of them."""
+        return self.common_test if self.domain_test is None else self.domain_test
 
     @cached_property
     def class_counts(self) -> Tensor:

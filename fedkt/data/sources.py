@@ -136,14 +136,20 @@ def scale(x: Array, peak: float | None = None) -> Array:
         float32. Images become ``[N, C, H, W]``, bytes divided by 255 and floats by
         ``peak``; feature vectors ``[N, d]`` keep their values.
     """
-    out = x.astype(np.float32)
+    out = unit(x, peak)
     if x.ndim == 2:
         return out
-    if x.dtype == np.uint8:
-        out /= np.float32(255)
-    elif out.size:
-        out /= np.float32(max(float(out.max()) if peak is None else peak, 1.0))
     return out[:, None] if x.ndim == 3 else np.ascontiguousarray(out.transpose(0, 3, 1, 2))
+
+
+def unit(x: Array, peak: float | None = None) -> Array:
+    """Do as :func:`scale`, and leave the axes as stored."""
+    out = x.astype(np.float32)
+    if x.ndim > 2 and x.dtype == np.uint8:
+        out /= np.float32(255)
+    elif x.ndim > 2 and out.size:
+        out /= np.float32(max(float(out.max()) if peak is None else peak, 1.0))
+    return out
 
 
 def load_dataset(reference: str, data_dir: str | Path | None = None, seed: int = 0) -> Dataset:

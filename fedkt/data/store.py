@@ -17,14 +17,14 @@ from fedkt.data.sources import one_line, scale
 from fedkt.data.splits import Array, Ints
 from fedkt.errors import ConfigError
 
-FORMAT = 2
+FORMAT = 3
 ARRAYS = ("pool_x", "pool_y", "test_x", "test_y", "public_x", "rows", "bounds")
-OPTIONAL = ("public_y", "class_shares")
+OPTIONAL = ("public_y", "class_shares", "client_domain", "test_domain")
 
-# Tensors that all clients share, by federation and role. Ray hands every task a new
-# Federation object, so the object itself cannot keep them.
-_shared: OrderedDict[tuple[str, str], Samples | None] = OrderedDict()
-MOST_SHARED = 4
+# Tensors that clients share, by federation and then role or domain. Ray hands every task a
+# new Federation object, so the object itself cannot keep them.
+_shared: OrderedDict[str, dict[str | int, Samples | None]] = OrderedDict()
+MOST_FEDERATIONS = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +62,11 @@ class Federation:
     class_shares : ndarray, optional
         float64 ``[clients, classes]``: the class distributions that the clients' samples were
         drawn from, where the partition knows them.
+    domains : tuple[str, ...]
+        The names of the domains; empty where clients do not own domains.
+    client_domain, test_domain : ndarray, optional
+        int64 ``[clients]`` and ``[T]``: the domain (place in ``domains``) that each client
+        owns, and that each common test sample is of. ``None`` without domains.
     notes : tuple[str, ...]
         What a reader of the results should know.
     token : str
@@ -83,6 +88,9 @@ class Federation:
     public_peak: float
     public_name: str
     class_shares: Array | None = None
+    domains: tuple[str, ...] = ()
+    client_domain: Ints | None = None
+    test_domain: Ints | None = None
     notes: tuple[str, ...] = ()
     token: str = ""
 
@@ -120,7 +128,12 @@ class Federation:
             num_classes=self.num_classes,
             input_shape=self.input_shape,
             class_shares=None if self.class_shares is None else torch.tensor(self.class_shares[i]),
+            domain_test=None if self.client_domain is None else self._cached(self.domain_of(i)),
         )
+
+    def domain_of(self, i: int) -> int:
+        """Return the domain that client ``i`` owns, its place in ``domains``; 0 without any."""
+        return 0 if self.client_domain is None else int(self.client_domain[i])
 
     def label_counts(self) -> Ints:
         """Return int64 ``[clients, classes]``: how many training samples of each class."""
@@ -140,9 +153,11 @@ class Federation:
             ``dataset``, ``clients`` (number), ``classes`` (names), ``input_shape``,
             ``label_counts`` (lists, clients x classes), ``sizes`` (``train``,
             ``validation``, ``test``: one number per client), ``public`` and ``common_test``
-            (numbers of samples), ``public_dataset``, ``notes``.
+            (numbers of samples), ``public_dataset``, ``notes``; with domains also
+            ``domains`` (one name per client).
         """
         sizes = np.diff(self.bounds, axis=1)
+        owned = [self.domains[self.domain_of(i)] for i in range(self.num_clients) if self.domains]
         return {
             "dataset": self.name,
             "clients": self.num_clients,
@@ -157,6 +172,7 @@ class Federation:
             "public_dataset": self.public_name,
             "common_test": len(self.test_x),
             "notes": list(self.notes),
+            **({"domains": owned} if owned else {}),
         }
 
     def fingerprint(self) -> str:
@@ -191,7 +207,7 @@ class Federation:
                 raise ConfigError(f"{folder} was saved by another version of fedkt.")
             held = (*ARRAYS, *header.pop("optional"))
             arrays = {key: _open(folder / f"{key}.npy") for key in held}
-            for key in ("classes", "input_shape", "notes"):
+            for key in ("classes", "input_shape", "domains", "notes"):
                 header[key] = tuple(header[key])
             return cls(**{"public_y": None, **arrays, **header})
         except ConfigError:
@@ -213,6 +229,7 @@ class Federation:
             "public_peak": self.public_peak,
             "public_name": self.public_name,
             "optional": [key for key in OPTIONAL if getattr(self, key) is not None],
+            "domains": list(self.domains),
             "notes": list(self.notes),
         }
 
@@ -222,15 +239,17 @@ class Federation:
     def _own(self, rows: Ints) -> Samples:
         return _samples(self.pool_x[rows], self.pool_y[rows], self.peak, len(self.public_x) + rows)
 
-    def _cached(self, role: str) -> Samples | None:
-        key = (self.token, role)
-        if key in _shared:
-            return _shared[key]
-        samples = self._public() if role == "public" else self._common_test()
-        _shared[key] = samples
-        while len(_shared) > MOST_SHARED:
+    def _cached(self, role: str | int) -> Samples | None:
+        """Return the public or common test set, or the test samples of a domain."""
+        held = _shared.setdefault(self.token, {})
+        if role not in held:
+            if isinstance(role, int):
+                held[role] = self._domain_test(role)
+            else:
+                held[role] = self._public() if role == "public" else self._common_test()
+        while len(_shared) > MOST_FEDERATIONS:
             _shared.popitem(last=False)
-        return samples
+        return held[role]
 
     def _public(self) -> Samples | None:
         ids = np.arange(len(self.public_x))
@@ -239,6 +258,13 @@ class Federation:
     def _common_test(self) -> Samples | None:
         ids = len(self.public_x) + len(self.pool_x) + np.arange(len(self.test_x))
         return _samples(self.test_x, self.test_y, self.peak, ids) if len(ids) else None
+
+    def _domain_test(self, domain: int) -> Samples | None:
+        common = self._cached("common-test")
+        if common is None or self.test_domain is None:
+            return common
+        own = torch.tensor(self.test_domain) == domain
+        return common if bool(own.all()) else common.select(own)
 
 
 def _samples(x: Array, y: Array | None, peak: float, ids: Ints) -> Samples:
