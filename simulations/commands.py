@@ -15,6 +15,7 @@ from fedkt.simulations.cells import cells_of, slug
 from fedkt.simulations.cells_report import cells_markdown, write_cells_report
 from fedkt.simulations.compare import compare, plan_parts, ray_session
 from fedkt.simulations.config import Experiment
+from fedkt.simulations.files import only_user
 from fedkt.simulations.progress import progress_for
 from fedkt.simulations.report import write_comparison_report, write_run_report
 from fedkt.simulations.results import load_comparison, load_run
@@ -36,10 +37,9 @@ def run_simulate(experiment: Experiment, out: Path | None, resume: bool, command
     alone = experiment.strategy["name"] == "local"
     progress = progress_for(console, experiment.rounds * (1 if alone else 2))
     try:
-        with ray_session(experiment):
+        with only_user(folder), ray_session(experiment):
             # Before the baseline, so that a run stopped early can only go on as what it is.
             if not (folder / "config.toml").is_file():
-                folder.mkdir(parents=True, exist_ok=True)
                 config_.save(folder / "config.toml", plan.experiment)
             baseline = None
             if not alone:
@@ -73,7 +73,8 @@ def run_compare(experiment: Experiment, out: Path | None, resume: bool, command:
     progress = progress_for(console, rounds)
     failure = None
     try:
-        compare(experiment, parts, folder, progress, command)
+        with only_user(folder):
+            compare(experiment, parts, folder, progress, command)
     except RunFailedError as error:  # the runs that went well are shown all the same
         failure = error
     finally:

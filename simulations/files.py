@@ -1,9 +1,15 @@
-"""Writing files whole or not at all."""
+"""Writing files whole or not at all, and one process a folder."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from fedkt.errors import ConfigError
+
+LOCK = ".lock"
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -14,3 +20,26 @@ def write_atomic(path: Path, text: str) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def only_user(folder: Path) -> Iterator[None]:
+    """Hold a folder while writing into it; the lock goes with the process, however it ends.
+
+    Raises
+    ------
+    ConfigError
+        If another process holds it: two runs in one folder would mix their rounds.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such locks
+        yield
+        return
+    with (folder / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(f"{folder} is being written by another process.") from error
+        yield

@@ -23,6 +23,7 @@ from fedkt.errors import ConfigError
 from fedkt.simulations import checkpoint
 from fedkt.simulations import config as config_
 from fedkt.simulations.config import Experiment
+from fedkt.simulations.files import LOCK
 from fedkt.simulations.grid import InProcessGrid, SimulationGrid, one_thread
 from fedkt.simulations.liars import AttackedGrid, Liars, resolved_attack
 from fedkt.simulations.population import Population, PopulationSpec, make_learner, torch_models
@@ -369,7 +370,7 @@ def fresh_folder(out: Path | None, stem: str, resume: bool, marker: str) -> Path
     blocking = next((p for p in (out, *out.parents) if p.exists() and not p.is_dir()), None)
     if blocking is not None:
         raise ConfigError(f"--out {out}: {blocking} is a file, not a folder.")
-    filled = out.is_dir() and any(out.iterdir())
+    filled = out.is_dir() and any(path.name != LOCK for path in out.iterdir())
     if filled and not resume:
         raise ConfigError(f"{out} exists; add --resume to go on with it, or choose another --out.")
     if resume and not out.is_dir():

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedkt.simulations.files import only_user
+
 STRATEGIES = """
 from fedkt.strategies import KnowledgeStrategy
 
@@ -377,3 +379,13 @@ def test_as_a_process(here: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
     assert "'clients'" in done.stderr
     assert not (here / "run").exists()
+
+
+@pytest.mark.parametrize("command", [["simulate"], ["compare", "--strategies", "local"]])
+def test_two_processes_do_not_write_into_one_folder(
+    here: Path, write_toml: Any, refused: Any, command: list[str]
+) -> None:
+    write_toml(here, strategy={"name": "local"})
+    with only_user(here / "held"):
+        line = refused(*command, "tiny.toml", "--out", "held")
+    assert "another process" in line
