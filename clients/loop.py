@@ -51,6 +51,7 @@ def train(
     size = step.batch_size or _batch_size(step, work)
     order = torch_rng(work.seed, f"batches/{stream}", work.round, work.client)
     losses: list[Tensor] = []
+    parameters = list(model.parameters())
     model.train()
     with (
         global_torch_stream(work.seed, f"dropout/{stream}", work.round, work.client),
@@ -62,7 +63,8 @@ def train(
                 loss = loss_of(terms, samples, rows, tap)
                 if rehearse:
                     loss = loss + loss_of(rehearse, work.data.train, next(private), tap)
-                optimiser.zero_grad(set_to_none=True)
+                for parameter in parameters:  # as zero_grad(), whose hooks cost more than a layer
+                    parameter.grad = None
                 loss.backward()  # type: ignore[no-untyped-call]  # torch's own annotation
                 optimiser.step()
                 losses.append(loss.detach())
@@ -124,18 +126,30 @@ class _Loss:
     def __init__(self, model: nn.Module, work: Work) -> None:
         self._model, self._work = model, work
         self._parameters = dict(model.named_parameters())
+        norms = nn.modules.batchnorm._BatchNorm
+        self._batch_norms = [m for m in model.modules() if isinstance(m, norms)]
+        # Kept, because the terms of most batches have the same number of rows.
+        self._ones: dict[int, Tensor] = {}
 
     def __call__(
         self, terms: list[tuple[float, Term]], samples: Samples, rows: Tensor, tap: FeatureTap
     ) -> Tensor:
-        _spare_batch_norm(self._model, len(rows))
+        for module in self._batch_norms:  # one sample has no variance: use the running one
+            module.train(len(rows) > 1)
         x = samples.x[rows]
         y = None if samples.y is None else samples.y[rows]
-        weight = torch.ones(len(rows), dtype=x.dtype)
+        if len(rows) not in self._ones:
+            self._ones[len(rows)] = torch.ones(len(rows), dtype=x.dtype)
+        weight = self._ones[len(rows)]
         batch = Batch(x, y, samples.ids[rows], weight, self._work.data.log_prior)
         outputs = Outputs(self._model(x), tap.features, self._parameters)
         knowledge = self._work.knowledge
-        return torch.stack([f * term(outputs, batch, knowledge) for f, term in terms]).sum()
+        losses = [_times(f, term(outputs, batch, knowledge)) for f, term in terms]
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+
+def _times(factor: float, loss: Tensor) -> Tensor:
+    return loss if factor == 1 else factor * loss
 
 
 def _ready(terms: Sequence[Term | Weighted], work: Work) -> list[tuple[float, Term]]:
@@ -158,10 +172,3 @@ def _private_batches(work: Work, stream: str) -> Iterator[Tensor]:
     while True:
         rows = torch.randperm(len(work.data.train), generator=order)
         yield from torch.split(rows, work.options.batch_size)
-
-
-def _spare_batch_norm(model: nn.Module, rows: int) -> None:
-    """Let batch normalisation use its running statistics on a batch of one sample."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.train(rows > 1)

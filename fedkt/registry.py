@@ -33,6 +33,7 @@ PARTS: dict[str, tuple[str, str]] = {
     "models": ("model", "fedkt.models"),
     "datasets": ("data set", "fedkt.data"),
     "partitions": ("partition", "fedkt.data"),
+    "attacks": ("attack", "fedkt.simulations.attacks"),
 }
 
 _known: dict[str, dict[str, Any]] = {part: {} for part in PARTS}

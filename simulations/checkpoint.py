@@ -22,7 +22,8 @@ def save(folder: Path, round_: int, state: dict[str, Any]) -> None:
     round_ : int
         The round.
     state : dict
-        ``strategy`` and ``clients``; see ``fedkt.snapshot`` for what it may hold.
+        ``strategy``, ``clients`` and, if there are liars, ``attack``; see
+        ``fedkt.snapshot`` for what it may hold.
     """
     snapshot.save(folder / f"round-{round_:05d}.safetensors", state)
     for old in _rounds(folder)[:-KEEP]:

@@ -20,7 +20,16 @@ if TYPE_CHECKING:
     from fedkt.simulations.config import Experiment
 
 INTERRUPTED = 130  # the exit status of a program stopped by Ctrl-C
-PARTS = ("strategies", "objectives", "fusions", "codecs", "datasets", "models", "partitions")
+PARTS = (
+    "strategies",
+    "objectives",
+    "fusions",
+    "codecs",
+    "datasets",
+    "models",
+    "partitions",
+    "attacks",
+)
 
 app = typer.Typer(
     help="Federated knowledge fusion: run, compare and report.",
@@ -45,6 +54,7 @@ GridName = Annotated[str | None, typer.Option("--grid", help="ray, in-process or
 Workers = Annotated[int | None, typer.Option(help="Worker processes; 0: one a CPU.")]
 Executor = Annotated[str | None, typer.Option(help="loop.")]
 Address = Annotated[str | None, typer.Option(help="Of a running Ray cluster, or auto.")]
+Attack = Annotated[str | None, typer.Option(help="KIND:CLIENTS, the first so many lie: wrong:3.")]
 Out = Annotated[Path | None, typer.Option(help="Folder to write to; must not exist yet.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with what --out holds.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="key.path=value, for anything else.")]
@@ -66,6 +76,7 @@ def simulate(
     workers: Workers = None,
     executor: Executor = None,
     address: Address = None,
+    attack: Attack = None,
     out: Out = None,
     resume: Resume = False,
     set_: Set = None,
@@ -94,6 +105,7 @@ def compare(
     workers: Workers = None,
     executor: Executor = None,
     address: Address = None,
+    attack: Attack = None,
     out: Out = None,
     resume: Resume = False,
     set_: Set = None,
@@ -181,6 +193,7 @@ _PLACES: dict[str, str] = {
     "workers": "run.workers",
     "executor": "run.executor",
     "address": "run.address",
+    "attack": "attack",
 }
 
 
@@ -201,6 +214,8 @@ def _experiment(
             continue
         if option == "strategy":
             value = config.read_strategy(value)
+        elif option == "attack":
+            value = config.read_attack(value)
         elif option in ("models", "strategies"):
             value = config.split_references(value)
         config.set_path(values, place, value)

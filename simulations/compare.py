@@ -177,6 +177,8 @@ def plan_parts(experiment: Experiment) -> list[Part]:
     ConfigError
         For anything that cannot be run.
     """
+    if experiment.compare.processes > 1 and experiment.run.grid != "in-process":
+        raise ConfigError('compare.processes above 1 needs run.grid = "in-process".')
     parts = []
     for cell in cells_of(experiment):
         by_seed: dict[int, list[Job]] = {}
@@ -212,8 +214,6 @@ def _carry_out(
             for part in parts:
                 yield part, run_part(part, out, command, progress)
         return
-    if experiment.run.grid != "in-process":
-        raise ConfigError('compare.processes above 1 needs run.grid = "in-process".')
     # A fork would inherit the locks of torch's threads.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as pool:

@@ -10,7 +10,7 @@ import inspect
 import math
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
@@ -92,6 +92,24 @@ class CompareSection(Section):
     verdict: VerdictSection | None = None
 
 
+class AttackSection(Section):
+    """``[attack]``: the first clients lie in what they upload; other keys are the kind's options.
+
+    ``kind`` is a registered attack or ``path/to/file.py:function``; see
+    ``fedkt.simulations.attacks``.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: str
+    clients: Whole = Field(ge=1)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the kind that are given."""
+        return dict(self.model_extra or {})
+
+
 class Experiment(Section):
     """A whole experiment.
 
@@ -106,6 +124,12 @@ class Experiment(Section):
     training: TrainingSection = TrainingSection()
     run: RunSection = RunSection()
     compare: CompareSection = CompareSection()
+    attack: AttackSection | None = None
+
+    @field_validator("attack", mode="before")
+    @classmethod
+    def _attack_as_text(cls, value: Any) -> Any:
+        return read_attack(value) if isinstance(value, str) else value
 
     @field_validator("strategy", mode="before")
     @classmethod
@@ -192,6 +216,22 @@ def read_strategy(reference: str) -> dict[str, Any]:
     return section
 
 
+def read_attack(reference: str) -> dict[str, Any] | None:
+    """Read ``wrong:3`` (kind:how many clients) into an attack section; ``none`` is no attack.
+
+    Raises
+    ------
+    ConfigError
+        If there is no number of clients.
+    """
+    kind, colon, count = reference.strip().rpartition(":")
+    if reference.strip() == "none":
+        return None
+    if not colon or not count.isdecimal():
+        raise ConfigError(f"attack {reference!r}: write kind:how many clients, e.g. wrong:3.")
+    return {"kind": kind, "clients": int(count)}
+
+
 def split_references(text: str) -> list[str]:
     """Split ``a,b(x=1,y=2),c`` at the commas outside parentheses."""
     parts, depth = [""], 0
@@ -227,25 +267,51 @@ def make_strategy(section: Mapping[str, Any]) -> Any:
     if inspect.isabstract(cls):
         missing = ", ".join(sorted(cls.__abstractmethods__))
         raise ConfigError(f"{name} is not complete: it does not define {missing}.")
-    hints = get_type_hints(cls.__init__)
     given = {key: value for key, value in section.items() if key != "name"}
+    allowed, hints = hyper_parameters(cls), get_type_hints(cls.__init__)
+    return cls(**checked_options("strategy", name, given, allowed, hints))
+
+
+def checked_options(
+    of: str, name: str, given: Mapping[str, Any], allowed: Sequence[str], hints: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the options given for a part, each in the type that its signature says.
+
+    Parameters
+    ----------
+    of : str
+        The section, which is also the word for the part: ``strategy``, ``attack``.
+    name : str
+        The part's name.
+    given : Mapping[str, Any]
+        The options by name.
+    allowed : Sequence[str]
+        The names that the part knows.
+    hints : Mapping[str, Any]
+        Their types; an option without one is taken as it is.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown option or a value of the wrong type.
+    """
     values = {}
     for key, value in given.items():
-        if key not in hyper_parameters(cls):
-            raise unknown(f"option of strategy {name}", key, hyper_parameters(cls))
+        if key not in allowed:
+            raise unknown(f"option of {of} {name}", key, allowed)
         try:
             values[key] = TypeAdapter(hints.get(key, Any)).validate_python(value)
         except ValidationError as error:
             problem = error.errors()[0]["msg"]
-            raise ConfigError(f"strategy.{key} = {value!r} ({name}): {problem}.") from error
+            raise ConfigError(f"{of}.{key} = {value!r} ({name}): {problem}.") from error
         if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"strategy.{key} = {value!r} ({name}): must be finite.")
-    return cls(**values)
+            raise ConfigError(f"{of}.{key} = {value!r} ({name}): must be finite.")
+    return values
 
 
-def hyper_parameters(cls: type) -> list[str]:
-    """Return the names of a strategy's hyper-parameters."""
-    parameters = inspect.signature(cls).parameters.values()
+def hyper_parameters(call: Callable[..., Any]) -> list[str]:
+    """Return the names of the parameters of a strategy or another part."""
+    parameters = inspect.signature(call).parameters.values()
     return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
 
 
@@ -254,11 +320,14 @@ def resolved_strategy(section: Mapping[str, Any]) -> dict[str, Any]:
     from fedkt import registry
 
     cls = registry.lookup("strategies", str(section["name"]))
-    defaults = {
-        name: inspect.signature(cls).parameters[name].default for name in hyper_parameters(cls)
-    }
-    known = {k: v for k, v in defaults.items() if isinstance(v, bool | int | float | str)}
-    return {"name": section["name"], **known, **section}
+    return {"name": section["name"], **plain_defaults(cls), **section}
+
+
+def plain_defaults(call: Callable[..., Any]) -> dict[str, Any]:
+    """Return the defaults of a part's parameters, as far as TOML can hold them."""
+    parameters = inspect.signature(call).parameters
+    defaults = {name: parameters[name].default for name in hyper_parameters(call)}
+    return {k: v for k, v in defaults.items() if isinstance(v, bool | int | float | str)}
 
 
 def _explain(error: ValidationError) -> ConfigError:
@@ -274,6 +343,11 @@ def _explain(error: ValidationError) -> ConfigError:
     if first["type"] == "literal_error" and isinstance(first["input"], str):
         allowed = re.findall(r"'([^']*)'", first["ctx"]["expected"])
         return unknown(".".join(where), first["input"], allowed)
+    if first["type"] == "missing":
+        return ConfigError(f"{'.'.join(where)} is missing.")
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, ConfigError):  # of a validator of ours: it says it all
+        return cause
     message = first["msg"].removeprefix("Value error, ")
     return ConfigError(f"{'.'.join(where)} = {first['input']!r}: {message}.")
 

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from fedkt.clients.state import ClientState
-from fedkt.metrics import negative_transfer, over_clients
+from fedkt.metrics import OverClients, negative_transfer, over_clients
 from fedkt.simulations import checkpoint
 from fedkt.simulations.files import write_atomic
+from fedkt.simulations.liars import Liars
 from fedkt.simulations.progress import RunProgress
 from fedkt.strategies import KnowledgeStrategy, RoundReport
 
@@ -44,25 +45,30 @@ class Recorder:
     ) -> None:
         self._folder, self._alone, self._progress = folder, alone, progress
         self.clients: Callable[[], dict[int, ClientState]] = dict
+        self.liars: Liars | None = None
         kept = [row for row in read_rounds(folder) if row["round"] <= rounds_done]
         lines = "".join(json.dumps(row) + "\n" for row in kept)
         write_atomic(folder / "rounds.jsonl", lines)
 
     def round_finished(self, report: RoundReport, strategy: KnowledgeStrategy) -> None:
         """Write the round, then its checkpoint: a line without checkpoint is redone."""
-        row = round_row(report, self._alone.get(report.round))
+        row = round_row(report, self._alone.get(report.round), self.liars)
         with (self._folder / "rounds.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
         state = {"strategy": strategy.state_dict(), "clients": self.clients()}
+        if self.liars is not None:
+            state["attack"] = self.liars.state_dict()
         checkpoint.save(self._folder / "checkpoints", report.round, state)
         self._progress.round_finished(
             report.round, row["personalised_accuracy"]["mean"], row["global_accuracy"]["mean"]
         )
 
 
-def round_row(report: RoundReport, alone: Mapping[str, Any] | None) -> dict[str, Any]:
+def round_row(
+    report: RoundReport, alone: Mapping[str, Any] | None, liars: Liars | None = None
+) -> dict[str, Any]:
     """Return the line of ``rounds.jsonl`` for a round.
 
     Parameters
@@ -71,17 +77,28 @@ def round_row(report: RoundReport, alone: Mapping[str, Any] | None) -> dict[str,
         The round.
     alone : Mapping, optional
         The same round of the local baseline; without it negative transfer is null.
+    liars : Liars, optional
+        Malicious clients: accuracies are over the others, and one that keeps silent has
+        not failed.
     """
-    personalised = report.per_client("personalised-accuracy")
+    lying, silent = (liars.clients, liars.silent) if liars else (frozenset(), frozenset())
+
+    def over_honest(metric: str) -> OverClients:
+        values = zip(report.clients, report.per_client(metric), strict=True)
+        return over_clients([None if client in lying else value for client, value in values])
+
+    personalised = over_honest("personalised-accuracy")
     rate, loss = None, None
     if alone is not None:
-        rate, loss = negative_transfer(personalised, alone["personalised_accuracy"]["per_client"])
+        rate, loss = negative_transfer(
+            personalised["per_client"], alone["personalised_accuracy"]["per_client"]
+        )
     clients = len(report.clients)
     return {
         "round": report.round,
-        "personalised_accuracy": over_clients(personalised),
-        "global_accuracy": over_clients(report.per_client("global-accuracy")),
-        "validation_accuracy": over_clients(report.per_client("validation-accuracy")),
+        "personalised_accuracy": personalised,
+        "global_accuracy": over_honest("global-accuracy"),
+        "validation_accuracy": over_honest("validation-accuracy"),
         "server_accuracy": report.server_accuracy,
         "negative_transfer": rate,
         "negative_transfer_loss": loss,
@@ -94,7 +111,9 @@ def round_row(report: RoundReport, alone: Mapping[str, Any] | None) -> dict[str,
         },
         "participants": report.participants,
         "seconds": report.seconds,
-        "failures": [vars(f) for f in report.failures],
+        "failures": [
+            vars(f) for f in report.failures if f.client not in silent or f.phase != "learn"
+        ],
         "strategy": plain(report.diagnostics),
     }
 

@@ -26,6 +26,7 @@ from fedkt.simulations.results import (
 )
 from fedkt.simulations.tables import (
     ABSENT,
+    attack_of,
     differences,
     marks,
     megabytes,
@@ -218,6 +219,7 @@ def _facts(runs: Sequence[Run], config: Mapping[str, Any]) -> dict[str, str]:
         "Public examples": federation.get("public"),
         "Common test examples": federation.get("common_test"),
         "Personalised accuracy on": _MEASURED.get(str(_find(first.config, "personalised"))),
+        "Attack": attack_of(first.config),
         "Rounds": ", ".join(dict.fromkeys(str(run.summary.get("rounds")) for run in runs)),
         "Seed" if len({run.seed for run in runs}) == 1 else "Seeds": ", ".join(
             dict.fromkeys(str(run.seed) for run in runs)

@@ -24,6 +24,7 @@ from fedkt.simulations import checkpoint
 from fedkt.simulations import config as config_
 from fedkt.simulations.config import Experiment
 from fedkt.simulations.grid import InProcessGrid, SimulationGrid, one_thread
+from fedkt.simulations.liars import AttackedGrid, Liars, resolved_attack
 from fedkt.simulations.population import Population, PopulationSpec, make_learner, torch_models
 from fedkt.simulations.progress import RunProgress, Silent
 from fedkt.simulations.records import Recorder, read_rounds, summarise, write_json
@@ -85,6 +86,14 @@ class Plan:
         )
         return strategy
 
+    @property
+    def liars(self) -> Liars | None:
+        """New malicious clients, if the experiment has an attack."""
+        section = self.experiment.attack
+        if section is None:
+            return None
+        return Liars(section, self.federation.num_classes, self.strategy)
+
 
 def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
     """Check an experiment and make it ready.
@@ -133,6 +142,7 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
             raise ConfigError(f"{strategy.title} cannot run on model {model!r}: {refusal}.")
     section = config_.resolved_strategy(experiment.strategy)
     data, folder = experiment.data.model_dump(), experiment.data.data_dir
+    attack = resolved_attack(experiment.attack) if experiment.attack else None
     data["dataset"] = _absolute(data["dataset"])
     data["domains"] = [_absolute(domain) for domain in data["domains"]]
     data["public_dataset"] = data["public_dataset"] and _absolute(data["public_dataset"])
@@ -141,6 +151,7 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
         strategy={**section, "name": _absolute(section["name"])},
         data={**data, "data_dir": folder and str(Path(folder).resolve())},
         run={**run.model_dump(), "workers": workers_of(experiment)},
+        attack=attack and {**attack, "kind": _absolute(attack["kind"])},
     )
     population = PopulationSpec(
         models=models,
@@ -148,7 +159,9 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
         personalised=run.personalised,
         extensions=_extensions(experiment),
     )
-    return Plan(resolved, federation, population, reduced)
+    plan = Plan(resolved, federation, population, reduced)
+    _ = plan.liars  # an attack that does not fit shows here
+    return plan
 
 
 def _absolute(reference: str) -> str:
@@ -219,6 +232,7 @@ def execute(
     config_.save(folder / "config.toml", experiment)
     write_json(folder / "federation.json", _describe(plan))
     strategy, population = plan.strategy, Population(plan.population, plan.federation)
+    liars = plan.liars
     done = len(read_rounds(folder))
     saved = checkpoint.newest(folder / "checkpoints", at_most=done)
     began = saved[0] if saved else 0
@@ -229,11 +243,13 @@ def execute(
         if saved:
             strategy.load_state_dict(saved[1]["strategy"])
             engine.restore(saved[1]["clients"])
+            if liars is not None:
+                liars.load_state_dict(saved[1]["attack"])
         if isinstance(engine, SimulationGrid):
             engine.on_progress = progress.clients_done
-        recorder.clients = engine.snapshot
+        recorder.clients, recorder.liars = engine.snapshot, liars
         strategy.observers = [recorder]
-        engine.run_server(server_app(strategy, plan, population))
+        engine.run_server(server_app(strategy, plan, population, liars))
     known = {"label": label, "command": command}
     write_json(folder / "summary.json", {**_summary(plan, folder, baseline), **known})
     progress.run_finished()
@@ -254,16 +270,18 @@ def _summary(plan: Plan, folder: Path, baseline: Path | None) -> dict[str, Any]:
     }
 
 
-def server_app(strategy: KnowledgeStrategy, plan: Plan, population: Population) -> ServerApp:
-    """Return the ServerApp that runs a strategy; the same on every grid."""
-    app = ServerApp()
+def server_app(
+    strategy: KnowledgeStrategy, plan: Plan, population: Population, liars: Liars | None = None
+) -> ServerApp:
+    """Return the ServerApp that runs a strategy, among the plan's liars; the same on every grid."""
+    app, liars = ServerApp(), liars or plan.liars
     needs_weights = strategy.recipe().needs_one_architecture
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         seed = plan.experiment.seed
         strategy.start(
-            grid,
+            AttackedGrid(grid, liars) if liars else grid,
             population.initial_arrays(seed) if needs_weights else None,
             num_rounds=plan.experiment.rounds,
             timeout=plan.experiment.run.timeout,

@@ -47,7 +47,7 @@ def comparison_table(comparison: Comparison) -> Table:
     kept = [i for i, name in enumerate(header) if name != _ACCURACY["server_accuracy"]]
     header, *body = [[line[i] for i in kept] for line in [header, *body]]
     # Text, not str: a label in square brackets is no markup.
-    caption = Text("\n".join([over(rows), *marks(rows)]))
+    caption = Text("\n".join(_below(comparison, rows)))
     title = "Accuracies after the last round"
     table = Table(
         title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
@@ -75,7 +75,7 @@ def plain_table(comparison: Comparison) -> str:
     One row a strategy; the marks † and ‡ are explained below the table.
     """
     rows = aggregate(comparison)
-    return "\n\n".join([markdown(table_of(rows)), over(rows), *marks(rows)]) + "\n"
+    return "\n\n".join([markdown(table_of(rows)), *_below(comparison, rows)]) + "\n"
 
 
 def plain_differences(comparison: Comparison) -> str:
@@ -148,6 +148,24 @@ def marks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if any(row["transductive"] for row in rows):
         lines.append("‡ transductive: adapts on the unlabelled data it is then tested on.")
     return lines
+
+
+def attack_of(config: Mapping[str, Any]) -> str | None:
+    """Say who lied, and how, as an experiment tells; results over the others are not over all."""
+    section = config.get("attack")
+    if not section:
+        return None
+    kind, count = section["kind"], section["clients"]
+    options = ", ".join(f"{k}={v}" for k, v in section.items() if k not in ("kind", "clients"))
+    how = f"{kind}({options})" if options else kind
+    who = "client 0" if count == 1 else f"clients 0–{count - 1}"
+    return f"{how} × {count} ({who}); results over the honest clients"
+
+
+def _below(comparison: Comparison, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the lines below a comparison's table."""
+    attack = attack_of(comparison.config)
+    return [over(rows), *([f"Attack: {attack}."] if attack else []), *marks(rows)]
 
 
 def over(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -24,25 +24,25 @@ DOMAINS = 4
 
 @register(part="datasets")
 def digits_plain() -> Dataset:
-    """Digits as they are; a quarter of them, domain 1 of the embedded four."""
+    """Digits as they are; domain 1 of the embedded four."""
     return _domain(0, "digits-plain", lambda x: x)
 
 
 @register(part="datasets")
 def digits_inverted() -> Dataset:
-    """Digits, black for white; a quarter of them, domain 2 of the embedded four."""
+    """Digits, black for white; domain 2 of the embedded four."""
     return _domain(1, "digits-inverted", lambda x: 16 - x)
 
 
 @register(part="datasets")
 def digits_rotated() -> Dataset:
-    """Digits, turned left by 90 degrees; a quarter of them, domain 3 of the embedded four."""
+    """Digits, turned left by 90 degrees; domain 3 of the embedded four."""
     return _domain(2, "digits-rotated", lambda x: np.ascontiguousarray(np.rot90(x, axes=(1, 2))))
 
 
 @register(part="datasets")
 def digits_blurred() -> Dataset:
-    """Digits, blurred over 3 x 3 pixels; a quarter of them, domain 4 of the embedded four."""
+    """Digits, blurred over 3 x 3 pixels; domain 4 of the embedded four."""
     return _domain(3, "digits-blurred", _blurred)
 
 

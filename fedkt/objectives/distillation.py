@@ -46,12 +46,13 @@ class KL:
         """Return the divergence per sample, ``[B]``."""
         if kind not in ("logits", "probabilities"):
             raise KnowledgeError(f"kl compares answers and the fused knowledge holds {kind}")
-        log_student = F.log_softmax(logits / self.temperature, dim=-1)
+        softened = logits if self.temperature == 1 else logits / self.temperature
+        log_student = F.log_softmax(softened, dim=-1)
         teacher = target.detach()
         if kind != "probabilities":
             teacher = F.softmax(teacher / self.temperature, dim=-1)
         losses = F.kl_div(log_student, teacher, reduction="none").sum(-1)
-        return losses * self.temperature**2
+        return losses if self.temperature == 1 else losses * self.temperature**2
 
 
 @register

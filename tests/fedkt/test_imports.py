@@ -34,6 +34,7 @@ TOLERATED_FLOWER = {
     ("strategies/base.py", "flwr.common.logger"),
     ("clients/app.py", "flwr.common.logger"),
     ("simulations/grid.py", "flwr.supercore.run"),
+    ("simulations/liars.py", "flwr.supercore.run"),
     ("simulations/ray_grid.py", "flwr.app.metadata"),
 }
 

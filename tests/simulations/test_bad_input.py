@@ -118,6 +118,13 @@ def refused(here: Path, fedkt: Any) -> Callable[..., str]:
         ("--seed", -1, ["seed = -1", "0"]),
         ("--grid", "in-proces", ["run.grid", "'in-proces'", "flower, in-process, ray"]),
         ("--executor", "loup", ["run.executor", "'loup'", "'loop'"]),
+        ("--attack", "wrogn:1", ["attack 'wrogn'", "'wrong'"]),
+        ("--attack", "wrong", ["'wrong'", "kind:how many"]),
+        ("--attack", "wrong:all", ["'wrong:all'", "kind:how many"]),
+        ("--attack", "wrong:0", ["attack.clients = 0", "1"]),
+        ("--attack", "wrong:3", ["attack.clients = 3", "below the number of clients, 3"]),
+        ("--set", "attack=wrong", ["'wrong'", "kind:how many"]),
+        ("--set", "attack.kind=wrong", ["attack.clients is missing"]),
         ("--set", "data.clents=3", ["[data]", "'clents'", "'clients'"]),
         ("--set", "dta.clients=3", ["'dta'", "'data'"]),
         ("--set", "rounds", ["'rounds'", "key.path=value"]),
@@ -159,6 +166,30 @@ def test_a_mistyped_command_line_is_one_line(
     line = refused(*arguments)
     for part in named:
         assert part in line
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        ("sorce=3", ["attack flip", "'sorce'", "'source'"]),
+        ("source=10", ["source 10", "10 classes 0 to 9"]),
+        ("source=8", ["source 8", "target 8"]),
+        ("source=three", ["attack.source = 'three'", "integer"]),
+    ],
+)
+def test_a_bad_option_of_an_attack_is_named(refused: Any, value: str, named: list[str]) -> None:
+    options = ["--attack", "flip:1", "--set", f"attack.{value}", "--out", "run"]
+    for command in (["simulate"], ["compare", "--strategies", "knfu"]):
+        line = refused(*command, "tiny.toml", *options)
+        for part in named:
+            assert part in line
+
+
+def test_weights_are_refused_under_attack(refused: Any) -> None:
+    options = ["--models", "mlp", "--attack", "wrong:1", "--out", "run"]
+    assert "fedavg shares weights" in refused(
+        "compare", "tiny.toml", "--strategies", "knfu,fedavg", *options
+    )
 
 
 def test_more_clients_than_samples(refused: Any) -> None:

@@ -94,6 +94,7 @@ def test_every_command_explains_itself(fedkt: Any, command: str) -> None:
         ("datasets", "digits"),
         ("models", "cnn"),
         ("partitions", "dirichlet"),
+        ("attacks", "wrong"),
     ],
 )
 def test_list_names_and_explains_every_part(fedkt: Any, part: str, name: str) -> None:
@@ -107,7 +108,8 @@ def test_list_names_and_explains_every_part(fedkt: Any, part: str, name: str) ->
 
 def test_list_knows_the_kinds_of_the_help() -> None:
     assert set(cli.PARTS) == {
-        "strategies", "objectives", "fusions", "codecs", "datasets", "models", "partitions"
+        "strategies", "objectives", "fusions", "codecs", "datasets", "models", "partitions",
+        "attacks",
     }  # fmt: skip
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 
 from fedkt import registry
+from fedkt.knowledge import Knowledge
 from fedkt.objectives.base import Batch, Outputs
 from fedkt.recipe import Recipe, Train
+from fedkt.simulations.attacks import View
 
 DOCS = Path(__file__).parents[2] / "docs" / "strategies.md"
 
@@ -29,3 +31,9 @@ def test_the_examples_form_one_file_that_works(tmp_path: Path) -> None:
     (gradient,) = torch.autograd.grad(loss, logits)
     assert bool(torch.isfinite(loss)), "extreme logits too"
     assert bool(torch.isfinite(gradient).all())
+    own = torch.eye(4)
+    target = Knowledge.rows("probabilities", own)
+    view = View(own, own[None], own[None], own, torch.arange(4), target, seed=0, round=2, client=0)
+    attack = registry.lookup("attacks", f"{file}:sceptic")
+    doubted = attack(view, doubt=1.0).softmax(-1)
+    assert torch.allclose(doubted.diagonal(), torch.zeros(4), atol=1e-5), "not what was fused"
