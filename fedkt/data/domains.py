@@ -86,7 +86,11 @@ def load_domains(
 
 
 def domain_seed(seed: int, domain: int) -> int:
-    """Return the seed of a domain's random streams; that of domain 0 is the run's own."""
+    """Return the seed of a domain's random streams.
+
+    That of domain 0 is the run's own, so that a single domain gives the federation of that
+    data set alone.
+    """
     return derive(seed, f"domain/{domain}") if domain else seed
 
 

@@ -103,8 +103,7 @@ def build_federation(spec: FederationSpec) -> Federation:
     training, validation and test samples of the same class shares. No public sample equals
     a test sample, the clients' or the common: of a set drawn from the training part such
     samples are dropped (and a note says so), with another data set it is an error. With
-    several domains all this is done in each of them, with random streams of its own; the
-    first one's are those of a federation of that data set alone.
+    several domains all this is done in each of them, with random streams of its own.
 
     Parameters
     ----------

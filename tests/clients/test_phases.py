@@ -83,6 +83,16 @@ def test_matched_leaves_out_classes_without_test_samples(judge, toy) -> None:
     assert "personalised-accuracy" not in evaluate(judge, only_two, "matched")
 
 
+@pytest.mark.parametrize("readout", [False, True])
+def test_matched_accuracy_is_of_the_clients_own_domain(judge, toy, readout: bool) -> None:
+    toy = replace(toy, domain_test=toy.common_test.select(torch.tensor([1, 2, 5])))
+    shifted = (lambda x: judge.predict(x).roll(1, dims=-1)) if readout else None
+    measured = evaluate(judge, toy, "matched", shifted)
+    # its domain has labels 0 1 2 and answers 1 1 2, or 2 2 0 one class further
+    assert measured["personalised-accuracy"] == pytest.approx(0 if readout else 1 / 4)
+    assert measured["global-accuracy"] == pytest.approx(4 / 8), "on all domains"
+
+
 def test_matched_accuracy_of_a_real_client(learner_of, data, work_on) -> None:
     learner = learner_of("mlp")
     run_steps(learner, [Train("private", [CrossEntropy()], 5)], work_on(data), "learn")
