@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from fedkt.errors import ConfigError
 from fedkt.simulations.cells import cells_of
 from fedkt.simulations.compare import plan_parts
+from fedkt.simulations.config import parse
 
 AXES = [
     [{"name": "few", "data": {"samples_per_client": 20}}, {"name": "more"}],
@@ -165,3 +167,22 @@ def test_a_verdict_on_an_unknown_strategy_is_refused(
     toml = write_toml(grown.parent, **{**TOML, "compare": compare})
     answer = fedkt("compare", toml, "--out", grown, "--resume")
     assert (answer.code, "Did you mean 'fedpf'" in answer.err) == (2, True)
+
+
+def test_the_documented_comparison_is_valid() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "comparisons.md").read_text()
+    blocks = [block.partition("```")[0] for block in text.split("```toml")[1:]]
+    both, verdict = (tomllib.loads(block)["compare"] for block in blocks)
+    experiment = parse(
+        {"strategy": {}, "run": {"grid": "in-process"}, "compare": {**both, **verdict}}
+    )
+    names = [part.name for part in plan_parts(experiment)]
+    assert names[:5] == [
+        *(
+            f"digits {skew} {size}, seed 0"
+            for skew in ("skewed", "even")
+            for size in ("few", "many")
+        ),
+        "domains, seed 0",
+    ]
+    assert len(names) == 25

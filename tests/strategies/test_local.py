@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+import pytest
+
+from fedkt.errors import ConfigError
+from fedkt.strategies.local import Local
+
+
+def test_times_multiplies_the_budget_and_nothing_else() -> None:
+    assert Local(local_epochs=3, times=2).recipe() == Local(local_epochs=6).recipe()
+    assert Local(local_epochs=3, times=2).recipe().private_epochs == 6
+    assert Local(local_epochs=3).recipe().share == ()
+
+
+def test_a_budget_of_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match="times must be at least 1, not 0"):
+        Local(times=0)
