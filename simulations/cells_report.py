@@ -10,7 +10,7 @@ import numpy as np
 
 from fedkt.simulations.cells import Cell
 from fedkt.simulations.config import VerdictSection, load
-from fedkt.simulations.figures import PANELS, canvas
+from fedkt.simulations.drawing import PANELS, canvas
 from fedkt.simulations.report import embed, render
 from fedkt.simulations.results import Comparison, aggregate
 from fedkt.simulations.tables import ABSENT, markdown, pm

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fedkt.clients.state import ClientState
+from fedkt.leakage import histogram_leakage
 from fedkt.metrics import OverClients, negative_transfer, over_clients
 from fedkt.simulations import checkpoint
 from fedkt.simulations.files import write_atomic
@@ -46,13 +47,15 @@ class Recorder:
         self._folder, self._alone, self._progress = folder, alone, progress
         self.clients: Callable[[], dict[int, ClientState]] = dict
         self.liars: Liars | None = None
+        self.label_counts: Sequence[Sequence[int]] = ()
         kept = [row for row in read_rounds(folder) if row["round"] <= rounds_done]
         lines = "".join(json.dumps(row) + "\n" for row in kept)
         write_atomic(folder / "rounds.jsonl", lines)
 
     def round_finished(self, report: RoundReport, strategy: KnowledgeStrategy) -> None:
         """Write the round, then its checkpoint: a line without checkpoint is redone."""
-        row = round_row(report, self._alone.get(report.round), self.liars)
+        alone = self._alone.get(report.round)
+        row = round_row(report, alone, self.liars, self.label_counts)
         with (self._folder / "rounds.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
@@ -67,7 +70,10 @@ class Recorder:
 
 
 def round_row(
-    report: RoundReport, alone: Mapping[str, Any] | None, liars: Liars | None = None
+    report: RoundReport,
+    alone: Mapping[str, Any] | None,
+    liars: Liars | None = None,
+    label_counts: Sequence[Sequence[int]] = (),
 ) -> dict[str, Any]:
     """Return the line of ``rounds.jsonl`` for a round.
 
@@ -80,6 +86,8 @@ def round_row(
     liars : Liars, optional
         Malicious clients: accuracies are over the others, and one that keeps silent has
         not failed.
+    label_counts : Sequence[Sequence[int]]
+        True training samples of each class, clients x classes; without them leakage is null.
     """
     lying, silent = (liars.clients, liars.silent) if liars else (frozenset(), frozenset())
 
@@ -94,6 +102,12 @@ def round_row(
             personalised["per_client"], alone["personalised_accuracy"]["per_client"]
         )
     clients = len(report.clients)
+    # By place, as in all lists over clients.
+    guesses = {
+        place: report.mean_predictions[client]
+        for place, client in enumerate(report.clients)
+        if client in report.mean_predictions and client not in lying
+    }
     return {
         "round": report.round,
         "personalised_accuracy": personalised,
@@ -102,6 +116,7 @@ def round_row(
         "server_accuracy": report.server_accuracy,
         "negative_transfer": rate,
         "negative_transfer_loss": loss,
+        "leakage": histogram_leakage(guesses, label_counts) if len(label_counts) else None,
         "bytes_up": report.traffic.up / clients,
         "bytes_down": report.traffic.down / clients,
         "traffic": {

@@ -107,6 +107,13 @@ class Run:
                 stds.append(float(spread))
         return rounds, means, stds
 
+    def leakage(self, key: str) -> tuple[list[int], list[float]]:
+        """Follow a figure of ``leakage`` (mean over clients): rounds and values."""
+        told = [(e["round"], (e.get("leakage") or {}).get(key)) for e in self.rounds]
+        means = [(t, v.get("mean") if isinstance(v, dict) else v) for t, v in told]
+        known = [(t, float(v)) for t, v in means if v is not None]
+        return [t for t, _ in known], [v for _, v in known]
+
     def per_client(self, key: str) -> list[float | None]:
         """Give one accuracy of every client, from the last round that measured it.
 

@@ -249,6 +249,7 @@ def execute(
         if isinstance(engine, SimulationGrid):
             engine.on_progress = progress.clients_done
         recorder.clients, recorder.liars = engine.snapshot, liars
+        recorder.label_counts = plan.federation.label_counts().tolist()
         strategy.observers = [recorder]
         engine.run_server(server_app(strategy, plan, population, liars))
     known = {"label": label, "command": command}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from fedkt.simulations.figures import MEGABYTE
+from fedkt.simulations.drawing import MEGABYTE
 from fedkt.simulations.results import Comparison, aggregate
 
 if TYPE_CHECKING:

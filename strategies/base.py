@@ -200,6 +200,7 @@ class KnowledgeStrategy(Strategy):
                 exchange.fail(client, "share", str(error))
                 continue
             uploads.append(upload)
+            exchange.look_at(upload)
         exchange.stop_unless(uploads, "learn")
         exchange.report.participants = [u.client for u in uploads]
         if exchange.recipe.share:

@@ -18,6 +18,7 @@ from torch import Tensor
 from fedkt import wire
 from fedkt.errors import ConfigError, KnowledgeError, RunFailedError
 from fedkt.knowledge import Expected, Fused, Knowledge, Upload, check
+from fedkt.leakage import mean_prediction
 from fedkt.recipe import Predict, Recipe
 from fedkt.rng import numpy_rng
 from fedkt.strategies.roster import Roster, first_line, meet
@@ -197,6 +198,13 @@ class Exchange:
         if examples is None or examples < 0:
             raise KnowledgeError("the reply does not say num-examples, a number from 0")
         return Upload(client, int(examples), knowledge)
+
+    def look_at(self, upload: Upload) -> None:
+        """Note what the client's answers give away on the average, for the report."""
+        answers = next((s.name for s in self.recipe.share if isinstance(s, Predict)), None)
+        if answers is not None:
+            mean = mean_prediction(upload.knowledge[answers], self.roster.num_classes)
+            self.report.mean_predictions[upload.client] = mean
 
     def _expected(self, share: Any) -> Expected:
         if isinstance(share, Predict):

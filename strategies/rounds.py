@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from torch import Tensor
+
 from fedkt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -88,6 +90,9 @@ class RoundReport:
         Clients dropped.
     diagnostics : Mapping[str, Any]
         The strategy's own.
+    mean_predictions : dict[int, Tensor]
+        By client, the mean of its answers on the public set, float32 ``[C]``, of methods
+        that share answers; what a server could take for its label histogram.
     seconds : float
         Wall time.
     """
@@ -100,6 +105,7 @@ class RoundReport:
     traffic: Traffic = field(default_factory=Traffic)
     failures: list[Failure] = field(default_factory=list)
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
+    mean_predictions: dict[int, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
 
     def per_client(self, metric: str) -> list[float | None]:

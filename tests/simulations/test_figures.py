@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedkt.simulations import figures
+from fedkt.simulations import drawing, figures
 from fedkt.simulations.results import Run
 
 pytest.importorskip("matplotlib")
@@ -82,7 +82,7 @@ def test_accuracy_has_two_panels_and_names_its_band(
     tmp_path: Path, drawn: list[Any], band: Any
 ) -> None:
     path = figures.accuracy_figure(GROUPS, tmp_path / "deep" / "a.png", band=band)
-    assert size(path)[0] == 9 * figures.DPI
+    assert size(path)[0] == 9 * drawing.DPI
     (figure,) = drawn
     assert [axes.get_title() for axes in figure.axes] == [
         "Personalised accuracy",
@@ -118,10 +118,12 @@ def test_seeds_are_averaged_over_common_rounds_only(tmp_path: Path, drawn: list[
 
 
 def test_colours_differ_and_stay_with_their_place() -> None:
-    looks = [figures._look(index, f"m{index}", 10) for index in range(24)]
+    looks = [drawing.look_of(index, f"m{index}", 10) for index in range(24)]
     assert len({(look["color"], look["linestyle"]) for look in looks}) == 24
-    assert figures._look(1, "local", 10)["color"] == figures._look(5, "local (cnn)", 10)["color"]
-    assert figures._look(2, "localsgd", 10)["color"] == looks[2]["color"]
+    assert (
+        drawing.look_of(1, "local", 10)["color"] == drawing.look_of(5, "local (cnn)", 10)["color"]
+    )
+    assert drawing.look_of(2, "localsgd", 10)["color"] == looks[2]["color"]
 
 
 def test_traffic_is_cumulative_megabytes(tmp_path: Path, drawn: list[Any]) -> None:
@@ -142,8 +144,8 @@ def test_labels_stay_readable(tmp_path: Path, drawn: list[Any], clients: int, cl
     path = tmp_path / "l.png"
     figures.labels_figure(counts.tolist(), [f"class {i}" for i in range(classes)], path)
     width, height = size(path)
-    assert width == 9 * figures.DPI
-    assert height <= 9 * figures.DPI
+    assert width == 9 * drawing.DPI
+    assert height <= 9 * drawing.DPI
     heat = drawn[0].axes[0]
     assert max(len(heat.get_xticks()), len(heat.get_yticks())) <= 26
     assert len(heat.texts) == ((counts > 0).sum() if clients <= 10 else 0)
@@ -182,7 +184,7 @@ def test_weights_show_ids_and_effective_neighbours(
     ids = [7 + 2 * i for i in range(clients)]
     effective = (1 / (weights**2).sum(axis=1)).tolist()
     path = figures.weights_figure(weights.tolist(), ids, tmp_path / "w.png", effective=effective)
-    assert size(path)[0] == 9 * figures.DPI
+    assert size(path)[0] == 9 * drawing.DPI
     heat, bars, scale = drawn[0].axes
     assert heat.get_yticklabels()[0].get_text() == "7"
     assert [bar.get_width() for bar in bars.patches] == pytest.approx(effective)
