@@ -149,30 +149,28 @@ def _check_same(path: Path, experiment: Experiment) -> None:
     for settings in (before, now):
         for free in ("workers", "address", "timeout", "grid"):
             settings["run"].pop(free)
-    for key in before:
-        grown = key == "rounds" and now[key] > before[key]
-        if key == "compare":
-            grown = _only_grown(config_.parse(values), experiment)
-        if before[key] != now[key] and not grown:
+    for key in before.keys() - {"compare"}:
+        if before[key] != now[key] and not (key == "rounds" and now[key] > before[key]):
             raise ConfigError(
                 f"{path.parent} was begun with another {key}: {before[key]!r}, not {now[key]!r}."
             )
+    lost = _lost(config_.parse(values), experiment)
+    if lost:
+        raise ConfigError(f"{path.parent} was begun with {lost}; it can gain, but not lose any.")
 
 
-def _only_grown(before: Experiment, now: Experiment) -> bool:
-    """Whether a comparison has only gained seeds, strategies and cells, or another verdict."""
+def _lost(before: Experiment, now: Experiment) -> str:
+    """Say what a comparison no longer has: seeds, a strategy, or a cell as it was."""
+    if now.compare.seeds < before.compare.seeds:
+        return f"{before.compare.seeds} seeds"
+    gone = [s for s in before.compare.strategies if s not in now.compare.strategies]
+    if gone:
+        return f"strategy {gone[0]}"
     cells = {cell.name: cell.experiment.model_dump(exclude={"compare"}) for cell in cells_of(now)}
-    kept = all(
-        cells.get(cell.name) == cell.experiment.model_dump(exclude={"compare"})
-        for cell in cells_of(before)
-        if cell.name
-    )
-    return (
-        kept
-        and now.compare.seeds >= before.compare.seeds
-        and set(now.compare.strategies) >= set(before.compare.strategies)
-        and bool(now.compare.cells) == bool(before.compare.cells)
-    )
+    for cell in cells_of(before):
+        if cell.name and cells.get(cell.name) != cell.experiment.model_dump(exclude={"compare"}):
+            return f"cell {cell.name!r} as it was"
+    return "no cells" if bool(now.compare.cells) != bool(before.compare.cells) else ""
 
 
 def _percent(value: float | None) -> str:

@@ -139,7 +139,13 @@ def test_nothing_else_may_change(grown: Path, fedkt: Any, write_toml: Any) -> No
     compare = {**TOML["compare"], "seeds": 2, "cells": [{"name": "x", "rounds": 3}, {"name": "y"}]}
     other = write_toml(grown.parent, **{**TOML, "compare": compare})
     answer = fedkt("compare", other, "--out", grown, "--resume")
-    assert (answer.code, "begun with another compare" in answer.err) == (2, True)
+    assert (answer.code, "begun with cell 'x' as it was" in answer.err) == (2, True)
+    fewer = write_toml(grown.parent, **{**TOML, "compare": {**TOML["compare"], "seeds": 1}})
+    answer = fedkt("compare", fewer, "--out", grown, "--resume")
+    assert (answer.code, "begun with 2 seeds" in answer.err) == (2, True)
+    options = ["--seeds", 2, "--strategies", "local,fedpf", "--out", grown, "--resume"]
+    answer = fedkt("compare", fewer, *options)
+    assert (answer.code, "begun with strategy fedmd(form=probabilities)" in answer.err) == (2, True)
 
 
 def test_the_report_holds_the_verdict(grown: Path, fedkt: Any) -> None:

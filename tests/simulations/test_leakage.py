@@ -16,8 +16,8 @@ def compared(tmp_path_factory: pytest.TempPathFactory, fedkt: Any, write_toml: A
     here = tmp_path_factory.mktemp("leakage")
     strategies = ["local", "fedavg", "fedmd(form=probabilities)", "knfu", "fedpf"]
     toml = write_toml(
-        here, models=["linear"], strategy={"local_epochs": 3}, rounds=3, data__samples_per_client=60,
-        data__clients=5, data__partition="dirichlet:0.2",
+        here, models=["linear"], strategy={"local_epochs": 3}, rounds=3,
+        data__samples_per_client=60, data__clients=5, data__partition="dirichlet:0.2",
         compare={"strategies": strategies, "seeds": 1},
     )  # fmt: skip
     answer = fedkt("compare", toml, "--out", here / "out")
