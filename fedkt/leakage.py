@@ -17,7 +17,9 @@ from torch import Tensor
 from fedkt.knowledge import Knowledge
 from fedkt.metrics import OverClients, over_clients
 
-CONSTANT = 1e-9  # a standard deviation below this is that of a constant
+# A vector whose values differ by less than this share of the largest is constant: softmax in
+# float32 leaves as much (up to 8 units in the last place), and noise must not pass for correlation.
+ROUNDING = 8 * torch.finfo(torch.float32).eps
 
 
 class Leakage(TypedDict):
@@ -25,16 +27,19 @@ class Leakage(TypedDict):
 
     ``correlation`` over the classes, in [-1, 1] (None for a client whose histogram or guess
     is constant), ``total_variation`` ½ Σ_c |p_c − q_c| in [0, 1], and as a yardstick the
-    mean total variation of the uniform guess.
+    mean total variation of the uniform guess for the same clients. A client without any
+    examples has no histogram to give away: None.
     """
 
     correlation: OverClients
     total_variation: OverClients
-    total_variation_uniform: float
+    total_variation_uniform: float | None
 
 
 def mean_prediction(answers: Knowledge, num_classes: int) -> Tensor:
-    """Return the mean over samples of what a client predicts, float32 ``[C]``, sum 1.
+    """Return the mean over samples of what a client predicts, float32 ``[C]``.
+
+    It sums to 1 as exactly as the rows do: probabilities are taken as they came.
 
     Parameters
     ----------
@@ -46,7 +51,8 @@ def mean_prediction(answers: Knowledge, num_classes: int) -> Tensor:
     values = answers.values
     if answers.kind == "labels":
         values = F.one_hot(values, num_classes).float()
-    return (values.softmax(-1) if answers.kind == "logits" else values).mean(0)
+    rows = values.softmax(-1) if answers.kind == "logits" else values
+    return rows.mean(0, dtype=torch.float64).float()
 
 
 def histogram_leakage(
@@ -72,20 +78,30 @@ def histogram_leakage(
     distances: list[float | None] = [None] * len(counts)
     uniform = []
     for client, guess in guesses.items():
-        truth = torch.tensor(counts[client], dtype=torch.float64)
-        truth = truth / truth.sum().clamp_min(1)
-        guess = guess.double()
-        correlations[client] = _correlation(guess, truth)
-        distances[client] = float((guess - truth).abs().sum() / 2)
-        uniform.append(float((1 / len(truth) - truth).abs().sum() / 2))
+        held = torch.tensor(counts[client], dtype=torch.float64)
+        if not held.any():
+            continue
+        truth = held / held.sum()
+        correlations[client] = _correlation(guess.double(), truth)
+        distances[client] = _total_variation(guess.double(), truth)
+        uniform.append(_total_variation(torch.full_like(truth, 1 / len(truth)), truth))
     return {
         "correlation": over_clients(correlations),
         "total_variation": over_clients(distances),
-        "total_variation_uniform": sum(uniform) / len(uniform),
+        "total_variation_uniform": over_clients(uniform)["mean"],
     }
 
 
-def _correlation(a: Tensor, b: Tensor) -> float | None:
-    a, b = a - a.mean(), b - b.mean()
-    scale = a.norm() * b.norm()
-    return None if scale < CONSTANT else float((a @ b / scale).clamp(-1, 1))
+def _total_variation(p: Tensor, q: Tensor) -> float:
+    return float((p - q).abs().sum() / 2)
+
+
+def _correlation(p: Tensor, q: Tensor) -> float | None:
+    if _is_constant(p) or _is_constant(q):
+        return None
+    a, b = p - p.mean(), q - q.mean()
+    return float((a @ b / (a.norm() * b.norm())).clamp(-1, 1))
+
+
+def _is_constant(p: Tensor) -> bool:
+    return bool(p.max() - p.min() <= ROUNDING * p.abs().max())

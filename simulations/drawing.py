@@ -6,10 +6,10 @@ nothing here touches the global state of pyplot, or slows down ``import fedkt``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -31,6 +31,9 @@ MEGABYTE = 1_000_000
 
 PANELS = {"personalised_accuracy": "Personalised accuracy", "global_accuracy": "Global accuracy"}
 """The accuracies that are drawn, with their titles."""
+
+Band = Literal["clients", "seeds"]
+"""What a shaded standard deviation is over: the clients of a label's first run, or its seeds."""
 
 WIDTH = 9.0
 GREY = "#555555"
@@ -82,14 +85,60 @@ def panels(figure: Figure, groups: Mapping[str, Sequence[Run]]) -> list[tuple[Ax
     return list(zip(grid, keys, strict=True))
 
 
+def curves(
+    axes: Axes,
+    groups: Mapping[str, Sequence[Run]],
+    key: str,
+    band: Band,
+    *,
+    unit: float = 1.0,
+    least: float = 0.0,
+) -> bool:
+    """Draw a figure of all labels against the round, with bands; say whether any is shaded.
+
+    Parameters
+    ----------
+    axes : Axes
+        The panel.
+    groups : Mapping[str, Sequence[Run]]
+        The runs of every label, in the order of colours; one that never measured the
+        figure is left out, and the others keep their colours.
+    key : str
+        The figure, as `Run.series` takes it.
+    band : {"clients", "seeds"}
+        See `Band`.
+    unit : float
+        What the values are multiplied by: 100 for percentages.
+    least : float
+        The least that the figure can be before that; the most is 1. Bands end there.
+    """
+    shaded, alpha = False, 0.16 if len(groups) <= 5 else 0.07
+    for index, (label, runs) in enumerate(groups.items()):
+        if band == "clients":
+            rounds, mean, std = (np.asarray(v, float) for v in runs[0].series(key))
+        else:
+            rounds, mean, std = over_seeds(runs, key)
+        if not len(rounds):
+            continue
+        look = look_of(index, label, len(rounds))
+        axes.plot(rounds, unit * mean, label=legend_name(label), **look)
+        if std.any():
+            shaded = True
+            low, high = unit * np.clip([mean - std, mean + std], least, 1)
+            axes.fill_between(rounds, low, high, color=look["color"], alpha=alpha, lw=0)
+    axes.set_xlabel("Round")
+    axes.locator_params(axis="x", integer=True)
+    return shaded
+
+
+def band_note(band: Band, shaded: bool) -> str:
+    """Say what the bands of a figure are."""
+    return f"band: ± 1 standard deviation over {band}" if shaded else "no spread: one seed"
+
+
 def over_seeds(runs: Sequence[Run], key: str) -> tuple[Array, Array, Array]:
     """Mean and sample standard deviation over runs, for the rounds that all of them have."""
-    return over_runs([run.series(key)[:2] for run in runs])
-
-
-def over_runs(series: Sequence[tuple[list[int], list[float]]]) -> tuple[Array, Array, Array]:
-    """As :func:`over_seeds`, of one (rounds, values) pair a run."""
-    by_round = [dict(zip(*one, strict=True)) for one in series]
+    by_round = [dict(zip(*run.series(key)[:2], strict=True)) for run in runs]
     rounds = sorted(set.intersection(*(set(one) for one in by_round)))
     values = np.array([[one[t] for t in rounds] for one in by_round], float)
     std = values.std(axis=0, ddof=1) if len(by_round) > 1 else np.zeros(len(rounds))
@@ -130,9 +179,9 @@ def legend_columns(labels: Iterable[str]) -> int:
     return max(1, min(len(names), int(72 * WIDTH / widest), 6))
 
 
-def height_of(groups: Mapping[str, Sequence[Run]]) -> float:
-    """Return the height of a figure with a legend below, in inches."""
-    return 4.2 + 0.22 * -(-len(groups) // legend_columns(groups))
+def height_of(labels: Collection[str]) -> float:
+    """Return the height of a figure with a legend of these labels below, in inches."""
+    return 4.2 + 0.22 * -(-len(labels) // legend_columns(labels))
 
 
 def colour_bar(figure: Figure, image: Any, label: str) -> None:

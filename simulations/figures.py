@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -16,16 +15,18 @@ from fedkt.simulations.drawing import (
     GREY,
     MEGABYTE,
     WIDTH,
+    Band,
     annotate,
+    band_note,
     bytes_sent,
     canvas,
     colour_bar,
+    curves,
     height_of,
     id_ticks,
     legend_below,
     legend_name,
     look_of,
-    over_runs,
     over_seeds,
     panels,
     shortened,
@@ -36,9 +37,7 @@ from fedkt.simulations.results import Run
 _GAIN, _LOSS = "#0072B2", "#D55E00"
 
 
-def accuracy_figure(
-    groups: Mapping[str, Sequence[Run]], target: Path, *, band: Literal["clients", "seeds"]
-) -> Path:
+def accuracy_figure(groups: Mapping[str, Sequence[Run]], target: Path, *, band: Band) -> Path:
     """Draw accuracy against the round, personalised and global side by side.
 
     Parameters
@@ -59,25 +58,9 @@ def accuracy_figure(
     with canvas(target, WIDTH, height_of(groups)) as figure:
         shaded = False
         for axes, key in panels(figure, groups):
-            for index, (label, runs) in enumerate(groups.items()):
-                if band == "clients":
-                    rounds, mean, std = (np.asarray(v, float) for v in runs[0].series(key))
-                else:
-                    rounds, mean, std = over_seeds(runs, key)
-                look = look_of(index, label, len(rounds))
-                axes.plot(rounds, 100 * mean, label=legend_name(label), **look)
-                low, high = np.clip([mean - std, mean + std], 0, 1)
-                if std.any():
-                    shaded = True
-                    alpha = 0.16 if len(groups) <= 5 else 0.07
-                    axes.fill_between(
-                        rounds, 100 * low, 100 * high, color=look["color"], alpha=alpha, lw=0
-                    )
-            axes.set_xlabel("Round")
-            axes.locator_params(axis="x", integer=True)
+            shaded |= curves(axes, groups, key, band, unit=100)
         legend_below(figure)
-        banded = f"band: ± 1 standard deviation over {band}" if shaded else "no spread: one seed"
-        figure.suptitle(f"Accuracy by round ({banded})")
+        figure.suptitle(f"Accuracy by round ({band_note(band, shaded)})")
     return target
 
 
@@ -125,54 +108,54 @@ def traffic_figure(groups: Mapping[str, Sequence[Run]], target: Path) -> Path:
     return target
 
 
-def leakage_figure(groups: Mapping[str, Sequence[Run]], target: Path) -> Path:
+def leakage_figure(groups: Mapping[str, Sequence[Run]], target: Path, *, band: Band) -> Path:
     """Draw how well the mean uploaded prediction gives the label histograms away.
+
+    Correlation and total variation side by side, against the round. It is one weak attack
+    (see ``fedkt.leakage``): it can show that a method tells much, not that one tells little.
 
     Parameters
     ----------
     groups : Mapping[str, Sequence[Run]]
-        The runs of every label, in the order of colours; means are over clients, then over
-        runs. Labels whose clients share no answers are left out.
+        The runs of every label, in the order of colours. Labels whose clients share no
+        answers are left out.
     target : Path
         The PNG file to write.
+    band : {"clients", "seeds"}
+        What the shaded standard deviation is over: the clients of the first run of each
+        label, or its seeds.
 
     Returns
     -------
     Path
         The file.
     """
-    titles = {
-        "correlation": "Correlation with the truth",
-        "total_variation": "Total variation from the truth",
-    }
-    sharing = {label: runs for label, runs in groups.items() if runs[0].leakage("correlation")[0]}
-    with canvas(target, WIDTH, height_of(sharing)) as figure:
-        panels = figure.subplots(1, 2)
-        for axes, (key, title) in zip(panels, titles.items(), strict=True):
-            for index, (label, runs) in enumerate(groups.items()):
-                if label not in sharing:
-                    continue  # counted all the same: a label has one colour in all figures
-                rounds, mean, std = over_runs([run.leakage(key) for run in runs])
-                look = look_of(index, label, len(rounds))
-                axes.plot(rounds, mean, label=legend_name(label), **look)
-                axes.fill_between(
-                    rounds, mean - std, mean + std, color=look["color"], alpha=0.1, lw=0
-                )
-            axes.set_title(title)
-            axes.set_xlabel("Round")
+    guess = "uniform guess"
+    sharing = [label for label, runs in groups.items() if any(map(shares_answers, runs))]
+    with canvas(target, WIDTH, height_of([*sharing, guess])) as figure:
+        left, right = figure.subplots(1, 2)
+        shaded = curves(left, groups, "leakage.correlation", band, least=-1)
+        shaded |= curves(right, groups, "leakage.total_variation", band)
+        left.set_title("Correlation of guess and truth")
+        left.set_ylabel("Higher: more is given away")
+        left.axhline(0, color="black", lw=0.8)
+        left.set_ylim(min(-0.05, left.dataLim.y0 - 0.05), 1.05)
+        right.set_title("Total variation between guess and truth")
+        right.set_ylabel("Lower: more is given away")
+        runs = [run for group in groups.values() for run in group if shares_answers(run)]
+        rounds, mean, _ = over_seeds(runs, "leakage.total_variation_uniform")
+        right.plot(rounds, mean, label=guess, color=GREY, linestyle="--", linewidth=1.2)
+        right.set_ylim(0, max(0.1, 1.1 * right.dataLim.y1))
+        for axes in (left, right):
             axes.grid(True)
-            axes.locator_params(axis="x", integer=True)
-        every = [
-            run.leakage("total_variation_uniform") for runs in sharing.values() for run in runs
-        ]
-        rounds, mean, _ = over_runs(every)
-        look = {"color": GREY, "linestyle": "--", "linewidth": 1.2}
-        panels[1].plot(rounds, mean, label="guess: all classes alike", **look)
-        panels[0].axhline(0, color="black", lw=0.8)
-        panels[1].set_ylim(bottom=0)
         legend_below(figure)
-        figure.suptitle("What uploads give away of the label histograms")
+        figure.suptitle(f"Label histograms guessed from uploads ({band_note(band, shaded)})")
     return target
+
+
+def shares_answers(run: Run) -> bool:
+    """Say whether the clients of a run shared answers on a public set in any round."""
+    return bool(run.series("leakage.total_variation")[0])
 
 
 def labels_figure(counts: Sequence[Sequence[int]], classes: Sequence[str], target: Path) -> Path:

@@ -143,8 +143,8 @@ def _run_figures(run: Run, baseline: Run | None) -> dict[str, list[tuple[str, st
     groups = {run.label: [run]} | ({"local training": [baseline]} if baseline else {})
     drawn = {"accuracy": figures.accuracy_figure(groups, folder / "accuracy.png", band="clients")}
     drawn["traffic"] = figures.traffic_figure(groups, folder / "traffic.png")
-    if any(run.leakage("correlation")[0] for runs in groups.values() for run in runs):
-        drawn["leakage"] = figures.leakage_figure(groups, folder / "leakage.png")
+    if figures.shares_answers(run):
+        drawn["leakage"] = figures.leakage_figure(groups, folder / "leakage.png", band="clients")
     gains = run.gains(baseline)
     if _known(gains):
         drawn["gain"] = figures.gain_figure({run.label: [gains]}, folder / "gain.png")
@@ -157,8 +157,8 @@ def _comparison_figures(comparison: Comparison) -> dict[str, list[tuple[str, str
     folder, groups = comparison.path / "figures", comparison.groups
     drawn = {"accuracy": figures.accuracy_figure(groups, folder / "accuracy.png", band="seeds")}
     drawn["traffic"] = figures.traffic_figure(groups, folder / "traffic.png")
-    if any(run.leakage("correlation")[0] for runs in groups.values() for run in runs):
-        drawn["leakage"] = figures.leakage_figure(groups, folder / "leakage.png")
+    if any(map(figures.shares_answers, comparison.runs)):
+        drawn["leakage"] = figures.leakage_figure(groups, folder / "leakage.png", band="seeds")
     alone = {run.seed: run for run in groups[comparison.reference]}
     gains: dict[str, list[list[float | None]]] = {}
     for label, runs in groups.items():

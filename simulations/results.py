@@ -39,7 +39,7 @@ SELECTIONS = ("last", "validation_selected", "oracle")
 """The rounds a figure may be taken from; the first is the headline."""
 
 _JUDGED = ("personalised_accuracy", "global_accuracy", "server_accuracy", "negative_transfer")
-_PER_CLIENT = ("personalised_accuracy", "global_accuracy", "validation_accuracy")
+_OBJECTS = ("personalised_accuracy", "global_accuracy", "validation_accuracy", "leakage")
 _REFERENCE = "local"
 
 _T = TypeVar("_T")
@@ -85,7 +85,8 @@ class Run:
         Parameters
         ----------
         key : str
-            A key of a round, such as ``"personalised_accuracy"`` or ``"server_accuracy"``.
+            A key of a round, such as ``"personalised_accuracy"``; a dot leads to a key
+            further inside, as in ``"leakage.correlation"``.
 
         Returns
         -------
@@ -97,7 +98,10 @@ class Run:
         means: list[float] = []
         stds: list[float] = []
         for entry in self.rounds:
-            value, spread = entry.get(key), 0.0
+            value: Any = entry
+            for part in key.split("."):
+                value = value.get(part) if isinstance(value, dict) else None
+            spread = 0.0
             if isinstance(value, dict):
                 spread = value.get("std") or 0.0
                 value = value.get("mean")
@@ -106,13 +110,6 @@ class Run:
                 means.append(float(value))
                 stds.append(float(spread))
         return rounds, means, stds
-
-    def leakage(self, key: str) -> tuple[list[int], list[float]]:
-        """Follow a figure of ``leakage`` (mean over clients): rounds and values."""
-        told = [(e["round"], (e.get("leakage") or {}).get(key)) for e in self.rounds]
-        means = [(t, v.get("mean") if isinstance(v, dict) else v) for t, v in told]
-        known = [(t, float(v)) for t, v in means if v is not None]
-        return [t for t, _ in known], [v for _, v in known]
 
     def per_client(self, key: str) -> list[float | None]:
         """Give one accuracy of every client, from the last round that measured it.
@@ -403,8 +400,9 @@ def _parse_rounds(text: str) -> list[dict[str, Any]]:
             raise ValueError(f"line {number}: {error}") from error
         if not isinstance(entry.get("round"), int):
             raise ValueError(f"line {number}: no round number")
-        if any(not isinstance(entry.get(key) or {}, dict) for key in _PER_CLIENT):
-            raise ValueError(f"line {number}: an accuracy is not an object")
+        wrong = [key for key in _OBJECTS if not isinstance(entry.get(key) or {}, dict)]
+        if wrong:
+            raise ValueError(f"line {number}: {wrong[0]} is not an object")
         rounds.append(entry)
     return rounds
 

@@ -60,3 +60,49 @@ def test_all_forms_of_one_answer_agree() -> None:
     ]
     for form in forms:
         assert torch.allclose(mean_prediction(form, 4), torch.tensor([1, 0, 0, 2]) / 3)
+
+
+@pytest.mark.parametrize("classes", [2, 7, 10, 100])
+def test_rounding_is_no_correlation(classes: int) -> None:
+    """Answers that are alike for all classes on average say nothing, whatever their last bits."""
+    generator = torch.Generator().manual_seed(0)
+    one = torch.randn(classes, generator=generator)
+    every_turn = torch.stack([one.roll(i) for i in range(classes)])
+    indifferent = torch.randn(300, 1, generator=generator).expand(-1, classes).contiguous()
+    counts = [[50, *[3] * (classes - 1)]]
+    for logits in (every_turn, indifferent):
+        guess = mean_prediction(Knowledge.rows("logits", logits), classes)
+        found = histogram_leakage({0: guess}, counts)
+        assert found is not None
+        assert found["correlation"]["per_client"] == [None]
+        assert found["total_variation"]["mean"] == pytest.approx(found["total_variation_uniform"])
+
+
+def test_a_slight_lean_is_still_seen() -> None:
+    lean = torch.tensor([0.25 + 3e-5, 0.25 - 1e-5, 0.25 - 1e-5, 0.25 - 1e-5])
+    found = histogram_leakage({0: lean}, [[7, 1, 1, 1]])
+    assert found is not None
+    assert found["correlation"]["mean"] == pytest.approx(1, abs=1e-3)
+
+
+def test_who_holds_nothing_has_nothing_to_give_away() -> None:
+    guess = torch.tensor([0.7, 0.3])
+    found = histogram_leakage({0: guess, 1: guess}, [[0, 0], [7, 3]])
+    assert found is not None
+    assert found["total_variation"]["per_client"] == [None, pytest.approx(0, abs=1e-7)]
+    assert found["total_variation_uniform"] == pytest.approx(0.2)
+    assert histogram_leakage({0: guess}, [[0, 0]]) == {
+        "correlation": {"mean": None, "std": None, "per_client": [None]},
+        "total_variation": {"mean": None, "std": None, "per_client": [None]},
+        "total_variation_uniform": None,
+    }
+
+
+def test_classes_may_change_places() -> None:
+    guess, order = torch.tensor([0.4, 0.3, 0.2, 0.1]), [2, 0, 3, 1]
+    plain = histogram_leakage({0: guess}, COUNTS[:1])
+    moved = histogram_leakage({0: guess[order]}, [[COUNTS[0][i] for i in order]])
+    assert plain is not None
+    assert moved is not None
+    for key in ("correlation", "total_variation"):
+        assert moved[key]["mean"] == pytest.approx(plain[key]["mean"])

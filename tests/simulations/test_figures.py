@@ -138,6 +138,93 @@ def test_traffic_is_cumulative_megabytes(tmp_path: Path, drawn: list[Any]) -> No
     assert "local (sends nothing)" in {t.get_text() for t in drawn[0].legends[0].get_texts()}
 
 
+# --- leakage ---------------------------------------------------------------------------------
+
+
+def leaking_run(label: str, seed: int = 0, correlation: float | None = 0.6) -> Run:
+    """A made-up run whose clients share answers; ``None``: no correlation is defined."""
+    run = made_up_run(label, seed)
+    rng = np.random.default_rng([seed, len(label), 1])
+
+    def over_clients(level: float) -> dict[str, Any]:
+        values = np.clip(level + rng.normal(0, 0.1, 8), -1, 1)
+        return {"mean": values.mean(), "std": values.std(), "per_client": values.tolist()}
+
+    nothing = {"mean": None, "std": None, "per_client": [None] * 8}
+    for row in run.rounds:
+        row["leakage"] = {
+            "correlation": nothing if correlation is None else over_clients(correlation),
+            "total_variation": over_clients(0.3),
+            "total_variation_uniform": 0.5 + 0.1 * seed,
+        }
+    return run
+
+
+def silent_run(label: str, seed: int = 0) -> Run:
+    run = made_up_run(label, seed)
+    for row in run.rounds:
+        row["leakage"] = None
+    return run
+
+
+LEAKING = {
+    "local": [silent_run("local", seed) for seed in range(2)],
+    "fedmd": [leaking_run("fedmd", seed) for seed in range(2)],
+    "knfu": [leaking_run("knfu", seed, -0.4) for seed in range(2)],
+}
+
+
+@pytest.mark.parametrize("band", ["clients", "seeds"])
+def test_leakage_of_those_who_share_answers(tmp_path: Path, drawn: list[Any], band: Any) -> None:
+    path = figures.leakage_figure(LEAKING, tmp_path / "deep" / "l.png", band=band)
+    assert size(path)[0] == 9 * drawing.DPI
+    left, right = drawn[0].axes
+    assert "Correlation" in left.get_title()
+    assert "Total variation" in right.get_title()
+    names = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert names == ["fedmd", "knfu", "uniform guess"]
+    assert f"standard deviation over {band}" in drawn[0].get_suptitle()
+    series = [run.series("leakage.total_variation")[1] for run in LEAKING["knfu"]]
+    chosen = series[0] if band == "clients" else np.mean(series, axis=0)
+    fedmd, knfu, guess = right.get_lines()
+    np.testing.assert_allclose(knfu.get_ydata(), chosen)
+    assert fedmd.get_color() == drawing.look_of(1, "fedmd", 6)["color"], "the place in all figures"
+    np.testing.assert_allclose(guess.get_ydata(), 0.55)  # the mean over seeds
+    assert guess.get_linestyle() == "--"
+    assert len(left.collections) == len(right.collections) == 2, "one band each"
+    low, high = left.get_ylim()
+    assert low < min(left.get_lines()[1].get_ydata()) < 1 < high
+    assert right.get_ylim()[0] == 0
+
+
+def test_leakage_bands_end_where_the_figures_do(tmp_path: Path, drawn: list[Any]) -> None:
+    run = leaking_run("fedmd", correlation=1.0)
+    figures.leakage_figure({"fedmd": [run]}, tmp_path / "l.png", band="clients")
+    left, right = drawn[0].axes
+    assert left.collections[0].get_paths()[0].vertices[:, 1].max() <= 1
+    assert right.collections[0].get_paths()[0].vertices[:, 1].min() >= 0
+
+
+@pytest.mark.parametrize("undefined", [(0,), (1,), (0, 1)])
+def test_a_correlation_that_is_not_defined_leaves_the_distance(
+    tmp_path: Path, drawn: list[Any], undefined: tuple[int, ...]
+) -> None:
+    runs = [leaking_run("fedmd", s, None if s in undefined else 0.6) for s in range(2)]
+    figures.leakage_figure({"fedmd": runs}, tmp_path / "l.png", band="seeds")
+    left, right = drawn[0].axes
+    assert len(left.get_lines()) == 1, "only the axis at 0: there is no round that both have"
+    assert len(right.get_lines()) == 2
+
+
+def test_who_shares_answers() -> None:
+    assert figures.shares_answers(leaking_run("fedmd", correlation=None))
+    assert not figures.shares_answers(silent_run("local"))
+    assert not figures.shares_answers(made_up_run("older")), "written before this was measured"
+
+
+# --- what clients hold, gain and weigh ---------------------------------------------------------
+
+
 @pytest.mark.parametrize(("clients", "classes"), [(10, 10), (100, 10), (100, 100), (1, 2)])
 def test_labels_stay_readable(tmp_path: Path, drawn: list[Any], clients: int, classes: int) -> None:
     counts = np.random.default_rng(0).poisson(5, (clients, classes))

@@ -118,7 +118,11 @@ def test_not_a_number_counts_as_not_measured(tmp_path: Path) -> None:
         ("config.toml", "seed = = 1", "config.toml is damaged"),
         ("rounds.jsonl", '{"round"\n{"round": 2}\n', "rounds.jsonl is damaged: line 1"),
         ("rounds.jsonl", '{"seconds": 2}\n', "line 1: no round number"),
-        ("rounds.jsonl", '{"round": 1, "global_accuracy": 0.5}\n', "line 1: an accuracy"),
+        (
+            "rounds.jsonl",
+            '{"round": 1, "global_accuracy": 0.5}\n',
+            "line 1: global_accuracy is not",
+        ),
         ("summary.json", "[]", "summary.json is damaged: not an object"),
         ("summary.json", '{"strategy": "a"}', "no strategy or no whole seed"),
         ("summary.json", '{"strategy": "a", "seed": 1, "last": 3}', "last is not an object"),
