@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
-from fedkt.data.partitioners import LARGEST_ALPHA, SMALLEST_ALPHA
+from fedkt.data.partitioners import alpha_of
 from fedkt.data.splits import Array, Ints
 from fedkt.errors import ConfigError
 from fedkt.registry import register
@@ -47,15 +45,7 @@ def class_shares(argument: str, clients: int, classes: int, seed: int) -> Array:
     ConfigError
         If the argument is no alpha.
     """
-    try:
-        alpha = float(argument)
-    except ValueError:
-        alpha = math.nan
-    if not SMALLEST_ALPHA <= alpha <= LARGEST_ALPHA:
-        raise ConfigError(
-            f"Partition 'draw:{argument}': alpha must be a number from {SMALLEST_ALPHA:g} to "
-            f"{LARGEST_ALPHA:g}, such as draw:0.5."
-        )
+    alpha = alpha_of("draw", argument)
     rows = [
         numpy_rng(seed, "draw-shares", 0, client).dirichlet(np.full(classes, alpha))
         for client in range(clients)

@@ -49,7 +49,7 @@ def dirichlet(
     """
     from flwr_datasets.partitioner import DirichletPartitioner, InnerDirichletPartitioner
 
-    alpha = _alpha(argument)
+    alpha = alpha_of("dirichlet", argument)
     if not samples_per_client:
         # A minimum size makes the partitioner draw again, and give up after ten draws.
         return _rows(DirichletPartitioner(clients, "label", alpha, 0, seed=seed), labels)
@@ -135,15 +135,16 @@ def quantity(
         ) from error
 
 
-def _alpha(argument: str) -> float:
+def alpha_of(partition: str, argument: str) -> float:
+    """Return the alpha of a Dirichlet distribution; ConfigError if there is none."""
     try:
         alpha = float(argument)
     except ValueError:
         alpha = math.nan
     if not SMALLEST_ALPHA <= alpha <= LARGEST_ALPHA:
         raise ConfigError(
-            f"Partition 'dirichlet:{argument}': alpha must be a number from {SMALLEST_ALPHA:g} to "
-            f"{LARGEST_ALPHA:g}, such as dirichlet:0.5."
+            f"Partition '{partition}:{argument}': alpha must be a number from {SMALLEST_ALPHA:g} "
+            f"to {LARGEST_ALPHA:g}, such as {partition}:0.5."
         )
     return alpha
 
