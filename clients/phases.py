@@ -15,6 +15,9 @@ from fedkt.knowledge import Knowledge
 from fedkt.recipe import Load, Predict, Recipe, Share, Step, Train
 from fedkt.wire import public_ids
 
+# From inputs [n, ...] and the client's logits for them [n, C] to its personal logits [n, C].
+ReadOut = Callable[[Tensor, Tensor], Tensor]
+
 
 def run_steps(learner: Learner, steps: Sequence[Step], work: Work, phase: str) -> float | None:
     """Run the steps of a phase; return the loss of the last step that has one."""
@@ -36,26 +39,30 @@ def share(learner: Learner, recipe: Recipe, work: Work) -> dict[str, Knowledge]:
     return {one.name: _one_share(learner, one, work) for one in recipe.share}
 
 
-def personal_readout(learner: Learner, recipe: Recipe, work: Work) -> Callable[[Tensor], Tensor]:
-    """Return the function from inputs ``[n, ...]`` to the client's personal logits ``[n, C]``."""
+def personal_readout(learner: Learner, recipe: Recipe, work: Work) -> ReadOut:
+    """Return the function from inputs and global logits to the client's personal logits.
+
+    It is given the logits because whoever measures both answers has them already: only
+    ``mix`` asks a model again.
+    """
     log_prior = work.data.log_prior
     if recipe.readout == "raw":
-        return learner.predict
+        return lambda x, logits: logits
     if recipe.readout == "prior":
-        return lambda x: learner.predict(x) + log_prior
+        return lambda x, logits: logits + log_prior
     private = [s for s in recipe.learn if isinstance(s, Train) and s.on == "private"]
     now = learner.state()
     run_steps(learner, private, work, "readout")
     refreshed = learner.state()
+    learner.load_state(now)
 
-    def mixed(x: Tensor) -> Tensor:
-        answers = []
-        for state in (refreshed, now):  # ends with the client as it was
-            learner.load_state(state)
-            answers.append(F.log_softmax(learner.predict(x) + log_prior, dim=-1))
+    def mixed(x: Tensor, logits: Tensor) -> Tensor:
+        learner.load_state(refreshed)
+        other = learner.predict(x)
+        learner.load_state(now)  # ends with the client as it was
+        answers = [F.log_softmax(z + log_prior, dim=-1) for z in (other, logits)]
         return torch.stack(answers).mean(0)
 
-    learner.load_state(now)
     return mixed
 
 
@@ -63,7 +70,7 @@ def evaluate(
     learner: Learner,
     data: ClientData,
     personalised: str = "split",
-    readout: Callable[[Tensor], Tensor] | None = None,
+    readout: ReadOut | None = None,
 ) -> dict[str, float]:
     """Measure a client's model.
 
@@ -90,24 +97,22 @@ def evaluate(
         ``personalised-accuracy``, ``validation-accuracy``, ``global-accuracy`` in [0, 1],
         each only if there are samples to measure it on.
     """
-    personal = readout or learner.predict
-    measured = {
-        "validation-accuracy": _accuracy(personal, data.validation),
-        "personalised-accuracy": _accuracy(personal, data.test)
-        if personalised == "split"
-        else None,
-    }
+    measured = {"validation-accuracy": _accuracy(learner, readout, data.validation)}
+    if personalised == "split":
+        measured["personalised-accuracy"] = _accuracy(learner, readout, data.test)
     common = data.common_test
     if common is not None and len(common):
         assert common.y is not None
-        right = learner.predict(common.x).argmax(-1) == common.y
+        logits = learner.predict(common.x)
+        right = logits.argmax(-1) == common.y
         measured["global-accuracy"] = float(right.double().mean())
         if personalised == "matched":
             own = data.matched_test
             assert own is not None
             assert own.y is not None
-            if readout is not None or own is not common:
-                right = personal(own.x).argmax(-1) == own.y
+            if own is not common:
+                logits = learner.predict(own.x)
+            right = _personal(readout, own.x, logits).argmax(-1) == own.y
             measured["personalised-accuracy"] = _matched(right, own.y, data)
     return {name: value for name, value in measured.items() if value is not None}
 
@@ -127,10 +132,15 @@ def _one_share(learner: Learner, one: Share, work: Work) -> Knowledge:
     return Knowledge.rows("probabilities", F.softmax(logits / one.temperature, dim=-1), ids)
 
 
-def _accuracy(answer: Callable[[Tensor], Tensor], samples: Samples) -> float | None:
+def _personal(readout: ReadOut | None, x: Tensor, logits: Tensor) -> Tensor:
+    return logits if readout is None else readout(x, logits)
+
+
+def _accuracy(learner: Learner, readout: ReadOut | None, samples: Samples) -> float | None:
     if not len(samples) or samples.y is None:
         return None
-    return float((answer(samples.x).argmax(-1) == samples.y).double().mean())
+    answers = _personal(readout, samples.x, learner.predict(samples.x))
+    return float((answers.argmax(-1) == samples.y).double().mean())
 
 
 def _matched(right: Tensor, labels: Tensor, data: ClientData) -> float | None:

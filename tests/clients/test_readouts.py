@@ -42,9 +42,10 @@ def test_adjusted_loss_is_cross_entropy_of_shifted_logits() -> None:
 
 def test_raw_is_the_logits_and_prior_adds_the_log_prior(data, work_on, learner_of) -> None:
     learner, work, x = learner_of(), work_on(data), data.test.x
-    raw = personal_readout(learner, recipe("raw"), work)(x)
-    assert torch.equal(raw, learner.predict(x))
-    shifted = personal_readout(learner, recipe("prior"), work)(x)
+    logits = learner.predict(x)
+    raw = personal_readout(learner, recipe("raw"), work)(x, logits)
+    assert torch.equal(raw, logits)
+    shifted = personal_readout(learner, recipe("prior"), work)(x, logits)
     assert torch.equal(shifted, raw + data.log_prior)
 
 
@@ -55,7 +56,7 @@ def test_mix_is_the_mean_of_two_log_posteriors_and_leaves_the_client_as_it_was(
     run_steps(learner, [LEARN], work, "learn")
     before = copy.deepcopy(learner.state())
     mixed = personal_readout(learner, recipe("mix"), work)
-    answer = mixed(x)
+    answer = mixed(x, learner.predict(x))
     now = F.log_softmax(learner.predict(x) + data.log_prior, -1)
     again = learner_of()
     again.load_state(copy.deepcopy(before))
@@ -71,7 +72,7 @@ def test_only_the_personal_figures_use_the_readout(data, learner_of) -> None:
     learner = learner_of()
     plain = evaluate(learner, data)
 
-    def first_class(x: torch.Tensor) -> torch.Tensor:
+    def first_class(x: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         return F.one_hot(torch.zeros(len(x), dtype=torch.int64), 10).float()
 
     personal = evaluate(learner, data, "split", first_class)
@@ -85,12 +86,25 @@ def test_only_the_personal_figures_use_the_readout(data, learner_of) -> None:
     )
 
 
+@pytest.mark.parametrize("readout", ["raw", "prior"])
+def test_matched_evaluation_asks_the_model_once(
+    data, work_on, learner_of, readout, monkeypatch
+) -> None:
+    learner, asked = learner_of(), []
+    predict = learner.predict
+    monkeypatch.setattr(learner, "predict", lambda x: asked.append(len(x)) or predict(x))
+    personal = personal_readout(learner, recipe(readout), work_on(data))
+    measured = evaluate(learner, data, "matched", personal)
+    assert asked == [len(data.validation), len(data.common_test)]
+    assert {"personalised-accuracy", "global-accuracy"} <= set(measured)
+
+
 def test_uniform_counts_make_both_readouts_answer_alike(data, work_on, learner_of) -> None:
     one_of_each = replace(data.train.select(torch.arange(10)), y=torch.arange(10))
     even = replace(data, train=one_of_each)
     assert torch.allclose(even.log_prior, even.log_prior[0].expand(10))
     learner, x = learner_of(), data.test.x
-    answers = personal_readout(learner, recipe("prior"), work_on(even))(x)
+    answers = personal_readout(learner, recipe("prior"), work_on(even))(x, learner.predict(x))
     assert torch.equal(answers.argmax(-1), learner.predict(x).argmax(-1))
 
 
@@ -130,7 +144,8 @@ def test_scikit_learn_clients_are_corrected_for_their_prior(data, work_on, reado
     plain.fit(Train("private", [CrossEntropy()]), work_on(data), "learn/0")
     corrected = F.log_softmax(plain.predict(data.test.x) - data.log_prior, -1)
     assert torch.allclose(forest.predict(data.test.x), corrected, atol=1e-5)
-    answer = personal_readout(forest, recipe(readout), work_on(data))(data.test.x)
+    answer = personal_readout(forest, recipe(readout), work_on(data))
+    answer = answer(data.test.x, forest.predict(data.test.x))
     assert bool(torch.isfinite(answer).all())
     again = SklearnLearner(lambda: build_model("forest", (1, 8, 8), 10), 10, "forest")
     again.load_state(forest.state())
