@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fedkt.errors import ConfigError
+from fedkt.fusion.trust import correlations
 from fedkt.knowledge import Knowledge, Upload, Uploads
 from fedkt.recipe import Recipe
 from fedkt.strategies.fedmd import FedMD
@@ -92,7 +93,7 @@ def test_trust_is_reported_and_remembered() -> None:
     alone = FedPF(history=0.0).fuse(uploads(z))
     assert float(alone.diagnostics["trust"][0]) == 0
     remembered = strategy.memory["agreement"]["0/1"]
-    assert remembered > float(FedPF(history=0.0)._agreement(uploads(z)["public"])[0, 1])
+    assert remembered > float(correlations(z)[0, 1])
     assert float(second.diagnostics["trust"][0]) >= 0
 
 
@@ -115,10 +116,17 @@ def test_recipe_travels_with_its_readout_and_rehearsal() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"gamma": -1.0}, {"mu": -0.1}, {"history": 1.0}, {"prior": "x"}, {"trust": "x"}],
+    [
+        {"gamma": -1.0},
+        {"mu": -0.1},
+        {"history": 1.0},
+        {"prior": "x"},
+        {"trust": "x"},
+        {"root": 0},
+    ],
 )
 def test_bad_options(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="fedpf"):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
         FedPF(**wrong)
 
 
