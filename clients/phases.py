@@ -12,11 +12,8 @@ from fedkt.clients.learner import Learner, Work
 from fedkt.data.samples import ClientData, Samples
 from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Knowledge
-from fedkt.recipe import Load, Predict, Recipe, Share, Step, Train
+from fedkt.recipe import Load, Predict, Recipe, Share, Step
 from fedkt.wire import public_ids
-
-# From inputs [n, ...] and the client's logits for them [n, C] to its personal logits [n, C].
-ReadOut = Callable[[Tensor, Tensor], Tensor]
 
 
 def run_steps(learner: Learner, steps: Sequence[Step], work: Work, phase: str) -> float | None:
@@ -39,38 +36,11 @@ def share(learner: Learner, recipe: Recipe, work: Work) -> dict[str, Knowledge]:
     return {one.name: _one_share(learner, one, work) for one in recipe.share}
 
 
-def personal_readout(learner: Learner, recipe: Recipe, work: Work) -> ReadOut:
-    """Return the function from inputs and global logits to the client's personal logits.
-
-    It is given the logits because whoever measures both answers has them already: only
-    ``mix`` asks a model again.
-    """
-    log_prior = work.data.log_prior
-    if recipe.readout == "raw":
-        return lambda x, logits: logits
-    if recipe.readout == "prior":
-        return lambda x, logits: logits + log_prior
-    private = [s for s in recipe.learn if isinstance(s, Train) and s.on == "private"]
-    now = learner.state()
-    run_steps(learner, private, work, "readout")
-    refreshed = learner.state()
-    learner.load_state(now)
-
-    def mixed(x: Tensor, logits: Tensor) -> Tensor:
-        learner.load_state(refreshed)
-        other = learner.predict(x)
-        learner.load_state(now)  # ends with the client as it was
-        answers = [F.log_softmax(z + log_prior, dim=-1) for z in (other, logits)]
-        return torch.stack(answers).mean(0)
-
-    return mixed
-
-
 def evaluate(
     learner: Learner,
     data: ClientData,
     personalised: str = "split",
-    readout: ReadOut | None = None,
+    readout: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> dict[str, float]:
     """Measure a client's model.
 
@@ -81,8 +51,9 @@ def evaluate(
     data : ClientData
         Its data.
     readout : callable, optional
-        The client's personal answer, for personalised and validation accuracy; by
-        default its logits, which global accuracy always uses.
+        The client's personal answer, from inputs ``[n, ...]`` and its logits for them
+        ``[n, C]``, for personalised and validation accuracy; by default the logits, which
+        global accuracy always uses.
     personalised : {"split", "matched"}
         On the client's own held-out samples; or the expected accuracy on the common test
         set (with domains: on the part of it that is of the client's domain) under the
@@ -132,11 +103,15 @@ def _one_share(learner: Learner, one: Share, work: Work) -> Knowledge:
     return Knowledge.rows("probabilities", F.softmax(logits / one.temperature, dim=-1), ids)
 
 
-def _personal(readout: ReadOut | None, x: Tensor, logits: Tensor) -> Tensor:
+def _personal(
+    readout: Callable[[Tensor, Tensor], Tensor] | None, x: Tensor, logits: Tensor
+) -> Tensor:
     return logits if readout is None else readout(x, logits)
 
 
-def _accuracy(learner: Learner, readout: ReadOut | None, samples: Samples) -> float | None:
+def _accuracy(
+    learner: Learner, readout: Callable[[Tensor, Tensor], Tensor] | None, samples: Samples
+) -> float | None:
     if not len(samples) or samples.y is None:
         return None
     answers = _personal(readout, samples.x, learner.predict(samples.x))

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from fedkt.clients import SklearnLearner
-from fedkt.clients.phases import evaluate, personal_readout, run_steps
+from fedkt.clients.phases import evaluate, run_steps
+from fedkt.clients.readouts import settle
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge
 from fedkt.models import build_model
@@ -25,6 +26,10 @@ LEARN = Train("private", [AdjustedCrossEntropy()])
 
 def recipe(readout: Any) -> Recipe:
     return Recipe(learn=[LEARN], share=[Predict(form="logits")], readout=readout)
+
+
+def personal_readout(learner: Any, recipe: Recipe, work: Any) -> Any:
+    return settle(learner, recipe, work).readout(learner, work.data.log_prior)
 
 
 def target_for(data: Any, seed: int = 0) -> dict[str, Knowledge]:
