@@ -165,9 +165,8 @@ class _Turn:
         self.started, self.knowledge = self._load()
         for name, packet in wire.extract(message.content).items():
             self.knowledge[name] = wire.decode(packet, partial(self._ids, name), self.codec)
-        self.work = Work(
-            client.data, self.knowledge, client.options, self.seed, self.round, client.id
-        )
+        names = self.seed, self.round, client.id
+        self.work = Work(client.data, self.knowledge, client.options, *names, self.losses)
 
     def learn(self) -> RecordDict:
         """Learn, share, and return the upload."""
@@ -196,8 +195,8 @@ class _Turn:
             settled = settle(client.learner, self.recipe, self.work)
         readout = settled.readout(client.learner, client.data.log_prior)
         metrics = evaluate(client.learner, client.data, client.personalised, readout)
-        # A copy trained for the read-out is kept even where nothing was absorbed.
-        if self.absorbs or (self.known and settled.copy is not None and self.settled is None):
+        # What was trained or measured for the read-out is kept even where nothing was absorbed.
+        if self.absorbs or (self.known and self.settled is None and settled.own):
             self._save(self.started, settled)
         return RecordDict({"metrics": MetricRecord({**metrics})})
 
@@ -212,12 +211,13 @@ class _Turn:
         state = self.store.get(self.client.id, self.handle)
         if state is None and self.handle is not None:
             raise ConfigError(f"the state of client {self.client.id} is lost: {self.handle}")
-        self.known, self.settled = state is not None, None
+        self.known, self.settled, self.losses = state is not None, None, None
         if state is None:
             self.client.learner.reset(self.seed, self.client.id)
             return False, {}
         if state["settled"] is not None:
             self.settled = Settled.from_state(state["settled"])
+        self.losses = state["losses"]
         self.client.learner.load_state(state["learner"])
         return bool(state["started"]), dict(state["knowledge"])
 
@@ -229,6 +229,7 @@ class _Turn:
             "knowledge": {n: k for n, k in self.knowledge.items() if n in kept},
             "readout": self.recipe.readout,
             "settled": None if settled is None else settled.state(),
+            "losses": self.losses if settled is None else settled.losses,
         }
         handle = self.store.put(self.client.id, state, self.handle)
         self.context.state["fedkt"] = ConfigRecord({"state": handle})

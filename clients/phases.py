@@ -12,7 +12,8 @@ from fedkt.clients.learner import Learner, Work
 from fedkt.data.samples import ClientData, Samples
 from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Knowledge
-from fedkt.recipe import Load, Predict, Recipe, Share, Step
+from fedkt.readouts import as_knowledge
+from fedkt.recipe import Gate, Load, Recipe, Share, Step, Weights
 from fedkt.wire import public_ids
 
 
@@ -89,7 +90,9 @@ def evaluate(
 
 
 def _one_share(learner: Learner, one: Share, work: Work) -> Knowledge:
-    if not isinstance(one, Predict):
+    if isinstance(one, Gate):
+        return as_knowledge(work.losses)
+    if isinstance(one, Weights):
         return learner.weights()
     public = work.data.public
     if public is None:

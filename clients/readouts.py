@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fedkt.clients.learner import Learner, Work
 from fedkt.clients.phases import run_steps
-from fedkt.readouts import FIXED, Blend
-from fedkt.recipe import Recipe, Train
+from fedkt.readouts import FIXED, Blend, choose, held_out_losses
+from fedkt.recipe import Gate, Recipe, Train
 
 # From inputs [n, ...] and the client's logits for them [n, C] to its personal logits [n, C].
 # It takes the logits because whoever measures both answers has them already: only a blend with
@@ -30,25 +30,25 @@ class Settled:
     copy : Mapping, optional
         The learner state of the model trained once more on private data, if the blend has a
         share of it.
+    losses : Tensor, optional
+        float32 ``[75]``: the held-out losses that a gate chose by, for its next share.
     """
 
     blend: Blend
     copy: Mapping[str, Any] | None = None
+    losses: Tensor | None = None
+
+    @property
+    def own(self) -> bool:
+        """Whether it cannot be told from the recipe alone."""
+        return self.copy is not None or self.losses is not None
 
     def readout(self, learner: Learner, log_prior: Tensor) -> ReadOut:
         """Return the personal answer of a learner that is loaded with the client's state."""
         blend, copy = self.blend, self.copy
         if copy is None:
             return lambda x, logits: blend(logits, None, log_prior)
-        now = learner.state()
-
-        def mixed(x: Tensor, logits: Tensor) -> Tensor:
-            learner.load_state(copy)
-            other = learner.predict(x)
-            learner.load_state(now)  # ends with the client as it was
-            return blend(logits, other, log_prior)
-
-        return mixed
+        return lambda x, logits: blend(logits, _predict_as(learner, copy, x), log_prior)
 
     def state(self) -> dict[str, Any]:
         """Return plain data; see ``fedkt.snapshot`` for types."""
@@ -75,13 +75,25 @@ def unsettled(name: str) -> Settled:
 
 def settle(learner: Learner, recipe: Recipe, work: Work) -> Settled:
     """Return the personal answer that the recipe asks for; the learner ends as it was."""
+    if recipe.readout == "gate":
+        return _gated(learner, recipe, work)
     blend = FIXED[recipe.readout]
-    if blend.refreshed == 0:
-        return Settled(blend)
-    return Settled(blend, refreshed_copy(learner, recipe, work))
+    return Settled(blend, _refreshed(learner, recipe, work) if blend.refreshed else None)
 
 
-def refreshed_copy(learner: Learner, recipe: Recipe, work: Work) -> dict[str, Any]:
+def _gated(learner: Learner, recipe: Recipe, work: Work) -> Settled:
+    held = work.data.validation
+    if held.y is None or not len(held):
+        return Settled(choose(None, None))
+    copy = _refreshed(learner, recipe, work)
+    both = learner.predict(held.x), _predict_as(learner, copy, held.x)
+    losses = held_out_losses(*both, held.y, work.data.log_prior)
+    (name,) = (s.name for s in recipe.share if isinstance(s, Gate))
+    blend = choose(losses, work.knowledge.get(name))
+    return Settled(blend, copy if blend.refreshed else None, losses)
+
+
+def _refreshed(learner: Learner, recipe: Recipe, work: Work) -> dict[str, Any]:
     """Return the learner's state after the recipe's private training once more."""
     private = [s for s in recipe.learn if isinstance(s, Train) and s.on == "private"]
     now = learner.state()
@@ -89,3 +101,12 @@ def refreshed_copy(learner: Learner, recipe: Recipe, work: Work) -> dict[str, An
     refreshed = learner.state()
     learner.load_state(now)
     return refreshed
+
+
+def _predict_as(learner: Learner, state: Mapping[str, Any], x: Tensor) -> Tensor:
+    """Return what another state of the learner answers; the learner ends as it was."""
+    now = learner.state()
+    learner.load_state(state)
+    logits = learner.predict(x)
+    learner.load_state(now)
+    return logits

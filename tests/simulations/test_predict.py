@@ -54,7 +54,7 @@ def accuracy(answers: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("participation", [1.0, 0.5])
-@pytest.mark.parametrize("readout", ["raw", "prior", "mix"])
+@pytest.mark.parametrize("readout", ["raw", "prior", "mix", "gate"])
 def test_the_files_answer_as_the_run_reported(
     tmp_path: Path, readout: str, participation: float
 ) -> None:

@@ -11,6 +11,7 @@ import torch
 from fedkt.errors import ConfigError
 from fedkt.fusion.trust import correlations
 from fedkt.knowledge import Knowledge, Upload, Uploads
+from fedkt.readouts import as_knowledge
 from fedkt.recipe import Recipe
 from fedkt.strategies.fedmd import FedMD
 from fedkt.strategies.fedpf import FedPF
@@ -128,6 +129,36 @@ def test_recipe_travels_with_its_readout_and_rehearsal() -> None:
 def test_bad_options(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         FedPF(**wrong)
+
+
+def test_the_gate_adds_the_mean_of_the_losses_and_changes_nothing_else() -> None:
+    z, losses = logits(6), torch.rand(6, 75, generator=torch.Generator().manual_seed(0))
+    losses[2] = -1  # a client without validation samples
+    told = Uploads(
+        [
+            Upload(c, 10, {"public": Knowledge.rows("logits", v), "gate": as_knowledge(one)})
+            for c, (v, one) in enumerate(zip(z, losses, strict=True))
+        ]
+    )
+    fused = FedPF(readout="gate").fuse(told)
+    assert torch.equal(fused.shared["public"].values, target(FedPF(), z))
+    expected = losses[[0, 1, 3, 4, 5]].double().mean(0).float()
+    assert torch.allclose(fused.shared["gate"].tensors["losses"], expected, atol=1e-6)
+    assert fused.diagnostics["clients"] == list(range(6))
+
+
+def test_the_gate_costs_three_hundred_bytes_each_way(world, with_options) -> None:
+    traffic = {}
+    for readout in ("prior", "gate"):
+        place = world(models=("linear", "logistic"))
+        strategy = FedPF(readout=readout, local_epochs=1, distil_epochs=1)
+        place.start(with_options(strategy), rounds=2)
+        traffic[readout] = [r.traffic for r in place.reports]
+        assert not any(r.failures for r in place.reports)
+    for plain, gated in zip(traffic["prior"], traffic["gate"], strict=True):
+        assert gated.up - plain.up == 4 * 300
+        assert gated.down_broadcast - plain.down_broadcast == 4 * 300
+        assert gated.down_unicast == 0
 
 
 def test_unknown_readout() -> None:
