@@ -1,6 +1,6 @@
 """The clients' side: the Flower ClientApp, learners, executors and client state."""
 
-from fedkt.clients.app import Client, KnowledgeClientApp, client_app
+from fedkt.clients.app import Client, KnowledgeClientApp, client_app, predict
 from fedkt.clients.learner import Learner, TrainingOptions, Work
 from fedkt.clients.sklearn_learner import SklearnLearner
 from fedkt.clients.state import FileStore, MemoryStore
@@ -17,4 +17,5 @@ __all__ = [
     "TrainingOptions",
     "Work",
     "client_app",
+    "predict",
 ]

@@ -7,16 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from logging import DEBUG
-from typing import Any, cast
+from typing import Any, Literal, cast
 from weakref import WeakKeyDictionary
 
 from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.logger import log
+from torch import Tensor
 
 from fedkt import wire
 from fedkt.clients.learner import Learner, TrainingOptions, Work
-from fedkt.clients.phases import evaluate, personal_readout, run_steps, share
+from fedkt.clients.phases import evaluate, run_steps, share
+from fedkt.clients.readouts import Settled, settle, unsettled
 from fedkt.clients.state import ClientState, MemoryStore, StateStore
 from fedkt.data.samples import ClientData, Samples
 from fedkt.errors import ConfigError
@@ -99,6 +101,53 @@ def client_app(
     return app
 
 
+def predict(
+    client: Client,
+    store: StateStore,
+    x: Tensor,
+    readout: Literal["personal", "global"] = "personal",
+) -> Tensor:
+    """Return what a client's model answers, after a run or during one.
+
+    All that is needed is the client and the store that its ClientApp kept its state in: how
+    the client answers for itself is part of that state. Its learner is left loaded with it.
+
+    Parameters
+    ----------
+    client : Client
+        With the same learner and training data as in the run.
+    store : StateStore
+        On a deployed node the :class:`~fedkt.clients.state.FileStore` of its folder.
+    x : Tensor
+        float32 ``[n, ...]``, preprocessed as the training data.
+    readout : {"personal", "global"}
+        For the client's own distribution of classes, as personalised accuracy is measured; or
+        for the world, as global accuracy is.
+
+    Returns
+    -------
+    Tensor
+        Logits, float32 ``[n, C]``; their softmax estimates p(y | x).
+
+    Raises
+    ------
+    ConfigError
+        If the store does not know the client, or for an unknown read-out.
+    """
+    if readout not in ("personal", "global"):
+        raise ConfigError(f"readout must be personal or global, not {readout!r}.")
+    state = store.get(client.id)
+    if state is None:
+        raise ConfigError(f"The store has no state of client {client.id}: it never took part.")
+    client.learner.load_state(state["learner"])
+    logits = client.learner.predict(x)
+    if readout == "global":
+        return logits
+    kept = state["settled"]
+    settled = unsettled(state["readout"]) if kept is None else Settled.from_state(kept)
+    return settled.readout(client.learner, client.data.log_prior)(x, logits)
+
+
 class _Turn:
     """One client handling one message."""
 
@@ -116,9 +165,8 @@ class _Turn:
         self.started, self.knowledge = self._load()
         for name, packet in wire.extract(message.content).items():
             self.knowledge[name] = wire.decode(packet, partial(self._ids, name), self.codec)
-        self.work = Work(
-            client.data, self.knowledge, client.options, self.seed, self.round, client.id
-        )
+        names = self.seed, self.round, client.id
+        self.work = Work(client.data, self.knowledge, client.options, *names, self.losses)
 
     def learn(self) -> RecordDict:
         """Learn, share, and return the upload."""
@@ -142,11 +190,14 @@ class _Turn:
         """Absorb what came, evaluate, and return the accuracies."""
         if self.absorbs:
             run_steps(self.client.learner, self.recipe.absorb, self.work, "absorb")
-        client = self.client
-        readout = personal_readout(client.learner, self.recipe, self.work)
+        client, settled = self.client, self.settled
+        if self.absorbs or settled is None:
+            settled = settle(client.learner, self.recipe, self.work)
+        readout = settled.readout(client.learner, client.data.log_prior)
         metrics = evaluate(client.learner, client.data, client.personalised, readout)
-        if self.absorbs:
-            self._save(self.started)
+        # What was trained or measured for the read-out is kept even where nothing was absorbed.
+        if self.absorbs or (self.known and self.settled is None and settled.own):
+            self._save(self.started, settled)
         return RecordDict({"metrics": MetricRecord({**metrics})})
 
     def _ids(self, name: str, round_: int) -> Any:
@@ -160,18 +211,25 @@ class _Turn:
         state = self.store.get(self.client.id, self.handle)
         if state is None and self.handle is not None:
             raise ConfigError(f"the state of client {self.client.id} is lost: {self.handle}")
+        self.known, self.settled, self.losses = state is not None, None, None
         if state is None:
             self.client.learner.reset(self.seed, self.client.id)
             return False, {}
+        if state["settled"] is not None:
+            self.settled = Settled.from_state(state["settled"])
+        self.losses = state["losses"]
         self.client.learner.load_state(state["learner"])
         return bool(state["started"]), dict(state["knowledge"])
 
-    def _save(self, started: bool) -> None:
+    def _save(self, started: bool, settled: Settled | None = None) -> None:
         kept = self.recipe.needs("learn")  # other knowledge is used up within its round
         state: ClientState = {
             "learner": self.client.learner.state(),
             "started": started,
             "knowledge": {n: k for n, k in self.knowledge.items() if n in kept},
+            "readout": self.recipe.readout,
+            "settled": None if settled is None else settled.state(),
+            "losses": self.losses if settled is None else settled.losses,
         }
         handle = self.store.put(self.client.id, state, self.handle)
         self.context.state["fedkt"] = ConfigRecord({"state": handle})

@@ -64,6 +64,8 @@ class Work:
         How to train.
     seed, round, client : int
         They name the random streams.
+    losses : Tensor, optional
+        The client's last held-out losses, for a recipe with a gate; see ``fedkt.readouts``.
     """
 
     data: ClientData
@@ -72,6 +74,7 @@ class Work:
     seed: int
     round: int
     client: int
+    losses: Tensor | None = None
 
 
 class Learner(Protocol):

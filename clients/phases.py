@@ -12,7 +12,8 @@ from fedkt.clients.learner import Learner, Work
 from fedkt.data.samples import ClientData, Samples
 from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Knowledge
-from fedkt.recipe import Load, Predict, Recipe, Share, Step, Train
+from fedkt.readouts import as_knowledge
+from fedkt.recipe import Gate, Load, Recipe, Share, Step, Weights
 from fedkt.wire import public_ids
 
 
@@ -36,34 +37,11 @@ def share(learner: Learner, recipe: Recipe, work: Work) -> dict[str, Knowledge]:
     return {one.name: _one_share(learner, one, work) for one in recipe.share}
 
 
-def personal_readout(learner: Learner, recipe: Recipe, work: Work) -> Callable[[Tensor], Tensor]:
-    """Return the function from inputs ``[n, ...]`` to the client's personal logits ``[n, C]``."""
-    log_prior = work.data.log_prior
-    if recipe.readout == "raw":
-        return learner.predict
-    if recipe.readout == "prior":
-        return lambda x: learner.predict(x) + log_prior
-    private = [s for s in recipe.learn if isinstance(s, Train) and s.on == "private"]
-    now = learner.state()
-    run_steps(learner, private, work, "readout")
-    refreshed = learner.state()
-
-    def mixed(x: Tensor) -> Tensor:
-        answers = []
-        for state in (refreshed, now):  # ends with the client as it was
-            learner.load_state(state)
-            answers.append(F.log_softmax(learner.predict(x) + log_prior, dim=-1))
-        return torch.stack(answers).mean(0)
-
-    learner.load_state(now)
-    return mixed
-
-
 def evaluate(
     learner: Learner,
     data: ClientData,
     personalised: str = "split",
-    readout: Callable[[Tensor], Tensor] | None = None,
+    readout: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> dict[str, float]:
     """Measure a client's model.
 
@@ -74,8 +52,9 @@ def evaluate(
     data : ClientData
         Its data.
     readout : callable, optional
-        The client's personal answer, for personalised and validation accuracy; by
-        default its logits, which global accuracy always uses.
+        The client's personal answer, from inputs ``[n, ...]`` and its logits for them
+        ``[n, C]``, for personalised and validation accuracy; by default the logits, which
+        global accuracy always uses.
     personalised : {"split", "matched"}
         On the client's own held-out samples; or the expected accuracy on the common test
         set (with domains: on the part of it that is of the client's domain) under the
@@ -90,30 +69,30 @@ def evaluate(
         ``personalised-accuracy``, ``validation-accuracy``, ``global-accuracy`` in [0, 1],
         each only if there are samples to measure it on.
     """
-    personal = readout or learner.predict
-    measured = {
-        "validation-accuracy": _accuracy(personal, data.validation),
-        "personalised-accuracy": _accuracy(personal, data.test)
-        if personalised == "split"
-        else None,
-    }
+    measured = {"validation-accuracy": _accuracy(learner, readout, data.validation)}
+    if personalised == "split":
+        measured["personalised-accuracy"] = _accuracy(learner, readout, data.test)
     common = data.common_test
     if common is not None and len(common):
         assert common.y is not None
-        right = learner.predict(common.x).argmax(-1) == common.y
+        logits = learner.predict(common.x)
+        right = logits.argmax(-1) == common.y
         measured["global-accuracy"] = float(right.double().mean())
         if personalised == "matched":
             own = data.matched_test
             assert own is not None
             assert own.y is not None
-            if readout is not None or own is not common:
-                right = personal(own.x).argmax(-1) == own.y
+            if own is not common:
+                logits = learner.predict(own.x)
+            right = _personal(readout, own.x, logits).argmax(-1) == own.y
             measured["personalised-accuracy"] = _matched(right, own.y, data)
     return {name: value for name, value in measured.items() if value is not None}
 
 
 def _one_share(learner: Learner, one: Share, work: Work) -> Knowledge:
-    if not isinstance(one, Predict):
+    if isinstance(one, Gate):
+        return as_knowledge(work.losses)
+    if isinstance(one, Weights):
         return learner.weights()
     public = work.data.public
     if public is None:
@@ -127,10 +106,19 @@ def _one_share(learner: Learner, one: Share, work: Work) -> Knowledge:
     return Knowledge.rows("probabilities", F.softmax(logits / one.temperature, dim=-1), ids)
 
 
-def _accuracy(answer: Callable[[Tensor], Tensor], samples: Samples) -> float | None:
+def _personal(
+    readout: Callable[[Tensor, Tensor], Tensor] | None, x: Tensor, logits: Tensor
+) -> Tensor:
+    return logits if readout is None else readout(x, logits)
+
+
+def _accuracy(
+    learner: Learner, readout: Callable[[Tensor, Tensor], Tensor] | None, samples: Samples
+) -> float | None:
     if not len(samples) or samples.y is None:
         return None
-    return float((answer(samples.x).argmax(-1) == samples.y).double().mean())
+    answers = _personal(readout, samples.x, learner.predict(samples.x))
+    return float((answers.argmax(-1) == samples.y).double().mean())
 
 
 def _matched(right: Tensor, labels: Tensor, data: ClientData) -> float | None:

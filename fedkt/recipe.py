@@ -22,7 +22,7 @@ from fedkt.objectives.base import Term
 
 Data = Literal["private", "public"]
 Form = Literal["logits", "probabilities", "labels"]
-ReadOut = Literal["raw", "prior", "mix"]
+ReadOut = Literal["raw", "prior", "mix", "gate"]
 
 
 @dataclass(frozen=True)
@@ -148,8 +148,25 @@ class Weights:
         return "weights"
 
 
+@dataclass(frozen=True)
+class Gate:
+    """Share the mean losses of the client's held-out samples under the gate's read-outs.
+
+    75 floats, as they were when the client last absorbed; see ``fedkt.readouts``. The server
+    returns their mean over the clients (``fedkt.readouts.mean_losses``) under the same name.
+    """
+
+    name: str = "gate"
+    step: ClassVar[str] = "gate"
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of knowledge shared."""
+        return "statistics"
+
+
 Step = Train | Load
-Share = Predict | Weights
+Share = Predict | Weights | Gate
 
 
 @dataclass(frozen=True)
@@ -160,17 +177,20 @@ class Recipe:
     ----------
     learn : Sequence[Train or Load]
         Before sharing.
-    share : Sequence[Predict or Weights]
+    share : Sequence[Predict, Weights or Gate]
         What is uploaded; share names are unique.
     absorb : Sequence[Train or Load]
         After the fused knowledge came back, in the same round.
     start : Sequence[Train or Load]
         Once, before a client's first ``learn``.
-    readout : {"raw", "prior", "mix"}
+    readout : {"raw", "prior", "mix", "gate"}
         How a client answers for itself (personalised accuracy); for the world it always
         answers with its logits z. ``raw``: z. ``prior``: z + log π, with its own class
         prior π (Bayes' rule for label shift). ``mix``: the mean of two log-posteriors
         z + log π, of the model as it is and of a copy trained once more on private data.
+        ``gate``: the best of 75 weightings of these parts by the client's validation samples
+        and the federation's (``fedkt.readouts.choose``); needs a :class:`Gate` share and an
+        absorb phase. In the first round, and without validation samples, it is ``prior``.
     """
 
     learn: Sequence[Step] = field(default_factory=tuple)
@@ -181,10 +201,15 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.readout not in get_args(ReadOut):
-            raise ConfigError(f"readout must be raw, prior or mix, not {self.readout!r}.")
+            raise ConfigError(f"readout must be raw, prior, mix or gate, not {self.readout!r}.")
         for phase in ("learn", "share", "absorb", "start"):
             object.__setattr__(self, phase, tuple(getattr(self, phase)))
         names = [s.name for s in self.share]
+        gates = sum(isinstance(s, Gate) for s in self.share)
+        if gates != (self.readout == "gate") or (gates and not self.absorb):
+            raise ConfigError(
+                "Readout 'gate' and a Gate share go together, once, and with an absorb phase."
+            )
         if len(set(names)) != len(names):
             raise ConfigError(f"Two shares have one name: {', '.join(names)}.")
         for name in self.needs("start") + self.needs("learn") + self.needs("absorb"):
@@ -195,7 +220,10 @@ class Recipe:
 
     def needs(self, phase: Literal["start", "learn", "absorb"]) -> tuple[str, ...]:
         """Return the names of the fused knowledge that a phase reads."""
-        return _unique(name for step in getattr(self, phase) for name in step.needs())
+        names = [name for step in getattr(self, phase) for name in step.needs()]
+        if phase == "absorb":  # then the read-out is settled
+            names += [share.name for share in self.share if isinstance(share, Gate)]
+        return _unique(names)
 
     @property
     def steps(self) -> tuple[Step | Share, ...]:
@@ -237,7 +265,9 @@ class Recipe:
         return cls(**{name: _build(value) for name, value in fields.items()})
 
 
-_STEPS: Mapping[str, Callable[..., Any]] = {c.step: c for c in (Train, Load, Predict, Weights)}
+_STEPS: Mapping[str, Callable[..., Any]] = {
+    c.step: c for c in (Train, Load, Predict, Weights, Gate)
+}
 
 
 def _plain(value: Any) -> Any:

@@ -78,12 +78,13 @@ class Plan:
     def strategy(self) -> KnowledgeStrategy:
         """A new strategy object, with the run's options."""
         strategy: KnowledgeStrategy = config_.make_strategy(self.experiment.strategy)
-        run = self.experiment.run
+        run, public_y = self.experiment.run, self.federation.public_y
         strategy.options = ServerOptions(
             seed=self.experiment.seed,
             participation=run.participation,
             clients=self.federation.num_clients,
             codec=run.codec,
+            public_labels=None if public_y is None else torch.tensor(public_y, dtype=torch.int64),
         )
         return strategy
 

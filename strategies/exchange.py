@@ -19,7 +19,8 @@ from fedkt import wire
 from fedkt.errors import ConfigError, KnowledgeError, RunFailedError
 from fedkt.knowledge import Expected, Fused, Knowledge, Upload, check
 from fedkt.leakage import mean_prediction
-from fedkt.recipe import Predict, Recipe
+from fedkt.readouts import GATE
+from fedkt.recipe import Gate, Predict, Recipe
 from fedkt.rng import numpy_rng
 from fedkt.strategies.roster import Roster, first_line, meet
 from fedkt.strategies.rounds import Failure, RoundReport, ServerOptions
@@ -212,6 +213,8 @@ class Exchange:
             assert ids is not None
             columns = () if share.form == "labels" else (self.roster.num_classes,)
             return Expected(share.kind, ids, {"values": (len(ids), *columns)})
+        if isinstance(share, Gate):
+            return Expected(share.kind, None, {"losses": (len(GATE),)})
         model = self.latest.shared[share.name].tensors
         return Expected(share.kind, None, {n: tuple(t.shape) for n, t in model.items()})
 

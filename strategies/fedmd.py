@@ -6,6 +6,7 @@ from typing import Literal
 
 from fedkt.errors import ConfigError
 from fedkt.fusion import mean
+from fedkt.fusion.trusted import Choice, Trust, trusted_mean
 from fedkt.knowledge import Fused, Uploads
 from fedkt.objectives import KL, MAE, MSE, CrossEntropy, Distil, Divergence
 from fedkt.recipe import Predict, Recipe, Train, Weighted
@@ -45,6 +46,13 @@ class FedMD(KnowledgeStrategy):
     rehearsal : float
         μ ≥ 0: while distilling, every step also draws a private batch, whose cross-entropy
         counts μ times.
+    trust : {"off", "correlation", "per-class", "median", "root"}
+        Which clients the average relies on; see ``fedkt.fusion.trusted.Trust``. Not of the
+        paper. With logits, trust acts on logits: softened logits are averaged with weights
+        r_n. ``root`` is for probabilities, and needs ``options.public_labels``, the labels of
+        some public samples at the server.
+    root : int
+        For ``trust="root"``: public samples with ids below it are its labelled rows.
     """
 
     name = "fedmd"
@@ -59,6 +67,8 @@ class FedMD(KnowledgeStrategy):
         transfer_epochs: int = 0,
         public_samples: int = 0,
         rehearsal: float = 0.0,
+        trust: Choice = "off",
+        root: int = 50,
     ) -> None:
         loss = loss or ("mae" if form == "logits" else "kl")
         if form not in ("logits", "probabilities"):
@@ -66,10 +76,13 @@ class FedMD(KnowledgeStrategy):
         divergences: dict[str, Divergence] = {"mae": MAE(), "mse": MSE(), "kl": KL(temperature)}
         if loss not in divergences or (form == "probabilities" and loss != "kl"):
             raise ConfigError(f"fedmd: loss {loss!r} does not fit form {form!r}.")
+        if form == "logits" and trust == "root":
+            raise ConfigError("fedmd: trust 'root' needs form = 'probabilities'.")
         self.form, self.loss, self.temperature = form, loss, temperature
         self.local_epochs, self.distil_epochs = local_epochs, distil_epochs
         self.transfer_epochs, self.public_samples = transfer_epochs, public_samples
-        self.rehearsal = rehearsal
+        self.rehearsal, self.trust, self.root = rehearsal, trust, root
+        self._rule = Trust(trust, root=root)
         self._divergence = divergences[loss]
 
     def recipe(self) -> Recipe:
@@ -94,5 +107,8 @@ class FedMD(KnowledgeStrategy):
         )
 
     def fuse(self, uploads: Uploads) -> Fused:
-        """Average with equal weights."""
-        return mean(uploads["public"])
+        """Average with equal weights, or as far as the clients are trusted."""
+        if self.trust == "off":
+            return mean(uploads["public"])
+        labels = self.options.public_labels
+        return trusted_mean(uploads["public"], self._rule, self.memory, labels=labels)

@@ -16,6 +16,8 @@ from fedkt.fusion.neighbours import (
     estimate_distributions,
     neighbour_weights,
 )
+from fedkt.fusion.trust import FLOOR
+from fedkt.fusion.trusted import peer_trust
 from fedkt.knowledge import Fused, Stack, Uploads
 from fedkt.objectives import KL, CrossEntropy, Distil
 from fedkt.recipe import Predict, Recipe, Train, Weighted
@@ -69,6 +71,11 @@ class KnFu(KnowledgeStrategy):
     rehearsal : float
         μ ≥ 0: while distilling, every step also draws a private batch, whose cross-entropy
         counts μ times.
+    trust : {"off", "correlation"}
+        Not of the paper. ``correlation``: the weights a_nm are multiplied by the trust r_m in
+        each client m (at least 0.001; see ``fedkt.fusion.trusted.peer_trust``) and the rows
+        normalised again. The answers are not softened: unlike entropy weights, KnFu's do not
+        reward confidence in single samples.
     """
 
     name = "knfu"
@@ -87,7 +94,9 @@ class KnFu(KnowledgeStrategy):
         distil_epochs: int = 3,
         public_samples: int = 0,
         rehearsal: float = 0.0,
+        trust: Literal["off", "correlation"] = "off",
     ) -> None:
+        _one_of("trust", trust, ("off", "correlation"))
         _one_of("divergence", divergence, get_args(Divergence))
         _one_of("estimator", estimator, get_args(Estimator))
         _one_of("epd_from", epd_from, ("post_learning", "pre_distill"))
@@ -101,6 +110,7 @@ class KnFu(KnowledgeStrategy):
         self.neighbours, self.age_decay = neighbours, age_decay
         self.local_epochs, self.distil_epochs = local_epochs, distil_epochs
         self.public_samples, self.rehearsal = public_samples, rehearsal
+        self.trust = trust
 
     def recipe(self) -> Recipe:
         """Private training, answers on the public set, distillation of the fused answers."""
@@ -128,12 +138,19 @@ class KnFu(KnowledgeStrategy):
             stack_all, age = self._with_remembered(stack)
         q = self._distributions(stack_all)
         weights = neighbour_weights(q, self.beta, self.divergence, -math.log(self.age_decay) * age)
+        judged: dict[str, Tensor] = {}
+        if self.trust == "correlation":
+            judged["trust"] = peer_trust(stack_all, self.memory)
+            weights = weights * judged["trust"].clamp_min(FLOOR)
+            weights = weights / weights.sum(1, keepdim=True)
+            judged["mean_weight"] = weights.mean(0)
         fused = personalised_mean(stack_all, weights)
         return Fused(personal={c: fused.personal[c] for c in stack.clients}).with_diagnostics(
             clients=list(stack_all.clients),
             estimated_distributions=q,
             weights=weights,
             effective_neighbours=1 / weights.square().sum(1),
+            **judged,
         )
 
     def _distributions(self, stack: Stack) -> Tensor:

@@ -31,6 +31,11 @@ class ServerOptions:
         Codecs for both directions, joined by ``+``; ``"none"`` sends float32.
     wait : float
         Seconds to wait for the clients to come.
+    public_labels : Tensor, optional
+        int64 ``[M]``: the labels of the public samples by id, -1 where the server does not
+        know one. A simulation gives those of its public set; a deployed server that has
+        labelled some rows gives what it has. Only methods that say so read it
+        (``trust="root"``).
     """
 
     seed: int = 0
@@ -38,6 +43,8 @@ class ServerOptions:
     clients: int = 0
     codec: str = "none"
     wait: float = 120.0
+    # Tensors have no single truth value to compare by, and are too long for a log line.
+    public_labels: Tensor | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.participation <= 1:

@@ -11,20 +11,28 @@ import torch
 import torch.nn.functional as F
 
 from fedkt.clients import SklearnLearner
-from fedkt.clients.phases import evaluate, personal_readout, run_steps
+from fedkt.clients.phases import evaluate, run_steps, share
+from fedkt.clients.readouts import settle
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge
 from fedkt.models import build_model
 from fedkt.objectives import KL, AdjustedCrossEntropy, CrossEntropy, Distil
 from fedkt.objectives.base import Batch, Outputs
-from fedkt.recipe import Predict, Recipe, Train, Weighted
+from fedkt.readouts import GATE, as_knowledge, choose
+from fedkt.recipe import Gate, Predict, Recipe, Train, Weighted
 from fedkt.rng import torch_rng
 
 LEARN = Train("private", [AdjustedCrossEntropy()])
+DISTIL = Train("public", [Distil(KL())])
 
 
 def recipe(readout: Any) -> Recipe:
-    return Recipe(learn=[LEARN], share=[Predict(form="logits")], readout=readout)
+    share = [Predict(form="logits"), *([Gate()] if readout == "gate" else [])]
+    return Recipe(learn=[LEARN], share=share, absorb=[DISTIL], readout=readout)
+
+
+def personal_readout(learner: Any, recipe: Recipe, work: Any) -> Any:
+    return settle(learner, recipe, work).readout(learner, work.data.log_prior)
 
 
 def target_for(data: Any, seed: int = 0) -> dict[str, Knowledge]:
@@ -42,9 +50,10 @@ def test_adjusted_loss_is_cross_entropy_of_shifted_logits() -> None:
 
 def test_raw_is_the_logits_and_prior_adds_the_log_prior(data, work_on, learner_of) -> None:
     learner, work, x = learner_of(), work_on(data), data.test.x
-    raw = personal_readout(learner, recipe("raw"), work)(x)
-    assert torch.equal(raw, learner.predict(x))
-    shifted = personal_readout(learner, recipe("prior"), work)(x)
+    logits = learner.predict(x)
+    raw = personal_readout(learner, recipe("raw"), work)(x, logits)
+    assert torch.equal(raw, logits)
+    shifted = personal_readout(learner, recipe("prior"), work)(x, logits)
     assert torch.equal(shifted, raw + data.log_prior)
 
 
@@ -55,7 +64,7 @@ def test_mix_is_the_mean_of_two_log_posteriors_and_leaves_the_client_as_it_was(
     run_steps(learner, [LEARN], work, "learn")
     before = copy.deepcopy(learner.state())
     mixed = personal_readout(learner, recipe("mix"), work)
-    answer = mixed(x)
+    answer = mixed(x, learner.predict(x))
     now = F.log_softmax(learner.predict(x) + data.log_prior, -1)
     again = learner_of()
     again.load_state(copy.deepcopy(before))
@@ -71,7 +80,7 @@ def test_only_the_personal_figures_use_the_readout(data, learner_of) -> None:
     learner = learner_of()
     plain = evaluate(learner, data)
 
-    def first_class(x: torch.Tensor) -> torch.Tensor:
+    def first_class(x: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         return F.one_hot(torch.zeros(len(x), dtype=torch.int64), 10).float()
 
     personal = evaluate(learner, data, "split", first_class)
@@ -85,12 +94,25 @@ def test_only_the_personal_figures_use_the_readout(data, learner_of) -> None:
     )
 
 
+@pytest.mark.parametrize("readout", ["raw", "prior"])
+def test_matched_evaluation_asks_the_model_once(
+    data, work_on, learner_of, readout, monkeypatch
+) -> None:
+    learner, asked = learner_of(), []
+    predict = learner.predict
+    monkeypatch.setattr(learner, "predict", lambda x: asked.append(len(x)) or predict(x))
+    personal = personal_readout(learner, recipe(readout), work_on(data))
+    measured = evaluate(learner, data, "matched", personal)
+    assert asked == [len(data.validation), len(data.common_test)]
+    assert {"personalised-accuracy", "global-accuracy"} <= set(measured)
+
+
 def test_uniform_counts_make_both_readouts_answer_alike(data, work_on, learner_of) -> None:
     one_of_each = replace(data.train.select(torch.arange(10)), y=torch.arange(10))
     even = replace(data, train=one_of_each)
     assert torch.allclose(even.log_prior, even.log_prior[0].expand(10))
     learner, x = learner_of(), data.test.x
-    answers = personal_readout(learner, recipe("prior"), work_on(even))(x)
+    answers = personal_readout(learner, recipe("prior"), work_on(even))(x, learner.predict(x))
     assert torch.equal(answers.argmax(-1), learner.predict(x).argmax(-1))
 
 
@@ -122,7 +144,7 @@ def test_only_public_steps_rehearse() -> None:
         Train("private", [CrossEntropy()], rehearse=[CrossEntropy()])
 
 
-@pytest.mark.parametrize("readout", ["raw", "prior", "mix"])
+@pytest.mark.parametrize("readout", ["raw", "prior", "mix", "gate"])
 def test_scikit_learn_clients_are_corrected_for_their_prior(data, work_on, readout: Any) -> None:
     forest = SklearnLearner(lambda: build_model("forest", (1, 8, 8), 10), 10, "forest")
     plain = SklearnLearner(lambda: build_model("forest", (1, 8, 8), 10), 10, "forest")
@@ -130,8 +152,78 @@ def test_scikit_learn_clients_are_corrected_for_their_prior(data, work_on, reado
     plain.fit(Train("private", [CrossEntropy()]), work_on(data), "learn/0")
     corrected = F.log_softmax(plain.predict(data.test.x) - data.log_prior, -1)
     assert torch.allclose(forest.predict(data.test.x), corrected, atol=1e-5)
-    answer = personal_readout(forest, recipe(readout), work_on(data))(data.test.x)
+    answer = personal_readout(forest, recipe(readout), work_on(data))
+    answer = answer(data.test.x, forest.predict(data.test.x))
     assert bool(torch.isfinite(answer).all())
     again = SklearnLearner(lambda: build_model("forest", (1, 8, 8), 10), 10, "forest")
     again.load_state(forest.state())
     assert torch.equal(again.predict(data.test.x), forest.predict(data.test.x))
+
+
+# --- the gate --------------------------------------------------------------------------------
+
+
+def gate_work(data: Any, work_on: Any, federation: torch.Tensor | None) -> Any:
+    return work_on(data, {} if federation is None else {"gate": as_knowledge(federation)})
+
+
+def test_the_gate_settles_on_the_least_held_out_loss(data, work_on, learner_of) -> None:
+    learner, federation = learner_of(), torch.linspace(0.02, 0.0, 75)
+    run_steps(learner, [LEARN], work_on(data), "learn")
+    before = copy.deepcopy(learner.state())
+    work = gate_work(data, work_on, federation)
+    settled = settle(learner, recipe("gate"), work)
+
+    again, held = learner_of(), data.validation
+    again.load_state(copy.deepcopy(before))
+    now = again.predict(held.x).double()
+    run_steps(again, [LEARN], work, "readout")
+    then = again.predict(held.x).double()
+    by_hand = []
+    for point in GATE:
+        log_prior = point.prior * data.log_prior.double()
+        a, b = (F.log_softmax(point.scale * z + log_prior, -1) for z in (now, then))
+        mixed = (1 - point.refreshed) * a + point.refreshed * b
+        by_hand.append(F.nll_loss(F.log_softmax(mixed, -1), held.y))
+    expected = torch.stack(by_hand)
+    assert torch.allclose(settled.losses.double(), expected, atol=1e-4)
+    objective = settled.losses + 20 * federation
+    assert settled.blend == GATE[int(objective.argmin())]
+    assert (settled.copy is None) == (settled.blend.refreshed == 0)
+    for name, tensor in learner.state()["model"].items():
+        assert torch.equal(tensor, before["model"][name])
+
+
+def test_the_gate_is_the_prior_until_it_knows_enough(data, work_on, learner_of, empty) -> None:
+    learner, unknown = learner_of(), torch.full((75,), -1.0)
+    cases = {
+        "first round": (data, None),
+        "nobody has a figure": (data, unknown),
+        "no validation samples": (replace(data, validation=empty), torch.zeros(75)),
+    }
+    logits = learner.predict(data.test.x)
+    for name, (own, federation) in cases.items():
+        work = gate_work(own, work_on, federation)
+        settled = settle(learner, recipe("gate"), work)
+        answer = settled.readout(learner, data.log_prior)(data.test.x, logits)
+        assert torch.equal(answer, logits + data.log_prior), name
+        assert (settled.losses is None) == (name == "no validation samples")
+
+
+def test_a_client_shares_the_losses_it_kept(data, work_on, learner_of) -> None:
+    kept = torch.rand(75)
+    told = share(learner_of(), recipe("gate"), replace(work_on(data), losses=kept))["gate"]
+    assert told.kind == "statistics"
+    assert torch.equal(told.tensors["losses"], kept)
+    assert told.num_bytes == 300
+    none = share(learner_of(), recipe("gate"), work_on(data))["gate"]
+    assert none.tensors["losses"].tolist() == [-1.0] * 75
+    assert choose(kept, none).prior == 1
+
+
+def test_classifiers_without_gradients_have_no_refreshed_copy_to_choose(data, work_on) -> None:
+    forest = SklearnLearner(lambda: build_model("logistic", (1, 8, 8), 10), 10, "logistic")
+    forest.fit(LEARN, work_on(data), "learn/0")
+    losses = settle(forest, recipe("gate"), work_on(data)).losses.view(3, 25)
+    assert torch.allclose(losses[0], losses[1], atol=1e-5)
+    assert torch.allclose(losses[0], losses[2], atol=1e-5)

@@ -18,6 +18,8 @@ VARIANTS = (
     "knfu(neighbours=all, age_decay=0.5)",
     "knfu(epd_from=pre_distill, public_samples=16)",
     "fedmd(form=probabilities, transfer_epochs=1, public_samples=16)",
+    "fedmd(form=probabilities, trust=root, root=20)",
+    "fedpf(readout=gate)",
     f"{Path(__file__).parent / 'remembering_strategy.py'}:Remembering",
 )
 # One strategy that shares knowledge and one that shares weights stand for all on Flower's

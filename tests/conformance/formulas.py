@@ -15,7 +15,7 @@ import torch
 
 from fedkt.knowledge import Fused, Knowledge
 from fedkt.models import build_model
-from fedkt.recipe import Predict, Recipe, Weights
+from fedkt.recipe import Gate, Predict, Recipe, Weights
 from fedkt.simulations.runner import Plan
 
 FLOAT32, FLOAT16, INT64 = 4, 2, 8
@@ -56,8 +56,16 @@ def _weights(share: Weights, sizes: Sizes) -> int:
     return sizes.width * sizes.parameters
 
 
+def _gate(share: Gate, sizes: Sizes) -> int:
+    return sizes.width * 75
+
+
 # A new kind of share adds its formula here.
-UPLOADS: Mapping[type, Callable[[Any, Sizes], int]] = {Predict: _predict, Weights: _weights}
+UPLOADS: Mapping[type, Callable[[Any, Sizes], int]] = {
+    Predict: _predict,
+    Weights: _weights,
+    Gate: _gate,
+}
 
 
 def upload(recipe: Recipe, sizes: Sizes) -> int:

@@ -12,7 +12,7 @@ from fedkt import registry
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge
 from fedkt.objectives import KL, MAE, MSE, Batch, CrossEntropy, Distil, Outputs, Proximal
-from fedkt.recipe import Load, Predict, Recipe, Train, Weighted, Weights, weighted
+from fedkt.recipe import Gate, Load, Predict, Recipe, Train, Weighted, Weights, weighted
 
 PRIVATE = Train(on="private", terms=[CrossEntropy()], epochs=2)
 
@@ -35,6 +35,7 @@ def clean_registry(monkeypatch: pytest.MonkeyPatch) -> None:
         Recipe(learn=[PRIVATE]),
         Recipe(learn=[PRIVATE], share=[Predict(form="logits", samples=7)]),
         Recipe(share=[Predict(form="labels", name="votes")]),
+        Recipe(share=[Gate("losses")], absorb=[PRIVATE], readout="gate"),
         Recipe(
             learn=[Load(), Train("private", [CrossEntropy(), Proximal(0.3)], 4, batch_size=5)],
             share=[Weights()],
@@ -195,3 +196,28 @@ def test_weighted_terms() -> None:
 def test_steps_are_values() -> None:
     assert Train("private", [CrossEntropy()]) == Train("private", (CrossEntropy(),))
     assert hash(Recipe(learn=[PRIVATE])) == hash(Recipe(learn=[PRIVATE]))
+
+
+# --- the gate ------------------------------------------------------------------------------
+
+
+def test_a_gated_recipe_reads_the_mean_losses_when_it_absorbs() -> None:
+    recipe = Recipe(share=[Predict(), Gate()], absorb=[PRIVATE], readout="gate")
+    assert recipe.needs("absorb") == ("gate",)
+    assert recipe.needs("learn") == ()
+    assert not recipe.needs_one_architecture
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"readout": "gate", "absorb": [PRIVATE]},
+        {"share": [Gate()], "absorb": [PRIVATE]},
+        {"share": [Gate(), Gate("two")], "absorb": [PRIVATE], "readout": "gate"},
+        {"share": [Gate()], "readout": "gate"},
+    ],
+    ids=["no share", "no readout", "two shares", "no absorb phase"],
+)
+def test_a_gate_is_share_and_readout_together(parts: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="'gate' and a Gate share"):
+        Recipe(**parts)

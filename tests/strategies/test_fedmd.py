@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,10 @@ import torch
 from fedkt.errors import ConfigError
 from fedkt.objectives import KL, MAE, MSE, Distil
 from fedkt.recipe import Predict
+from fedkt.simulations.config import parse
+from fedkt.simulations.records import read_rounds
+from fedkt.simulations.runner import execute, prepare
+from fedkt.strategies import ServerOptions
 from fedkt.strategies.fedmd import FedMD
 
 
@@ -107,3 +113,78 @@ def test_the_codec_halves_both_ways(world, with_options) -> None:
     assert run.reports[0].traffic.up == 4 * (2 * 50 * 10)
     assert run.reports[0].traffic.down == 4 * (2 * 50 * 10)
     assert run.reports[0].failures == []
+
+
+# --- trust ---------------------------------------------------------------------------------
+
+
+def truth() -> torch.Tensor:
+    return torch.arange(40) % 5
+
+
+def lied_to(clients: int, liars: int, seed: int = 0) -> dict[int, torch.Tensor]:
+    """Logits of clients that agree about the truth, and of liars that agree on the next class."""
+    rng = torch.Generator().manual_seed(seed)
+    answers = 4 * torch.eye(5)[truth()] + torch.randn(clients, 40, 5, generator=rng)
+    answers[:liars] = 12 * torch.eye(5)[(truth() + 1) % 5]
+    return dict(enumerate(answers))
+
+
+def test_without_trust_nothing_is_judged_or_remembered(uploads_of) -> None:
+    strategy = FedMD()
+    fused = strategy.fuse(uploads_of(lied_to(6, 2), "logits"))
+    assert fused.diagnostics == {}
+    assert strategy.memory == {}
+
+
+@pytest.mark.parametrize("form", ["logits", "probabilities"])
+@pytest.mark.parametrize("trust", ["correlation", "per-class", "median", "root"])
+def test_trust_keeps_liars_out(uploads_of, form, trust) -> None:
+    if (form, trust) == ("logits", "root"):
+        with pytest.raises(ConfigError, match=r"root.*probabilities"):
+            FedMD(form=form, trust=trust)
+        return
+    answers = lied_to(8, 3)
+    if form == "probabilities":
+        answers = {c: z.softmax(-1) for c, z in answers.items()}
+    uploads = uploads_of(answers, form)
+    lie, rows = (truth() + 1) % 5, torch.arange(40)
+    believed = {}
+    for choice in ("off", trust):
+        strategy = FedMD(form=form, trust=choice)
+        strategy.options = ServerOptions(public_labels=truth())
+        told = strategy.fuse(uploads)
+        target = told.shared["public"]
+        assert target.kind == form
+        p = target.values.softmax(-1) if form == "logits" else target.values
+        believed[choice] = float(p[rows, lie].mean())
+    assert believed["off"] > 0.3
+    assert believed[trust] < 0.15
+    assert told.diagnostics["clients"] == list(range(8))
+    if trust != "median":
+        assert told.diagnostics["trust"].tolist() == [0.0] * 3 + [1.0] * 5
+
+
+def test_a_root_without_labels_stops_the_run_in_one_line(world, with_options) -> None:
+    strategy = FedMD(form="probabilities", trust="root", local_epochs=0)
+    with pytest.raises(ConfigError, match=r"root.*labels"):
+        world().start(with_options(strategy), 1)
+
+
+def test_a_simulated_server_knows_the_labels_of_the_public_set(tmp_path) -> None:
+    section = {"name": "fedmd", "form": "probabilities", "trust": "root", "root": 7}
+    plan = prepare(parse({
+        "rounds": 1,
+        "models": ("linear",),
+        "strategy": section,
+        "data": {"clients": 2, "samples_per_client": 20, "public_samples": 30},
+        "run": {"grid": "in-process", "workers": 1},
+    }))  # fmt: skip
+    labels = plan.strategy.options.public_labels
+    assert labels.tolist() == plan.federation.public_y.tolist()
+    execute(plan, tmp_path / "run", label="root")
+    (row,) = read_rounds(tmp_path / "run")
+    assert row["strategy"]["root_rows"] == 7
+    assert len(row["strategy"]["trust"]) == 2
+    other = replace(plan.federation, public_y=None, token="")
+    assert replace(plan, federation=other).strategy.options.public_labels is None

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from fedkt.errors import ConfigError
+from fedkt.fusion.trust import correlations
 from fedkt.knowledge import Knowledge, Upload, Uploads
+from fedkt.readouts import as_knowledge
 from fedkt.recipe import Recipe
 from fedkt.strategies.fedmd import FedMD
 from fedkt.strategies.fedpf import FedPF
@@ -92,7 +94,7 @@ def test_trust_is_reported_and_remembered() -> None:
     alone = FedPF(history=0.0).fuse(uploads(z))
     assert float(alone.diagnostics["trust"][0]) == 0
     remembered = strategy.memory["agreement"]["0/1"]
-    assert remembered > float(FedPF(history=0.0)._agreement(uploads(z)["public"])[0, 1])
+    assert remembered > float(correlations(z)[0, 1])
     assert float(second.diagnostics["trust"][0]) >= 0
 
 
@@ -115,11 +117,48 @@ def test_recipe_travels_with_its_readout_and_rehearsal() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"gamma": -1.0}, {"mu": -0.1}, {"history": 1.0}, {"prior": "x"}, {"trust": "x"}],
+    [
+        {"gamma": -1.0},
+        {"mu": -0.1},
+        {"history": 1.0},
+        {"prior": "x"},
+        {"trust": "x"},
+        {"root": 0},
+    ],
 )
 def test_bad_options(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="fedpf"):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
         FedPF(**wrong)
+
+
+def test_the_gate_adds_the_mean_of_the_losses_and_changes_nothing_else() -> None:
+    z, losses = logits(6), torch.rand(6, 75, generator=torch.Generator().manual_seed(0))
+    losses[2] = -1  # a client without validation samples
+    told = Uploads(
+        [
+            Upload(c, 10, {"public": Knowledge.rows("logits", v), "gate": as_knowledge(one)})
+            for c, (v, one) in enumerate(zip(z, losses, strict=True))
+        ]
+    )
+    fused = FedPF(readout="gate").fuse(told)
+    assert torch.equal(fused.shared["public"].values, target(FedPF(), z))
+    expected = losses[[0, 1, 3, 4, 5]].double().mean(0).float()
+    assert torch.allclose(fused.shared["gate"].tensors["losses"], expected, atol=1e-6)
+    assert fused.diagnostics["clients"] == list(range(6))
+
+
+def test_the_gate_costs_three_hundred_bytes_each_way(world, with_options) -> None:
+    traffic = {}
+    for readout in ("prior", "gate"):
+        place = world(models=("linear", "logistic"))
+        strategy = FedPF(readout=readout, local_epochs=1, distil_epochs=1)
+        place.start(with_options(strategy), rounds=2)
+        traffic[readout] = [r.traffic for r in place.reports]
+        assert not any(r.failures for r in place.reports)
+    for plain, gated in zip(traffic["prior"], traffic["gate"], strict=True):
+        assert gated.up - plain.up == 4 * 300
+        assert gated.down_broadcast - plain.down_broadcast == 4 * 300
+        assert gated.down_unicast == 0
 
 
 def test_unknown_readout() -> None:

@@ -271,3 +271,37 @@ def test_knowledge_helps_these_clients(world, with_options) -> None:
         run.start(with_options(strategy), 3)
         means.append(sum(run.reports[-1].per_client("global-accuracy")) / 4)
     assert means[1] > means[0] + 0.05
+
+
+# --- trust ---------------------------------------------------------------------------------
+
+
+def test_trust_multiplies_the_neighbours_and_keeps_rows_normal(uploads_of) -> None:
+    rng = torch.Generator().manual_seed(0)
+    truth = 3 * torch.eye(C)[torch.arange(M) % C]
+    answers = dict(enumerate((truth + torch.randn(6, M, C, generator=rng)).softmax(-1)))
+    answers[2] = (-truth).softmax(-1)
+    plain = KnFu(beta=1).fuse(uploads_of(answers)).diagnostics
+    strategy = KnFu(beta=1, trust="correlation")
+    told = strategy.fuse(uploads_of(answers)).diagnostics
+    assert told["trust"].tolist() == [1.0, 1.0, 0.0, 1.0, 1.0, 1.0]
+    expected = plain["weights"] * told["trust"].clamp_min(1e-3)
+    expected = expected / expected.sum(1, keepdim=True)
+    assert torch.allclose(told["weights"], expected, atol=1e-6)
+    assert torch.allclose(told["mean_weight"], expected.mean(0), atol=1e-6)
+    assert len(strategy.memory["agreement"]) == 36
+    assert "trust" not in plain
+
+
+def test_honest_clients_are_fused_as_without_trust(uploads_of) -> None:
+    rng = torch.Generator().manual_seed(1)
+    truth = 4 * torch.eye(C)[torch.arange(M) % C]
+    answers = dict(enumerate((truth + torch.randn(6, M, C, generator=rng)).softmax(-1)))
+    plain = fused_of(KnFu(), uploads_of(answers))
+    for client, fused in fused_of(KnFu(trust="correlation"), uploads_of(answers)).items():
+        assert torch.allclose(fused, plain[client], atol=1e-6)
+
+
+def test_unknown_trust() -> None:
+    with pytest.raises(ConfigError, match="trust must be one of off, correlation"):
+        KnFu(trust="median")
