@@ -96,6 +96,6 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     out = dict(base)
     for key, value in changes.items():
         inner = out.get(key)
-        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
-        out[key] = _merged(inner, value) if both else value
+        nested = isinstance(inner, Mapping) and isinstance(value, Mapping)
+        out[key] = _merged(inner or {}, value) if nested else value
     return out
