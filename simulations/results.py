@@ -252,7 +252,9 @@ def load_comparison(path: str | Path) -> Comparison:
     rows = _read(path / "comparison.csv", "comparison", _parse_rows)
     config = _read(path / "comparison.toml", "comparison", tomllib.loads)
     folder = path / "runs"
-    found = sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+    # Those without a summary have not finished; a comparison may be looked at while it runs.
+    done = (p for p in folder.iterdir() if (p / "summary.json").is_file())
+    found = sorted(done) if folder.is_dir() else []
     by_name = {p.name: p for p in found}
     loaded: dict[tuple[str, int], Run] = {}
     groups: dict[str, list[Run]] = {}
