@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -142,28 +142,32 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
         learner = make_learner(model, federation.input_shape, federation.num_classes)
         if refusal := learner.refuses(recipe):
             raise ConfigError(f"{strategy.title} cannot run on model {model!r}: {refusal}.")
-    section = config_.resolved_strategy(experiment.strategy)
-    data, folder = experiment.data.model_dump(), experiment.data.data_dir
-    attack = resolved_attack(experiment.attack) if experiment.attack else None
-    data["dataset"] = _absolute(data["dataset"])
-    data["domains"] = [_absolute(domain) for domain in data["domains"]]
-    data["public_dataset"] = data["public_dataset"] and _absolute(data["public_dataset"])
-    resolved = experiment.with_values(
-        models=[_absolute(m) for m in models],
-        strategy={**section, "name": _absolute(section["name"])},
-        data={**data, "data_dir": folder and str(Path(folder).resolve())},
-        run={**run.model_dump(), "workers": workers_of(experiment)},
-        attack=attack and {**attack, "kind": _absolute(attack["kind"])},
-    )
     population = PopulationSpec(
         models=models,
         training=TrainingOptions(**experiment.training.model_dump()),
         personalised=run.personalised,
         extensions=_extensions(experiment),
     )
-    plan = Plan(resolved, federation, population, reduced)
+    plan = Plan(_resolved(experiment, models), federation, population, reduced)
     _ = plan.liars  # an attack that does not fit shows here
     return plan
+
+
+def _resolved(experiment: Experiment, models: Sequence[str]) -> Experiment:
+    """Return the experiment as it will run: defaults filled in, paths absolute."""
+    section = config_.resolved_strategy(experiment.strategy)
+    data, folder = experiment.data.model_dump(), experiment.data.data_dir
+    attack = resolved_attack(experiment.attack) if experiment.attack else None
+    data["dataset"] = _absolute(data["dataset"])
+    data["domains"] = [_absolute(domain) for domain in data["domains"]]
+    data["public_dataset"] = data["public_dataset"] and _absolute(data["public_dataset"])
+    return experiment.with_values(
+        models=[_absolute(m) for m in models],
+        strategy={**section, "name": _absolute(section["name"])},
+        data={**data, "data_dir": folder and str(Path(folder).resolve())},
+        run={**experiment.run.model_dump(), "workers": workers_of(experiment)},
+        attack=attack and {**attack, "kind": _absolute(attack["kind"])},
+    )
 
 
 def _absolute(reference: str) -> str:
