@@ -150,20 +150,21 @@ def compare(
         At the end, if runs have failed; the others are complete.
     """
     cells = list({id(p.cell): p.cell for p in parts}.values())
-    save_settings(out, experiment, command)
-    for cell in cells:
-        folder = cell.folder(out)
-        (folder / "runs").mkdir(parents=True, exist_ok=True)
-        if cell.name:
-            save_settings(folder, cell.experiment, command)
     failed: list[str] = []
-    try:
-        for part, failures in _carry_out(experiment, parts, out, progress, command):
-            failed += failures
-            _write_table(part.cell, out, parts)
-    finally:  # also of what an interruption has left finished
+    with ray_session(experiment):
+        save_settings(out, experiment, command)
         for cell in cells:
-            _write_table(cell, out, parts)
+            folder = cell.folder(out)
+            (folder / "runs").mkdir(parents=True, exist_ok=True)
+            if cell.name:
+                save_settings(folder, cell.experiment, command)
+        try:
+            for part, failures in _carry_out(experiment, parts, out, progress, command):
+                failed += failures
+                _write_table(part.cell, out, parts)
+        finally:  # also of what an interruption has left finished
+            for cell in cells:
+                _write_table(cell, out, parts)
     if failed:
         runs = sum(len(p.jobs) for p in parts)
         raise RunFailedError(f"{len(failed)} of {runs} runs failed. First: {failed[0]}")
@@ -210,9 +211,8 @@ def _carry_out(
     """Yield each part that is done and what failed in it."""
     processes = experiment.compare.processes
     if processes == 1:
-        with ray_session(experiment):
-            for part in parts:
-                yield part, run_part(part, out, command, progress)
+        for part in parts:
+            yield part, run_part(part, out, command, progress)
         return
     # A fork would inherit the locks of torch's threads.
     context = multiprocessing.get_context("spawn")

@@ -26,20 +26,41 @@ def write_atomic(path: Path, text: str) -> None:
 def only_user(folder: Path) -> Iterator[None]:
     """Hold a folder while writing into it; the lock goes with the process, however it ends.
 
+    A folder that did not exist before and holds nothing afterwards is removed again.
+
     Raises
     ------
     ConfigError
         If another process holds it: two runs in one folder would mix their rounds.
     """
+    existed = folder.is_dir()
     folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _locked(folder / LOCK):
+            yield
+    finally:
+        if not existed and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
     try:
         import fcntl
     except ImportError:  # Windows has no such locks
         yield
         return
-    with (folder / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(f"{folder} is being written by another process.") from error
-        yield
+    while True:
+        with path.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                message = f"{path.parent} is being written by another process."
+                raise ConfigError(message) from error
+            # The holder before may have removed the file between our opening and locking it.
+            if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                try:
+                    yield
+                finally:
+                    path.unlink(missing_ok=True)
+                return
