@@ -2,6 +2,7 @@
 
 from fedkt.clients.app import Client, KnowledgeClientApp, client_app, predict
 from fedkt.clients.learner import Learner, TrainingOptions, Work
+from fedkt.clients.server_model import LearnerServerModel
 from fedkt.clients.sklearn_learner import SklearnLearner
 from fedkt.clients.state import FileStore, MemoryStore
 from fedkt.clients.torch_learner import TorchLearner
@@ -11,6 +12,7 @@ __all__ = [
     "FileStore",
     "KnowledgeClientApp",
     "Learner",
+    "LearnerServerModel",
     "MemoryStore",
     "SklearnLearner",
     "TorchLearner",

@@ -162,11 +162,13 @@ class _Turn:
             int(cast(int, config["seed"])),
             int(cast(int, config["server-round"])),
         )
+        client.learner.follow(self.recipe)
         self.started, self.knowledge = self._load()
         for name, packet in wire.extract(message.content).items():
             self.knowledge[name] = wire.decode(packet, partial(self._ids, name), self.codec)
         names = self.seed, self.round, client.id
-        self.work = Work(client.data, self.knowledge, client.options, *names, self.losses)
+        rounds = int(cast(int, config.get("num-rounds", 0)))
+        self.work = Work(client.data, self.knowledge, client.options, *names, self.losses, rounds)
 
     def learn(self) -> RecordDict:
         """Learn, share, and return the upload."""

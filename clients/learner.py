@@ -66,6 +66,8 @@ class Work:
         They name the random streams.
     losses : Tensor, optional
         The client's last held-out losses, for a recipe with a gate; see ``fedkt.readouts``.
+    rounds : int
+        How many rounds the run has; 0 if unknown, and then progress is always 0.
     """
 
     data: ClientData
@@ -75,6 +77,11 @@ class Work:
     round: int
     client: int
     losses: Tensor | None = None
+    rounds: int = 0
+
+    def progress(self, within: float) -> float:
+        """Return the part of the run that lies behind a moment, ``within`` of its round."""
+        return (max(self.round, 1) - 1 + within) / self.rounds if self.rounds else 0.0
 
 
 class Learner(Protocol):
@@ -99,6 +106,10 @@ class Learner(Protocol):
         """Return why this learner cannot follow the recipe, in one line; None if it can."""
         ...
 
+    def follow(self, recipe: Recipe) -> None:
+        """Get ready for a recipe: from the next ``reset`` or ``load_state`` its heads are there."""
+        ...
+
     def reset(self, seed: int, client: int) -> None:
         """Become the untrained model of a client."""
         ...
@@ -115,7 +126,11 @@ class Learner(Protocol):
         """Return logits ``[n, C]`` float32 for inputs ``[n, ...]``, in evaluation mode."""
         ...
 
-    def weights(self) -> Knowledge:
+    def features(self, x: Tensor) -> Tensor:
+        """Return features ``[n, d]`` float32, in evaluation mode (learners with features only)."""
+        ...
+
+    def weights(self, local_norms: bool = False) -> Knowledge:
         """Return the weights (learners that exchange weights only)."""
         ...
 

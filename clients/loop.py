@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from fedkt.clients import batches
+from fedkt.clients.features import FeatureTap, own_modules
 from fedkt.clients.learner import Work
 from fedkt.data.samples import Samples
 from fedkt.knowledge import SAMPLE_KINDS, Knowledge
-from fedkt.objectives.base import Batch, Outputs, Term
+from fedkt.objectives.base import Batch, Outputs, Term, Transform
 from fedkt.recipe import Train, Weighted, weighted
-from fedkt.rng import global_torch_stream, torch_rng
+from fedkt.rng import global_torch_stream
 
 
 def train(
@@ -41,28 +44,29 @@ def train(
     float or None
         Mean loss of the last epoch.
     """
-    terms = _ready(step.terms, work)
+    ask = _Asking(model, step)
+    beside = batches.beside(step.beside, work, stream, ask)
+    terms = _ready(step.terms, work, beside is not None)
     samples = _samples(step, work, terms)
     if not terms or samples is None or not len(samples) or step.epochs == 0:
         return None
-    loss_of = _Loss(model, work)
     rehearse = _ready(step.rehearse, work) if len(work.data.train) else []
-    private = _private_batches(work, stream) if rehearse else iter(())
+    private = batches.rehearsal(work, stream) if rehearse else iter(())
     size = step.batch_size or _batch_size(step, work)
-    order = torch_rng(work.seed, f"batches/{stream}", work.round, work.client)
+    loss_of = _Loss(ask, work)
+    transforms = [t for t in step.transforms if work.knowledge.keys() >= set(t.needs())]
     losses: list[Tensor] = []
     parameters = list(model.parameters())
     model.train()
-    with (
-        global_torch_stream(work.seed, f"dropout/{stream}", work.round, work.client),
-        FeatureTap(model, wanted=_wants_features(terms + rehearse)) as tap,
-    ):
-        for _ in range(step.epochs):
+    with global_torch_stream(work.seed, f"dropout/{stream}", work.round, work.client), ask.tap:
+        for epoch, rows_of in enumerate(batches.epochs(step, work, stream, size, len(samples))):
             losses = []
-            for rows in torch.split(torch.randperm(len(samples), generator=order), size):
-                loss = loss_of(terms, samples, rows, tap)
+            for number, rows in enumerate(rows_of):
+                loss_of.progress = work.progress((epoch + number / len(rows_of)) / step.epochs)
+                other = None if beside is None else next(beside)
+                loss = loss_of(terms, samples, rows, other, transforms)
                 if rehearse:
-                    loss = loss + loss_of(rehearse, work.data.train, next(private), tap)
+                    loss = loss + loss_of(rehearse, work.data.train, next(private))
                 for parameter in parameters:  # as zero_grad(), whose hooks cost more than a layer
                     parameter.grad = None
                 loss.backward()  # type: ignore[no-untyped-call]  # torch's own annotation
@@ -82,25 +86,17 @@ def predict(model: nn.Module, x: Tensor, batch_size: int = 64) -> Tensor:
     return torch.cat([model(part) for part in torch.split(x, batch_size)])
 
 
-class FeatureTap:
-    """Takes the penultimate features (input of the last linear layer) by a hook."""
-
-    def __init__(self, model: nn.Module, wanted: bool = True) -> None:
-        linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
-        self._layer = linear[-1] if wanted and linear else None
-        self.features: Tensor | None = None
-
-    def __enter__(self) -> FeatureTap:
-        if self._layer is not None:
-            self._hook = self._layer.register_forward_pre_hook(self._take)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._layer is not None:
-            self._hook.remove()
-
-    def _take(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self.features = inputs[0]
+@torch.no_grad()
+def features(model: nn.Module, x: Tensor, batch_size: int = 64) -> Tensor:
+    """Return features ``[n, d]`` in evaluation mode; see :func:`predict`."""
+    model.eval()
+    found = []
+    with FeatureTap(model) as tap:
+        for part in torch.split(x, batch_size):
+            model(part)
+            assert tap.features is not None
+            found.append(tap.features.flatten(1))
+    return torch.cat(found)
 
 
 def _samples(step: Train, work: Work, terms: list[tuple[float, Term]]) -> Samples | None:
@@ -120,30 +116,52 @@ def _ids_read(terms: list[tuple[float, Term]], held: Mapping[str, Knowledge]) ->
             yield ids
 
 
+class _Asking:
+    """A model in training, and what the terms of a step want to know of it."""
+
+    def __init__(self, model: nn.Module, step: Train) -> None:
+        self._model = model
+        self._parameters = dict(model.named_parameters())
+        norms = nn.modules.batchnorm._BatchNorm
+        self._batch_norms = [m for m in own_modules(model) if isinstance(m, norms)]
+        terms = [t for _, t in weighted((*step.terms, *step.rehearse))]
+        self.tap = FeatureTap(model, any(getattr(t, "needs_features", False) for t in terms))
+
+    def __call__(self, x: Tensor) -> Outputs:
+        for module in self._batch_norms:  # one sample has no variance: use the running one
+            module.train(len(x) > 1)
+        logits = self._model(x)
+        return Outputs(logits, self.tap.features, self._parameters, classify=self.tap.layer)
+
+
 class _Loss:
     """The sum of some terms on some rows of some samples."""
 
-    def __init__(self, model: nn.Module, work: Work) -> None:
-        self._model, self._work = model, work
-        self._parameters = dict(model.named_parameters())
-        norms = nn.modules.batchnorm._BatchNorm
-        self._batch_norms = [m for m in model.modules() if isinstance(m, norms)]
+    def __init__(self, ask: _Asking, work: Work) -> None:
+        self._ask, self._work = ask, work
         # Kept, because the terms of most batches have the same number of rows.
         self._ones: dict[int, Tensor] = {}
+        self.progress = 0.0
 
     def __call__(
-        self, terms: list[tuple[float, Term]], samples: Samples, rows: Tensor, tap: FeatureTap
+        self,
+        terms: list[tuple[float, Term]],
+        samples: Samples,
+        rows: Tensor,
+        beside: Outputs | None = None,
+        transforms: Sequence[Transform] = (),
     ) -> Tensor:
-        for module in self._batch_norms:  # one sample has no variance: use the running one
-            module.train(len(rows) > 1)
-        x = samples.x[rows]
+        knowledge, x = self._work.knowledge, samples.x[rows]
+        for transform in transforms:
+            x = transform(x, knowledge)
         y = None if samples.y is None else samples.y[rows]
         if len(rows) not in self._ones:
             self._ones[len(rows)] = torch.ones(len(rows), dtype=x.dtype)
-        weight = self._ones[len(rows)]
-        batch = Batch(x, y, samples.ids[rows], weight, self._work.data.log_prior)
-        outputs = Outputs(self._model(x), tap.features, self._parameters)
-        knowledge = self._work.knowledge
+        weight, prior = self._ones[len(rows)], self._work.data.log_prior
+        batch = Batch(x, y, samples.ids[rows], weight, prior, self.progress)
+        outputs = self._ask(x)
+        if beside is not None:
+            outputs = replace(outputs, beside=beside)
         losses = [_times(f, term(outputs, batch, knowledge)) for f, term in terms]
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
@@ -152,23 +170,18 @@ def _times(factor: float, loss: Tensor) -> Tensor:
     return loss if factor == 1 else factor * loss
 
 
-def _ready(terms: Sequence[Term | Weighted], work: Work) -> list[tuple[float, Term]]:
-    """Return the (factor, term) pairs whose knowledge has arrived."""
-    return [(f, t) for f, t in weighted(terms) if work.knowledge.keys() >= set(t.needs())]
-
-
-def _wants_features(terms: list[tuple[float, Term]]) -> bool:
-    return any(getattr(term, "needs_features", False) for _, term in terms)
+def _ready(
+    terms: Sequence[Term | Weighted], work: Work, beside: bool = False
+) -> list[tuple[float, Term]]:
+    """Return the (factor, term) pairs whose knowledge, and samples beside, are there."""
+    return [
+        (f, t)
+        for f, t in weighted(terms)
+        if work.knowledge.keys() >= set(t.needs())
+        and (beside or not getattr(t, "needs_beside", False))
+    ]
 
 
 def _batch_size(step: Train, work: Work) -> int:
     options = work.options
     return options.batch_size if step.on == "private" else options.public_batch_size
-
-
-def _private_batches(work: Work, stream: str) -> Iterator[Tensor]:
-    """Yield rows of private batches for ever, epoch after epoch."""
-    order = torch_rng(work.seed, f"rehearsal/{stream}", work.round, work.client)
-    while True:
-        rows = torch.randperm(len(work.data.train), generator=order)
-        yield from torch.split(rows, work.options.batch_size)

@@ -93,7 +93,7 @@ def _one_share(learner: Learner, one: Share, work: Work) -> Knowledge:
     if isinstance(one, Gate):
         return as_knowledge(work.losses)
     if isinstance(one, Weights):
-        return learner.weights()
+        return learner.weights(one.local_norms)
     public = work.data.public
     if public is None:
         raise KnowledgeError("this client has no public set to predict on")

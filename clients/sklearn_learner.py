@@ -90,11 +90,17 @@ class SklearnLearner:
         for step in (*recipe.start, *recipe.learn, *recipe.absorb):
             if not isinstance(step, Train):
                 continue
+            if step.beside or step.transforms or step.samples:
+                what = "align" if step.beside else "draw samples or change its inputs"
+                return f"a scikit-learn model ({self._name}) cannot {what}: it is fitted at once"
             for _, term in weighted((*step.terms, *step.rehearse)):
                 name = registry.registered_name("objectives", type(term))
                 if name not in ("cross-entropy", ADJUSTED, "distil"):
                     return f"a scikit-learn model ({self._name}) cannot train on {name!r}"
         return None
+
+    def follow(self, recipe: Recipe) -> None:
+        """Do nothing: recipes with heads align, and those are refused."""
 
     def reset(self, seed: int, client: int) -> None:
         """Forget everything."""
@@ -138,7 +144,11 @@ class SklearnLearner:
         logits = torch.tensor(answers, dtype=torch.float32)
         return F.log_softmax(logits - self._log_prior, dim=-1) if self._adjusted else logits
 
-    def weights(self) -> Knowledge:
+    def features(self, x: Tensor) -> Tensor:
+        """Refuse: there are no features."""
+        raise ConfigError(f"model {self._name!r} has no features.")
+
+    def weights(self, local_norms: bool = False) -> Knowledge:
         """Refuse: there are no weights."""
         raise ConfigError(f"model {self._name!r} has no weights to share.")
 

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from fedkt.clients import loop
+from fedkt.clients.features import feature_width
 from fedkt.clients.learner import TrainingOptions, Work
 from fedkt.knowledge import Knowledge
+from fedkt.objectives.heads import PREFIX as HEADS
+from fedkt.objectives.heads import Head
 from fedkt.recipe import Recipe, Train
 from fedkt.rng import global_torch_stream
 
@@ -36,6 +39,7 @@ class TorchLearner:
         self._build, self._num_classes, self._name = build, num_classes, name
         self._optimiser: torch.optim.Optimizer | None = None
         self._optimiser_state: dict[int, Any] = {}
+        self._heads: tuple[Head, ...] = ()
         with global_torch_stream(0, "template"):
             self._adopt(build())
         shapes = {n: tuple(t.shape) for n, t in self.model.state_dict().items()}
@@ -54,6 +58,14 @@ class TorchLearner:
     def refuses(self, recipe: Recipe) -> str | None:
         """Follow every recipe."""
         return None
+
+    def follow(self, recipe: Recipe) -> None:
+        """Put a recipe's heads beside the model; another model's are dropped with it."""
+        heads = tuple(recipe.heads)
+        if heads != self._heads:
+            self._heads = heads
+            with global_torch_stream(0, "template"):
+                self._adopt(self._build())
 
     def reset(self, seed: int, client: int) -> None:
         """Become the untrained model of a client."""
@@ -74,9 +86,21 @@ class TorchLearner:
             return torch.zeros(0, self._num_classes)
         return loop.predict(self.model, self._layout(x))
 
-    def weights(self) -> Knowledge:
-        """Return parameters and float buffers in float32; integer buffers are mere counters."""
+    def features(self, x: Tensor) -> Tensor:
+        """Return features ``[n, d]`` in evaluation mode."""
+        return loop.features(self.model, self._layout(x))
+
+    def weights(self, local_norms: bool = False) -> Knowledge:
+        """Return parameters and float buffers in float32; integer buffers are mere counters.
+
+        Parameters
+        ----------
+        local_norms : bool
+            Whether to leave out batch normalisation.
+        """
         floats = {n: t for n, t in self.model.state_dict().items() if t.is_floating_point()}
+        if local_norms:
+            floats = {n: t for n, t in floats.items() if n.rpartition(".")[0] not in self._norms}
         return Knowledge("weights", {n: t.to(torch.float32, copy=True) for n, t in floats.items()})
 
     def load_weights(self, weights: Knowledge) -> None:
@@ -99,13 +123,23 @@ class TorchLearner:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Become the client that ``state`` describes."""
-        self.model.load_state_dict(state["model"])
+        own = self.model.state_dict().keys()
+        # Whoever only asks the model after a run does not know the recipe and its heads.
+        kept = {n: t for n, t in state["model"].items() if n in own or not n.startswith(HEADS)}
+        self.model.load_state_dict(kept)
         self._optimiser, self._optimiser_state = None, state["optimiser"]
 
     def _adopt(self, model: nn.Module) -> None:
         self._images = any(isinstance(m, nn.Conv2d) for m in model.modules())
         if self._images:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+        self._norms = {
+            n for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
+        }
+        if self._heads:
+            width = feature_width(model)
+            built = {h.name: h.build(width, self._num_classes) for h in self._heads}
+            model.add_module(HEADS, nn.ModuleDict(built))
         self.model = model
         self._optimiser, self._optimiser_state = None, {}
 

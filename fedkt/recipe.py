@@ -18,7 +18,8 @@ from typing import Any, ClassVar, Literal, cast, get_args
 from fedkt import registry
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Kind
-from fedkt.objectives.base import Term
+from fedkt.objectives.base import Term, Transform
+from fedkt.objectives.heads import Head
 
 Data = Literal["private", "public"]
 Form = Literal["logits", "probabilities", "labels"]
@@ -39,6 +40,30 @@ def weighted(terms: Iterable[Term | Weighted]) -> list[tuple[float, Term]]:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """Samples drawn beside every private batch, which alignment terms compare it with.
+
+    Terms find what they gave in ``outputs.beside``.
+
+    Parameters
+    ----------
+    source : str
+        ``"public"``: public samples, which go through the model as the batch does. Else the
+        name of fused knowledge: rows of its ``features``, or, if it holds ``statistics``
+        called ``mean`` and ``variance``, features drawn from that normal distribution.
+    batch_size : int
+        How many at a time; fewer where there are fewer.
+    """
+
+    source: str = "public"
+    batch_size: int = 128
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ConfigError(f"Beside: batch_size must be at least 1, not {self.batch_size}.")
+
+
+@dataclass(frozen=True)
 class Train:
     """Train the model on a sum of terms.
 
@@ -56,6 +81,14 @@ class Train:
     rehearse : Sequence[Term or Weighted]
         On ``"public"``: terms on a private batch drawn beside every public one, so that
         the client does not forget its own data while it distils.
+    samples : int
+        An epoch sees at most this many samples, drawn anew; 0 = all.
+    beside : Beside, optional
+        On ``"private"``: what alignment terms compare every batch with.
+    transforms : Sequence
+        Registered objects that change a private batch's inputs before the model sees it,
+        ``transform(x, knowledge) -> x`` with ``needs()`` as terms have; random ones draw from
+        torch's global generator, which the executor sets.
     """
 
     on: Data
@@ -63,24 +96,40 @@ class Train:
     epochs: int = 1
     batch_size: int | None = None
     rehearse: Sequence[Term | Weighted] = ()
+    samples: int = 0
+    beside: Beside | None = None
+    transforms: Sequence[Transform] = ()
     step: ClassVar[str] = "train"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "terms", tuple(self.terms))
         object.__setattr__(self, "rehearse", tuple(self.rehearse))
+        object.__setattr__(self, "transforms", tuple(self.transforms))
         if self.rehearse and self.on != "public":
             raise ConfigError("Only a step on public data can rehearse private data.")
         if self.on not in ("private", "public"):
             raise ConfigError(f"Train(on=...) must be 'private' or 'public', not {self.on!r}.")
+        if (self.beside or self.transforms) and self.on != "private":
+            raise ConfigError("Only a step on private data has samples beside it or transforms.")
         if self.epochs < 0:
             raise ConfigError(f"epochs must be at least 0, not {self.epochs}.")
+        if self.samples < 0:
+            raise ConfigError(f"samples must be at least 0 (all), not {self.samples}.")
         if not self.terms:
             raise ConfigError("Train needs at least one term.")
 
     def needs(self) -> tuple[str, ...]:
         """Return the names of the fused knowledge that the terms read."""
-        both = weighted((*self.terms, *self.rehearse))
-        return _unique(name for _, term in both for name in term.needs())
+        parts = [term for _, term in weighted((*self.terms, *self.rehearse))]
+        names = [name for part in (*parts, *self.transforms) for name in part.needs()]
+        if self.beside and self.beside.source != "public":
+            names.append(self.beside.source)
+        return _unique(names)
+
+    @property
+    def uses_public(self) -> bool:
+        """Whether it trains on public samples or beside them."""
+        return self.on == "public" or (self.beside is not None and self.beside.source == "public")
 
 
 @dataclass(frozen=True)
@@ -137,9 +186,19 @@ class Predict:
 
 @dataclass(frozen=True)
 class Weights:
-    """Share the model's weights (float parameters and buffers)."""
+    """Share the model's weights (float parameters and buffers).
+
+    Parameters
+    ----------
+    name : str
+        The share's name.
+    local_norms : bool
+        Whether batch normalisation, its affine map and running statistics, stays with the
+        client and is neither shared nor loaded (FedBN).
+    """
 
     name: str = "weights"
+    local_norms: bool = False
     step: ClassVar[str] = "weights"
 
     @property
@@ -183,6 +242,10 @@ class Recipe:
         After the fused knowledge came back, in the same round.
     start : Sequence[Train or Load]
         Once, before a client's first ``learn``.
+    heads : Sequence[Head]
+        Small networks on the features that only the terms use.
+    given : Sequence[str]
+        Names of knowledge that nobody shares: the server makes it itself.
     readout : {"raw", "prior", "mix", "gate"}
         How a client answers for itself (personalised accuracy); for the world it always
         answers with its logits z. ``raw``: z. ``prior``: z + log π, with its own class
@@ -197,21 +260,23 @@ class Recipe:
     share: Sequence[Share] = field(default_factory=tuple)
     absorb: Sequence[Step] = field(default_factory=tuple)
     start: Sequence[Step] = field(default_factory=tuple)
+    heads: Sequence[Head] = ()
+    given: Sequence[str] = ()
     readout: ReadOut = "raw"
 
     def __post_init__(self) -> None:
         if self.readout not in get_args(ReadOut):
             raise ConfigError(f"readout must be raw, prior, mix or gate, not {self.readout!r}.")
-        for phase in ("learn", "share", "absorb", "start"):
+        for phase in ("learn", "share", "absorb", "start", "heads", "given"):
             object.__setattr__(self, phase, tuple(getattr(self, phase)))
-        names = [s.name for s in self.share]
+        names = [s.name for s in self.share] + list(self.given)
         gates = sum(isinstance(s, Gate) for s in self.share)
         if gates != (self.readout == "gate") or (gates and not self.absorb):
             raise ConfigError(
                 "Readout 'gate' and a Gate share go together, once, and with an absorb phase."
             )
         if len(set(names)) != len(names):
-            raise ConfigError(f"Two shares have one name: {', '.join(names)}.")
+            raise ConfigError(f"Two pieces of knowledge have one name: {', '.join(names)}.")
         for name in self.needs("start") + self.needs("learn") + self.needs("absorb"):
             if name not in names:
                 raise ConfigError(
@@ -238,18 +303,31 @@ class Recipe:
     @property
     def needs_public(self) -> bool:
         """Whether any step works on the public set."""
-        return any(getattr(s, "on", None) == "public" for s in self.steps)
+        return any(
+            s.uses_public if isinstance(s, Train) else getattr(s, "on", None) == "public"
+            for s in self.steps
+        )
 
     @property
     def private_epochs(self) -> int:
         """Passes over a client's private data per round; local training's equal budget."""
-        steps = (*self.learn, *self.absorb)
-        return sum(s.epochs for s in steps if isinstance(s, Train) and s.on == "private")
+        return sum(s.epochs for s in self._private_steps)
+
+    @property
+    def private_samples(self) -> int:
+        """The most samples that a private epoch sees, 0 = all; the other half of the budget."""
+        limits = [s.samples for s in self._private_steps]
+        return 0 if 0 in limits else max(limits, default=0)
+
+    @property
+    def _private_steps(self) -> list[Train]:
+        steps = [s for s in (*self.learn, *self.absorb) if isinstance(s, Train)]
+        return [s for s in steps if s.on == "private"]
 
     def to_json(self) -> str:
         """Return the recipe as JSON."""
-        phases = ("start", "learn", "share", "absorb")
-        plain: dict[str, Any] = {p: [_plain(s) for s in getattr(self, p)] for p in phases}
+        lists = ("start", "learn", "share", "absorb", "heads", "given")
+        plain: dict[str, Any] = {p: [_plain(s) for s in getattr(self, p)] for p in lists}
         return json.dumps({**plain, "readout": self.readout})
 
     @classmethod
@@ -268,14 +346,16 @@ class Recipe:
 _STEPS: Mapping[str, Callable[..., Any]] = {
     c.step: c for c in (Train, Load, Predict, Weights, Gate)
 }
+# Plain parts of a recipe that are no steps.
+_PARTS: Mapping[str, Callable[..., Any]] = {c.__name__: c for c in (Weighted, Beside, Head)}
 
 
 def _plain(value: Any) -> Any:
     """Turn steps, terms and sequences into JSON values."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        if isinstance(value, Weighted):
-            return {"@weighted": fields}
+        if _PARTS.get(type(value).__name__) is type(value):
+            return {"@part": type(value).__name__, **fields}
         step = vars(type(value)).get("step")
         if step in _STEPS:
             return {"@step": step, **fields}
@@ -295,11 +375,11 @@ def _build(value: Any) -> Any:
         return tuple(_build(v) for v in value)
     if not isinstance(value, dict):
         return value
-    if "@weighted" in value:
-        return Weighted(**{k: _build(v) for k, v in value["@weighted"].items()})
     fields = {k: _build(v) for k, v in value.items() if not k.startswith("@")}
     if "@step" in value:
         return _STEPS[value["@step"]](**fields)
+    if "@part" in value:
+        return _PARTS[value["@part"]](**fields)
     make = cast("Callable[..., Any]", registry.lookup("objectives", value["@term"], files=False))
     return make(**fields)
 

@@ -68,7 +68,7 @@ def public_ids(size: int, samples: int, seed: int, round_: int) -> Tensor:
 
 def share_ids(recipe: Recipe, name: str, public_size: int, seed: int, round_: int) -> Tensor | None:
     """Return the ids that a share of the recipe speaks about in a round; None without rows."""
-    share = next(s for s in recipe.share if s.name == name)
+    share = next((s for s in recipe.share if s.name == name), None)
     if isinstance(share, Predict):
         return public_ids(public_size, share.samples, seed, round_)
     return None

@@ -286,15 +286,16 @@ def _experiment(experiment: Experiment, entry: Entry, offset: int) -> Experiment
     return experiment.with_values(strategy=dict(entry.section), seed=experiment.seed + offset)
 
 
-def _budget(plan: Plan) -> tuple[int, tuple[str, ...]]:
-    """Return what a local baseline must match: private epochs a round, and the models."""
-    return plan.strategy.recipe().private_epochs, plan.population.models
+def _budget(plan: Plan) -> tuple[int, int, tuple[str, ...]]:
+    """Return what a local baseline must match: epochs a round, samples an epoch, the models."""
+    recipe = plan.strategy.recipe()
+    return recipe.private_epochs, recipe.private_samples, plan.population.models
 
 
 def _baseline_label(plan: Plan, experiment: Experiment) -> str:
-    epochs, models = _budget(plan)
+    epochs, samples, models = _budget(plan)
     label = "local" if models == experiment.models else f"local-{'-'.join(models)}"
-    return f"{label} ({epochs} epochs)"
+    return f"{label} ({epochs} epochs{f' of {samples} samples' if samples else ''})"
 
 
 def _label(section: Mapping[str, Any]) -> str:

@@ -119,6 +119,7 @@ class Experiment(Section):
     seed: Whole = Field(0, ge=0)
     rounds: Whole = Field(10, ge=1)
     models: tuple[str, ...] = ("cnn",)
+    server_model: str = Field("", description="the server's own; empty: the first network")
     strategy: dict[str, Any] = Field(default_factory=lambda: {"name": "knfu"})
     data: DataSection = DataSection()
     training: TrainingSection = TrainingSection()

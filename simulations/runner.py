@@ -26,7 +26,13 @@ from fedkt.simulations.config import Experiment
 from fedkt.simulations.files import LOCK
 from fedkt.simulations.grid import InProcessGrid, SimulationGrid, one_thread
 from fedkt.simulations.liars import AttackedGrid, Liars, resolved_attack
-from fedkt.simulations.population import Population, PopulationSpec, make_learner, torch_models
+from fedkt.simulations.population import (
+    Population,
+    PopulationSpec,
+    make_learner,
+    server_model,
+    torch_models,
+)
 from fedkt.simulations.progress import RunProgress, Silent
 from fedkt.simulations.records import Recorder, read_rounds, summarise, write_json
 from fedkt.strategies import KnowledgeStrategy, ServerOptions
@@ -79,12 +85,22 @@ class Plan:
         """A new strategy object, with the run's options."""
         strategy: KnowledgeStrategy = config_.make_strategy(self.experiment.strategy)
         run, public_y = self.experiment.run, self.federation.public_y
+        server = None
+        if strategy.needs_server_model:
+            server = server_model(
+                self.experiment.server_model,
+                self.federation,
+                strategy.recipe(),
+                self.experiment.seed,
+                self.population.training,
+            )
         strategy.options = ServerOptions(
             seed=self.experiment.seed,
             participation=run.participation,
             clients=self.federation.num_clients,
             codec=run.codec,
             public_labels=None if public_y is None else torch.tensor(public_y, dtype=torch.int64),
+            server_model=server,
         )
         return strategy
 
@@ -142,15 +158,36 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
         learner = make_learner(model, federation.input_shape, federation.num_classes)
         if refusal := learner.refuses(recipe):
             raise ConfigError(f"{strategy.title} cannot run on model {model!r}: {refusal}.")
+    server = _server_network(strategy, experiment, networks)
     population = PopulationSpec(
         models=models,
         training=TrainingOptions(**experiment.training.model_dump()),
         personalised=run.personalised,
         extensions=_extensions(experiment),
     )
-    plan = Plan(_resolved(experiment, models), federation, population, reduced)
+    resolved = _resolved(experiment.with_values(server_model=server), models)
+    plan = Plan(resolved, federation, population, reduced)
     _ = plan.liars  # an attack that does not fit shows here
     return plan
+
+
+def _server_network(
+    strategy: KnowledgeStrategy, experiment: Experiment, networks: Sequence[str]
+) -> str:
+    """Return the reference of the server's own model, empty for a strategy without."""
+    asked = experiment.server_model
+    if not strategy.needs_server_model:
+        return ""
+    if strategy.recipe().needs_one_architecture:
+        if asked and asked != networks[0]:
+            raise ConfigError(
+                f"server_model = {asked!r}: {strategy.title} exchanges weights, so the server's "
+                f"model is the clients', {networks[0]!r}."
+            )
+        return networks[0]
+    if not asked and not networks:
+        raise ConfigError(f"{strategy.title} trains a network at the server; name a server_model.")
+    return asked or networks[0]
 
 
 def _resolved(experiment: Experiment, models: Sequence[str]) -> Experiment:
@@ -194,8 +231,9 @@ def federation_of(spec: FederationSpec) -> Federation:
 
 def local_twin(plan: Plan) -> Experiment:
     """Return the experiment of the same clients, each alone with the same private budget."""
-    epochs = plan.strategy.recipe().private_epochs
-    section = {"name": "local", "local_epochs": epochs}
+    recipe = plan.strategy.recipe()
+    budget = {"local_epochs": recipe.private_epochs, "local_samples": recipe.private_samples}
+    section = {"name": "local", **budget}
     return plan.experiment.with_values(strategy=section, models=plan.population.models)
 
 
@@ -282,28 +320,30 @@ def server_app(
 ) -> ServerApp:
     """Return the ServerApp that runs a strategy, among the plan's liars; the same on every grid."""
     app, liars = ServerApp(), liars or plan.liars
-    needs_weights = strategy.recipe().needs_one_architecture
+    recipe = strategy.recipe()
+    needs_weights = recipe.needs_one_architecture
+    has_model = needs_weights or strategy.needs_server_model
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         seed = plan.experiment.seed
         strategy.start(
             AttackedGrid(grid, liars) if liars else grid,
-            population.initial_arrays(seed) if needs_weights else None,
+            population.initial_arrays(seed, recipe) if needs_weights else None,
             num_rounds=plan.experiment.rounds,
             timeout=plan.experiment.run.timeout,
-            evaluate_fn=_server_evaluation(population) if needs_weights else None,
+            evaluate_fn=_server_evaluation(plan, population) if has_model else None,
         )
 
     return app
 
 
 def _server_evaluation(
-    population: Population,
+    plan: Plan, population: Population
 ) -> Callable[[int, ArrayRecord], MetricRecord | None]:
-    """Return the evaluation of the global weights on the common test set."""
+    """Return the evaluation of the server's weights on the common test set."""
     test = population.federation.client(0).common_test
-    learner = population.learner(population.spec.models[0])
+    learner = population.learner(plan.experiment.server_model or population.spec.models[0])
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         if test is None or test.y is None or not len(test):

@@ -21,9 +21,10 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from fedkt import wire
 from fedkt.errors import ConfigError, FedktError, KnowledgeError, RunFailedError
-from fedkt.knowledge import Fused, Uploads
-from fedkt.recipe import Recipe
+from fedkt.knowledge import Fused, Knowledge, Uploads
+from fedkt.recipe import Recipe, Weights
 from fedkt.registry import name_of
+from fedkt.server_model import ServerModel
 from fedkt.strategies.exchange import Exchange
 from fedkt.strategies.rounds import Observer, ServerOptions
 
@@ -50,6 +51,8 @@ class KnowledgeStrategy(Strategy):
     """
 
     part: ClassVar[str] = "strategies"
+    # Whether the server has a model and samples of its own (``options.server_model``).
+    needs_server_model: ClassVar[bool] = False
     # Class-level defaults, so that subclasses need no super().__init__().
     options: ServerOptions = ServerOptions()
     observers: Sequence[Observer] = ()
@@ -72,6 +75,48 @@ class KnowledgeStrategy(Strategy):
             Broadcast or unicast knowledge under the recipe's share names.
         """
         raise ConfigError(f"{self.title} shares knowledge but does not define fuse().")
+
+    def first(self, weights: Knowledge | None) -> Mapping[str, Knowledge]:
+        """Return knowledge of the server's own that clients are sent in the first round.
+
+        Parameters
+        ----------
+        weights : Knowledge, optional
+            The first global weights, of methods that exchange weights.
+
+        Returns
+        -------
+        Mapping[str, Knowledge]
+            Under names that the recipe lists as ``given``.
+        """
+        return {}
+
+    def server_weights(self) -> Knowledge | None:
+        """Return the weights of the server's model for its evaluation; None if it has none.
+
+        By default the global weights of methods that exchange them whole.
+        """
+        for share in self.exchange.recipe.share:
+            if isinstance(share, Weights) and not share.local_norms:
+                return self.exchange.latest.shared.get(share.name)
+        return None
+
+    @property
+    def server(self) -> ServerModel:
+        """The server's own model.
+
+        Raises
+        ------
+        ConfigError
+            If whoever runs the strategy has given it none.
+        """
+        model = self.options.server_model
+        if model is None:
+            raise ConfigError(
+                f"{self.title} needs a model and unlabelled samples at the server: "
+                "set options.server_model."
+            )
+        return model
 
     @property
     def title(self) -> str:
@@ -127,7 +172,8 @@ class KnowledgeStrategy(Strategy):
             If every client fails in a round.
         """
         arrays = initial_arrays if initial_arrays is not None else ArrayRecord()
-        self.exchange.meet(grid, arrays, timeout)
+        self.exchange.rounds = num_rounds
+        self.exchange.meet(grid, arrays, timeout, self.first)
         arrays = self._server_arrays() or arrays
         train_config, evaluate_config = (
             train_config or ConfigRecord(),
@@ -176,7 +222,7 @@ class KnowledgeStrategy(Strategy):
     ) -> Iterable[Message]:
         """Draw the round's clients and tell them to learn and share."""
         exchange = self.exchange
-        exchange.meet(grid, arrays, timeout=3600)
+        exchange.meet(grid, arrays, 3600, self.first)
         exchange.begin(server_round)
         if not self._has_first_message:
             return []
@@ -227,8 +273,8 @@ class KnowledgeStrategy(Strategy):
         return bool(recipe.start or recipe.learn or recipe.share)
 
     def _server_arrays(self) -> ArrayRecord | None:
-        weights = [k for k in self.exchange.latest.shared.values() if k.kind == "weights"]
-        return wire.arrays_of(weights[0]) if weights else None
+        weights = self.server_weights()
+        return None if weights is None else wire.arrays_of(weights)
 
     # --- second message of a round: absorb and evaluate ----------------------------------
 

@@ -7,7 +7,7 @@ which fused knowledge each already holds, and what was sent.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -41,7 +41,7 @@ class Exchange:
 
     def __init__(self, title: str, recipe: Recipe, options: ServerOptions) -> None:
         self.title, self.recipe, self.options = title, recipe, options
-        self.next_round = 1
+        self.next_round, self.rounds = 1, 0  # rounds: how many the run has, 0 if unknown
         self.report = RoundReport(0, ())
         self.latest = Fused()
         self._roster: Roster | None = None
@@ -73,16 +73,27 @@ class Exchange:
 
     # --- who is there ------------------------------------------------------------------
 
-    def meet(self, grid: Grid, arrays: ArrayRecord, timeout: float) -> Roster:
-        """Greet the clients once; take ``arrays`` as the first weights if weights are shared."""
+    def meet(
+        self,
+        grid: Grid,
+        arrays: ArrayRecord,
+        timeout: float,
+        first: Callable[[Knowledge | None], Mapping[str, Knowledge]] = lambda weights: {},
+    ) -> Roster:
+        """Greet the clients once; take ``arrays`` as the first weights if weights are shared.
+
+        ``first`` makes, of these weights, what else the clients are sent in the first round.
+        """
         if self._roster is None:
             self._roster = meet(grid, self.recipe, self.title, self.options, timeout)
             if self.recipe.needs_one_architecture and self._version == 0:
                 if not len(arrays):
                     raise ConfigError(f"{self.title} exchanges weights and needs initial_arrays.")
-                first = wire.weights_of(arrays)
+                weights = wire.weights_of(arrays)
                 names = [s.name for s in self.recipe.share if s.kind == "weights"]
-                self.latest = Fused(shared=dict.fromkeys(names, first))
+                self.latest = Fused({**dict.fromkeys(names, weights), **first(weights)})
+            elif self._version == 0:
+                self.latest = Fused(first(None))
         return self._roster
 
     @property
@@ -116,6 +127,7 @@ class Exchange:
             "seed": self.options.seed,
             "codec": self.options.codec,
             "recipe": self.recipe.to_json(),
+            "num-rounds": self.rounds,
         })  # fmt: skip
         # One packet object for all receivers: grids recognise a broadcast by identity.
         shared = {

@@ -27,20 +27,21 @@ class FedAvg(KnowledgeStrategy):
     ----------
     local_epochs : int
         E, passes over the private data a round.
+    local_samples : int
+        How many samples, drawn anew, a pass sees; 0 = all.
     """
 
     name = "fedavg"
 
-    def __init__(self, local_epochs: int = 5) -> None:
-        self.local_epochs = local_epochs
+    def __init__(self, local_epochs: int = 5, local_samples: int = 0) -> None:
+        self.local_epochs, self.local_samples = local_epochs, local_samples
 
     def recipe(self) -> Recipe:
         """Start from the global weights, train, share the weights, take the average."""
+        epochs, samples = self.local_epochs, self.local_samples
+        train = Train(on="private", terms=[CrossEntropy()], epochs=epochs, samples=samples)
         return Recipe(
-            learn=[
-                Load("weights"),
-                Train(on="private", terms=[CrossEntropy()], epochs=self.local_epochs),
-            ],
+            learn=[Load("weights"), train],
             share=[Weights()],
             absorb=[Load("weights")],
         )

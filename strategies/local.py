@@ -19,6 +19,8 @@ class Local(KnowledgeStrategy):
     ----------
     local_epochs : int
         Passes over the private data a round.
+    local_samples : int
+        How many samples, drawn anew, a pass sees; 0 = all.
     times : int
         Multiplies them: ``times=2`` is the baseline with twice the budget, for methods that
         train on public data as well.
@@ -26,12 +28,13 @@ class Local(KnowledgeStrategy):
 
     name = "local"
 
-    def __init__(self, local_epochs: int = 5, times: int = 1) -> None:
+    def __init__(self, local_epochs: int = 5, local_samples: int = 0, times: int = 1) -> None:
         if times < 1:
             raise ConfigError(f"local: times must be at least 1, not {times}.")
-        self.local_epochs, self.times = local_epochs, times
+        self.local_epochs, self.local_samples, self.times = local_epochs, local_samples, times
 
     def recipe(self) -> Recipe:
         """Train on private data."""
-        epochs = self.local_epochs * self.times
-        return Recipe(learn=[Train(on="private", terms=[CrossEntropy()], epochs=epochs)])
+        epochs, samples = self.local_epochs * self.times, self.local_samples
+        step = Train(on="private", terms=[CrossEntropy()], epochs=epochs, samples=samples)
+        return Recipe(learn=[step])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import Tensor
 
 from fedkt.errors import ConfigError
+from fedkt.server_model import ServerModel
 
 if TYPE_CHECKING:
     from fedkt.strategies.base import KnowledgeStrategy
@@ -36,6 +37,8 @@ class ServerOptions:
         know one. A simulation gives those of its public set; a deployed server that has
         labelled some rows gives what it has. Only methods that say so read it
         (``trust="root"``).
+    server_model : ServerModel, optional
+        The server's own model and unlabelled samples, for methods that train or ask one.
     """
 
     seed: int = 0
@@ -45,6 +48,7 @@ class ServerOptions:
     wait: float = 120.0
     # Tensors have no single truth value to compare by, and are too long for a log line.
     public_labels: Tensor | None = field(default=None, compare=False, repr=False)
+    server_model: ServerModel | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.participation <= 1:

@@ -7,7 +7,7 @@ runs unchanged in a loop and under ``torch.func.vmap``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -32,6 +32,9 @@ class Batch:
         ``[B]``, in the parameters' dtype; 0 marks padding.
     log_prior : Tensor, optional
         ``[C]``, log of the client's own class prior; the executors always give it.
+    progress : float
+        The part of the run that lies behind this batch, in [0, 1): with B batches a round,
+        (b + (r - 1) B) / (R B) for batch b of round r of R.
     """
 
     x: Tensor
@@ -39,6 +42,7 @@ class Batch:
     ids: Tensor
     weight: Tensor
     log_prior: Tensor | None = None
+    progress: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -50,15 +54,24 @@ class Outputs:
     logits : Tensor
         ``[B, C]``.
     features : Tensor, optional
-        Penultimate features ``[B, d]``, the input of the last linear layer; present when
+        Features ``[B, d]``: the input of the layer that the model names as its
+        ``feature_layer``, else of its last linear layer (penultimate features); present when
         a term of the step asks for them (``needs_features``).
     parameters : Mapping[str, Tensor]
-        The model's trainable parameters by name.
+        The model's trainable parameters by name, those of the recipe's heads included
+        (see ``fedkt.objectives.heads``).
+    beside : Outputs, optional
+        What the samples drawn beside the batch gave (``Train(beside=...)``), ``[B', ...]``;
+        of features that came as knowledge there are no logits (``[B', 0]``).
+    classify : callable, optional
+        The part of the model behind the features, ``[n, d] -> [n, C]``; present with them.
     """
 
     logits: Tensor
     features: Tensor | None
     parameters: Mapping[str, Tensor]
+    beside: Outputs | None = None
+    classify: Callable[[Tensor], Tensor] | None = None
 
 
 @runtime_checkable
@@ -79,6 +92,26 @@ class Term(Protocol):
 
     def needs(self) -> tuple[str, ...]:
         """Return the names of the fused knowledge the term reads."""
+        ...
+
+    # A class attribute ``needs_features`` or ``needs_beside`` that is true asks for
+    # ``outputs.features`` or ``outputs.beside``; a term without samples beside adds nothing.
+
+
+class Transform(Protocol):
+    """A change of a private batch's inputs before the model sees them.
+
+    Implementations are frozen dataclasses as terms are.
+    """
+
+    part: ClassVar[str]
+
+    def __call__(self, x: Tensor, knowledge: Mapping[str, Knowledge]) -> Tensor:
+        """Return inputs of the shape of ``x [B, ...]``."""
+        ...
+
+    def needs(self) -> tuple[str, ...]:
+        """Return the names of the fused knowledge it reads."""
         ...
 
 
