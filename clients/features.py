@@ -5,14 +5,13 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from fedkt.errors import ConfigError
-from fedkt.objectives.heads import PREFIX as HEADS
 
 
 def feature_layer(model: nn.Module) -> nn.Module | None:
     """Return the layer whose input is a model's features; None if it has none.
 
     It is the submodule that the model's attribute ``feature_layer`` names, else its last
-    linear layer. A recipe's heads, which are no part of the model's answer, do not count.
+    linear layer.
 
     Raises
     ------
@@ -27,7 +26,8 @@ def feature_layer(model: nn.Module) -> nn.Module | None:
             raise ConfigError(
                 f"{type(model).__name__}.feature_layer is {name!r}; it has no such submodule."
             ) from None
-    return _last([m for m in own_modules(model) if isinstance(m, nn.Linear)])
+    linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    return linear[-1] if linear else None
 
 
 def feature_width(model: nn.Module) -> int:
@@ -43,12 +43,6 @@ def feature_width(model: nn.Module) -> int:
     if not linear:
         raise ConfigError(f"{type(model).__name__} has no linear layer, so no features to align.")
     return linear[0].in_features
-
-
-def own_modules(model: nn.Module) -> list[nn.Module]:
-    """Return all submodules of a model but those of a recipe's heads."""
-    heads = set(getattr(model, HEADS).modules()) if hasattr(model, HEADS) else set()
-    return [m for m in model.modules() if m not in heads]
 
 
 class FeatureTap:
@@ -69,7 +63,3 @@ class FeatureTap:
 
     def _take(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self.features = inputs[0]
-
-
-def _last(modules: list[nn.Module]) -> nn.Module | None:
-    return modules[-1] if modules else None

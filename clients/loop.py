@@ -9,17 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from fedkt.clients import batches
-from fedkt.clients.features import FeatureTap, own_modules
+from fedkt.clients.features import FeatureTap
 from fedkt.clients.learner import Work
 from fedkt.data.samples import Samples
 from fedkt.knowledge import SAMPLE_KINDS, Knowledge
 from fedkt.objectives.base import Batch, Outputs, Term, Transform
+from fedkt.objectives.heads import PREFIX as HEADS
 from fedkt.recipe import Train, Weighted, weighted
 from fedkt.rng import global_torch_stream
 
 
 def train(
-    model: nn.Module, optimiser: torch.optim.Optimizer, step: Train, work: Work, stream: str
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    step: Train,
+    work: Work,
+    stream: str,
+    heads: nn.Module | None = None,
 ) -> float | None:
     """Train a model in place by one step of a recipe.
 
@@ -31,20 +37,22 @@ def train(
     model : nn.Module
         Its forward takes ``[B, ...]`` and returns logits ``[B, C]``.
     optimiser : torch.optim.Optimizer
-        Over the model's parameters; its state goes on.
+        Over the parameters of the model and the heads; its state goes on.
     step : Train
         What to train.
     work : Work
         Data, knowledge, options and the names of the random streams.
     stream : str
         Name of this step's random stream.
+    heads : torch.nn.Module, optional
+        The recipe's heads by name; see ``fedkt.objectives.heads``.
 
     Returns
     -------
     float or None
         Mean loss of the last epoch.
     """
-    ask = _Asking(model, step)
+    ask = _Asking(model, heads, step)
     beside = batches.beside(step.beside, work, stream, ask)
     terms = _ready(step.terms, work, beside is not None)
     samples = _samples(step, work, terms)
@@ -56,7 +64,7 @@ def train(
     loss_of = _Loss(ask, work)
     transforms = [t for t in step.transforms if work.knowledge.keys() >= set(t.needs())]
     losses: list[Tensor] = []
-    parameters = list(model.parameters())
+    parameters = list(ask.parameters.values())
     model.train()
     with global_torch_stream(work.seed, f"dropout/{stream}", work.round, work.client), ask.tap:
         for epoch, rows_of in enumerate(batches.epochs(step, work, stream, size, len(samples))):
@@ -119,11 +127,13 @@ def _ids_read(terms: list[tuple[float, Term]], held: Mapping[str, Knowledge]) ->
 class _Asking:
     """A model in training, and what the terms of a step want to know of it."""
 
-    def __init__(self, model: nn.Module, step: Train) -> None:
+    def __init__(self, model: nn.Module, heads: nn.Module | None, step: Train) -> None:
         self._model = model
-        self._parameters = dict(model.named_parameters())
+        self.parameters = dict(model.named_parameters())
+        if heads is not None:
+            self.parameters |= {f"{HEADS}.{n}": p for n, p in heads.named_parameters()}
         norms = nn.modules.batchnorm._BatchNorm
-        self._batch_norms = [m for m in own_modules(model) if isinstance(m, norms)]
+        self._batch_norms = [m for m in model.modules() if isinstance(m, norms)]
         terms = [t for _, t in weighted((*step.terms, *step.rehearse))]
         self.tap = FeatureTap(model, any(getattr(t, "needs_features", False) for t in terms))
 
@@ -131,7 +141,7 @@ class _Asking:
         for module in self._batch_norms:  # one sample has no variance: use the running one
             module.train(len(x) > 1)
         logits = self._model(x)
-        return Outputs(logits, self.tap.features, self._parameters, classify=self.tap.layer)
+        return Outputs(logits, self.tap.features, self.parameters, classify=self.tap.layer)
 
 
 class _Loss:

@@ -98,14 +98,14 @@ class TorchLearner:
         local_norms : bool
             Whether to leave out batch normalisation.
         """
-        floats = {n: t for n, t in self.model.state_dict().items() if t.is_floating_point()}
+        floats = {n: t for n, t in self._tensors().items() if t.is_floating_point()}
         if local_norms:
             floats = {n: t for n, t in floats.items() if n.rpartition(".")[0] not in self._norms}
         return Knowledge("weights", {n: t.to(torch.float32, copy=True) for n, t in floats.items()})
 
     def load_weights(self, weights: Knowledge) -> None:
         """Take other weights; the optimiser begins anew."""
-        self.model.load_state_dict(dict(weights.tensors), strict=False)
+        self._load(weights.tensors, strict=False)
         self._optimiser, self._optimiser_state = None, {}
 
     def state(self) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class TorchLearner:
             self._optimiser.state_dict()["state"] if self._optimiser else self._optimiser_state
         )
         return {
-            "model": {n: t.clone() for n, t in self.model.state_dict().items()},
+            "model": {n: t.clone() for n, t in self._tensors().items()},
             "optimiser": {
                 i: {k: v.clone() if isinstance(v, Tensor) else v for k, v in one.items()}
                 for i, one in moments.items()
@@ -123,10 +123,7 @@ class TorchLearner:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Become the client that ``state`` describes."""
-        own = self.model.state_dict().keys()
-        # Whoever only asks the model after a run does not know the recipe and its heads.
-        kept = {n: t for n, t in state["model"].items() if n in own or not n.startswith(HEADS)}
-        self.model.load_state_dict(kept)
+        self._load(state["model"])
         self._optimiser, self._optimiser_state = None, state["optimiser"]
 
     def _adopt(self, model: nn.Module) -> None:
@@ -136,24 +133,46 @@ class TorchLearner:
         self._norms = {
             n for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
         }
-        if self._heads:
-            width = feature_width(model)
-            built = {h.name: h.build(width, self._num_classes) for h in self._heads}
-            model.add_module(HEADS, nn.ModuleDict(built))
-        self.model = model
+        width = feature_width(model) if self._heads else 0
+        built = {h.name: h.build(width, self._num_classes) for h in self._heads}
+        self.model, self.heads = model, nn.ModuleDict(built)
         self._optimiser, self._optimiser_state = None, {}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return the state of the model, and of the heads with their prefix."""
+        heads = {f"{HEADS}.{n}": t for n, t in self.heads.state_dict().items()}
+        return {**self.model.state_dict(), **heads}
+
+    def _load(self, tensors: Mapping[str, Tensor], strict: bool = True) -> None:
+        """Undo :meth:`_tensors`; heads that this learner does not have are left out.
+
+        Whoever only asks the model after a run does not know the recipe.
+        """
+        heads = {n.removeprefix(f"{HEADS}."): t for n, t in tensors.items() if _of_a_head(n)}
+        self.model.load_state_dict(
+            {n: t for n, t in tensors.items() if not _of_a_head(n)}, strict=strict
+        )
+        if len(self.heads):
+            self.heads.load_state_dict(heads, strict=strict)
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [*self.model.parameters(), *self.heads.parameters()]
 
     def _layout(self, x: Tensor) -> Tensor:
         return x.contiguous(memory_format=torch.channels_last) if self._images else x
 
     def _train(self, step: Train, work: Work, stream: str) -> float | None:
         if self._optimiser is None or work.options.optimiser_state == "reset":
-            self._optimiser = _optimiser(self.model, work.options)
+            self._optimiser = _optimiser(self._parameters(), work.options)
             if work.options.optimiser_state == "keep" and self._optimiser_state:
                 fresh = self._optimiser.state_dict()
-                state = _in_layout_of(list(self.model.parameters()), self._optimiser_state)
+                state = _in_layout_of(self._parameters(), self._optimiser_state)
                 self._optimiser.load_state_dict({**fresh, "state": state})
-        return loop.train(self.model, self._optimiser, step, work, stream)
+        return loop.train(self.model, self._optimiser, step, work, stream, self.heads)
+
+
+def _of_a_head(name: str) -> bool:
+    return name.startswith(f"{HEADS}.")
 
 
 def _in_layout_of(parameters: list[nn.Parameter], state: Mapping[int, Any]) -> dict[int, Any]:
@@ -172,8 +191,8 @@ def _in_layout_of(parameters: list[nn.Parameter], state: Mapping[int, Any]) -> d
     return {i: {k: copy(v, parameters[i]) for k, v in one.items()} for i, one in state.items()}
 
 
-def _optimiser(model: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
-    parameters, rate, decay = model.parameters(), options.learning_rate, options.weight_decay
+def _optimiser(parameters: list[nn.Parameter], options: TrainingOptions) -> torch.optim.Optimizer:
+    rate, decay = options.learning_rate, options.weight_decay
     if options.optimiser == "adam":
         return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=True)
     return torch.optim.SGD(

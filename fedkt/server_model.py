@@ -32,7 +32,7 @@ class ServerModel(Protocol):
         ...
 
     def predict(self, ids: Tensor | None = None) -> Tensor:
-        """Return logits ``[n, C]`` float32 on the samples with some ids (all), in evaluation mode."""
+        """Return logits ``[n, C]`` float32 on the samples with some ids (all)."""
         ...
 
     def features(self, ids: Tensor | None = None) -> Tensor:

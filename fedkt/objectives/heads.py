@@ -7,6 +7,7 @@ are optimised, kept, and travel with the weights like any other. A term computes
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -64,7 +65,7 @@ class Head:
         sizes = {0: features, -1: classes}
         widths = [given[self.inputs], *(sizes.get(n, n) for n in self.layers)]
         module = nn.Module()
-        for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+        for i, (before, after) in enumerate(itertools.pairwise(widths)):
             module.add_module(str(i), nn.Linear(before, after))
             if self.norm and i < len(self.layers) - 1:
                 module.add_module(f"norm{i}", nn.BatchNorm1d(after, track_running_stats=False))

@@ -1,0 +1,245 @@
+"""What a training step draws: samples, samples beside them, changed inputs, progress."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+from fedkt.clients import batches, loop
+from fedkt.clients.features import feature_layer, feature_width
+from fedkt.errors import ConfigError, KnowledgeError
+from fedkt.knowledge import Knowledge
+from fedkt.objectives import CrossEntropy
+from fedkt.objectives.base import Outputs
+from fedkt.objectives.heads import Head
+from fedkt.recipe import Beside, Recipe, Train
+
+SEEN: list[Any] = []
+
+
+@dataclass(frozen=True)
+class Look:
+    """A term that notes what it is given."""
+
+    needs_features: ClassVar[bool] = True
+    needs_beside: ClassVar[bool] = False
+    part: ClassVar[str] = "objectives"
+
+    def needs(self) -> tuple[str, ...]:
+        return ()
+
+    def __call__(self, outputs, batch, knowledge) -> torch.Tensor:
+        SEEN.append((outputs, batch))
+        return outputs.logits.square().mean()
+
+
+class LookBeside(Look):
+    needs_beside: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class Negative:
+    """A transform."""
+
+    source: str = ""
+    part: ClassVar[str] = "objectives"
+
+    def needs(self) -> tuple[str, ...]:
+        return (self.source,) if self.source else ()
+
+    def __call__(self, x, knowledge) -> torch.Tensor:
+        return -x
+
+
+@pytest.fixture(autouse=True)
+def _nothing_seen() -> None:
+    SEEN.clear()
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+
+
+def run(step: Train, work: Any, model: nn.Module | None = None) -> nn.Module:
+    model = model or net()
+    loop.train(model, torch.optim.SGD(model.parameters(), lr=0.1), step, work, "x")
+    return model
+
+
+def test_an_epoch_sees_some_samples_drawn_anew(data, work_on) -> None:
+    run(Train("private", [Look()], epochs=2, batch_size=8, samples=20), work_on(data))
+    sizes = [len(batch.ids) for _, batch in SEEN]
+    assert sizes == [8, 8, 4] * 2
+    first, second = (torch.cat([b.ids for _, b in SEEN[i : i + 3]]) for i in (0, 3))
+    assert len(set(first.tolist())) == 20
+    assert set(first.tolist()) != set(second.tolist())
+
+
+@pytest.mark.parametrize("samples", [41, 1000])
+def test_more_samples_than_there_are_change_nothing(samples, data, work_on) -> None:
+    whole = run(Train("private", [CrossEntropy()]), work_on(data))
+    limited = run(Train("private", [CrossEntropy()], samples=samples), work_on(data))
+    for one, other in zip(whole.parameters(), limited.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_progress_goes_from_the_round_s_begin_to_its_end(data, work_on) -> None:
+    work = replace(work_on(data, round_=3), rounds=4)
+    run(Train("private", [Look()], epochs=2, batch_size=21), work)
+    assert [batch.progress for _, batch in SEEN] == [0.5, 0.5625, 0.625, 0.6875]
+    SEEN.clear()
+    run(Train("private", [Look()], batch_size=21), work_on(data))  # rounds unknown
+    assert [batch.progress for _, batch in SEEN] == [0, 0]
+
+
+def test_public_samples_beside_go_through_the_model(data, work_on) -> None:
+    model = net()
+    run(Train("private", [LookBeside()], beside=Beside("public", 7)), work_on(data), model)
+    (outputs, _), *_ = SEEN
+    assert outputs.beside.logits.shape == (7, 10)
+    assert outputs.beside.features.shape == (7, 16)
+    assert outputs.beside.features.requires_grad
+    assert outputs.classify is model[3]
+
+
+def test_features_beside_are_rows_of_the_knowledge(data, work_on) -> None:
+    bank = torch.randn(30, 16)
+    knowledge = {"target": Knowledge.rows("features", bank)}
+    work = work_on(data, knowledge)
+    run(Train("private", [LookBeside()], epochs=5, batch_size=21, beside=Beside("target", 8)), work)
+    rows = torch.cat([outputs.beside.features for outputs, _ in SEEN])
+    assert rows.shape == (80, 16)
+    places = [int((bank == row).all(1).nonzero()) for row in rows]
+    assert len(set(places[:24])) == 24  # without repetition within a pass, tails left out
+    assert not rows.requires_grad
+
+
+def test_a_normal_distribution_beside(data, work_on) -> None:
+    mean, variance = torch.arange(16.0), torch.full((16,), 0.25)
+    knowledge = {"target": Knowledge("statistics", {"mean": mean, "variance": variance})}
+    step = Train("private", [LookBeside()], beside=Beside("target", 4000))
+    run(step, work_on(data, knowledge))
+    drawn = SEEN[0][0].beside.features
+    assert torch.allclose(drawn.mean(0), mean, atol=0.05)
+    assert torch.allclose(drawn.std(0), torch.full((16,), 0.5), atol=0.05)
+
+
+def test_a_bank_smaller_than_a_batch_is_taken_whole(data, work_on) -> None:
+    knowledge = {"target": Knowledge.rows("features", torch.randn(3, 16))}
+    run(Train("private", [LookBeside()], beside=Beside("target", 8)), work_on(data, knowledge))
+    assert SEEN[0][0].beside.features.shape == (3, 16)
+
+
+def test_terms_wait_for_the_samples_beside(data, work_on) -> None:
+    step = Train("private", [CrossEntropy(), LookBeside()], beside=Beside("target"))
+    waiting = run(step, work_on(data))
+    assert not SEEN
+    plain = run(Train("private", [CrossEntropy()]), work_on(data))
+    for one, other in zip(waiting.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_other_statistics_cannot_be_drawn_from(data, work_on) -> None:
+    knowledge = {"target": Knowledge("statistics", {"other": torch.zeros(3)})}
+    with pytest.raises(KnowledgeError, match="neither features nor a mean and variance"):
+        run(Train("private", [LookBeside()], beside=Beside("target")), work_on(data, knowledge))
+
+
+def test_the_draws_beside_are_streams_of_their_own(data, work_on) -> None:
+    """What is drawn beside changes no private batch, and differs by client and round."""
+
+    def drawn(**names: int) -> tuple[list[int], torch.Tensor]:
+        SEEN.clear()
+        step = Train("private", [LookBeside()], beside=Beside("public", 9))
+        run(step, work_on(data, **names))
+        return SEEN[0][1].ids.tolist(), SEEN[0][0].beside.logits.detach()
+
+    ids, beside = drawn()
+    SEEN.clear()
+    run(Train("private", [Look()]), work_on(data))
+    assert SEEN[0][1].ids.tolist() == ids
+    for names in ({"round_": 2}, {"client": 2}, {"seed": 8}):
+        assert not torch.equal(drawn(**names)[1], beside)
+
+
+def test_transforms_change_the_inputs(data, work_on) -> None:
+    run(Train("private", [Look()], transforms=[Negative()], batch_size=41), work_on(data))
+    batch = SEEN[0][1]
+    assert torch.equal(batch.x, -data.train.at_ids(batch.ids).x)
+    SEEN.clear()
+    step = Train("private", [Look()], transforms=[Negative("styles")], batch_size=41)
+    run(step, work_on(data))  # its knowledge has not arrived
+    assert torch.equal(SEEN[0][1].x, data.train.at_ids(SEEN[0][1].ids).x)
+
+
+def test_nothing_beside_without_a_public_set(data, work_on) -> None:
+    alone = work_on(replace(data, public=None))
+
+    def never(x: torch.Tensor) -> Outputs:
+        raise AssertionError
+
+    assert batches.beside(Beside("public"), alone, "x", never) is None
+    assert batches.beside(None, alone, "x", never) is None
+
+
+# --- where the features are ----------------------------------------------------------------
+
+
+def test_the_last_linear_layer_unless_the_model_says_otherwise() -> None:
+    model = net()
+    assert feature_layer(model) is model[3]
+    assert feature_width(model) == 16
+    model.feature_layer = "1"
+    assert feature_layer(model) is model[1]
+    assert feature_width(model) == 64
+    model.feature_layer = "7"
+    with pytest.raises(ConfigError, match="no such submodule"):
+        feature_layer(model)
+
+
+def test_a_model_without_linear_layers_has_no_features() -> None:
+    assert feature_layer(nn.Flatten()) is None
+    with pytest.raises(ConfigError, match="no features"):
+        feature_width(nn.Flatten())
+
+
+# --- heads beside the model ----------------------------------------------------------------
+
+
+def test_heads_leave_the_model_as_it_is(learner_of, data) -> None:
+    plain, headed = learner_of("mlp"), learner_of("mlp")
+    headed.follow(Recipe(heads=[Head("domain", (5, 2), norm=True)]))
+    headed.reset(7, 1)
+    plain.reset(7, 1)
+    own = plain.weights().tensors
+    with_heads = headed.weights().tensors
+    assert set(with_heads) - set(own) == {
+        f"heads.domain.{n}.{k}" for n in ("0", "1", "norm0") for k in ("weight", "bias")
+    }
+    assert all(torch.equal(own[n], with_heads[n]) for n in own)
+    assert torch.equal(plain.predict(data.train.x), headed.predict(data.train.x))
+    assert torch.equal(plain.features(data.train.x), headed.features(data.train.x))
+    assert plain.architecture == headed.architecture
+
+
+def test_a_state_with_heads_can_be_asked_by_a_learner_without(learner_of, data) -> None:
+    headed, plain = learner_of("mlp"), learner_of("mlp")
+    headed.follow(Recipe(heads=[Head("domain", (2,))]))
+    headed.reset(9, 4)
+    plain.load_state(headed.state())
+    assert torch.equal(plain.predict(data.train.x), headed.predict(data.train.x))
+
+
+def test_batch_normalisation_stays_at_home(learner_of) -> None:
+    learner = learner_of("resnet8-bn", (1, 8, 8))
+    everything, shared = learner.weights().tensors, learner.weights(local_norms=True).tensors
+    left = set(everything) - set(shared)
+    assert left
+    assert all("running" in n or everything[n].dim() == 1 for n in left)
+    assert not [n for n in shared if "running" in n]
+    assert not [n for n in everything if "num_batches_tracked" in n]
