@@ -1,0 +1,184 @@
+"""Federated knowledge alignment (Sun, Chong and Ochiai, ACML 2022, arXiv:2203.11635)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+
+from fedkt.errors import ConfigError
+from fedkt.fusion import weighted_mean
+from fedkt.fusion.voting import majority, tally
+from fedkt.knowledge import Fused, Knowledge, Uploads
+from fedkt.objectives import CrossEntropy, Distil, Term
+from fedkt.objectives.alignment import MMD, DomainAdversarial, FourierMMD, Moments, Ramped
+from fedkt.objectives.heads import Head
+from fedkt.recipe import Beside, Load, Recipe, Train, Weights
+from fedkt.registry import register
+from fedkt.strategies.base import KnowledgeStrategy
+from fedkt.wire import public_ids
+from fedkt.workspaces import Workspace, describe
+
+
+@register
+class FedKA(KnowledgeStrategy):
+    """Align labelled source clients with an unlabelled target that the server owns.
+
+    The server sends its model G and, once a round, what the target looks like to it (the
+    workspace). Client k minimises CE - λ_p (J_dis - J_mmd) (equation 8): J_dis is the loss of
+    a domain classifier on its features against the target's, through a gradient reversal
+    (equations 2 to 4), J_mmd the MK-MMD of the two, mean of five Gaussian kernels (equations 5 to
+    7), and λ_p = 2 / (1 + exp(-γ p)) - 1 grows with the part p of the run that is over. The
+    server averages the weights by examples (equation 1), lets the clients' models vote on
+    target samples (equation 10; ties are drawn) and trains the average on the votes, times λ_p.
+
+    Differences: the paper's clients send features to the server for every batch and get
+    gradients back. G, hence the target's features, stands still during a round, so a client
+    can compute both losses itself: the same objective with two messages a round instead of 32
+    exchanges. The domain classifier is then trained by the clients and averaged with the
+    weights; its hidden layer is normalised over source and target together. Optimisers begin
+    anew with the weights of a round.
+
+    Bytes a round and client, P parameters with the domain classifier in float32, d features, S
+    target samples: up 4P; down 4P + workspace (broadcast): ``features`` 4Sd + 8S,
+    ``fourier`` 4(D + 1), and 8d more with the domain classifier, ``gaussian`` 8d. The
+    workspace costs nothing if neither part is on.
+
+    Parameters
+    ----------
+    disentangle, match, vote : bool
+        The three parts: domain classifier, embedding matching, federated voting.
+    workspace : {"features", "fourier", "gaussian"}
+        How the target is described: features of S samples; the mean of D random Fourier
+        features, whose distance tends to the MMD (Rahimi and Recht, 2007); mean and variance of
+        every feature, then compared instead of the MMD. In the last two the domain
+        classifier sees draws from the normal distribution of that mean and variance.
+    estimator : {"biased", "unbiased"}
+        Of the MMD, V- or U-statistic (``features`` only).
+    gamma : float
+        γ ≥ 0 of λ_p.
+    target_samples, target_batch : int
+        S, drawn anew every round, and how many of them a batch is compared with.
+    fourier_features : int
+        D.
+    voting_samples : int
+        How many target samples are voted on, drawn anew every round; 0 = all.
+    voting_epochs : int
+        Passes over them.
+    local_epochs, local_samples : int
+        Passes over the private data a round, and the samples of a pass (0 = all; the paper
+        has 512).
+    """
+
+    name = "fedka"
+    needs_server_model = True
+
+    def __init__(
+        self,
+        disentangle: bool = True,
+        match: bool = True,
+        vote: bool = True,
+        workspace: Workspace = "features",
+        estimator: Literal["biased", "unbiased"] = "biased",
+        gamma: float = 5.0,
+        target_samples: int = 512,
+        target_batch: int = 128,
+        fourier_features: int = 1024,
+        voting_samples: int = 512,
+        voting_epochs: int = 1,
+        local_epochs: int = 1,
+        local_samples: int = 0,
+    ) -> None:
+        for option, value, least in (
+            ("gamma", gamma, 0),
+            ("target_samples", target_samples, 2),
+            ("target_batch", target_batch, 2),
+            ("fourier_features", fourier_features, 1),
+            ("voting_samples", voting_samples, 0),
+        ):
+            if value < least:
+                raise ConfigError(f"fedka: {option} must be at least {least}, not {value}.")
+        self.disentangle, self.match, self.vote = disentangle, match, vote
+        self.workspace, self.estimator, self.gamma = workspace, estimator, gamma
+        self.target_samples, self.target_batch = target_samples, target_batch
+        self.fourier_features = fourier_features
+        self.voting_samples, self.voting_epochs = voting_samples, voting_epochs
+        self.local_epochs, self.local_samples = local_epochs, local_samples
+
+    def recipe(self) -> Recipe:
+        """Start from the global weights, train and align, share, take the average."""
+        terms: list[Term] = [CrossEntropy()]
+        if self.disentangle:
+            terms.append(DomainAdversarial("domain", self.gamma))
+        if self.match:
+            matching: Mapping[str, Term] = {
+                "features": MMD(self.estimator),
+                "fourier": FourierMMD("target"),
+                "gaussian": Moments("target"),
+            }
+            terms.append(Ramped(matching[self.workspace], self.gamma))
+        samples_beside = self.disentangle or (self.match and self.workspace == "features")
+        train = Train(
+            on="private",
+            terms=terms,
+            epochs=self.local_epochs,
+            samples=self.local_samples,
+            beside=Beside("target", self.target_batch) if samples_beside else None,
+        )
+        return Recipe(
+            learn=[Load("weights"), train],
+            share=[Weights()],
+            absorb=[Load("weights")],
+            heads=[Head("domain", (100, 2), norm=True)] if self.disentangle else [],
+            given=["target"] if self.disentangle or self.match else [],
+        )
+
+    def first(self, weights: Knowledge | None) -> Mapping[str, Knowledge]:
+        """Describe the target as the first global model sees it."""
+        assert weights is not None
+        return self._workspace(weights, round_=1)
+
+    def fuse(self, uploads: Uploads) -> Fused:
+        """Average by number of examples, train the average on the clients' votes."""
+        fused, diagnostics = weighted_mean(uploads["weights"]).shared["weights"], {}
+        if self.vote:
+            fused, diagnostics = self._voted(uploads, fused)
+        following = self._workspace(fused, self.exchange.report.round + 1)
+        return Fused({"weights": fused, **following}, diagnostics=diagnostics)
+
+    def _voted(self, uploads: Uploads, average: Knowledge) -> tuple[Knowledge, dict[str, float]]:
+        server, classes = self.server, self.exchange.roster.num_classes
+        seed, round_ = self.options.seed, self.exchange.report.round
+        ids = public_ids(server.num_samples, self.voting_samples, seed, round_)
+        labels = []
+        for upload in uploads:
+            server.load_weights(upload.knowledge["weights"])
+            labels.append(server.predict(ids).argmax(-1))
+        voted = majority(torch.stack(labels), ids, classes, seed, round_)
+        votes = Knowledge.rows("probabilities", F.one_hot(voted, classes).float(), ids)
+        step = Train(
+            on="public",
+            terms=[Ramped(Distil(source="votes"), self.gamma)],
+            epochs=self.voting_epochs,
+        )
+        server.load_weights(average)
+        server.train(step, {"votes": votes}, round_, self.exchange.rounds)
+        return server.weights(), tally(torch.stack(labels), classes)
+
+    def _workspace(self, weights: Knowledge, round_: int) -> dict[str, Knowledge]:
+        if not (self.disentangle or self.match):
+            return {}
+        server = self.server
+        # The draw of the next round's votes is another: purposes differ by the round.
+        ids = public_ids(server.num_samples, self.target_samples, self.options.seed, round_)
+        server.load_weights(weights)
+        target = describe(
+            server.features(ids),
+            ids,
+            self.workspace,
+            moments=self.disentangle,
+            fourier_features=self.fourier_features,
+        )
+        return {"target": target}

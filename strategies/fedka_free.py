@@ -1,0 +1,107 @@
+"""FedKA without weights on the wire: clients vote, the server trains a model of its own."""
+
+from __future__ import annotations
+
+from fedkt.errors import ConfigError
+from fedkt.fusion.voting import vote
+from fedkt.knowledge import Fused, Knowledge, Uploads
+from fedkt.objectives import CrossEntropy, Distil, Term
+from fedkt.objectives.alignment import MMD, DomainAdversarial, Ramped
+from fedkt.objectives.heads import Head
+from fedkt.recipe import Beside, Predict, Recipe, Train
+from fedkt.registry import register
+from fedkt.strategies.base import KnowledgeStrategy
+
+
+@register
+class FedKAFree(KnowledgeStrategy):
+    """The weight-free mode of FedKA: any mixture of architectures, labels on the wire.
+
+    Sun, Chong and Ochiai (ACML 2022, arXiv:2203.11635), rearranged: the unlabelled target is a
+    public set that the clients hold too. Each client aligns its own features of private
+    samples with its own of target samples (domain classifier and MK-MMD as in
+    :class:`~fedkt.strategies.fedka.FedKA`, both sides through its own network), and shares the
+    labels it gives the target. The server lets them vote (equation 10) and trains a model of its
+    own, of any architecture, on the votes; the clients learn from the votes as well
+    (``feedback``).
+
+    Bytes a round and client, M target samples voted on, C classes: up 8M (labels); down 4MC
+    (broadcast), nothing without feedback.
+
+    Parameters
+    ----------
+    disentangle, match, feedback : bool
+        Domain classifier; embedding matching; whether clients learn from the votes.
+    gamma : float
+        γ ≥ 0 of λ_p, for the alignment.
+    target_batch : int
+        How many target samples a private batch is compared with.
+    voting_samples : int
+        How many target samples are voted on, drawn anew every round; 0 = all.
+    local_epochs, local_samples : int
+        Passes over the private data a round, and the samples of a pass (0 = all).
+    server_epochs, distil_epochs : int
+        Passes over the votes at the server and at the clients.
+    """
+
+    name = "fedka-free"
+    needs_server_model = True
+
+    def __init__(
+        self,
+        disentangle: bool = True,
+        match: bool = True,
+        feedback: bool = True,
+        gamma: float = 5.0,
+        target_batch: int = 32,
+        voting_samples: int = 0,
+        local_epochs: int = 1,
+        local_samples: int = 0,
+        server_epochs: int = 1,
+        distil_epochs: int = 1,
+    ) -> None:
+        if gamma < 0 or target_batch < 2:
+            raise ConfigError("fedka-free: gamma must be at least 0 and target_batch at least 2.")
+        self.disentangle, self.match, self.feedback = disentangle, match, feedback
+        self.gamma, self.target_batch = gamma, target_batch
+        self.voting_samples = voting_samples
+        self.local_epochs, self.local_samples = local_epochs, local_samples
+        self.server_epochs, self.distil_epochs = server_epochs, distil_epochs
+
+    def recipe(self) -> Recipe:
+        """Train and align on private data, share labels of the target, learn from the votes."""
+        terms: list[Term] = [CrossEntropy()]
+        if self.disentangle:
+            terms.append(DomainAdversarial("domain", self.gamma, detach=False))
+        if self.match:
+            terms.append(Ramped(MMD(detach=False), self.gamma))
+        learn = Train(
+            on="private",
+            terms=terms,
+            epochs=self.local_epochs,
+            samples=self.local_samples,
+            beside=Beside("public", self.target_batch) if len(terms) > 1 else None,
+        )
+        absorb = Train(on="public", terms=[Distil()], epochs=self.distil_epochs)
+        return Recipe(
+            learn=[learn],
+            share=[Predict(form="labels", samples=self.voting_samples)],
+            absorb=[absorb] if self.feedback else [],
+            heads=[Head("domain", (100, 2), norm=True)] if self.disentangle else [],
+        )
+
+    def fuse(self, uploads: Uploads) -> Fused:
+        """Vote, and train the server's model on the votes."""
+        server, round_ = self.server, self.exchange.report.round
+        if "server" in self.memory:  # after a resume the model is a new one
+            server.load_state(self.memory["server"])
+        classes = self.exchange.roster.num_classes
+        voted = vote(uploads["public"], classes, self.options.seed, round_)
+        step = Train(on="public", terms=[Distil()], epochs=self.server_epochs)
+        server.train(step, voted.shared, round_, self.exchange.rounds)
+        self.memory["server"] = server.state()
+        return voted
+
+    def server_weights(self) -> Knowledge | None:
+        """Return the weights of the server's own model."""
+        return self.server.weights() if "server" in self.memory else None
