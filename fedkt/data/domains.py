@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from fedkt.data.columns import load_domain
+from fedkt.data.features import AS_STORED, with_features
 from fedkt.data.inputs import check_input_shape, fit_input, one_scale
-from fedkt.data.sources import Dataset, load_dataset
+from fedkt.data.sources import Dataset
 from fedkt.data.splits import Ints
 from fedkt.errors import ConfigError
 from fedkt.rng import derive
@@ -27,15 +29,28 @@ class Domains:
         One per domain.
     train_domain, test_domain : ndarray
         int64 ``[N]``: the domain of each training and each test row, ascending.
+    target : int, optional
+        The domain that no client owns, see :mod:`fedkt.data.targets`.
     """
 
     joint: Dataset
     names: tuple[str, ...]
     train_domain: Ints
     test_domain: Ints
+    target: int | None = None
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def sources(self) -> tuple[int, ...]:
+        """The domains that clients own; client n owns number n modulo their number."""
+        return tuple(d for d in range(len(self)) if d != self.target)
+
+    @property
+    def measured(self) -> tuple[int, ...]:
+        """The domains that the public and the common test set come from."""
+        return self.sources if self.target is None else (self.target,)
 
 
 def load_domains(
@@ -43,13 +58,15 @@ def load_domains(
     data_dir: str | Path | None,
     input_shape: tuple[int, ...],
     seed: int,
+    features: str = AS_STORED,
+    target: int | None = None,
 ) -> Domains:
     """Load domains and bring them to one shape, one scale and one set of classes.
 
     Parameters
     ----------
     references : Sequence[str]
-        At least one; see :func:`fedkt.data.sources.load_dataset`.
+        At least one; see :func:`fedkt.data.columns.load_domain`.
     data_dir : str or Path, optional
         The folder with ``.npz`` files.
     input_shape : tuple[int, ...]
@@ -57,6 +74,10 @@ def load_domains(
         first domain.
     seed : int
         The seed of the run.
+    features : str
+        See :func:`fedkt.data.features.with_features`; each domain by itself.
+    target : int, optional
+        The place of the target among the domains.
 
     Returns
     -------
@@ -70,7 +91,9 @@ def load_domains(
     """
     if input_shape:
         check_input_shape(input_shape)
-    loaded = [load_dataset(reference, data_dir, seed) for reference in references]
+    loaded = [
+        with_features(load_domain(reference, data_dir, seed), features) for reference in references
+    ]
     names = tuple(dataset.name for dataset in loaded)
     twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if twice is not None:
@@ -82,6 +105,7 @@ def load_domains(
         names=names,
         train_domain=_numbered([len(d.y_train) for d in fitted]),
         test_domain=_numbered([len(d.y_test) for d in fitted]),
+        target=target,
     )
 
 
@@ -106,7 +130,7 @@ def _joined(datasets: Sequence[Dataset]) -> Dataset:
         for key in ("x_train", "y_train", "x_test", "y_test")
     }
     name = " + ".join(d.name for d in datasets)
-    return replace(first, name=name, classes=_common_classes(datasets), **arrays)
+    return Dataset(name, classes=_common_classes(datasets), **arrays)
 
 
 def _common_classes(datasets: Sequence[Dataset]) -> tuple[str, ...]:

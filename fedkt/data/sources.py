@@ -2,7 +2,9 @@
 
 A file ``NAME.npz`` holds the arrays ``x_train``, ``y_train``, ``x_test``, ``y_test`` and, if
 known, the class names ``classes``. Images are uint8 or float ``[N, H, W]`` or
-``[N, H, W, 3]``, feature vectors uint8 or float ``[N, d]``, labels integers from 0.
+``[N, H, W, 3]``, feature vectors uint8 or float ``[N, d]``, labels integers from 0. A set
+that holds several domains says which row is of which in ``domain_train`` and ``domain_test``
+(integers, then ``domain_names`` may name them, or strings); ``client_*`` means the same.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import difflib
 import inspect
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from fedkt.registry import lookup, names, register
 from fedkt.rng import numpy_rng
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+COLUMNS = ("domain", "client")  # what a domain column is called, the first found counts
 # For data without an official split; the same for every run, whatever its seed.
 HOLD_OUT_SEED = 0
 HOLD_OUT_FRACTION = 0.2
@@ -40,11 +44,16 @@ class Dataset:
         The name it was asked for by.
     x_train, x_test : ndarray
         uint8 or float: images ``[N, H, W]`` or ``[N, H, W, C]`` (C = 1 or 3), or feature
-        vectors ``[N, d]``.
+        vectors ``[N, d]``. Float vectors may hold NaN for missing values.
     y_train, y_test : ndarray
         Integers ``[N]`` in [0, K).
     classes : tuple[str, ...]
         The K class names; by default ``"0"``, ``"1"``, ... up to the largest label.
+    domain_train, domain_test : ndarray, optional
+        Integers or strings ``[N]``: the domain of each row, where the set holds several. They
+        are checked when a federation asks for them; see :mod:`fedkt.data.columns`.
+    domain_names : tuple[str, ...]
+        The names of integer domains 0, 1, ...; by default their numbers.
 
     Raises
     ------
@@ -58,6 +67,9 @@ class Dataset:
     x_test: Array
     y_test: Array
     classes: tuple[str, ...] = ()
+    domain_train: Array | None = None
+    domain_test: Array | None = None
+    domain_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for part in ("train", "test"):
@@ -175,8 +187,14 @@ def load_dataset(reference: str, data_dir: str | Path | None = None, seed: int =
     Raises
     ------
     ConfigError
-        If there is no such set or its content is not usable.
+        If there is no such set or its content is not usable as it is stored: feature vectors
+        must have no missing values.
     """
+    return complete(open_dataset(reference, data_dir, seed))
+
+
+def open_dataset(reference: str, data_dir: str | Path | None = None, seed: int = 0) -> Dataset:
+    """Do as :func:`load_dataset`, and let missing values (NaN in feature vectors) pass."""
     if reference.startswith("hub:"):
         from fedkt.data.hub import load_from_hub
 
@@ -223,6 +241,7 @@ def load_npz(file: Path, name: str) -> Dataset:
             arrays: dict[str, Any] = {key: archive[key] for key in ARRAYS}
             if "classes" in archive:
                 arrays["classes"] = tuple(str(c) for c in np.atleast_1d(archive["classes"]))
+            arrays |= _domain_column(archive)
     except ConfigError:
         raise
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
@@ -232,6 +251,48 @@ def load_npz(file: Path, name: str) -> Dataset:
         return Dataset(name, **arrays)
     except ConfigError as error:
         raise ConfigError(f"{file}: {str(error).removeprefix(f'{name}: ')}") from error
+
+
+def is_dataset(reference: str, data_dir: str | Path | None = None) -> bool:
+    """Tell whether a reference is a data set as it stands, without loading it."""
+    if reference.startswith("hub:") or reference in names("datasets"):
+        return True
+    _, is_python, attribute = reference.rpartition(".py:")
+    if is_python:
+        return "/" not in attribute
+    if data_dir is None or not reference:
+        return False
+    return (Path(data_dir).expanduser() / f"{reference.removesuffix('.npz')}.npz").is_file()
+
+
+def complete(dataset: Dataset) -> Dataset:
+    """Return a data set if no value is missing.
+
+    Raises
+    ------
+    ConfigError
+        Naming the array with gaps, and the option that fills them.
+    """
+    for key in ("x_train", "x_test"):
+        x = getattr(dataset, key)
+        if x.dtype.kind == "f" and (gaps := int(np.isnan(x).reshape(len(x), -1).any(1).sum())):
+            raise ConfigError(
+                f"{dataset.name}: {key} holds NaN or infinity in {gaps} of {len(x)} rows; fill or "
+                'drop them, or set data.features = "standardise" (NaN = missing value).'
+            )
+    return dataset
+
+
+def _domain_column(archive: Mapping[str, Array]) -> dict[str, Any]:
+    for kind in COLUMNS:
+        if f"{kind}_train" in archive and f"{kind}_test" in archive:
+            named = np.atleast_1d(archive[f"{kind}_names"]) if f"{kind}_names" in archive else ()
+            return {
+                "domain_train": archive[f"{kind}_train"],
+                "domain_test": archive[f"{kind}_test"],
+                "domain_names": tuple(str(name) for name in named),
+            }
+    return {}
 
 
 @register(part="datasets")
@@ -286,8 +347,9 @@ def _checked_inputs(name: str, key: str, x: Array) -> Array:
     if x.dtype.kind != "f":
         raise ConfigError(f"{name}: {key} has dtype {x.dtype}; allowed are uint8 and floats.")
     out = x.astype(np.float32, copy=False)
-    if not np.isfinite(out).all():
-        rows = int((~np.isfinite(out)).reshape(len(out), -1).any(1).sum())
+    bad = np.isinf(out) if out.ndim == 2 else ~np.isfinite(out)  # a vector may have gaps
+    if bad.any():
+        rows = int(bad.reshape(len(out), -1).any(1).sum())
         raise ConfigError(
             f"{name}: {key} holds NaN or infinity in {rows} of {len(out)} rows; fill or drop them."
         )

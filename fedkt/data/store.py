@@ -17,7 +17,7 @@ from fedkt.data.sources import one_line, scale
 from fedkt.data.splits import Array, Ints
 from fedkt.errors import ConfigError
 
-FORMAT = 3
+FORMAT = 4
 ARRAYS = ("pool_x", "pool_y", "test_x", "test_y", "public_x", "rows", "bounds")
 OPTIONAL = ("public_y", "class_shares", "client_domain", "test_domain")
 
@@ -49,7 +49,8 @@ class Federation:
     test_x, test_y : ndarray
         The common test set.
     public_x, public_y : ndarray
-        The public set; ``public_y`` is ``None`` where its labels mean other classes.
+        The public set; ``public_y`` is ``None`` where its labels mean other classes,
+        and of a target.
     rows : ndarray
         int64: the rows of ``pool_x`` of client 0 (training, validation, test), client 1, ...
     bounds : ndarray
@@ -67,6 +68,10 @@ class Federation:
     client_domain, test_domain : ndarray, optional
         int64 ``[clients]`` and ``[T]``: the domain (place in ``domains``) that each client
         owns, and that each common test sample is of. ``None`` without domains.
+    target : str
+        The domain that no client owns and all common test samples are of; empty without one.
+    transductive : bool
+        Whether the common test samples are the public ones.
     notes : tuple[str, ...]
         What a reader of the results should know.
     token : str
@@ -91,6 +96,8 @@ class Federation:
     domains: tuple[str, ...] = ()
     client_domain: Ints | None = None
     test_domain: Ints | None = None
+    target: str = ""
+    transductive: bool = False
     notes: tuple[str, ...] = ()
     token: str = ""
 
@@ -153,7 +160,8 @@ class Federation:
             ``dataset``, ``clients`` (number), ``classes`` (names), ``input_shape``,
             ``label_counts`` (lists, clients x classes), ``sizes`` (``train``,
             ``validation``, ``test``: one number per client), ``public`` and ``common_test``
-            (numbers of samples), ``public_dataset``, ``notes``; with domains also
+            (numbers of samples), ``public_dataset``, ``target`` (name or None),
+            ``transductive``, ``notes``; with domains also
             ``domains`` (one name per client).
         """
         sizes = np.diff(self.bounds, axis=1)
@@ -171,6 +179,8 @@ class Federation:
             "public": len(self.public_x),
             "public_dataset": self.public_name,
             "common_test": len(self.test_x),
+            "target": self.target or None,
+            "transductive": self.transductive,
             "notes": list(self.notes),
             **({"domains": owned} if owned else {}),
         }
@@ -230,6 +240,8 @@ class Federation:
             "public_name": self.public_name,
             "optional": [key for key in OPTIONAL if getattr(self, key) is not None],
             "domains": list(self.domains),
+            "target": self.target,
+            "transductive": self.transductive,
             "notes": list(self.notes),
         }
 

@@ -1,0 +1,160 @@
+"""Data sets that hold several domains, told apart by a column: ``NAME/*`` and ``NAME/VALUE``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from fedkt.data.sources import Dataset, is_dataset, open_dataset
+from fedkt.data.splits import Array
+from fedkt.errors import ConfigError, unknown
+
+ALL = "/*"
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """The domain column of a data set.
+
+    Parameters
+    ----------
+    names : tuple[str, ...]
+        The domains: in the order of their names where the set has names, else ascending.
+    train, test : ndarray
+        Strings ``[N]``: the name of each row's domain.
+    """
+
+    names: tuple[str, ...]
+    train: Array
+    test: Array
+
+
+def expand(
+    references: Sequence[str], data_dir: str | Path | None = None, seed: int = 0
+) -> tuple[str, ...]:
+    """Replace every ``NAME/*`` by one ``NAME/VALUE`` for each value of the set's column.
+
+    Parameters
+    ----------
+    references : Sequence[str]
+        See :func:`load_domain`.
+    data_dir : str or Path, optional
+        The folder with ``.npz`` files.
+    seed : int
+        For functions with a ``seed`` argument.
+
+    Returns
+    -------
+    tuple[str, ...]
+        The references of single domains, in order. Sets without a star are not opened.
+
+    Raises
+    ------
+    ConfigError
+        If a set cannot be opened or has no usable column.
+    """
+    found: list[str] = []
+    for reference in references:
+        base = reference.removesuffix(ALL)
+        if base == reference:
+            found.append(reference)
+        else:
+            column = column_of(open_dataset(base, data_dir, seed))
+            found += [f"{base}/{name}" for name in column.names]
+    return tuple(found)
+
+
+def load_domain(reference: str, data_dir: str | Path | None = None, seed: int = 0) -> Dataset:
+    """Load a data set, or the one domain ``VALUE`` of a set for ``NAME/VALUE``.
+
+    A data set of that very name, such as a file in a folder ``NAME``, goes before a value.
+    Missing values pass; see :func:`fedkt.data.features.with_features`.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such set, column or value, or the domain lacks a part.
+    """
+    if not is_dataset(reference, data_dir):
+        for place in (i for i, character in enumerate(reference) if character == "/"):
+            base, value = reference[:place], reference[place + 1 :]
+            if is_dataset(base, data_dir):
+                return domain_of(open_dataset(base, data_dir, seed), value)
+    return open_dataset(reference, data_dir, seed)
+
+
+def domain_of(dataset: Dataset, value: str) -> Dataset:
+    """Return one domain of a data set, called ``NAME/VALUE``; it has the classes of the whole.
+
+    Raises
+    ------
+    ConfigError
+        If the set has no domain of that name, or the domain no training or no test rows.
+    """
+    column = column_of(dataset)
+    if value not in column.names:
+        raise unknown(f"domain of {dataset.name}", value, column.names)
+    train, test = column.train == value, column.test == value
+    for part, rows in (("training", train), ("test", test)):
+        if not rows.any():
+            raise ConfigError(f"Domain {dataset.name}/{value} has no {part} rows.")
+    return replace(
+        dataset,
+        name=f"{dataset.name}/{value}",
+        x_train=dataset.x_train[train],
+        y_train=dataset.y_train[train],
+        x_test=dataset.x_test[test],
+        y_test=dataset.y_test[test],
+        domain_train=None,
+        domain_test=None,
+        domain_names=(),
+    )
+
+
+def column_of(dataset: Dataset) -> Column:
+    """Return the domain column of a data set.
+
+    Raises
+    ------
+    ConfigError
+        If it has none, or one that does not fit its rows or its names.
+    """
+    train, test = (_checked(dataset, part) for part in ("train", "test"))
+    if train.dtype.kind != test.dtype.kind:
+        raise ConfigError(
+            f"{dataset.name}: domain_train holds {train.dtype} and domain_test {test.dtype}; both "
+            "must hold integers or both strings."
+        )
+    values = np.unique(np.concatenate([train, test]))
+    names = dataset.domain_names
+    if train.dtype.kind == "U":
+        return Column(names or tuple(str(value) for value in values), train, test)
+    if not names:
+        return Column(tuple(str(value) for value in values), train.astype(str), test.astype(str))
+    if values[0] < 0 or values[-1] >= len(names):
+        outside = int(values[0] if values[0] < 0 else values[-1])
+        raise ConfigError(
+            f"{dataset.name}: a row is of domain {outside} but there are {len(names)} domain names."
+        )
+    called = np.array(names)
+    return Column(names, called[train], called[test])
+
+
+def _checked(dataset: Dataset, part: str) -> Array:
+    column = getattr(dataset, f"domain_{part}")
+    if column is None:
+        raise ConfigError(
+            f"{dataset.name} has no domain column: arrays domain_train and domain_test (or "
+            "client_train and client_test) must say which row is of which domain."
+        )
+    column, rows = np.asarray(column), len(getattr(dataset, f"y_{part}"))
+    if column.shape != (rows,) or column.dtype.kind not in "iuU":
+        raise ConfigError(
+            f"{dataset.name}: domain_{part} has shape {list(column.shape)} and dtype "
+            f"{column.dtype}; it must hold one integer or string for each of {rows} rows."
+        )
+    # Bytes would overflow as indices into many names.
+    return column.astype(np.int64) if column.dtype.kind != "U" else column

@@ -1,0 +1,202 @@
+"""The sets that all clients share: the public set and the common test set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fedkt.data.columns import load_domain
+from fedkt.data.domains import Domains, domain_seed
+from fedkt.data.features import with_features
+from fedkt.data.inputs import fit_input
+from fedkt.data.sources import Dataset, scale
+from fedkt.data.spec import FederationSpec
+from fedkt.data.splits import Array, Ints, row_digests, stratified
+from fedkt.errors import ConfigError
+from fedkt.rng import numpy_rng
+
+PUBLIC_FRACTION = 0.2
+LARGEST_DEFAULT_PUBLIC = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class Public:
+    """The public set on its way into the federation.
+
+    Parameters
+    ----------
+    x, y : ndarray
+        As stored; ``y`` is None where labels are unknown or mean other classes.
+    peak : float
+        What float images are divided by.
+    name : str
+        The data set.
+    rows : ndarray, optional
+        int64 ``[M]``: where they stand in the training part, if they are of it.
+    notes : tuple[str, ...]
+        What a reader of the results should know.
+    """
+
+    x: Array
+    y: Array | None
+    peak: float
+    name: str
+    rows: Ints | None = None
+    notes: tuple[str, ...] = ()
+
+
+def _equal_parts(key: str, spec: FederationSpec, domains: Domains) -> list[tuple[int, str]]:
+    """Return how many samples each domain gives (0 = the default), and the words for it."""
+    total, givers = getattr(spec, key), domains.measured
+    ways = len(givers)
+    parts = [total // ways + (place < total % ways) for place in range(ways)]
+    said = "" if ways == 1 else ", {} of them of domain {}"
+    return [
+        (part, f"{key} is {total}{said.format(part, domains.names[d])}")
+        for part, d in zip(parts, givers, strict=True)
+    ]
+
+
+def common_test_rows(domains: Domains, spec: FederationSpec) -> Ints:
+    """Return the rows of the test part that are the common test set, int64 ``[T]``.
+
+    Raises
+    ------
+    ConfigError
+        If a domain has fewer than it should give.
+    """
+    chosen = []
+    given = _equal_parts("test_samples", spec, domains)
+    for d, (part, asked) in zip(domains.measured, given, strict=True):
+        rows = np.flatnonzero(domains.test_domain == d)
+        if part > len(rows):
+            name = domains.names[d]
+            raise ConfigError(f"{asked}; the test part of {name} has {len(rows)}.")
+        rng = numpy_rng(domain_seed(spec.seed, d), "common-test")
+        labels = domains.joint.y_test[rows]
+        chosen.append(rows[stratified(labels, part or len(rows), rng)])
+    return np.concatenate(chosen)
+
+
+def public_set(domains: Domains, spec: FederationSpec) -> tuple[Public, Ints]:
+    """Return the public set and the rows of the training part that are left to the clients.
+
+    Raises
+    ------
+    ConfigError
+        If there are too few samples, or another data set does not fit.
+    """
+    dataset = domains.joint
+    everything = np.arange(len(dataset.y_train), dtype=np.int64)
+    if spec.public_dataset:
+        return _other_public_set(dataset, spec), everything
+    if domains.target is not None:
+        left = everything[domains.train_domain != domains.target]
+        return _adaptation_pool(domains, domains.target, spec), left
+    chosen = []
+    for d, (part, asked) in enumerate(_equal_parts("public_samples", spec, domains)):
+        rows = np.flatnonzero(domains.train_domain == d)
+        wanted = part or max(1, min(int(len(rows) * PUBLIC_FRACTION), LARGEST_DEFAULT_PUBLIC))
+        if wanted >= len(rows):
+            raise ConfigError(
+                f"{asked}; the training part of {domains.names[d]} has {len(rows)} samples and the "
+                "clients need some."
+            )
+        rng = numpy_rng(domain_seed(spec.seed, d), "public-set")
+        chosen.append(rows[stratified(dataset.y_train[rows], wanted, rng)])
+    rows = np.concatenate(chosen)
+    x, y = dataset.x_train[rows], dataset.y_train[rows]
+    public = Public(x, y, dataset.peak, dataset.name, rows)
+    return public, np.setdiff1d(everything, rows, assume_unique=True)
+
+
+def _adaptation_pool(domains: Domains, target: int, spec: FederationSpec) -> Public:
+    dataset, name = domains.joint, domains.names[target]
+    rows = np.flatnonzero(domains.train_domain == target)
+    if spec.public_samples > len(rows):
+        raise ConfigError(
+            f"public_samples is {spec.public_samples}; the training part of target {name} has "
+            f"{len(rows)}."
+        )
+    wanted = spec.public_samples or min(len(rows), LARGEST_DEFAULT_PUBLIC)
+    # Not stratified: the labels of a target must not even choose among its samples.
+    rng = numpy_rng(domain_seed(spec.seed, target), "public-set")
+    rows = np.sort(rng.permutation(rows)[:wanted])
+    return Public(dataset.x_train[rows], None, dataset.peak, name, rows)
+
+
+def _other_public_set(dataset: Dataset, spec: FederationSpec) -> Public:
+    assert spec.public_dataset is not None
+    other = load_domain(spec.public_dataset, spec.data_dir, spec.seed)
+    other = with_features(other, spec.features)
+    if spec.input_shape or spec.domains:
+        other = fit_input(other, dataset.input_shape)
+    if other.input_shape != dataset.input_shape:
+        raise ConfigError(
+            f"public_dataset {other.name} has samples of shape {list(other.input_shape)}, "
+            f"{dataset.name} of {list(dataset.input_shape)}; the shapes must agree, or input_shape "
+            "must say what images are brought to."
+        )
+    there = len(other.y_train)
+    if spec.public_samples > there:
+        raise ConfigError(
+            f"public_samples is {spec.public_samples}; the training part of {other.name} has "
+            f"{there}."
+        )
+    rng = numpy_rng(spec.seed, "public-set")
+    rows = stratified(other.y_train, spec.public_samples or min(there, LARGEST_DEFAULT_PUBLIC), rng)
+    same_classes = other.classes == dataset.classes
+    notes = (
+        ()
+        if same_classes
+        else (f"the labels of public set {other.name} are not used: its classes differ",)
+    )
+    y = other.y_train[rows] if same_classes else None
+    return Public(other.x_train[rows], y, other.peak, other.name, notes=notes)
+
+
+def without_test_rows(
+    public: Public, dataset: Dataset, own_tests: Ints, common: Ints, drop: bool
+) -> Public:
+    """Return the public set without the samples that are tested on.
+
+    Contents are compared as models see them: a copy under another file or dtype counts too.
+
+    Parameters
+    ----------
+    public : Public
+        The public set.
+    dataset : Dataset
+        What the clients' samples and the test samples are of.
+    own_tests, common : ndarray
+        int64: the clients' test rows in the training part, the common ones in the test part.
+    drop : bool
+        Whether to drop such samples (and note how many) or to refuse the public set.
+
+    Raises
+    ------
+    ConfigError
+        If there are any and they are not to be dropped, or none would be left.
+    """
+    tests = set(row_digests(scale(dataset.x_test[common], dataset.peak)))
+    tests.update(row_digests(scale(dataset.x_train[own_tests], dataset.peak)))
+    kept = np.array([d not in tests for d in row_digests(scale(public.x, public.peak))], dtype=bool)
+    overlap = int((~kept).sum())
+    if not overlap:
+        return public
+    if not drop:
+        raise ConfigError(
+            f"{overlap} of {len(kept)} rows of public_dataset {public.name} are also test samples "
+            f"of {dataset.name}; public and test data must not overlap."
+        )
+    if not kept.any():
+        raise ConfigError(f"Every public sample of {public.name} is also a test sample.")
+    note = f"{overlap} public samples equal to test samples were dropped"
+    return replace(
+        public,
+        x=public.x[kept],
+        y=None if public.y is None else public.y[kept],
+        rows=None if public.rows is None else public.rows[kept],
+        notes=(*public.notes, note),
+    )

@@ -1,0 +1,156 @@
+"""What a federation is built from, and the checks that need no data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedkt.data.features import FEATURES
+from fedkt.errors import ConfigError, unknown
+
+
+@dataclass(frozen=True)
+class FederationSpec:
+    """What a federation is built from; equal specifications give equal federations.
+
+    Parameters
+    ----------
+    dataset : str
+        See :func:`fedkt.data.sources.load_dataset`.
+    domains : tuple[str, ...]
+        Data sets of the same classes, instead of ``dataset``: client n owns domain n modulo
+        their number. ``NAME/*`` stands for all domains of a set with a domain column,
+        ``NAME/VALUE`` for one of them; see :mod:`fedkt.data.columns`. Empty: ``dataset``
+        alone, which clients do not own parts of.
+    target : str, optional
+        One of the domains, by its reference or the last part of it: the unlabelled target of
+        domain adaptation. No client owns it. Its training part, without labels, is the public
+        set, its test part the common test set; see :mod:`fedkt.data.targets`.
+    transductive : bool
+        With a target: test on the public set itself, the samples that methods adapt to.
+    input_shape : tuple[int, ...]
+        What images are brought to, ``(1, H, W)`` or ``(3, H, W)``; see
+        :func:`fedkt.data.inputs.fit_input`. Empty: the shape of ``dataset`` or of the first
+        domain.
+    features : str
+        What is done to feature vectors: ``as-stored``, ``standardise`` or ``log``; see
+        :func:`fedkt.data.features.with_features`.
+    data_dir : str, optional
+        The folder with ``.npz`` files.
+    clients : int
+        How many clients.
+    partition : str
+        See :func:`fedkt.data.partition.partition`; each domain is shared out among its
+        clients alone.
+    samples_per_client : int
+        Training samples per client, validation and test on top; 0 = all the data.
+    public_samples : int
+        The size of the public set, in equal parts from all domains. 0 = of each 20 % of the
+        training part and at most 2,000 samples; with ``public_dataset`` the whole of that,
+        at most 2,000 samples. With a target: of its training part; 0 = the whole of that, at
+        most 2,000 samples.
+    public_dataset : str, optional
+        Another data set, whose training part is the public set. It must have the same input
+        shape, unless ``input_shape`` or ``domains`` says what all images are brought to.
+    test_samples : int
+        The size of the common test set, a stratified part of the test part, in equal parts
+        from all domains, or from the target; 0 = the whole.
+    validation_fraction, test_fraction : float
+        The parts of each client's samples that are held out.
+    seed : int
+        The seed of the run.
+    """
+
+    dataset: str = "digits"
+    domains: tuple[str, ...] = ()
+    target: str | None = None
+    transductive: bool = False
+    input_shape: tuple[int, ...] = ()
+    features: str = "as-stored"
+    data_dir: str | None = None
+    clients: int = 10
+    partition: str = "dirichlet:0.5"
+    samples_per_client: int = 0
+    public_samples: int = 0
+    public_dataset: str | None = None
+    test_samples: int = 0
+    validation_fraction: float = 0.1
+    test_fraction: float = 0.2
+    seed: int = 0
+
+
+def check_spec(spec: FederationSpec) -> None:
+    """Check what can be checked without the data.
+
+    Raises
+    ------
+    ConfigError
+        Naming the value at fault and what is allowed.
+    """
+    if spec.clients < 1:
+        raise ConfigError(f"clients is {spec.clients}; at least 1 is needed.")
+    for key in ("samples_per_client", "public_samples", "test_samples"):
+        if getattr(spec, key) < 0:
+            raise ConfigError(f"{key} is {getattr(spec, key)}; it must be 0 or more.")
+    for key in ("validation_fraction", "test_fraction"):
+        if not 0 <= getattr(spec, key) < 1:
+            raise ConfigError(f"{key} is {getattr(spec, key)}; it must be at least 0 and below 1.")
+    if spec.validation_fraction + spec.test_fraction >= 1:
+        raise ConfigError(
+            f"validation_fraction {spec.validation_fraction} and test_fraction "
+            f"{spec.test_fraction} leave nothing to train on; their sum must be below 1."
+        )
+    if spec.features not in FEATURES:
+        raise unknown("form of features", spec.features, FEATURES)
+    if spec.domains and spec.dataset != FederationSpec.dataset:
+        raise ConfigError(
+            f"dataset is {spec.dataset!r} and domains has {', '.join(map(repr, spec.domains))}; "
+            "give one or the other."
+        )
+    _check_target(spec)
+
+
+def check_numbers(spec: FederationSpec, domains: int) -> None:
+    """Check that all of so many domains can have a client and give samples.
+
+    Raises
+    ------
+    ConfigError
+        If a number is below that of the domains.
+    """
+    if spec.target:
+        sources = domains - 1
+        if spec.clients < sources:
+            raise ConfigError(
+                f"clients is {spec.clients}; {sources} source domains need at least {sources}."
+            )
+        return
+    for key in ("clients", "public_samples", "test_samples"):
+        # 0 public or test samples stand for the default.
+        if 0 < getattr(spec, key) < domains and not (
+            key == "public_samples" and spec.public_dataset
+        ):
+            raise ConfigError(
+                f"{key} is {getattr(spec, key)}; {domains} domains need at least {domains}."
+            )
+
+
+def _check_target(spec: FederationSpec) -> None:
+    if not spec.target:
+        if spec.transductive:
+            raise ConfigError("transductive is true, but there is no target to test on; name one.")
+        return
+    if not spec.domains:
+        raise ConfigError(
+            f"target is {spec.target!r}, but domains is empty: a target is one of several domains, "
+            "and dataset names a single one."
+        )
+    if spec.public_dataset:
+        raise ConfigError(
+            f"public_dataset is {spec.public_dataset!r} and target is {spec.target!r}, whose "
+            "training part is the public set; give one or the other."
+        )
+    if spec.transductive and spec.test_samples:
+        raise ConfigError(
+            f"test_samples is {spec.test_samples} and transductive is true: the test set is then "
+            "the public set, which public_samples limits."
+        )
