@@ -70,6 +70,7 @@ class RunSection(Section):
     timeout: float = Field(3600.0, gt=0, description="seconds a phase may take")
     personalised: Literal["split", "matched"] = "split"
     oracle: bool = Field(False, description="also report the best test round, named so")
+    group_effect: bool = Field(False, description="measure models before the fusion as well")
 
 
 class VerdictSection(Section):

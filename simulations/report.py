@@ -17,13 +17,13 @@ from typing import Any
 from fedkt.simulations import figures
 from fedkt.simulations.files import write_atomic
 from fedkt.simulations.results import (
-    SELECTIONS,
     Comparison,
     Run,
     aggregate,
     load_comparison,
     load_run,
 )
+from fedkt.simulations.selection import SELECTIONS
 from fedkt.simulations.tables import (
     ABSENT,
     attack_of,

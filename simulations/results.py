@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from fedkt.errors import ConfigError
 from fedkt.simulations.files import write_atomic
+from fedkt.simulations.selection import SELECTIONS
 
 COLUMNS = (
     "strategy",
@@ -35,11 +36,14 @@ COLUMNS = (
 )
 """The columns of ``comparison.csv``, in order."""
 
-SELECTIONS = ("last", "validation_selected", "oracle")
-"""The rounds a figure may be taken from; the first is the headline."""
-
 _JUDGED = ("personalised_accuracy", "global_accuracy", "server_accuracy", "negative_transfer")
-_OBJECTS = ("personalised_accuracy", "global_accuracy", "validation_accuracy", "leakage")
+_OBJECTS = (
+    "personalised_accuracy",
+    "global_accuracy",
+    "validation_accuracy",
+    "leakage",
+    "transfer",
+)
 _REFERENCE = "local"
 
 _T = TypeVar("_T")
