@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from fedkt.simulations.aggregates import aggregate
 from fedkt.simulations.cells import Cell
 from fedkt.simulations.config import VerdictSection, load
 from fedkt.simulations.drawing import PANELS, canvas
 from fedkt.simulations.report import embed, render
-from fedkt.simulations.results import Comparison, aggregate
+from fedkt.simulations.results import Comparison
 from fedkt.simulations.tables import ABSENT, markdown, pm
 from fedkt.simulations.verdict import (
     CLEAR,

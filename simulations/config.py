@@ -217,6 +217,27 @@ def read_strategy(reference: str) -> dict[str, Any]:
     return section
 
 
+def read_entry(text: str) -> tuple[str | None, str]:
+    """Read ``LABEL = REFERENCE`` or ``REFERENCE`` into label and reference.
+
+    The label ends at the first equals sign, if that comes before any parenthesis: in
+    ``knfu(beta=2)`` there is none. A path is no label.
+
+    Raises
+    ------
+    ConfigError
+        If the label or the reference is empty.
+    """
+    label, equals, reference = text.partition("=")
+    if not equals or "(" in label or "/" in label:
+        return None, text.strip()
+    if not label.strip() or not reference.strip():
+        raise ConfigError(f"strategy {text!r}: write LABEL = NAME or LABEL = NAME(key=value).")
+    if ")" in label:
+        raise ConfigError(f"strategy {text!r}: a label has no parentheses.")
+    return label.strip(), reference.strip()
+
+
 def read_attack(reference: str) -> dict[str, Any] | None:
     """Read ``wrong:3`` (kind:how many clients) into an attack section; ``none`` is no attack.
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from fedkt.simulations import figures
+from fedkt.simulations.aggregates import aggregate
 from fedkt.simulations.files import write_atomic
 from fedkt.simulations.results import (
     Comparison,
     Run,
-    aggregate,
     load_comparison,
     load_run,
 )

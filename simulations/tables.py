@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from fedkt.simulations.aggregates import aggregate
 from fedkt.simulations.drawing import MEGABYTE
-from fedkt.simulations.results import Comparison, aggregate
+from fedkt.simulations.results import Comparison
 
 if TYPE_CHECKING:
     from rich.table import Table

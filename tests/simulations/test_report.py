@@ -12,13 +12,13 @@ import tomli_w
 from rich.console import Console
 
 from fedkt.errors import ConfigError
+from fedkt.simulations.aggregates import aggregate
 from fedkt.simulations.report import (
     write_comparison_report,
     write_run_report,
 )
 from fedkt.simulations.results import (
     Run,
-    aggregate,
     load_comparison,
     load_run,
     write_comparison_csv,
