@@ -79,13 +79,10 @@ def group_effect_figure(
         edge = max(0.03 * (high - low), 0.1)
         axes.set_ylim(min(low, -edge), max(high, edge))
         axes.set_ylabel("Before minus after the fusion (points)")
-        for place, text, colour in (
-            (0.985, "fusing destroys", _LOSS),
-            (0.015, "fusing gains", _GAIN),
-        ):
-            side = "top" if place > 0.5 else "bottom"
-            axes.text(0.995, place, text, color=colour, ha="right", va=side,
-                      transform=axes.transAxes, fontsize=9)  # fmt: skip
+        # Outside, where no curve can run through them.
+        for place, text, colour in ((1, "fusing destroys →", _LOSS), (0, "← fusing gains", _GAIN)):
+            axes.text(1.01, place, text, color=colour, rotation=90, fontsize=9,
+                      va="top" if place else "bottom", transform=axes.transAxes)  # fmt: skip
         legend_below(figure)
         over = f"average over {cells} cells; " if cells > 1 else ""
         note = band_note(band, shaded) if band == "seeds" else "one run"
@@ -189,6 +186,7 @@ def _dots(axes: Axes, labels: Sequence[str], values: Sequence[Mapping[str, Any] 
         )
     axes.grid(axis="both", alpha=0.3)
     axes.locator_params(axis="x", nbins=4)
+    axes.set_xlim(right=min(axes.get_xlim()[1], 101))
     axes.tick_params(axis="y", length=0)
     if highest is not None:
         axes.axvline(100 * highest, color=GREY, lw=0.7, ls=":")

@@ -108,7 +108,9 @@ def feature_points(features: Array, method: str = "pca", seed: int = 0) -> Array
     return np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
 
 
-def features_figure(before: Panel, after: Panel, target: Path, *, domain: str = "") -> Path:
+def features_figure(
+    before: Panel, after: Panel, target: Path, *, domain: str = "", method: str = "pca"
+) -> Path:
     """Draw the features of two models side by side, coloured by domain.
 
     Parameters
@@ -119,6 +121,8 @@ def features_figure(before: Panel, after: Panel, target: Path, *, domain: str = 
         The PNG file to write.
     domain : str
         The target domain among those of the panels, drawn as triangles; empty without one.
+    method : {"pca", "tsne"}
+        How the points were found, for the title.
 
     Returns
     -------
@@ -146,7 +150,8 @@ def features_figure(before: Panel, after: Panel, target: Path, *, domain: str = 
             axes.set_yticks([])
             axes.spines[["top", "right"]].set_visible(True)
         legend_below(figure)
-        figure.suptitle("Features of held-out samples by domain")
+        how = {"pca": "principal components", "tsne": "t-SNE"}[method]
+        figure.suptitle(f"Features of held-out samples by domain ({how})")
     return target
 
 
@@ -182,17 +187,19 @@ def draw_features(folder: Path, method: str = "pca", samples: int = SAMPLES) -> 
     saved = checkpoint.newest(folder / "checkpoints", at_most=done)
     if saved is None:
         raise ConfigError(f"{folder} has no checkpoint to take the model from.")
-    chosen = domain_samples(plan.federation, samples, plan.experiment.seed)
+    seed = plan.experiment.seed
+    chosen = domain_samples(plan.federation, samples, seed)
     with one_thread():
         learner, whose, trained = _models(plan, saved[1])
-        first = _panel(learner, f"{whose}, before training", chosen, method)
+        first = _panel(learner, f"{whose}, before training", chosen, method, seed)
         if isinstance(trained, Knowledge):
             learner.load_weights(trained)
         else:
             learner.load_state(trained)
-        last = _panel(learner, f"{whose}, after round {saved[0]}", chosen, method)
+        last = _panel(learner, f"{whose}, after round {saved[0]}", chosen, method, seed)
     aim = str(plan.federation.describe().get("target") or "")
-    return features_figure(first, last, folder / "figures" / "features.png", domain=aim)
+    picture = folder / "figures" / "features.png"
+    return features_figure(first, last, picture, domain=aim, method=method)
 
 
 def domain_samples(federation: Federation, most: int, seed: int) -> dict[str, Tensor]:
@@ -275,8 +282,10 @@ def _models(plan: Plan, state: Mapping[str, Any]) -> tuple[TorchLearner, str, An
     return learner, "Model of client 0", state["clients"][0]["learner"]
 
 
-def _panel(learner: TorchLearner, title: str, chosen: Mapping[str, Tensor], method: str) -> Panel:
+def _panel(
+    learner: TorchLearner, title: str, chosen: Mapping[str, Tensor], method: str, seed: int
+) -> Panel:
     features = {domain: features_of(learner, x) for domain, x in chosen.items()}
-    points = feature_points(np.concatenate(list(features.values())), method)
+    points = feature_points(np.concatenate(list(features.values())), method, seed)
     ends = np.cumsum([len(one) for one in features.values()])[:-1]
     return Panel(title, dict(zip(features, np.split(points, ends), strict=True)))
