@@ -24,8 +24,8 @@ def aggregate(comparison: Comparison, selection: str = "last") -> list[dict[str,
     -------
     list[dict[str, Any]]
         Each with ``strategy``, ``n`` and ``seeds``; ``{"mean", "std", "n"}`` (sample
-        standard deviation, None for one seed) or None for ``round`` and every numeric
-        column of `COLUMNS`; ``one_architecture`` and ``transductive``; and
+        standard deviation, None for one seed) or None for ``round``, ``target_accuracy``
+        and every numeric column of `COLUMNS`; ``one_architecture`` and ``transductive``; and
         ``differences``: paired over seeds, against the reference label, and against the
         runs' own baseline where that is another run, each ``{"against",
         "personalised_accuracy", "global_accuracy"}`` with ``{"mean", "standard_error",
@@ -36,7 +36,7 @@ def aggregate(comparison: Comparison, selection: str = "last") -> list[dict[str,
     for label, runs in comparison.groups.items():
         row: dict[str, Any] = {"strategy": label, "n": len(runs)}
         row["seeds"] = [run.seed for run in runs]
-        for key in ("round", *JUDGED):
+        for key in ("round", *JUDGED, "target_accuracy"):
             row[key] = spread([run.selected(selection).get(key) for run in runs])
         for key in COLUMNS[6:]:
             row[key] = spread([run.summary.get(key) for run in runs])

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from fedkt.simulations.records import read_rounds
+from fedkt.data.federation import Federation
+from fedkt.simulations.records import read_rounds, round_row
 from fedkt.simulations.runner import execute, prepare
+from fedkt.strategies import RoundReport
 
 FEDAVG = {"name": "fedavg", "local_epochs": 1}
 DESTROYER = """
@@ -71,12 +74,15 @@ def test_clients_of_their_own_are_compared_with_themselves(tiny: Any, tmp_path: 
     assert all(row["server_accuracy"] is None for row in rows)
 
 
-def test_liars_are_left_out(tiny: Any, tmp_path: Path) -> None:
-    local = {"name": "local", "local_epochs": 1}
-    liar = {"kind": "wrong", "clients": 1}
-    rows = run(tiny, tmp_path, strategy={"name": "knfu", "local_epochs": 1}, attack=liar)
-    assert all(value is not None for value in effects(rows))
-    assert effects(run(tiny, tmp_path, "local", strategy=local)) == [0.0, 0.0]
+def test_liars_are_left_out() -> None:
+    report = RoundReport(1, (0, 1, 2))
+    report.learnt = {0: 0.9, 1: 0.5}
+    report.metrics = {c: {"global-accuracy": a} for c, a in enumerate((0.1, 0.4, 0.3))}
+    lying: Any = SimpleNamespace(clients=frozenset({0}), silent=frozenset())
+    assert round_row(report, None)["group_effect"] == pytest.approx((0.8 + 0.1) / 2)
+    assert round_row(report, None, lying)["group_effect"] == pytest.approx(0.1)
+    report.server_accuracy = 0.7
+    assert round_row(report, None, lying)["group_effect"] == pytest.approx(-0.2)
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "knfu", "fedpf"])
@@ -106,3 +112,19 @@ def test_every_client_s_transfer_is_written(tiny: Any, tmp_path: Path) -> None:
         assert mine["transfer"]["mean"] == pytest.approx(sum(expected) / len(expected))
     last = json.loads((tmp_path / "knfu" / "summary.json").read_text())["last"]
     assert last["target_accuracy"] is None, "a federation without a target"
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "knfu"])
+def test_a_federation_with_a_target_reports_its_accuracy(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    describe = Federation.describe
+    monkeypatch.setattr(Federation, "describe", lambda self: {**describe(self), "target": "aim"})
+    section = {"name": strategy, "local_epochs": 1}
+    rows = run(tiny, tmp_path, strategy=section, rounds=3, run__oracle=True)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    served = [row["server_accuracy"] for row in rows]
+    found = served if strategy == "fedavg" else [row["global_accuracy"]["mean"] for row in rows]
+    assert summary["last"]["target_accuracy"] == found[-1]
+    assert summary["oracle"]["target_accuracy"] == max(found)
+    assert summary["oracle"]["round"] == 1 + found.index(max(found))

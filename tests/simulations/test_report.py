@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import re
 import statistics
@@ -403,7 +404,7 @@ def test_clients_are_listed_with_what_they_gained(tmp_path: Path) -> None:
     for gain in gains:
         assert gain is not None
         assert f"<td>{100 * gain:+.2f}</td>" in table
-    assert "Target accuracy" not in page
+    assert "Target accuracy (%)" not in page
     many = write_run(tmp_path / "many", "knfu", clients=60)
     assert "Clients after the last round" not in write_run_report(many).read_text()
 
@@ -421,3 +422,27 @@ def test_a_target_has_a_column_of_its_own(tmp_path: Path) -> None:
     assert "Target accuracy (%)" in page
     assert "<td>43.21</td>" in page
     assert "<dt>Target domain</dt><dd>usps</dd>" in page
+
+
+def test_a_comparison_on_a_target_shows_its_accuracy(tmp_path: Path) -> None:
+    runs = []
+    for label in ("local", "fedavg"):
+        for seed in range(2):
+            home = write_run(tmp_path / "runs" / f"{label}-seed{seed}", label, seed)
+            summary = json.loads((home / "summary.json").read_text())
+            summary["last"]["target_accuracy"] = 0.6 + 0.1 * seed
+            (home / "summary.json").write_text(json.dumps(summary))
+            runs.append(load_run(home))
+    write_comparison_csv(tmp_path / "comparison.csv", runs)
+    (tmp_path / "comparison.toml").write_text("rounds = 8\n")
+    comparison = load_comparison(tmp_path)
+    assert "| Strategy | Target accuracy (%) | Personalised accuracy (%) |" in plain_table(
+        comparison
+    )
+    assert "65.00 ± 7.07" in plain_table(comparison)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(comparison_table(comparison))
+    shown = console.export_text()
+    assert "Target %" in shown
+    assert "Global %" not in shown
+    assert shown.count("65.0 ± 7.1") == 2
