@@ -6,7 +6,7 @@ As in ``figures``, matplotlib is imported where it is used.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,34 +144,44 @@ def targets_figure(results: Mapping[str, Comparison], target: Path) -> Path:
     if len(panels) > 1:
         each = [over_cells(results, label, _accuracy) for label in labels]
         panels.append((AVERAGE, [spread(map(statistics.fmean, e.values())) for e in each]))
+    runs = [run for c in results.values() for run in c.runs]
+    alone = {run.label for run in runs if run.summary.get("one_architecture")}
     across = 3 if len(panels) in (3, 5, 6, 9) else min(4, len(panels))  # few empty places
     down = -(-len(panels) // across)
     with canvas(target, WIDTH, 0.9 + down * (0.62 + 0.19 * len(labels))) as figure:
         grid = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
         for axes, (name, values) in zip(grid, panels, strict=False):
-            _dots(axes, labels, values)
+            _dots(axes, labels, values, alone)
             axes.set_title(
                 verbatim(shortened(name, 22)), weight="bold" if name == AVERAGE else None
             )
         grid[0].set_yticks(
-            np.arange(len(labels)), [verbatim(shortened(label, 26)) for label in labels]
+            np.arange(len(labels)),
+            [verbatim(shortened(n, 26)) + " †" * (n in alone) for n in labels],
         )
         grid[0].set_ylim(len(labels) - 0.4, -0.6)
         for axes in grid[len(panels) :]:
             axes.remove()
         kind = "Target" if all(map(target_of, results.values())) else "Global"
-        alone = all(len(runs) < 2 for c in results.values() for runs in c.groups.values())
-        note = "one seed" if alone else "± 1 standard deviation over seeds"
+        single = len({run.seed for run in runs}) < 2
+        note = "one seed" if single else "± 1 standard deviation over seeds"
         figure.suptitle(f"{kind} accuracy after the last round, % ({note})")
     return target
 
 
-def _dots(axes: Axes, labels: Sequence[str], values: Sequence[Mapping[str, Any] | None]) -> None:
-    """Draw one panel: a dot and a whisker for each strategy."""
-    highest = max((value["mean"] for value in values if value), default=None)
+def _dots(
+    axes: Axes,
+    labels: Sequence[str],
+    values: Sequence[Mapping[str, Any] | None],
+    alone: Collection[str],
+) -> None:
+    """Draw one panel: a dot and a whisker for each strategy; those on other models win nothing."""
+    known = [v["mean"] for n, v in zip(labels, values, strict=True) if v and n not in alone]
+    highest = max(known, default=None)
     for place, (label, value) in enumerate(zip(labels, values, strict=True)):
         if value is None:
             continue
+        best = value["mean"] == highest and label not in alone
         colour = look_of(place, label, 1)["color"]
         axes.errorbar(
             100 * value["mean"],
@@ -179,7 +189,7 @@ def _dots(axes: Axes, labels: Sequence[str], values: Sequence[Mapping[str, Any] 
             xerr=100 * (value["std"] or 0),
             fmt="o",
             color=colour,
-            markerfacecolor=colour if value["mean"] == highest else "white",
+            markerfacecolor=colour if best else "white",
             markersize=5,
             capsize=2,
             lw=1.2,

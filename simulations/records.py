@@ -103,10 +103,6 @@ def round_row(
         return over_clients([None if client in lying else value for client, value in values])
 
     personalised = over_honest("personalised-accuracy")
-    rate, loss, gained = None, None, None
-    if alone is not None:
-        pair = personalised["per_client"], alone["personalised_accuracy"]["per_client"]
-        (rate, loss), gained = negative_transfer(*pair), over_clients(transfer(*pair))
     clients = len(report.clients)
     # By place, as in all lists over clients.
     guesses = {
@@ -120,9 +116,7 @@ def round_row(
         "global_accuracy": over_honest("global-accuracy"),
         "validation_accuracy": over_honest("validation-accuracy"),
         "server_accuracy": report.server_accuracy,
-        "negative_transfer": rate,
-        "negative_transfer_loss": loss,
-        "transfer": gained,
+        **_against_alone(personalised, alone),
         "group_effect": _group_effect(report, lying),
         "leakage": histogram_leakage(guesses, label_counts) if len(label_counts) else None,
         "bytes_up": report.traffic.up / clients,
@@ -139,6 +133,15 @@ def round_row(
         ],
         "strategy": plain(report.diagnostics),
     }
+
+
+def _against_alone(ours: OverClients, alone: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Compare every client with itself in the same round of the local baseline."""
+    rate, loss, gained = None, None, None
+    if alone is not None:
+        pair = ours["per_client"], alone["personalised_accuracy"]["per_client"]
+        (rate, loss), gained = negative_transfer(*pair), over_clients(transfer(*pair))
+    return {"negative_transfer": rate, "negative_transfer_loss": loss, "transfer": gained}
 
 
 def _group_effect(report: RoundReport, lying: Collection[int]) -> float | None:

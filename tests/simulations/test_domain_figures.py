@@ -129,6 +129,19 @@ def test_no_label_of_a_full_figure_lies_on_another(
             assert clashes(figure, axes) == []
 
 
+def test_who_ran_on_other_models_is_marked_and_never_best(
+    tmp_path: Path, drawn: list[Any], made_up: Any
+) -> None:
+    results = made_up.cells(("x",), labels=("a", "b"))
+    for run in results["x"].groups["b"]:
+        run.summary["one_architecture"] = "cnn"
+    targets_figure(results, tmp_path / "t.png")
+    (axes,) = drawn[0].axes
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["a", "b †"]
+    filled = [c[0].get_markerfacecolor() != "white" for c in axes.containers]
+    assert filled == [True, False]
+
+
 def test_what_nobody_measured_is_an_empty_panel(
     tmp_path: Path, drawn: list[Any], made_up: Any
 ) -> None:
