@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fedkt import wire
 from fedkt.clients.learner import Learner, TrainingOptions, Work
-from fedkt.clients.phases import evaluate, run_steps, share
+from fedkt.clients.phases import common_accuracy, evaluate, run_steps, share
 from fedkt.clients.readouts import Settled, settle, unsettled
 from fedkt.clients.state import ClientState, MemoryStore, StateStore
 from fedkt.data.samples import ClientData, Samples
@@ -158,6 +158,7 @@ class _Turn:
         self.client, self.store, self.context = client, store, context
         self.recipe = _recipe(str(config["recipe"]))
         self.codec, self.absorbs = str(config["codec"]), bool(config.get("absorb", False))
+        self.group_effect = bool(config.get("group-effect", False))
         self.seed, self.round = (
             int(cast(int, config["seed"])),
             int(cast(int, config["server-round"])),
@@ -181,6 +182,10 @@ class _Turn:
             metrics["loss"] = loss
         content = RecordDict({"metrics": metrics})
         uploads = share(learner, self.recipe, work)
+        if self.group_effect:
+            learnt = common_accuracy(learner, self.client.data)
+            if learnt is not None:
+                metrics["learnt-accuracy"] = learnt
         wire.attach(content, {
             name: wire.encode(one, self.round, self._ids(name, self.round), self.codec)
             for name, one in uploads.items()

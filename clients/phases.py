@@ -89,6 +89,11 @@ def evaluate(
     return {name: value for name, value in measured.items() if value is not None}
 
 
+def common_accuracy(learner: Learner, data: ClientData) -> float | None:
+    """Return the accuracy of a model's logits on the common test set, None without one."""
+    return None if data.common_test is None else _accuracy(learner, None, data.common_test)
+
+
 def _one_share(learner: Learner, one: Share, work: Work) -> Knowledge:
     if isinstance(one, Gate):
         return as_knowledge(work.losses)

@@ -1,4 +1,4 @@
-"""Accuracies over clients and negative transfer."""
+"""Accuracies over clients, negative transfer and group effect."""
 
 from __future__ import annotations
 
@@ -62,3 +62,58 @@ def negative_transfer(
         return None, None
     losses = [float(b) - float(a) for a, b in pairs if a is not None and b is not None and a < b]
     return len(losses) / len(pairs), float(np.mean(losses)) if losses else 0.0
+
+
+def transfer(
+    accuracies: Sequence[float | None], alone: Sequence[float | None]
+) -> list[float | None]:
+    """Return what each client gains (> 0) or loses (< 0) against itself trained alone.
+
+    Parameters
+    ----------
+    accuracies, alone : Sequence[float or None]
+        As for `negative_transfer`.
+
+    Returns
+    -------
+    list[float or None]
+        One difference in [-1, 1] for each client; ``None`` where either side is missing.
+    """
+    pairs = zip(accuracies, alone, strict=True)
+    return [None if a is None or b is None else a - b for a, b in pairs]
+
+
+def group_effect(
+    learnt: Sequence[float | None], fused: float | Sequence[float | None] | None
+) -> float | None:
+    """Return what the fusion of a round costs: Group Effect, FedKA Eq. 12.
+
+    GE = (1/K) Σ_k TTA(G + Δ_k) - TTA(G'), where TTA is accuracy on the target's test set (the
+    common test set), G + Δ_k the model of client k after it has learnt, and G' what the
+    fusion has made of them all. GE > 0: fusing destroys information (negative transfer);
+    GE < 0: the fused model is better than its parts. It looks at test labels and is for
+    evaluation only.
+
+    Parameters
+    ----------
+    learnt : Sequence[float or None]
+        Accuracy of each client's model after learning, before the fusion; ``None`` for a
+        client that did not take part.
+    fused : float or None or Sequence[float or None]
+        Accuracy of the one model after the fusion; or, where every client keeps a model of
+        its own, that of each, in the same order.
+
+    Returns
+    -------
+    float or None
+        In [-1, 1]; ``None`` if no client has both.
+
+    References
+    ----------
+    Sun, Chong and Ochiai, "Feature distribution matching for federated domain
+    generalization", ACML 2022, arXiv:2203.11635.
+    """
+    after = fused if isinstance(fused, Sequence) else [fused] * len(learnt)
+    # The mean of the differences, not the difference of the means: exactly 0 for equal values.
+    lost = [value for value in transfer(learnt, after) if value is not None]
+    return float(np.mean(lost)) if lost else None

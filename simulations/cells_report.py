@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fedkt.simulations.cells import Cell
+from fedkt.simulations.cells_table import (
+    cell_tables,
+    notes_of,
+    tables_for_terminal,
+    tables_markdown,
+)
 from fedkt.simulations.config import VerdictSection, load
+from fedkt.simulations.domain_figures import averaged, fuses, group_effect_figure, targets_figure
 from fedkt.simulations.drawing import PANELS, canvas
+from fedkt.simulations.files import write_atomic
 from fedkt.simulations.report import embed, render
-from fedkt.simulations.results import Comparison, aggregate
-from fedkt.simulations.tables import ABSENT, markdown, pm
+from fedkt.simulations.results import Comparison
+from fedkt.simulations.tables import ABSENT, markdown
 from fedkt.simulations.verdict import (
     CLEAR,
     METRICS,
@@ -25,13 +33,21 @@ from fedkt.simulations.verdict import (
     write_cells_csv,
 )
 
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+TABLE = "cells_table.md"
 _INK = {"green": "#00795C", "grey": "#555555", "red": "#B3261E"}
 _DOTS = {"green": "o", "grey": "s", "red": "X"}
 _SHORT = {"personalised_accuracy": "personalised", "global_accuracy": "global"}
 
 
 def write_cells_report(out: str | Path) -> Path:
-    """Write ``cells.csv``, the figure and ``report.html`` of a comparison of several cells.
+    """Write tables, figures and ``report.html`` of a comparison of several cells.
+
+    The tables are ``cells.csv`` (a row for each run) and ``cells_table.md`` (strategies by
+    cells, as in the report).
 
     Returns
     -------
@@ -47,9 +63,11 @@ def write_cells_report(out: str | Path) -> Path:
     cells, results = load_cells(out)
     write_cells_csv(out / "cells.csv", results)
     verdict = _verdict(cells, results)
-    drawn = None
+    tables = cell_tables(results)
+    write_atomic(out / TABLE, tables_markdown(tables, results))
+    drawn = _figures(out / "figures", results)
     if verdict is not None and verdict.cells:
-        drawn = embed(margin_figure(verdict, out / "figures" / "verdict.png"))
+        drawn["verdict"] = margin_figure(verdict, out / "figures" / "verdict.png")
     return render(
         out,
         "cells.html",
@@ -58,8 +76,10 @@ def write_cells_report(out: str | Path) -> Path:
         summary=summary_line(verdict) if verdict else "",
         lines=verdict_lines(verdict) if verdict else [],
         colours=[_colours(c) for c in verdict.cells] if verdict else [],
-        figure=drawn,
-        overview={PANELS[m]: overview(results, m) for m in METRICS},
+        cell_count=len(results),
+        tables=tables,
+        notes=notes_of(tables, results),
+        figures={name: embed(path) for name, path in drawn.items()},
         unfinished=[c.name for c in cells if c.name not in results],
     )
 
@@ -71,9 +91,21 @@ def cells_markdown(out: str | Path) -> str:
     parts = []
     if verdict is not None and verdict.cells:
         parts += [markdown(verdict_lines(verdict)), summary_line(verdict)]
-    for metric in METRICS:
-        parts += [f"**{PANELS[metric]} (%)**", markdown(overview(results, metric))]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, tables_markdown(cell_tables(results), results)])
+
+
+def print_cells(out: Path, console: Console) -> None:
+    """Print the verdict and the tables of a comparison of several cells, no wider than 80."""
+    cells, results = load_cells(out)
+    verdict, tables = _verdict(cells, results), cell_tables(results)
+    if verdict is not None and verdict.cells:
+        console.print(verdict_table(verdict))
+        console.print(summary_line(verdict), markup=False, highlight=False)
+    for table in tables_for_terminal(tables, console.width):
+        console.print(table)
+    for note in notes_of(tables, results):
+        console.print(note, markup=False, highlight=False)
+    console.print(f"As Markdown: {out / TABLE}", markup=False, highlight=False, soft_wrap=True)
 
 
 def summary_line(verdict: Verdict) -> str:
@@ -102,19 +134,25 @@ def verdict_lines(verdict: Verdict) -> list[list[str]]:
     return [[*header, "Criterion"], *body]
 
 
-def overview(results: Mapping[str, Comparison], metric: str) -> list[list[str]]:
-    """Return header and body: cells by strategies, mean ± std over seeds, in percent."""
-    labels = list(dict.fromkeys(label for c in results.values() for label in c.groups))
-    lines = [["Cell", *labels]]
-    for name, comparison in results.items():
-        rows = {row["strategy"]: row for row in aggregate(comparison)}
-        line = []
-        for label in labels:
-            row = rows.get(label)
-            mark = "†" if row and row["one_architecture"] else ""
-            line.append(pm(row[metric], 100, digits=1) + mark if row else ABSENT)
-        lines.append([name, *line])
-    return lines
+def verdict_table(verdict: Verdict) -> Table:
+    """Lay the verdict out for the terminal: margins over the best rival, and the criterion."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    title = f"{verdict.subject} against the best rival (points ± standard error)"
+    table = Table(title=Text(title), box=SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+    table.add_column("Cell", overflow="fold", max_width=32)
+    for name in (*(_SHORT[m].capitalize() for m in METRICS), "Criterion"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for cell in verdict.cells:
+        line = [Text(cell.cell)]
+        for metric in METRICS:
+            margin = cell.margins.get(metric)
+            style = margin.colour if margin and margin.colour != "grey" else ""
+            line.append(Text(_margin_text(margin) if margin else ABSENT, style=style))
+        table.add_row(*line, "holds" if cell.holds else Text("fails", style="red"))
+    return table
 
 
 def margin_figure(verdict: Verdict, target: Path) -> Path:
@@ -172,14 +210,18 @@ def _margin_cells(cell: CellVerdict, metric: str) -> list[str]:
     margin: Margin | None = cell.margins.get(metric)
     if margin is None:
         return [ABSENT] * 4
-    error = "" if margin.standard_error is None else f" ± {100 * margin.standard_error:.1f}"
     above = cell.above_bar.get(metric)
     return [
         f"{100 * margin.subject:.1f}",
         f"{margin.rival} {100 * margin.best:.1f}",
-        f"{100 * margin.mean:+.1f}{error} {margin.colour}",
+        f"{_margin_text(margin)} {margin.colour}",
         ABSENT if above is None else f"{100 * above:+.1f}",
     ]
+
+
+def _margin_text(margin: Margin) -> str:
+    error = "" if margin.standard_error is None else f" ± {100 * margin.standard_error:.1f}"
+    return f"{100 * margin.mean:+.1f}{error}"
 
 
 def _colours(cell: CellVerdict) -> list[str]:
@@ -189,6 +231,19 @@ def _colours(cell: CellVerdict) -> list[str]:
         margin = cell.margins.get(metric)
         found += ["", "", margin.colour if margin else "", ""]
     return [*found, "green" if cell.holds else "red"]
+
+
+def _figures(folder: Path, results: Mapping[str, Comparison]) -> dict[str, Path]:
+    """Draw what the cells have data for."""
+    drawn = {}
+    if results:
+        drawn["targets"] = targets_figure(results, folder / "targets.png")
+    groups = averaged(results, "group_effect")
+    if any(map(fuses, groups.values())):
+        drawn["group_effect"] = group_effect_figure(
+            groups, folder / "group_effect.png", cells=len(results)
+        )
+    return drawn
 
 
 def _facts(out: Path, cells: Sequence[Cell], results: Mapping[str, Comparison]) -> dict[str, Any]:

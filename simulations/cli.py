@@ -1,4 +1,4 @@
-"""The command line: ``fedkt simulate | compare | list | report | doctor``.
+"""The command line: ``fedkt simulate | compare | list | report | features | doctor``.
 
 Heavy modules are imported inside the commands, so that ``fedkt --help`` answers at once.
 """
@@ -141,6 +141,19 @@ def report(
     from fedkt.simulations.commands import write_report
 
     write_report(folder, markdown)
+
+
+@app.command()
+def features(
+    folder: Annotated[Path, typer.Argument(help="Of a run.")],
+    method: Annotated[str, typer.Option(help="pca or tsne.")] = "pca",
+    samples: Annotated[int, typer.Option(min=1, help="Of each domain, at most.")] = 200,
+    debug: Debug = False,
+) -> None:
+    """Draw what a run's model makes of every domain, before training and after."""
+    from fedkt.simulations.features import draw_features
+
+    print(f"Figure: {draw_features(folder, method, samples)}")
 
 
 @app.command()

@@ -12,7 +12,7 @@ from fedkt import registry
 from fedkt.errors import ConfigError, RunFailedError
 from fedkt.simulations import config as config_
 from fedkt.simulations.cells import cells_of, slug
-from fedkt.simulations.cells_report import cells_markdown, write_cells_report
+from fedkt.simulations.cells_report import cells_markdown, print_cells, write_cells_report
 from fedkt.simulations.compare import compare, plan_parts, ray_session
 from fedkt.simulations.config import Experiment
 from fedkt.simulations.files import only_user
@@ -99,7 +99,7 @@ def _show_cells(folder: Path, console: Console) -> None:
     _, begun = load_cells(folder)
     if begun:
         report = write_cells_report(folder)
-        console.print(cells_markdown(folder), markup=False, highlight=False, soft_wrap=True)
+        print_cells(folder, console)
         console.print(f"Report: {escape(str(report))}", soft_wrap=True, highlight=False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -67,27 +68,30 @@ def entries_of(experiment: Experiment) -> list[Entry]:
     """Return the strategies of a comparison.
 
     Hyper-parameters in ``[strategy]`` go to every strategy that has them; those in
-    parentheses, ``knfu(beta=2)``, to that strategy alone.
+    parentheses, ``knfu(beta=2)``, to that strategy alone. ``LABEL = knfu(beta=2)`` gives a
+    strategy its name in tables, figures and folders.
 
     Raises
     ------
     ConfigError
-        If none are named, one is named twice, or a common hyper-parameter fits none.
+        If none are named, one is named twice, a label is the name of another strategy, or a
+        common hyper-parameter fits none.
     """
     common = {k: v for k, v in experiment.strategy.items() if k != "name"}
     entries, used = [], set()
     for reference in experiment.compare.strategies:
-        own = config_.read_strategy(reference)
+        label, named = config_.read_entry(reference)
+        own = config_.read_strategy(named)
         has = config_.hyper_parameters(registry.lookup("strategies", own["name"]))
         used |= common.keys() & set(has)
         shared = {k: v for k, v in common.items() if k in has}
-        entries.append(Entry(_label(own), {**shared, **own}))
-    labels = [e.label for e in entries]
-    if not labels:
+        entries.append(Entry(_named(label, own), {**shared, **own}))
+    if not entries:
         raise ConfigError("compare: name the strategies, e.g. --strategies local,fedmd,knfu.")
-    if len(set(labels)) < len(labels):
-        twice = next(label for label in labels if labels.count(label) > 1)
-        raise ConfigError(f"compare: {twice} is named twice.")
+    folders = [slug(e.label) for e in entries]
+    for place, entry in enumerate(entries):
+        if folders[place] in folders[:place]:
+            raise ConfigError(f"compare: {entry.label} is named twice.")
     for key in common.keys() - used:
         raise unknown("option of the compared strategies", key, _all_options(entries))
     return entries
@@ -296,6 +300,21 @@ def _baseline_label(plan: Plan, experiment: Experiment) -> str:
     epochs, samples, models = _budget(plan)
     label = "local" if models == experiment.models else f"local-{'-'.join(models)}"
     return f"{label} ({epochs} epochs{f' of {samples} samples' if samples else ''})"
+
+
+def _named(label: str | None, section: Mapping[str, Any]) -> str:
+    """Return the label given to a strategy, or else what it is."""
+    if label is None:
+        return _label(section)
+    # Tables and figures know training alone by its name, however it is spelt further on.
+    means = re.split(r"[- ]", label)[0]
+    if means == "local" != section["name"]:
+        raise ConfigError(f"compare: {label!r} must not be called after local training.")
+    if label != section["name"] and label in registry.names("strategies"):
+        raise ConfigError(f"compare: {label!r} is the name of another strategy.")
+    if not slug(label):
+        raise ConfigError(f"compare: {label!r} can be no folder's name; use letters or digits.")
+    return label
 
 
 def _label(section: Mapping[str, Any]) -> str:

@@ -70,6 +70,7 @@ class RunSection(Section):
     timeout: float = Field(3600.0, gt=0, description="seconds a phase may take")
     personalised: Literal["split", "matched"] = "split"
     oracle: bool = Field(False, description="also report the best test round, named so")
+    group_effect: bool = Field(False, description="measure models before the fusion as well")
 
 
 class VerdictSection(Section):
@@ -215,6 +216,27 @@ def read_strategy(reference: str) -> dict[str, Any]:
             key, value = read_assignment(part)
             section[key] = value
     return section
+
+
+def read_entry(text: str) -> tuple[str | None, str]:
+    """Read ``LABEL = REFERENCE`` or ``REFERENCE`` into label and reference.
+
+    The label ends at the first equals sign, if that comes before any parenthesis: in
+    ``knfu(beta=2)`` there is none. A path is no label.
+
+    Raises
+    ------
+    ConfigError
+        If the label or the reference is empty.
+    """
+    label, equals, reference = text.partition("=")
+    if not equals or "(" in label or "/" in label:
+        return None, text.strip()
+    if not label.strip() or not reference.strip():
+        raise ConfigError(f"strategy {text!r}: write LABEL = NAME or LABEL = NAME(key=value).")
+    if ")" in label:
+        raise ConfigError(f"strategy {text!r}: a label has no parentheses.")
+    return label.strip(), reference.strip()
 
 
 def read_attack(reference: str) -> dict[str, Any] | None:

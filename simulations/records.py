@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,17 @@ import torch
 
 from fedkt.clients.state import ClientState
 from fedkt.leakage import histogram_leakage
-from fedkt.metrics import OverClients, negative_transfer, over_clients
+from fedkt.metrics import OverClients, group_effect, negative_transfer, over_clients, transfer
 from fedkt.simulations import checkpoint
 from fedkt.simulations.files import write_atomic
 from fedkt.simulations.liars import Liars
 from fedkt.simulations.progress import RunProgress
+from fedkt.simulations.selection import (
+    last_round,
+    source_validation,
+    target_accuracy,
+)
+from fedkt.simulations.selection import oracle as best_on_test
 from fedkt.strategies import KnowledgeStrategy, RoundReport
 
 
@@ -82,7 +88,8 @@ def round_row(
     report : RoundReport
         The round.
     alone : Mapping, optional
-        The same round of the local baseline; without it negative transfer is null.
+        The same round of the local baseline; without it negative transfer and each client's
+        transfer are null.
     liars : Liars, optional
         Malicious clients: accuracies are over the others, and one that keeps silent has
         not failed.
@@ -96,11 +103,6 @@ def round_row(
         return over_clients([None if client in lying else value for client, value in values])
 
     personalised = over_honest("personalised-accuracy")
-    rate, loss = None, None
-    if alone is not None:
-        rate, loss = negative_transfer(
-            personalised["per_client"], alone["personalised_accuracy"]["per_client"]
-        )
     clients = len(report.clients)
     # By place, as in all lists over clients.
     guesses = {
@@ -114,8 +116,8 @@ def round_row(
         "global_accuracy": over_honest("global-accuracy"),
         "validation_accuracy": over_honest("validation-accuracy"),
         "server_accuracy": report.server_accuracy,
-        "negative_transfer": rate,
-        "negative_transfer_loss": loss,
+        **_against_alone(personalised, alone),
+        "group_effect": _group_effect(report, lying),
         "leakage": histogram_leakage(guesses, label_counts) if len(label_counts) else None,
         "bytes_up": report.traffic.up / clients,
         "bytes_down": report.traffic.down / clients,
@@ -133,6 +135,22 @@ def round_row(
     }
 
 
+def _against_alone(ours: OverClients, alone: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Compare every client with itself in the same round of the local baseline."""
+    rate, loss, gained = None, None, None
+    if alone is not None:
+        pair = ours["per_client"], alone["personalised_accuracy"]["per_client"]
+        (rate, loss), gained = negative_transfer(*pair), over_clients(transfer(*pair))
+    return {"negative_transfer": rate, "negative_transfer_loss": loss, "transfer": gained}
+
+
+def _group_effect(report: RoundReport, lying: Collection[int]) -> float | None:
+    """Compare the honest participants' models before the fusion with what came out of it."""
+    learnt = [None if c in lying else report.learnt.get(c) for c in report.clients]
+    served = report.server_accuracy
+    return group_effect(learnt, report.per_client("global-accuracy") if served is None else served)
+
+
 def read_rounds(folder: Path) -> list[dict[str, Any]]:
     """Read ``rounds.jsonl``; a torn last line is left out, a missing file is empty."""
     path = folder / "rounds.jsonl"
@@ -145,8 +163,10 @@ def read_rounds(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def summarise(rows: Sequence[Mapping[str, Any]], oracle: bool = False) -> dict[str, Any]:
-    """Return a run's headline figures.
+def summarise(
+    rows: Sequence[Mapping[str, Any]], oracle: bool = False, target: bool = False
+) -> dict[str, Any]:
+    """Return a run's headline figures; the rules are those of ``simulations.selection``.
 
     Parameters
     ----------
@@ -155,40 +175,40 @@ def summarise(rows: Sequence[Mapping[str, Any]], oracle: bool = False) -> dict[s
     oracle : bool
         Also select the round with the best *test* accuracy; no figure to report as a
         result, and named so.
+    target : bool
+        Whether the federation has a target domain: its accuracy is then a figure of its own,
+        and the one that the oracle looks at.
 
     Returns
     -------
     dict
-        ``last`` and ``validation_selected`` (the round with the best mean validation
-        accuracy, the first of equals; null without validation data), bytes per client over
-        the run, seconds, number of failures.
+        ``last`` and ``validation_selected`` (null without validation data), bytes per client
+        over the run, seconds, number of failures.
     """
-    validated = [r for r in rows if r["validation_accuracy"]["mean"] is not None]
-    best = max(validated, key=lambda r: r["validation_accuracy"]["mean"], default=None)
+    last, validated = last_round(rows), source_validation(rows)
+    assert last is not None
     summary = {
-        "last": _headline(rows[-1]),
-        "validation_selected": None if best is None else _headline(best),
+        "last": _headline(last, target),
+        "validation_selected": None if validated is None else _headline(validated, target),
         "bytes_up": sum(r["bytes_up"] for r in rows),
         "bytes_down": sum(r["bytes_down"] for r in rows),
         "seconds": sum(r["seconds"] for r in rows),
         "failures": sum(len(r["failures"]) for r in rows),
     }
-    if oracle:
-        known = [r for r in rows if r["personalised_accuracy"]["mean"] is not None]
-        if known:
-            summary["oracle"] = _headline(
-                max(known, key=lambda r: r["personalised_accuracy"]["mean"])
-            )
+    best = best_on_test(rows, target) if oracle else None
+    if best is not None:
+        summary["oracle"] = _headline(best, target)
     return summary
 
 
-def _headline(row: Mapping[str, Any]) -> dict[str, Any]:
+def _headline(row: Mapping[str, Any], target: bool) -> dict[str, Any]:
     return {
         "round": row["round"],
         "personalised_accuracy": row["personalised_accuracy"]["mean"],
         "personalised_std": row["personalised_accuracy"]["std"],
         "global_accuracy": row["global_accuracy"]["mean"],
         "server_accuracy": row["server_accuracy"],
+        "target_accuracy": target_accuracy(row) if target else None,
         "negative_transfer": row["negative_transfer"],
         "negative_transfer_loss": row["negative_transfer_loss"],
     }

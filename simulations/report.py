@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from fedkt.simulations import figures
+from fedkt.simulations.aggregates import aggregate
+from fedkt.simulations.domain_figures import fuses, group_effect_figure
 from fedkt.simulations.files import write_atomic
 from fedkt.simulations.results import (
-    SELECTIONS,
     Comparison,
     Run,
-    aggregate,
     load_comparison,
     load_run,
 )
+from fedkt.simulations.selection import SELECTIONS
 from fedkt.simulations.tables import (
     ABSENT,
     attack_of,
@@ -40,7 +41,7 @@ _MEASURED = {
     "split": "each client's own test split",
     "matched": "the common test set, weighted by each client's class frequencies",
 }
-_ROWS, _FAILURES, _REASON = 24, 40, 300
+_ROWS, _FAILURES, _REASON, _CLIENTS = 24, 40, 300, 40
 
 
 def write_run_report(run_dir: str | Path) -> Path:
@@ -74,6 +75,8 @@ def write_run_report(run_dir: str | Path) -> Path:
         chosen=chosen,
         diagnostics=(run.rounds[-1].get("strategy") or {}) if run.rounds else {},
         figures=_run_figures(run, baseline),
+        target=run.federation.get("target"),
+        clients=_clients(run, baseline),
         failures=_failures([run]),
         notes=_notes([run]),
     )
@@ -145,6 +148,11 @@ def _run_figures(run: Run, baseline: Run | None) -> dict[str, list[tuple[str, st
     drawn["traffic"] = figures.traffic_figure(groups, folder / "traffic.png")
     if figures.shares_answers(run):
         drawn["leakage"] = figures.leakage_figure(groups, folder / "leakage.png", band="clients")
+    if fuses([run]):
+        path = folder / "group_effect.png"
+        drawn["group_effect"] = group_effect_figure({run.label: [run]}, path, band="clients")
+    if (folder / "features.png").is_file():  # of the command ``fedkt features``
+        drawn["features"] = folder / "features.png"
     gains = run.gains(baseline)
     if _known(gains):
         drawn["gain"] = figures.gain_figure({run.label: [gains]}, folder / "gain.png")
@@ -159,6 +167,8 @@ def _comparison_figures(comparison: Comparison) -> dict[str, list[tuple[str, str
     drawn["traffic"] = figures.traffic_figure(groups, folder / "traffic.png")
     if any(map(figures.shares_answers, comparison.runs)):
         drawn["leakage"] = figures.leakage_figure(groups, folder / "leakage.png", band="seeds")
+    if fuses(comparison.runs):
+        drawn["group_effect"] = group_effect_figure(groups, folder / "group_effect.png")
     alone = {run.seed: run for run in groups[comparison.reference]}
     gains: dict[str, list[list[float | None]]] = {}
     for label, runs in groups.items():
@@ -222,6 +232,7 @@ def _facts(runs: Sequence[Run], config: Mapping[str, Any]) -> dict[str, str]:
         "Training examples per client": f"{min(sizes)} to {max(sizes)}" if sizes else None,
         "Public examples": federation.get("public"),
         "Common test examples": federation.get("common_test"),
+        "Target domain": federation.get("target"),
         "Personalised accuracy on": _MEASURED.get(str(_find(first.config, "personalised"))),
         "Attack": attack_of(first.config),
         "Rounds": ", ".join(dict.fromkeys(str(run.summary.get("rounds")) for run in runs)),
@@ -231,6 +242,24 @@ def _facts(runs: Sequence[Run], config: Mapping[str, Any]) -> dict[str, str]:
         "Command": config.get("command") or first.summary.get("command"),
     }
     return {name: str(value) for name, value in facts.items() if value not in (None, "", [])}
+
+
+def _clients(run: Run, baseline: Run | None) -> list[list[str]]:
+    """Tabulate the clients after the last round: header and body; empty for very many."""
+    accuracies, gains = run.per_client("personalised_accuracy"), run.gains(baseline)
+    if not accuracies or len(accuracies) > _CLIENTS:
+        return []
+    about = run.federation
+    columns = {
+        "Domain": about.get("domains"),
+        "Model": about.get("models"),
+        "Training examples": (about.get("sizes") or {}).get("train"),
+        "Personalised accuracy (%)": [percent(value) for value in accuracies],
+        "Transfer (points)": [percent(value, "+") for value in gains],
+    }
+    shown = {name: c for name, c in columns.items() if c and len(c) == len(accuracies)}
+    body = [[str(i), *map(str, line)] for i, line in enumerate(zip(*shown.values(), strict=True))]
+    return [["Client", *shown], *body]
 
 
 def _counted(names: Sequence[str]) -> str:

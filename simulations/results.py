@@ -1,4 +1,4 @@
-"""What runs leave behind: run directories, comparisons, and their statistics.
+"""What runs leave behind: run directories and comparisons.
 
 Nothing here trains or draws. A run directory is read once into a `Run`; everything that
 shows results (figures, reports, the terminal) starts from there.
@@ -9,18 +9,18 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import re
-import statistics
 import tomllib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fedkt.errors import ConfigError
+from fedkt.metrics import transfer
 from fedkt.simulations.files import write_atomic
+from fedkt.simulations.selection import SELECTIONS
 
 COLUMNS = (
     "strategy",
@@ -35,11 +35,14 @@ COLUMNS = (
 )
 """The columns of ``comparison.csv``, in order."""
 
-SELECTIONS = ("last", "validation_selected", "oracle")
-"""The rounds a figure may be taken from; the first is the headline."""
-
-_JUDGED = ("personalised_accuracy", "global_accuracy", "server_accuracy", "negative_transfer")
-_OBJECTS = ("personalised_accuracy", "global_accuracy", "validation_accuracy", "leakage")
+JUDGED = ("personalised_accuracy", "global_accuracy", "server_accuracy", "negative_transfer")
+_OBJECTS = (
+    "personalised_accuracy",
+    "global_accuracy",
+    "validation_accuracy",
+    "leakage",
+    "transfer",
+)
 _REFERENCE = "local"
 
 _T = TypeVar("_T")
@@ -170,9 +173,7 @@ class Run:
             return []
         ours = self.per_client("personalised_accuracy")
         alone = baseline.per_client("personalised_accuracy")
-        if len(ours) != len(alone):
-            return []
-        return [None if a is None or b is None else a - b for a, b in zip(ours, alone, strict=True)]
+        return transfer(ours, alone) if len(ours) == len(alone) else []
 
 
 @dataclass(frozen=True)
@@ -284,7 +285,7 @@ def comparison_rows(runs: Iterable[Run]) -> list[dict[str, Any]]:
     """
     return [
         {"strategy": run.label, "seed": run.seed}
-        | {key: run.selected().get(key) for key in _JUDGED}
+        | {key: run.selected().get(key) for key in JUDGED}
         | {key: run.summary.get(key) for key in COLUMNS[6:]}
         for run in runs
     ]
@@ -297,77 +298,6 @@ def write_comparison_csv(path: str | Path, runs: Iterable[Run]) -> None:
     writer.writeheader()
     writer.writerows(comparison_rows(runs))
     write_atomic(Path(path), buffer.getvalue())
-
-
-def aggregate(comparison: Comparison, selection: str = "last") -> list[dict[str, Any]]:
-    """Statistics over seeds, one entry a strategy.
-
-    Parameters
-    ----------
-    comparison : Comparison
-        The runs.
-    selection : str
-        The round that the accuracies come from, one of `SELECTIONS`.
-
-    Returns
-    -------
-    list[dict[str, Any]]
-        Each with ``strategy``, ``n`` and ``seeds``; ``{"mean", "std", "n"}`` (sample
-        standard deviation, None for one seed) or None for ``round`` and every numeric
-        column of `COLUMNS`; ``one_architecture`` and ``transductive``; and
-        ``differences``: paired over seeds, against the reference label, and against the
-        runs' own baseline where that is another run, each ``{"against",
-        "personalised_accuracy", "global_accuracy"}`` with ``{"mean", "standard_error",
-        "n"}`` or None.
-    """
-    reference = {run.seed: run for run in comparison.groups[comparison.reference]}
-    rows = []
-    for label, runs in comparison.groups.items():
-        row: dict[str, Any] = {"strategy": label, "n": len(runs)}
-        row["seeds"] = [run.seed for run in runs]
-        for key in ("round", *_JUDGED):
-            row[key] = _spread([run.selected(selection).get(key) for run in runs])
-        for key in COLUMNS[6:]:
-            row[key] = _spread([run.summary.get(key) for run in runs])
-        row["one_architecture"] = runs[0].summary.get("one_architecture")
-        row["transductive"] = bool(runs[0].summary.get("transductive"))
-        pairs = [(run, reference.get(run.seed)) for run in runs]
-        own = [(run, run.baseline()) for run in runs]
-        row["differences"] = []
-        if label != comparison.reference:
-            row["differences"].append(_difference(pairs, selection, comparison.reference))
-        others = {base.label for _, base in own if base} - {comparison.reference, label}
-        for name in sorted(others):
-            named = [(run, base) for run, base in own if base and base.label == name]
-            row["differences"].append(_difference(named, selection, name))
-        rows.append(row)
-    return rows
-
-
-def _difference(
-    pairs: Sequence[tuple[Run, Run | None]], selection: str, against: str
-) -> dict[str, Any]:
-    result: dict[str, Any] = {"against": against}
-    for key in ("personalised_accuracy", "global_accuracy"):
-        values = []
-        for run, other in pairs:
-            ours = run.selected(selection).get(key)
-            theirs = other.selected(selection).get(key) if other else None
-            values.append(None if ours is None or theirs is None else ours - theirs)
-        spread = _spread(values)
-        if spread is not None:
-            std, n = spread.pop("std"), spread["n"]
-            spread["standard_error"] = None if std is None else std / math.sqrt(n)
-        result[key] = spread
-    return result
-
-
-def _spread(values: Iterable[float | None]) -> dict[str, Any] | None:
-    known = [float(value) for value in values if value is not None]
-    if not known:
-        return None
-    std = statistics.stdev(known) if len(known) > 1 else None
-    return {"mean": statistics.fmean(known), "std": std, "n": len(known)}
 
 
 def _read(path: Path, what: str, parse: Callable[[str], _T]) -> _T:

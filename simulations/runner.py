@@ -101,6 +101,7 @@ class Plan:
             codec=run.codec,
             public_labels=None if public_y is None else torch.tensor(public_y, dtype=torch.int64),
             server_model=server,
+            group_effect=run.group_effect,
         )
         return strategy
 
@@ -302,16 +303,17 @@ def execute(
 
 def _summary(plan: Plan, folder: Path, baseline: Path | None) -> dict[str, Any]:
     """Return what ``summary.json`` says of a finished run, label and command aside."""
-    experiment = plan.experiment
+    experiment, about = plan.experiment, plan.federation.describe()
+    rows, target = read_rounds(folder), bool(about.get("target"))
     return {
-        **summarise(read_rounds(folder), oracle=experiment.run.oracle),
+        **summarise(rows, oracle=experiment.run.oracle, target=target),
         "strategy": experiment.strategy["name"],
         "seed": experiment.seed,
         "rounds": experiment.rounds,
         "one_architecture": plan.one_architecture,
         "transductive": False,
         "baseline": None if baseline is None else os.path.relpath(baseline, folder),
-        "notes": plan.federation.describe()["notes"],
+        "notes": about["notes"],
     }
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from fedkt.simulations.aggregates import aggregate
 from fedkt.simulations.drawing import MEGABYTE
-from fedkt.simulations.results import Comparison, aggregate
+from fedkt.simulations.results import Comparison
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -15,6 +16,7 @@ ABSENT = "–"
 """What stands in a table where nothing was measured."""
 
 _ACCURACY = {
+    "target_accuracy": "Target accuracy (%)",
     "personalised_accuracy": "Personalised accuracy (%)",
     "global_accuracy": "Global accuracy (%)",
     "server_accuracy": "Server accuracy (%)",
@@ -22,6 +24,7 @@ _ACCURACY = {
 }
 # For the terminal, whose 80 columns hold seven of these; the caption says what they are.
 _SHORT = {
+    "Target accuracy (%)": "Target %",
     "Personalised accuracy (%)": "Person. %",
     "Global accuracy (%)": "Global %",
     "Negative transfer (%)": "Worse %",
@@ -29,6 +32,7 @@ _SHORT = {
     "MB down": "down",
     "Seconds": "s",
 }
+_SOME = ("target_accuracy", "server_accuracy")  # that not every federation or method has
 _COST = {"bytes_up": "MB up", "bytes_down": "MB down", "seconds": "Seconds"}
 
 
@@ -43,8 +47,12 @@ def comparison_table(comparison: Comparison) -> Table:
 
     rows = aggregate(comparison)
     header, *body = table_of(rows, digits=1)
-    # Eighty columns have no room for the server's accuracy; the report shows it.
-    kept = [i for i, name in enumerate(header) if name != _ACCURACY["server_accuracy"]]
+    # Eighty columns have no room for all accuracies; the report shows the server's, and the
+    # clients' on the target.
+    hidden = {_ACCURACY["server_accuracy"]}
+    if _ACCURACY["target_accuracy"] in header:
+        hidden.add(_ACCURACY["global_accuracy"])
+    kept = [i for i, name in enumerate(header) if name not in hidden]
     header, *body = [[line[i] for i in kept] for line in [header, *body]]
     # Text, not str: a label in square brackets is no markup.
     caption = Text("\n".join(_below(comparison, rows)))
@@ -102,7 +110,7 @@ def table_of(
     shown = {
         key: title
         for key, title in _ACCURACY.items()
-        if key != "server_accuracy" or any(row[key] for row in rows)
+        if key not in _SOME or any(row[key] for row in rows)
     }
     header = ["Strategy", *([] if with_cost else ["Round"]), *shown.values()]
     table = [header + (list(_COST.values()) if with_cost else [])]

@@ -29,6 +29,7 @@ from fedkt.strategies.exchange import Exchange
 from fedkt.strategies.rounds import Observer, ServerOptions
 
 ACCURACIES = ("personalised-accuracy", "global-accuracy", "validation-accuracy")
+LEARNT = "learnt-accuracy"  # before the fusion; only where the run asks for the group effect
 
 
 class KnowledgeStrategy(Strategy):
@@ -228,6 +229,8 @@ class KnowledgeStrategy(Strategy):
             return []
         recipe = exchange.recipe
         names = list(dict.fromkeys(recipe.needs("start") + recipe.needs("learn")))
+        if self.options.group_effect:
+            config = ConfigRecord({**config, "group-effect": True})
         return exchange.messages(MessageType.TRAIN, exchange.report.participants, names, config)
 
     def aggregate_train(
@@ -242,11 +245,14 @@ class KnowledgeStrategy(Strategy):
             try:
                 upload = exchange.read_upload(client, content)
                 losses.append(wire.scalar(content.metric_records["metrics"], "loss"))
+                learnt = wire.scalar(content.metric_records["metrics"], LEARNT)
             except KnowledgeError as error:
                 exchange.fail(client, "share", str(error))
                 continue
             uploads.append(upload)
             exchange.look_at(upload)
+            if learnt is not None:
+                exchange.report.learnt[client] = learnt
         exchange.stop_unless(uploads, "learn")
         exchange.report.participants = [u.client for u in uploads]
         if exchange.recipe.share:

@@ -39,6 +39,9 @@ class ServerOptions:
         (``trust="root"``).
     server_model : ServerModel, optional
         The server's own model and unlabelled samples, for methods that train or ask one.
+    group_effect : bool
+        Whether participants also measure their model between learning and fusion, on the
+        common test set; evaluation only, no model changes by it.
     """
 
     seed: int = 0
@@ -49,6 +52,7 @@ class ServerOptions:
     # Tensors have no single truth value to compare by, and are too long for a log line.
     public_labels: Tensor | None = field(default=None, compare=False, repr=False)
     server_model: ServerModel | None = field(default=None, compare=False, repr=False)
+    group_effect: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.participation <= 1:
@@ -95,6 +99,9 @@ class RoundReport:
         ``validation-accuracy``, each in [0, 1], as far as the client has them.
     server_accuracy : float, optional
         Accuracy of the server's own model, if there is one.
+    learnt : dict[int, float]
+        By participant, the accuracy on the common test set of its model as it was after
+        learning, before the fusion; empty unless the run asks for the group effect.
     traffic : Traffic
         Bytes.
     failures : list[Failure]
@@ -113,6 +120,7 @@ class RoundReport:
     participants: list[int] = field(default_factory=list)
     metrics: dict[int, dict[str, float]] = field(default_factory=dict)
     server_accuracy: float | None = None
+    learnt: dict[int, float] = field(default_factory=dict)
     traffic: Traffic = field(default_factory=Traffic)
     failures: list[Failure] = field(default_factory=list)
     diagnostics: Mapping[str, Any] = field(default_factory=dict)

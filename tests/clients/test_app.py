@@ -104,6 +104,21 @@ def test_hello_leaves_no_state(client) -> None:
 # --- learn and share -----------------------------------------------------------------------
 
 
+def test_what_was_learnt_is_measured_only_if_asked(client) -> None:
+    assert "learnt-accuracy" not in Talk(client).learn().content["metrics"]
+    talk, plain = Talk(client), Talk(client)
+    learnt = talk.learn(**{"group-effect": True}).content["metrics"]["learnt-accuracy"]
+    idle = talk.say("evaluate", absorb=False).content["metrics"]
+    assert learnt == idle["global-accuracy"], "nothing has been absorbed yet"
+    plain.learn()
+    assert bits(talk.state) == bits(plain.state)
+
+
+def test_without_a_common_test_set_nothing_can_be_measured(client) -> None:
+    talk = Talk(replace(client, data=replace(client.data, common_test=None)))
+    assert "learnt-accuracy" not in talk.learn(**{"group-effect": True}).content["metrics"]
+
+
 def test_learn_trains_and_shares(client, learner_of, work_on) -> None:
     talk = Talk(client)
     reply = talk.learn()

@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from fedkt.metrics import negative_transfer, over_clients
+from fedkt.metrics import group_effect, negative_transfer, over_clients, transfer
 
 
 def test_over_clients() -> None:
@@ -59,3 +59,28 @@ def test_nothing_to_compare(a: list[float | None], b: list[float | None]) -> Non
 def test_the_same_clients_are_needed() -> None:
     with pytest.raises(ValueError, match=r"shorter|longer"):
         negative_transfer([0.1], [0.1, 0.2])
+
+
+def test_transfer_is_the_difference_of_each_client() -> None:
+    gained = transfer([0.5, None, 0.75, 0.5], [0.25, 0.5, None, 0.75])
+    assert gained == [0.25, None, None, -0.25]
+
+
+@pytest.mark.parametrize("clients", [1, 3, 7, 10, 49])
+@pytest.mark.parametrize("accuracy", [0.1, 1 / 3, 0.7, 0.0])
+def test_group_effect_of_equal_models_is_exactly_nil(clients: int, accuracy: float) -> None:
+    assert group_effect([accuracy] * clients, accuracy) == 0.0
+    assert group_effect([accuracy] * clients, [accuracy] * clients) == 0.0
+
+
+def test_group_effect_is_positive_where_fusing_destroys() -> None:
+    assert group_effect([0.6, 0.8], 0.5) == pytest.approx(0.2)
+    assert group_effect([0.6, 0.8], 0.9) == pytest.approx(-0.2)
+    assert group_effect([0.6, 0.8], [0.5, 0.8]) == pytest.approx(0.05)
+
+
+def test_group_effect_is_over_the_clients_that_have_both() -> None:
+    assert group_effect([0.6, None, 0.9], [0.5, 0.1, None]) == pytest.approx(0.1)
+    assert group_effect([0.6, None, 0.8], 0.5) == pytest.approx(0.2)
+    for learnt, fused in (([], 0.5), ([None], 0.5), ([0.5], None), ([0.5], [None])):
+        assert group_effect(learnt, fused) is None

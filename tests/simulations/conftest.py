@@ -10,8 +10,10 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import tomli_w
 import torch
@@ -19,6 +21,7 @@ import torch
 from fedkt.knowledge import Knowledge
 from fedkt.simulations import checkpoint, cli, config
 from fedkt.simulations.config import Experiment
+from fedkt.simulations.results import Comparison, Run
 
 TINY: dict[str, Any] = {
     "rounds": 2,
@@ -155,3 +158,66 @@ def _threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     assert torch.get_num_threads() == before
+
+
+# --- made-up results of several cells, for tables and figures ----------------------------------
+
+STRATEGIES = ("local", "fedavg", "knfu(beta=2)", "vote")
+
+
+def _made_up_run(
+    label: str,
+    seed: int,
+    accuracy: float,
+    *,
+    target: str = "",
+    effects: tuple[float, ...] = (0.2, 0.1, -0.1),
+    served: float | None = None,
+    **summary: Any,
+) -> Run:
+    """Return a run of as many rounds as there are group effects."""
+    rows = [
+        {"round": number, "group_effect": 0.0 if label == "local" else effect}
+        for number, effect in enumerate(effects, 1)
+    ]
+    last = {
+        "round": len(rows),
+        "personalised_accuracy": accuracy + 0.05,
+        "global_accuracy": accuracy,
+        "server_accuracy": served,
+        "target_accuracy": (accuracy if served is None else served) if target else None,
+    }
+    selected = {**last, "global_accuracy": accuracy - 0.01}
+    known = {"strategy": label, "label": label, "seed": seed}
+    about = {"target": target} if target else {}
+    figures = {"last": last, "validation_selected": selected}
+    return Run(Path(label), {}, rows, {**known, **figures, **summary}, about)
+
+
+def _made_up_cells(
+    cells: tuple[str, ...],
+    *,
+    targets: bool = False,
+    labels: tuple[str, ...] = STRATEGIES,
+    seeds: int = 3,
+) -> dict[str, Comparison]:
+    """Return believable results by cell; with targets a cell is named "base → TARGET"."""
+    results = {}
+    for place, cell in enumerate(cells):
+        groups = {}
+        for rank, label in enumerate(labels):
+            rng = np.random.default_rng([place, rank])
+            values = 0.4 + 0.02 * place + 0.02 * rank + rng.normal(0, 0.01, seeds)
+            groups[label] = [
+                _made_up_run(label, seed, float(v), target=cell if targets else "")
+                for seed, v in enumerate(values)
+            ]
+        name = f"base → {cell}" if targets else cell
+        results[name] = Comparison(Path(cell), {}, groups)
+    return results
+
+
+@pytest.fixture(scope="session")
+def made_up() -> SimpleNamespace:
+    """Make results up: ``made_up.cells(names, targets=True)``, ``made_up.run("a", 0, 0.5)``."""
+    return SimpleNamespace(run=_made_up_run, cells=_made_up_cells, strategies=STRATEGIES)

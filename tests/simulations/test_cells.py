@@ -81,11 +81,12 @@ def test_every_cell_of_one_seed_comes_before_the_next_seed(tiny: Any) -> None:
 
 TOML = {
     "strategy": {"local_epochs": 1, "distil_epochs": 1},
+    "run": {"grid": "in-process", "group_effect": True},
     "compare": {
-        "strategies": ["local", "fedmd(form=probabilities)", "fedpf"],
+        "strategies": ["local", "fedmd(form=probabilities)", "ours = fedpf"],
         "seeds": 1,
         "cells": [{"name": "x"}, {"name": "y", "data": {"samples_per_client": 20}}],
-        "verdict": {"subject": "fedpf", "personalised_bar": ["local"]},
+        "verdict": {"subject": "ours", "personalised_bar": ["local"]},
     },
 }
 
@@ -103,18 +104,30 @@ def grown(tmp_path_factory: pytest.TempPathFactory, fedkt: Any, write_toml: Any)
     first = write_toml(here, **{**TOML, "compare": {**compare, "cells": compare["cells"][:1]}})
     answer = fedkt("compare", first, "--out", here / "out")
     assert answer.code == 0, answer.err
-    before = (here / "out/cells/x/runs/fedpf-seed0/rounds.jsonl").read_bytes()
+    before = (here / "out/cells/x/runs/ours-seed0/rounds.jsonl").read_bytes()
     more = write_toml(here, **{**TOML, "compare": {**compare, "seeds": 2, "processes": 2}})
     answer = fedkt("compare", more, "--out", here / "out", "--resume")
     assert answer.code == 0, answer.err
     assert "y, seed 1: done" in answer.out
-    assert (here / "out/cells/x/runs/fedpf-seed0/rounds.jsonl").read_bytes() == before
+    assert (here / "out/cells/x/runs/ours-seed0/rounds.jsonl").read_bytes() == before
+    assert_readable(answer.out)
     return here / "out"
+
+
+def assert_readable(printed: str) -> None:
+    """The terminal shows verdict and tables in 80 columns, and no Markdown."""
+    tables = printed.partition("ours against the best rival")[2]
+    assert "ours reaches the bar" in tables
+    assert "Personalised accuracy after the last round (%)" in tables
+    assert "Average" in tables
+    assert "| ---" not in printed
+    shown = [line for line in tables.splitlines() if not line.startswith(("As Mark", "Report:"))]
+    assert max(map(len, shown)) <= 80
 
 
 def test_a_comparison_of_cells_can_gain_cells_and_seeds(grown: Path) -> None:
     rows = rows_of(grown / "cells.csv")
-    labels = TOML["compare"]["strategies"]
+    labels = ["local", "fedmd(form=probabilities)", "ours"]
     assert [(r["cell"], r["strategy"], r["seed"]) for r in rows] == [
         (cell, label, seed) for cell in "xy" for label in labels for seed in "01"
     ]
@@ -143,7 +156,7 @@ def test_nothing_else_may_change(grown: Path, fedkt: Any, write_toml: Any) -> No
     fewer = write_toml(grown.parent, **{**TOML, "compare": {**TOML["compare"], "seeds": 1}})
     answer = fedkt("compare", fewer, "--out", grown, "--resume")
     assert (answer.code, "begun with 2 seeds" in answer.err) == (2, True)
-    options = ["--seeds", 2, "--strategies", "local,fedpf", "--out", grown, "--resume"]
+    options = ["--seeds", 2, "--strategies", "local,ours = fedpf", "--out", grown, "--resume"]
     answer = fedkt("compare", fewer, *options)
     assert (answer.code, "begun with strategy fedmd(form=probabilities)" in answer.err) == (2, True)
 
@@ -152,12 +165,19 @@ def test_the_report_holds_the_verdict(grown: Path, fedkt: Any) -> None:
     answer = fedkt("report", grown, "--markdown")
     assert answer.code == 0, answer.err
     page = (grown / "report.html").read_text()
-    assert "Verdict on fedpf" in page
-    assert "data:image/png;base64," in page
-    assert page.count("<tr>") >= 3 * 3, "verdict and two overviews, each with two cells"
+    assert "Verdict on ours" in page
+    assert page.count("data:image/png;base64,") == 3, "verdict, cells, group effect"
+    assert page.count("<tr>") >= 3 + 4 + 4, "the verdict, and two tables of three strategies"
+    assert "<b>" in page, "the best of a cell"
+    table = (grown / "cells_table.md").read_text()
+    assert "| Strategy | x | y | Average |" in table
+    assert table in answer.out
     assert "| x |" in answer.out
     assert "of 2 cells" in answer.out
-    assert (grown / "figures" / "verdict.png").stat().st_size > 10_000
+    for name in ("verdict", "targets", "group_effect"):
+        assert (grown / "figures" / f"{name}.png").stat().st_size > 10_000
+    assert fedkt("report", grown / "cells" / "x").code == 0
+    assert "Group effect (FedKA" in (grown / "cells" / "x" / "report.html").read_text()
 
 
 def test_several_processes_need_the_grid_in_process(tiny: Any) -> None:
@@ -169,10 +189,10 @@ def test_several_processes_need_the_grid_in_process(tiny: Any) -> None:
 def test_a_verdict_on_an_unknown_strategy_is_refused(
     grown: Path, fedkt: Any, write_toml: Any
 ) -> None:
-    compare = {**TOML["compare"], "seeds": 2, "verdict": {"subject": "fedpff"}}
+    compare = {**TOML["compare"], "seeds": 2, "verdict": {"subject": "ourss"}}
     toml = write_toml(grown.parent, **{**TOML, "compare": compare})
     answer = fedkt("compare", toml, "--out", grown, "--resume")
-    assert (answer.code, "Did you mean 'fedpf'" in answer.err) == (2, True)
+    assert (answer.code, "Did you mean 'ours'" in answer.err) == (2, True)
 
 
 def test_the_documented_comparison_is_valid() -> None:

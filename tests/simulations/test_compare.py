@@ -11,7 +11,7 @@ import pytest
 from fedkt.errors import ConfigError
 from fedkt.simulations import compare as compare_
 from fedkt.simulations.compare import entries_of, plan_jobs, slug
-from fedkt.simulations.config import parse
+from fedkt.simulations.config import parse, read_entry
 
 HEADER = (
     "strategy,seed,personalised_accuracy,global_accuracy,server_accuracy,"
@@ -104,6 +104,16 @@ def test_shared_hyper_parameters_go_where_they_fit(tiny: Any) -> None:
         ([], {}, "name the strategies"),
         (["knfu", "local", "knfu"], {}, "knfu is named twice"),
         (["knfu(beta=1)", "knfu( beta = 1 )"], {}, "named twice"),
+        (["my way = knfu", "my-way = fedmd"], {}, "my-way is named twice"),
+        (["a = knfu", "a = fedmd"], {}, "a is named twice"),
+        (["local = knfu"], {}, "after local training"),
+        (["local-2 = knfu"], {}, "after local training"),
+        (["fedmd = knfu"], {}, "'fedmd' is the name of another strategy"),
+        (["= knfu"], {}, "write LABEL = NAME"),
+        (["a ="], {}, "write LABEL = NAME"),
+        (["a) = knfu"], {}, "no parentheses"),
+        (["... = knfu"], {}, "use letters or digits"),
+        (["a = knf"], {}, "Did you mean 'knfu'"),
         (["local"], {"beta": 1.0}, "'beta'"),
         (["local", "knfu"], {"bta": 1.0}, "'bta'. Did you mean 'beta'?"),
     ],
@@ -113,6 +123,37 @@ def test_what_cannot_be_compared(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         entries_of(tiny(strategy=common, compare={"strategies": strategies}))
+
+
+def test_a_strategy_may_be_given_a_name(tiny: Any) -> None:
+    strategies = ["local", "sharp = knfu(beta=9.0)", "knfu(beta=2.0)", "twice=local(times=2)",
+                  "local = local"]  # fmt: skip
+    experiment = tiny(strategy={}, compare={"strategies": strategies[:4], "seeds": 1})
+    sections = {e.label: dict(e.section) for e in entries_of(experiment)}
+    assert sections == {
+        "local": {"name": "local"},
+        "sharp": {"name": "knfu", "beta": 9.0},
+        "knfu(beta=2.0)": {"name": "knfu", "beta": 2.0},
+        "twice": {"name": "local", "times": 2},
+    }
+    folders = {job.label: job.folder for job in plan_jobs(experiment)}
+    assert folders["sharp"] == "sharp-seed0"
+    (own,) = entries_of(tiny(strategy={}, compare={"strategies": strategies[4:]}))
+    assert own.label == "local"
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "reference"),
+    [
+        ("knfu", None, "knfu"),
+        ("knfu(beta=2)", None, "knfu(beta=2)"),
+        ("  a b =knfu(beta=2, temperature=3)", "a b", "knfu(beta=2, temperature=3)"),
+        ("mine = some/file.py:Mine", "mine", "some/file.py:Mine"),
+        ("/tmp/a=b/file.py:Mine", None, "/tmp/a=b/file.py:Mine"),
+    ],
+)
+def test_a_label_ends_at_an_equals_sign(text: str, label: str | None, reference: str) -> None:
+    assert read_entry(text) == (label, reference)
 
 
 def test_labels_become_different_folders(tiny: Any) -> None:
@@ -133,7 +174,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, fedkt: Any, write_toml: A
     folder = tmp_path_factory.mktemp("compare")
     (folder / "mine.py").write_text(USER_STRATEGIES)
     toml = write_toml(folder, strategy={"local_epochs": 1})
-    strategies = f"fedavg,local,knfu(beta=0.5, distil_epochs=1),{folder}/mine.py:Mine"
+    mine = f"{folder}/mine.py:Mine"
+    strategies = f"fedavg,local,knfu(beta=0.5, distil_epochs=1),{mine},own = {mine}(beta=3)"
     options = ["--strategies", strategies, "--seeds", 2, "--seed", 3, "--out", folder / "cmp"]
     answer = fedkt("compare", toml, *options)
     assert answer.code == 0, answer.err
@@ -146,7 +188,7 @@ def test_one_row_a_strategy_and_seed(finished: Any) -> None:
     rows = rows_of(folder)
     knfu = "knfu(beta=0.5, distil_epochs=1)"
     assert [(r["strategy"], r["seed"]) for r in rows] == [
-        (label, seed) for label in ("fedavg", "local", knfu, "mine") for seed in ("3", "4")
+        (label, seed) for label in ("fedavg", "local", knfu, "mine", "own") for seed in ("3", "4")
     ]
     for row in rows:
         assert 0 <= float(row["personalised_accuracy"]) <= 1

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import re
 import statistics
@@ -12,13 +13,13 @@ import tomli_w
 from rich.console import Console
 
 from fedkt.errors import ConfigError
+from fedkt.simulations.aggregates import aggregate
 from fedkt.simulations.report import (
     write_comparison_report,
     write_run_report,
 )
 from fedkt.simulations.results import (
     Run,
-    aggregate,
     load_comparison,
     load_run,
     write_comparison_csv,
@@ -302,7 +303,8 @@ def test_run_report_shows_summary_rounds_baseline_and_diagnostics(tmp_path: Path
     assert row[3:] == [f"{100 * last['global_accuracy']:.2f}", "–", "20.00", "3.00"]
     assert row_of(page, "Validation-selected round")[1] == "59"
     assert row_of(page, "Local training alone, last round")[1] == "60"
-    shown = [row[0] for row in cells(page) if re.fullmatch(r"\d+( \*)?", row[0])]
+    rounds = page.partition("<h2>Rounds</h2>")[2]
+    shown = [row[0] for row in cells(rounds) if re.fullmatch(r"\d+( \*)?", row[0])]
     assert shown[0] == "1"
     assert shown[-2:] == ["59 *", "60"]
     assert len(shown) < 27
@@ -389,3 +391,58 @@ def test_damage_is_reported_before_anything_is_written(tmp_path: Path) -> None:
     assert not (home / "report.html").exists()
     with pytest.raises(ConfigError, match="not a comparison directory"):
         write_comparison_report(home)
+
+
+def test_clients_are_listed_with_what_they_gained(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", "knfu")
+    write_run(run / "baseline", "local")
+    page = write_run_report(run).read_text()
+    assert "Clients after the last round" in page
+    table = page.partition("Clients after the last round")[2].partition("</table>")[0]
+    assert table.count("<tr>") == 1 + 10
+    gains = load_run(run).gains(load_run(run / "baseline"))
+    for gain in gains:
+        assert gain is not None
+        assert f"<td>{100 * gain:+.2f}</td>" in table
+    assert "Target accuracy (%)" not in page
+    many = write_run(tmp_path / "many", "knfu", clients=60)
+    assert "Clients after the last round" not in write_run_report(many).read_text()
+
+
+def test_a_target_has_a_column_of_its_own(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", "knfu")
+    for name, key, change in (
+        ("federation.json", None, {"target": "usps"}),
+        ("summary.json", "last", {"target_accuracy": 0.4321}),
+    ):
+        values = json.loads((run / name).read_text())
+        (values if key is None else values[key]).update(change)
+        (run / name).write_text(json.dumps(values))
+    page = write_run_report(run).read_text()
+    assert "Target accuracy (%)" in page
+    assert "<td>43.21</td>" in page
+    assert "<dt>Target domain</dt><dd>usps</dd>" in page
+
+
+def test_a_comparison_on_a_target_shows_its_accuracy(tmp_path: Path) -> None:
+    runs = []
+    for label in ("local", "fedavg"):
+        for seed in range(2):
+            home = write_run(tmp_path / "runs" / f"{label}-seed{seed}", label, seed)
+            summary = json.loads((home / "summary.json").read_text())
+            summary["last"]["target_accuracy"] = 0.6 + 0.1 * seed
+            (home / "summary.json").write_text(json.dumps(summary))
+            runs.append(load_run(home))
+    write_comparison_csv(tmp_path / "comparison.csv", runs)
+    (tmp_path / "comparison.toml").write_text("rounds = 8\n")
+    comparison = load_comparison(tmp_path)
+    assert "| Strategy | Target accuracy (%) | Personalised accuracy (%) |" in plain_table(
+        comparison
+    )
+    assert "65.00 ± 7.07" in plain_table(comparison)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(comparison_table(comparison))
+    shown = console.export_text()
+    assert "Target %" in shown
+    assert "Global %" not in shown
+    assert shown.count("65.0 ± 7.1") == 2

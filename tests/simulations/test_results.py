@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from fedkt.errors import ConfigError
+from fedkt.simulations.aggregates import aggregate
 from fedkt.simulations.results import (
     COLUMNS,
-    aggregate,
     comparison_rows,
     load_comparison,
     load_run,

@@ -1,0 +1,77 @@
+"""The rules of model selection, on rows made by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fedkt.simulations.records import summarise
+from fedkt.simulations.selection import last_round, oracle, source_validation, target_accuracy
+
+
+def row(
+    round_: int,
+    validation: float | None,
+    personalised: float | None,
+    common: float | None,
+    served: float | None = None,
+) -> dict[str, Any]:
+    def over(value: float | None) -> dict[str, Any]:
+        return {"mean": value, "std": 0.0, "per_client": []}
+
+    return {
+        "round": round_,
+        "personalised_accuracy": over(personalised),
+        "global_accuracy": over(common),
+        "validation_accuracy": over(validation),
+        "server_accuracy": served,
+        "negative_transfer": None,
+        "negative_transfer_loss": None,
+        "bytes_up": 1,
+        "bytes_down": 1,
+        "seconds": 1,
+        "failures": [],
+    }
+
+
+# By every rule another round.
+ROWS = [row(1, 0.9, 0.2, 0.3), row(2, 0.5, 0.8, 0.4), row(3, 0.9, 0.3, 0.6), row(4, 0.1, 0.1, 0.1)]
+
+
+def number(chosen: Any) -> int:
+    return int(chosen["round"])
+
+
+def test_every_rule_looks_at_its_own_figure() -> None:
+    assert number(last_round(ROWS)) == 4
+    assert number(source_validation(ROWS)) == 1, "the first of equals"
+    assert number(oracle(ROWS)) == 2
+    assert number(oracle(ROWS, target=True)) == 3
+
+
+def test_nothing_measured_selects_nothing() -> None:
+    rows = [row(1, None, None, None)]
+    assert (source_validation(rows), oracle(rows), oracle(rows, target=True)) == (None, None, None)
+    assert (last_round([]), source_validation([]), oracle([])) == (None, None, None)
+    assert number(source_validation([row(1, None, 1, 1), row(2, 0.0, 0, 0)])) == 2
+
+
+def test_the_servers_model_speaks_for_the_method_where_there_is_one() -> None:
+    assert target_accuracy(row(1, 0.9, 0.9, 0.4)) == 0.4
+    assert target_accuracy(row(1, 0.9, 0.9, 0.4, served=0.0)) == 0.0
+    assert target_accuracy({"global_accuracy": 0.4, "server_accuracy": None}) == 0.4
+    assert target_accuracy({"global_accuracy": None}) is None
+
+
+def test_validation_never_sees_test_accuracies() -> None:
+    changed = [{**r, "global_accuracy": {"mean": 1.0}, "server_accuracy": 1.0} for r in ROWS]
+    assert number(source_validation(changed)) == number(source_validation(ROWS))
+
+
+@pytest.mark.parametrize(("target", "figure", "best"), [(True, 0.1, 3), (False, None, 2)])
+def test_the_summary_follows_the_rules(target: bool, figure: float | None, best: int) -> None:
+    summary = summarise(ROWS, oracle=True, target=target)
+    assert [summary[k]["round"] for k in ("last", "validation_selected", "oracle")] == [4, 1, best]
+    assert summary["last"]["target_accuracy"] == figure
+    assert "oracle" not in summarise(ROWS, target=target)
