@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fedkt import wire
 from fedkt.clients.learner import Learner, TrainingOptions, Work
-from fedkt.clients.phases import common_accuracy, evaluate, run_steps, share
+from fedkt.clients.phases import common_accuracy, evaluate, refuses, run_steps, share
 from fedkt.clients.readouts import Settled, settle, unsettled
 from fedkt.clients.state import ClientState, MemoryStore, StateStore
 from fedkt.data.samples import ClientData, Samples
@@ -251,8 +251,9 @@ def _hello(client: Client, message: Message) -> RecordDict:
         "num-classes": client.learner.num_classes,
         "public-size": 0 if public is None else len(public),
         "public-digest": "none" if public is None else _digest(public),
+        "input-shape": list(client.data.input_shape),
     })  # fmt: skip
-    refusal = client.learner.refuses(recipe)
+    refusal = client.learner.refuses(recipe) or refuses(recipe, client.data)
     if refusal:
         about["refusal"] = refusal
     return RecordDict({"config": about})

@@ -12,9 +12,19 @@ from fedkt.clients.learner import Learner, Work
 from fedkt.data.samples import ClientData, Samples
 from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Knowledge
-from fedkt.readouts import as_knowledge
-from fedkt.recipe import Gate, Load, Recipe, Share, Step, Weights
+from fedkt.objectives.restyle import styles_of
+from fedkt.readouts import LARGEST_LOSS, as_knowledge
+from fedkt.recipe import Gate, Load, Recipe, Share, Step, Styles, Validation, Weights
+from fedkt.rng import torch_rng
 from fedkt.wire import public_ids
+
+
+def refuses(recipe: Recipe, data: ClientData) -> str | None:
+    """Return why a recipe cannot be followed on a client's data, in one line; None if it can."""
+    if recipe.needs_images and len(data.input_shape) != 3:
+        shape = list(data.input_shape)
+        return f"the recipe shares styles of images (C, H, W) and its samples have shape {shape}"
+    return None
 
 
 def run_steps(learner: Learner, steps: Sequence[Step], work: Work, phase: str) -> float | None:
@@ -99,6 +109,10 @@ def _one_share(learner: Learner, one: Share, work: Work) -> Knowledge:
         return as_knowledge(work.losses)
     if isinstance(one, Weights):
         return learner.weights(one.local_norms)
+    if isinstance(one, Styles):
+        return _styles(one, work)
+    if isinstance(one, Validation):
+        return _validation(learner, one, work)
     public = work.data.public
     if public is None:
         raise KnowledgeError("this client has no public set to predict on")
@@ -109,6 +123,36 @@ def _one_share(learner: Learner, one: Share, work: Work) -> Knowledge:
     if one.form == "logits":
         return Knowledge.rows("logits", logits, ids)
     return Knowledge.rows("probabilities", F.softmax(logits / one.temperature, dim=-1), ids)
+
+
+def _styles(one: Styles, work: Work) -> Knowledge:
+    x = work.data.train.x
+    if not len(x):
+        raise KnowledgeError("a client without training images has no style to share")
+    if one.of == "overall":
+        mean, std = styles_of(x.transpose(0, 1).flatten(1)[None])
+    else:
+        # Not the round's stream: the same images every round, so that no more are given away.
+        order = torch.randperm(len(x), generator=torch_rng(work.seed, "styles", 0, work.client))
+        mean, std = styles_of(x[order[torch.arange(one.images) % len(x)]])
+    return Knowledge("statistics", {"mean": mean, "std": std})
+
+
+def _validation(learner: Learner, one: Validation, work: Work) -> Knowledge:
+    held = work.data.validation if len(work.data.validation) else work.data.train
+    own, now = _fit(learner, held), learner.state()
+    learner.load_weights(work.knowledge[one.source])
+    received = _fit(learner, held)
+    learner.load_state(now)
+    return Knowledge("statistics", {"own": own, "received": received})
+
+
+def _fit(learner: Learner, held: Samples) -> Tensor:
+    """Return mean cross-entropy and accuracy on labelled samples, float32 ``[2]``."""
+    assert held.y is not None
+    logits = learner.predict(held.x)
+    loss = F.cross_entropy(logits, held.y).clamp_max(LARGEST_LOSS)
+    return torch.stack([loss, (logits.argmax(-1) == held.y).float().mean()])
 
 
 def _personal(

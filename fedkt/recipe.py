@@ -17,12 +17,30 @@ from typing import Any, ClassVar, Literal, cast, get_args
 
 from fedkt import registry
 from fedkt.errors import ConfigError
-from fedkt.knowledge import Kind
 from fedkt.objectives.base import Term, Transform
 from fedkt.objectives.heads import Head
+from fedkt.shares import Form, Gate, Predict, Share, Styles, Validation, Weights
+
+__all__ = [
+    "Beside",
+    "Data",
+    "Form",
+    "Gate",
+    "Load",
+    "Predict",
+    "ReadOut",
+    "Recipe",
+    "Share",
+    "Step",
+    "Styles",
+    "Train",
+    "Validation",
+    "Weighted",
+    "Weights",
+    "weighted",
+]
 
 Data = Literal["private", "public"]
-Form = Literal["logits", "probabilities", "labels"]
 ReadOut = Literal["raw", "prior", "mix", "gate"]
 
 
@@ -144,88 +162,7 @@ class Load:
         return (self.source,)
 
 
-@dataclass(frozen=True)
-class Predict:
-    """Share the model's answers on the public set.
-
-    Parameters
-    ----------
-    on : {"public"}
-        Private data is never predicted for sharing.
-    form : {"logits", "probabilities", "labels"}
-        ``probabilities`` are softmax(logits / temperature).
-    temperature : float
-        For probabilities only.
-    samples : int
-        How many public samples a round, drawn anew each round by (seed, round) on
-        both sides, so that no ids travel; 0 takes them all.
-    name : str
-        The share's name.
-    """
-
-    on: Literal["public"] = "public"
-    form: Form = "probabilities"
-    temperature: float = 1.0
-    samples: int = 0
-    name: str = "public"
-    step: ClassVar[str] = "predict"
-
-    def __post_init__(self) -> None:
-        if self.on != "public":
-            raise ConfigError(f"Predict(on=...) must be 'public', not {self.on!r}.")
-        if self.form not in ("logits", "probabilities", "labels"):
-            raise ConfigError(f"form must be logits, probabilities or labels, not {self.form!r}.")
-        if self.temperature <= 0 or self.samples < 0:
-            raise ConfigError("Predict needs temperature > 0 and samples ≥ 0.")
-
-    @property
-    def kind(self) -> Kind:
-        """The kind of knowledge shared."""
-        return self.form
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Share the model's weights (float parameters and buffers).
-
-    Parameters
-    ----------
-    name : str
-        The share's name.
-    local_norms : bool
-        Whether batch normalisation, its affine map and running statistics, stays with the
-        client and is neither shared nor loaded (FedBN).
-    """
-
-    name: str = "weights"
-    local_norms: bool = False
-    step: ClassVar[str] = "weights"
-
-    @property
-    def kind(self) -> Kind:
-        """The kind of knowledge shared."""
-        return "weights"
-
-
-@dataclass(frozen=True)
-class Gate:
-    """Share the mean losses of the client's held-out samples under the gate's read-outs.
-
-    75 floats, as they were when the client last absorbed; see ``fedkt.readouts``. The server
-    returns their mean over the clients (``fedkt.readouts.mean_losses``) under the same name.
-    """
-
-    name: str = "gate"
-    step: ClassVar[str] = "gate"
-
-    @property
-    def kind(self) -> Kind:
-        """The kind of knowledge shared."""
-        return "statistics"
-
-
 Step = Train | Load
-Share = Predict | Weights | Gate
 
 
 @dataclass(frozen=True)
@@ -236,8 +173,8 @@ class Recipe:
     ----------
     learn : Sequence[Train or Load]
         Before sharing.
-    share : Sequence[Predict, Weights or Gate]
-        What is uploaded; share names are unique.
+    share : Sequence[Predict, Weights, Gate, Styles or Validation]
+        What is uploaded (``fedkt.shares``); share names are unique.
     absorb : Sequence[Train or Load]
         After the fused knowledge came back, in the same round.
     start : Sequence[Train or Load]
@@ -282,6 +219,9 @@ class Recipe:
                 raise ConfigError(
                     f"The recipe reads knowledge {name!r} but shares {', '.join(names) or 'none'}."
                 )
+        for share in self.share:
+            if isinstance(share, Validation) and Load(share.source) not in self.learn:
+                raise ConfigError(f"Validation needs learn to begin with Load({share.source!r}).")
 
     def needs(self, phase: Literal["start", "learn", "absorb"]) -> tuple[str, ...]:
         """Return the names of the fused knowledge that a phase reads."""
@@ -307,6 +247,11 @@ class Recipe:
             s.uses_public if isinstance(s, Train) else getattr(s, "on", None) == "public"
             for s in self.steps
         )
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether private samples must be images ``[C, H, W]``."""
+        return any(isinstance(s, Styles) for s in self.share)
 
     @property
     def private_epochs(self) -> int:
@@ -344,7 +289,7 @@ class Recipe:
 
 
 _STEPS: Mapping[str, Callable[..., Any]] = {
-    c.step: c for c in (Train, Load, Predict, Weights, Gate)
+    c.step: c for c in (Train, Load, Predict, Weights, Gate, Styles, Validation)
 }
 # Plain parts of a recipe that are no steps.
 _PARTS: Mapping[str, Callable[..., Any]] = {c.__name__: c for c in (Weighted, Beside, Head)}

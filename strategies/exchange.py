@@ -20,7 +20,7 @@ from fedkt.errors import ConfigError, KnowledgeError, RunFailedError
 from fedkt.knowledge import Expected, Fused, Knowledge, Upload, check
 from fedkt.leakage import mean_prediction
 from fedkt.readouts import GATE
-from fedkt.recipe import Gate, Predict, Recipe
+from fedkt.recipe import Gate, Predict, Recipe, Styles, Validation
 from fedkt.rng import numpy_rng
 from fedkt.strategies.roster import Roster, first_line, meet
 from fedkt.strategies.rounds import Failure, RoundReport, ServerOptions
@@ -227,6 +227,11 @@ class Exchange:
             return Expected(share.kind, ids, {"values": (len(ids), *columns)})
         if isinstance(share, Gate):
             return Expected(share.kind, None, {"losses": (len(GATE),)})
+        if isinstance(share, Styles):
+            shape = share.count, self.roster.input_shape[0]
+            return Expected(share.kind, None, {"mean": shape, "std": shape})
+        if isinstance(share, Validation):
+            return Expected(share.kind, None, {"own": (2,), "received": (2,)})
         model = self.latest.shared[share.name].tensors
         return Expected(share.kind, None, {n: tuple(t.shape) for n, t in model.items()})
 

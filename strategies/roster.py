@@ -31,6 +31,8 @@ class Member:
         What its model answers and how many public samples it holds.
     public_digest : str
         Hash of its public inputs.
+    input_shape : tuple[int, ...]
+        The shape of its samples; empty if it did not say.
     """
 
     client: int
@@ -39,6 +41,7 @@ class Member:
     num_classes: int
     public_size: int
     public_digest: str
+    input_shape: tuple[int, ...] = ()
 
 
 class Roster(Mapping[int, Member]):
@@ -49,6 +52,7 @@ class Roster(Mapping[int, Member]):
         self._by_node = {m.node: m for m in members}
         first = members[0]
         self.num_classes, self.public_size = first.num_classes, first.public_size
+        self.input_shape = first.input_shape
 
     def __getitem__(self, client: int) -> Member:
         return self._members[client]
@@ -129,6 +133,7 @@ def _member(node: int, about: ConfigRecord) -> Member:
         num_classes=int(cast(int, about["num-classes"])),
         public_size=int(cast(int, about["public-size"])),
         public_digest=str(about["public-digest"]),
+        input_shape=tuple(int(n) for n in cast(list[int], about.get("input-shape", []))),
     )
 
 
@@ -144,6 +149,8 @@ def _check_together(members: list[Member], recipe: Recipe, method: str) -> None:
             raise ConfigError(f"{method} needs a public set and a client has none.")
         if len({m.public_digest for m in members}) > 1:
             raise ConfigError("The clients do not hold the same public set (contents differ).")
+    if recipe.needs_images and len({m.input_shape for m in members}) > 1:
+        raise ConfigError(f"{method} shares styles of images and theirs differ in shape.")
     architectures = sorted({m.architecture.partition("#")[0] for m in members})
     if recipe.needs_one_architecture and len({m.architecture for m in members}) > 1:
         raise ConfigError(

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import torch
 
+from fedkt.clients.features import feature_width
 from fedkt.knowledge import Fused, Knowledge
 from fedkt.models import build_model
-from fedkt.recipe import Gate, Predict, Recipe, Weights
+from fedkt.recipe import Gate, Predict, Recipe, Styles, Validation, Weights
 from fedkt.simulations.runner import Plan
 
 FLOAT32, FLOAT16, INT64 = 4, 2, 8
@@ -29,6 +30,7 @@ class Sizes:
     classes: int  # C
     parameters: int  # P, float parameters and buffers of the model
     width: int = FLOAT32  # bytes a float travels in
+    channels: int = 1  # of images
 
     @classmethod
     def of(cls, plan: Plan) -> Sizes:
@@ -40,9 +42,16 @@ class Sizes:
         return cls(
             public=len(federation.public_x),
             classes=federation.num_classes,
-            parameters=sum(t.numel() for t in floats),
+            parameters=sum(t.numel() for t in floats) + _heads(plan, model),
+            channels=federation.input_shape[0],
             width=FLOAT16 if plan.experiment.run.codec == "float16" else FLOAT32,
         )
+
+
+def _heads(plan: Plan, model: torch.nn.Module) -> int:
+    heads = plan.strategy.recipe().heads
+    built = [h.build(feature_width(model), plan.federation.num_classes) for h in heads]
+    return sum(p.numel() for module in built for p in module.parameters())
 
 
 def _predict(share: Predict, sizes: Sizes) -> int:
@@ -60,11 +69,21 @@ def _gate(share: Gate, sizes: Sizes) -> int:
     return sizes.width * 75
 
 
+def _styles(share: Styles, sizes: Sizes) -> int:
+    return sizes.width * 2 * sizes.channels * (1 if share.of == "overall" else share.images)
+
+
+def _validation(share: Validation, sizes: Sizes) -> int:
+    return sizes.width * 4
+
+
 # A new kind of share adds its formula here.
 UPLOADS: Mapping[type, Callable[[Any, Sizes], int]] = {
     Predict: _predict,
     Weights: _weights,
     Gate: _gate,
+    Styles: _styles,
+    Validation: _validation,
 }
 
 
