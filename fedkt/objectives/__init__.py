@@ -1,7 +1,7 @@
 """Loss terms. One family a file; a term is a frozen dataclass that can be called."""
 
 from fedkt.objectives.base import Batch, Divergence, Outputs, Term, weighted_mean
-from fedkt.objectives.distillation import KL, MAE, MSE, Distil
+from fedkt.objectives.distillation import KL, MAE, MSE, Distil, Supported
 from fedkt.objectives.regularisers import Proximal
 from fedkt.objectives.supervised import AdjustedCrossEntropy, CrossEntropy
 
@@ -16,6 +16,7 @@ __all__ = [
     "Divergence",
     "Outputs",
     "Proximal",
+    "Supported",
     "Term",
     "weighted_mean",
 ]
