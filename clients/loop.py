@@ -62,6 +62,7 @@ def train(
     private = batches.rehearsal(work, stream) if rehearse else iter(())
     size = step.batch_size or _batch_size(step, work)
     loss_of = _Loss(ask, work)
+    beta = torch.distributions.Beta(step.mixup, step.mixup) if step.mixup else None
     transforms = [t for t in step.transforms if work.knowledge.keys() >= set(t.needs())]
     losses: list[Tensor] = []
     parameters = list(ask.parameters.values())
@@ -72,7 +73,8 @@ def train(
             for number, rows in enumerate(rows_of):
                 loss_of.progress = work.progress((epoch + number / len(rows_of)) / step.epochs)
                 other = None if beside is None else next(beside)
-                loss = loss_of(terms, samples, rows, other, transforms)
+                mix = None if beta is None else (torch.randperm(len(rows)), float(beta.sample()))
+                loss = loss_of(terms, samples, rows, other, transforms, mix)
                 if rehearse:
                     loss = loss + loss_of(rehearse, work.data.train, next(private))
                 for parameter in parameters:  # as zero_grad(), whose hooks cost more than a layer
@@ -160,10 +162,13 @@ class _Loss:
         rows: Tensor,
         beside: Outputs | None = None,
         transforms: Sequence[Transform] = (),
+        mix: tuple[Tensor, float] | None = None,
     ) -> Tensor:
         knowledge, x = self._work.knowledge, samples.x[rows]
         for transform in transforms:
             x = transform(x, knowledge)
+        if mix is not None:
+            x = mix[1] * x + (1 - mix[1]) * x[mix[0]]
         y = None if samples.y is None else samples.y[rows]
         if len(rows) not in self._ones:
             self._ones[len(rows)] = torch.ones(len(rows), dtype=x.dtype)
@@ -172,8 +177,22 @@ class _Loss:
         outputs = self._ask(x)
         if beside is not None:
             outputs = replace(outputs, beside=beside)
-        losses = [_times(f, term(outputs, batch, knowledge)) for f, term in terms]
-        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        loss = _sum_of(terms, outputs, batch, knowledge)
+        if mix is None:
+            return loss
+        order, share = mix  # the same answers, judged by the partners' targets
+        partners = replace(batch, y=None if y is None else y[order], ids=batch.ids[order])
+        return share * loss + (1 - share) * _sum_of(terms, outputs, partners, knowledge)
+
+
+def _sum_of(
+    terms: list[tuple[float, Term]],
+    outputs: Outputs,
+    batch: Batch,
+    knowledge: Mapping[str, Knowledge],
+) -> Tensor:
+    losses = [_times(f, term(outputs, batch, knowledge)) for f, term in terms]
+    return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
 
 def _times(factor: float, loss: Tensor) -> Tensor:

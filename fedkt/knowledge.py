@@ -128,6 +128,18 @@ class Knowledge:
         """
         return self.values[self._row_of[ids]]
 
+    def counts_at(self, ids: Tensor) -> Tensor:
+        """Return how many examples stand behind the rows of ``ids``, ``[...]`` int64.
+
+        Raises
+        ------
+        KnowledgeError
+            If the knowledge has no counts.
+        """
+        if self.counts is None:
+            raise KnowledgeError(f"these {self.kind} come without counts")
+        return self.counts[self._row_of[ids]]
+
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> Knowledge:
         """Return the same knowledge (kind, ids, counts) with other content."""
         return Knowledge(self.kind, tensors, self.ids, self.counts)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, cast, get_args
@@ -107,6 +108,12 @@ class Train:
         Registered objects that change a private batch's inputs before the model sees it,
         ``transform(x, knowledge) -> x`` with ``needs()`` as terms have; random ones draw from
         torch's global generator, which the executor sets.
+    mixup : float
+        α ≥ 0. Above 0 every batch x is mixed with itself in another order π,
+        λ x + (1 - λ) π(x) with one λ ~ Beta(α, α) a batch, and the loss is λ times that for
+        the samples themselves plus 1 - λ times that for their partners (Zhang et al. 2018,
+        arXiv:1710.09412): mixed targets, for every term that is linear in them. Batches of
+        ``rehearse`` and ``beside`` stay as they are.
     """
 
     on: Data
@@ -117,6 +124,7 @@ class Train:
     samples: int = 0
     beside: Beside | None = None
     transforms: Sequence[Transform] = ()
+    mixup: float = 0.0
     step: ClassVar[str] = "train"
 
     def __post_init__(self) -> None:
@@ -133,6 +141,8 @@ class Train:
             raise ConfigError(f"epochs must be at least 0, not {self.epochs}.")
         if self.samples < 0:
             raise ConfigError(f"samples must be at least 0 (all), not {self.samples}.")
+        if not 0 <= self.mixup < math.inf:
+            raise ConfigError(f"mixup must be at least 0 (off), not {self.mixup}.")
         if not self.terms:
             raise ConfigError("Train needs at least one term.")
 

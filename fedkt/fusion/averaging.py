@@ -25,7 +25,7 @@ def mean(stack: Stack) -> Fused:
         Knowledge of the same kind. The mean of probabilities is not the softmax of the
         mean of logits: the kind that was shared is the kind that is averaged.
     """
-    return _average(stack, torch.full((len(stack),), 1 / len(stack)))
+    return average(stack, torch.full((len(stack),), 1 / len(stack)))
 
 
 @register(part="fusions")
@@ -37,7 +37,7 @@ def weighted_mean(stack: Stack) -> Fused:
     total = stack.num_examples.sum()
     if total <= 0:
         return mean(stack)
-    return _average(stack, stack.num_examples / total)
+    return average(stack, stack.num_examples / total)
 
 
 @register(part="fusions")
@@ -68,7 +68,16 @@ def personalised_mean(stack: Stack, weights: Tensor) -> Fused:
     )
 
 
-def _average(stack: Stack, weights: Tensor) -> Fused:
+def average(stack: Stack, weights: Tensor) -> Fused:
+    """Average the clients with given weights; one result, broadcast.
+
+    Parameters
+    ----------
+    stack : Stack
+        As in :func:`mean`.
+    weights : Tensor
+        ``[N]`` float32 on the simplex.
+    """
     _check_averageable(stack)
     tensors = {
         name: (weights.to(t.dtype) @ t.flatten(1)).view(t.shape[1:]) if t.dim() > 1 else weights @ t

@@ -19,7 +19,7 @@ from fedkt.objectives.discrepancy import (
     linear_mmd,
     moment_distance,
 )
-from fedkt.objectives.distillation import KL, MAE, MSE, Distil
+from fedkt.objectives.distillation import KL, MAE, MSE, Distil, Supported
 from fedkt.objectives.regularisers import Proximal
 from fedkt.objectives.supervised import AdjustedCrossEntropy, CrossEntropy
 
@@ -40,6 +40,7 @@ __all__ = [
     "Outputs",
     "Proximal",
     "Ramped",
+    "Supported",
     "Term",
     "coral",
     "fourier_frequencies",

@@ -112,6 +112,50 @@ class Distil:
         return weighted_mean(losses, batch.weight)
 
 
+@register
+@dataclass(frozen=True)
+class Supported:
+    """Distil answers that models have voted for, each sample as heavy as it has supporters.
+
+    The mean over the batch of max(n, floor) · divergence, where n is the number of models that
+    stand behind the target (its ``counts``). It is not divided by the sum of the n: a batch that
+    nobody supports shall not weigh as much as one that all do. KD3A (Feng et al., ICML 2021),
+    section 3.2.
+
+    Parameters
+    ----------
+    divergence : Divergence
+        How far the student is from the target.
+    source : str
+        The knowledge that holds targets and counts; its ids must cover the batch.
+    floor : float
+        The weight of a target without a supporter, at least 0.
+    """
+
+    divergence: Divergence = field(default_factory=KL)
+    source: str = "votes"
+    floor: float = 0.001
+    part: ClassVar[str] = "objectives"
+    name: ClassVar[str] = "supported"
+
+    def __post_init__(self) -> None:
+        if self.floor < 0:
+            raise ConfigError(f"floor must be at least 0, not {self.floor}.")
+
+    def needs(self) -> tuple[str, ...]:
+        """Read the knowledge called ``source``."""
+        return (self.source,)
+
+    def __call__(
+        self, outputs: Outputs, batch: Batch, knowledge: Mapping[str, Knowledge]
+    ) -> Tensor:
+        """Return the scalar loss."""
+        teacher = knowledge[self.source]
+        losses = self.divergence(outputs.logits, teacher.at(batch.ids), teacher.kind)
+        support = teacher.counts_at(batch.ids).to(losses.dtype).clamp_min(self.floor)
+        return weighted_mean(support * losses, batch.weight)
+
+
 def _logits_only(name: str, target: Tensor, kind: str) -> Tensor:
     if kind != "logits":
         raise KnowledgeError(f"{name} compares logits and the fused knowledge holds {kind}")

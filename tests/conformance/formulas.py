@@ -28,7 +28,7 @@ class Sizes:
 
     public: int  # M, samples in the public set
     classes: int  # C
-    parameters: int  # P, float parameters and buffers of the model
+    parameters: int  # P, float parameters and buffers of the model and the recipe's heads
     width: int = FLOAT32  # bytes a float travels in
     channels: int = 1  # of images
 
@@ -39,6 +39,8 @@ class Sizes:
             plan.population.models[0], federation.input_shape, federation.num_classes
         )
         floats = [t for t in model.state_dict().values() if t.is_floating_point()]
+        for head in plan.strategy.recipe().heads:
+            floats += head.build(feature_width(model), federation.num_classes).parameters()
         return cls(
             public=len(federation.public_x),
             classes=federation.num_classes,
@@ -103,7 +105,7 @@ def knowledge(one: Knowledge, recipe: Recipe, name: str, sizes: Sizes) -> int:
     for tensor in one.tensors.values():
         size = sizes.width if tensor.dtype == torch.float32 else tensor.element_size()
         total += size * tensor.numel()
-    share = next(s for s in recipe.share if s.name == name)
+    share = next((s for s in recipe.share if s.name == name), None)  # None: the server's own
     if one.ids is not None:  # ids travel unless they are those that were asked for
         asked = (
             min(share.samples or sizes.public, sizes.public) if isinstance(share, Predict) else 0
@@ -141,7 +143,8 @@ def downloads(
     taking_part : Sequence of sequences of int
         The clients of each round.
     fused : Mapping[int, Fused]
-        What ``fuse`` returned in each round, for the shapes of what it makes.
+        What ``fuse`` returned in each round, for the shapes of what it makes; under 0 what
+        ``first`` returned.
     """
     first = {s.name: sizes.width * sizes.parameters for s in recipe.share if s.kind == "weights"}
     held: dict[tuple[int, str], int] = {}

@@ -161,7 +161,14 @@ def federate(
         fused = outcome.fused[strategy.exchange.report.round] = fuse(uploads)
         return fused
 
-    strategy.fuse = watched
+    first = strategy.first
+
+    def watched_first(weights: Knowledge | None) -> Mapping[str, Knowledge]:
+        made = first(weights)
+        outcome.fused[0] = Fused(shared=made)
+        return made
+
+    strategy.fuse, strategy.first = watched, watched_first
     with one_thread():
         engine.run_server(server_app(strategy, plan, population))
     return outcome

@@ -96,6 +96,8 @@ def test_float16_halves_the_floats(sharing: Method) -> None:
     for one, other, way in ((plain.up, half.up, "up"), (plain.down, half.down, "down")):
         if way == "up" and any(getattr(s, "form", "") == "labels" for s in sharing.recipe.share):
             continue  # integers keep their size
+        if way == "down" and sharing.recipe.given:
+            continue  # so do the ids of what the server gives; the formula above counts them
         found = {place: (n, other[place]) for place, n in one.items() if n != 2 * other[place]}
         assert not found, f"{sharing}: float16 halves what goes {way}; but {found}"
 
@@ -123,6 +125,7 @@ BY_HAND: dict[str, tuple[int, int, int]] = {
     "knfu": (4 * M * C * N * R, 4 * M * C * N * R, 0),
     "fedavg": (4 * P * N * R, 0, 4 * P * N * (R + 1)),
     "fedprox": (4 * P * N * R, 0, 4 * P * N * (R + 1)),
+    "kd3a": (4 * P * N * R, 0, 4 * P * N * (R + 1)),
 }
 
 

@@ -16,7 +16,7 @@ from fedkt.clients import Client, TrainingOptions, client_app
 from fedkt.data import Federation, FederationSpec, build_federation
 from fedkt.knowledge import Knowledge, Upload, Uploads
 from fedkt.simulations.grid import InProcessGrid, one_thread
-from fedkt.simulations.population import Population, PopulationSpec
+from fedkt.simulations.population import Population, PopulationSpec, server_model
 from fedkt.strategies import KnowledgeStrategy, RoundReport, ServerOptions
 
 SPEC = FederationSpec(
@@ -93,10 +93,15 @@ def world(federation: Federation) -> Callable[..., World]:
 
 
 @pytest.fixture
-def with_options() -> Callable[..., KnowledgeStrategy]:
-    """Return a function that gives a strategy its options."""
+def with_options(federation: Federation) -> Callable[..., KnowledgeStrategy]:
+    """Return a function that gives a strategy its options, and a server model if it needs one."""
 
-    def give(strategy: KnowledgeStrategy, **options: Any) -> KnowledgeStrategy:
+    def give(
+        strategy: KnowledgeStrategy, model: str = "linear", **options: Any
+    ) -> KnowledgeStrategy:
+        if strategy.needs_server_model:
+            recipe, training = strategy.recipe(), TrainingOptions()
+            options["server_model"] = server_model(model, federation, recipe, 3, training)
         strategy.options = replace(ServerOptions(seed=3, clients=4), **options)
         return strategy
 

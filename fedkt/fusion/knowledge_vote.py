@@ -1,0 +1,147 @@
+"""Knowledge vote and consensus focus: which answers of several models to trust, and which models.
+
+KD3A (Feng et al., ICML 2021, arXiv:2011.09757), sections 3.2 and 3.3. A model takes part in the
+vote on a sample if the largest probability of its answer reaches a gate; it votes for its top
+class with that probability.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from torch import Tensor
+
+from fedkt.errors import ConfigError
+
+MOST_EXACT = 8  # models for whom all coalitions are looked at: 256
+
+
+def ballots(answers: Tensor, gate: float) -> Tensor:
+    """Return what each model puts on each class: its confidence in its top class, or nothing.
+
+    Parameters
+    ----------
+    answers : Tensor
+        Probabilities ``[K, M, C]``.
+    gate : float
+        In (0, 1]; a confidence that reaches it passes.
+
+    Returns
+    -------
+    Tensor
+        ``[K, M, C]``, at most one entry a row above 0.
+
+    Raises
+    ------
+    ConfigError
+        If the gate lies outside (0, 1].
+    """
+    if not 0 < gate <= 1:
+        raise ConfigError(f"the gate must lie in (0, 1], not {gate}.")
+    confidence, top = answers.max(-1, keepdim=True)
+    passing = torch.where(confidence >= gate, confidence, torch.zeros_like(confidence))
+    return torch.zeros_like(answers).scatter_(-1, top, passing)
+
+
+def knowledge_vote(answers: Tensor, gate: float) -> tuple[Tensor, Tensor]:
+    """Return the consensus on each sample and how many models support it.
+
+    The consensus class has the largest sum of the confidences that pass the gate; the
+    consensus is the mean of the answers that pass and name it. Where no answer passes it is
+    the mean of all answers and has no supporter.
+
+    Parameters
+    ----------
+    answers : Tensor
+        Probabilities ``[K, M, C]``.
+    gate : float
+        In (0, 1].
+
+    Returns
+    -------
+    targets : Tensor
+        Probabilities ``[M, C]``.
+    support : Tensor
+        int64 ``[M]``, from 0 to K.
+    """
+    cast = ballots(answers, gate)
+    chosen = cast.sum(0).argmax(-1)
+    supports = cast.gather(-1, chosen[None, :, None].expand(len(cast), -1, 1))[..., 0] > 0
+    support = supports.sum(0)
+    counted = torch.where(support > 0, supports, torch.ones_like(supports)).to(answers.dtype)
+    targets = (counted[..., None] * answers).sum(0) / counted.sum(0)[:, None]
+    return targets, support
+
+
+def quality(cast: Tensor) -> float:
+    """Return the quality of a coalition's consensus: Σ over samples of supporters · confidence.
+
+    The mean confidence of the supporters times their number is the sum of their ballots, so
+    with the ballots ``[S, M, C]`` of the coalition it is Σ_m max_c Σ_s cast[s, m, c]. No
+    coalition loses by a new member.
+    """
+    if not len(cast):
+        return 0.0
+    return float(cast.sum(0, dtype=torch.float64).amax(-1).sum())
+
+
+def contributions(
+    cast: Tensor, permutations: int = 128, generator: torch.Generator | None = None
+) -> Tensor:
+    """Return each model's Shapley value in the game whose worth is :func:`quality`.
+
+    The mean, over the orders in which models may join, of what the quality gains when the
+    model does. Exact, over the 2^K coalitions, for K up to 8; beyond that over random orders.
+
+    Parameters
+    ----------
+    cast : Tensor
+        Ballots ``[K, M, C]``.
+    permutations : int
+        How many orders are drawn beyond 8 models.
+    generator : torch.Generator, optional
+        Draws them.
+
+    Returns
+    -------
+    Tensor
+        float64 ``[K]``, at least 0; they sum to the quality of all.
+    """
+    players = len(cast)
+    if players <= MOST_EXACT:
+        return _over_coalitions(cast)
+    values = torch.zeros(players, dtype=torch.float64)
+    for _ in range(permutations):
+        joined = torch.zeros(cast.shape[1:], dtype=torch.float64)
+        before = 0.0
+        for player in torch.randperm(players, generator=generator).tolist():
+            joined += cast[player]
+            after = float(joined.amax(-1).sum())
+            values[player] += after - before
+            before = after
+    return values / permutations
+
+
+def _over_coalitions(cast: Tensor) -> Tensor:
+    players = len(cast)
+    values = torch.zeros(players, dtype=torch.float64)
+    everyone = range(players)
+    for size in range(players + 1):
+        for coalition in itertools.combinations(everyone, size):
+            worth = quality(cast[list(coalition)])
+            # A coalition's worth counts for its members, and against those who are not in it.
+            for player in everyone:
+                others = size - 1 if player in coalition else size
+                share = 1 / (players * math.comb(players - 1, others))
+                values[player] += share * worth if player in coalition else -share * worth
+    return values.clamp_min(0)
+
+
+def shares(values: Tensor) -> Tensor:
+    """Return values ``[K]``, at least 0, divided by their sum; equal shares if all are 0."""
+    total = values.sum()
+    if not total > 0:
+        return torch.full_like(values, 1 / len(values))
+    return values / total
