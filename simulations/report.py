@@ -216,6 +216,7 @@ def _facts(runs: Sequence[Run], config: Mapping[str, Any]) -> dict[str, str]:
         ),
         "Dataset": None if domains else federation.get("dataset"),
         "Clients of each domain": _counted(domains),
+        "Target": _target(federation),
         "Clients": federation.get("clients"),
         "Partition": _compact(partition) if partition else None,
         "Models": _counted(models),
@@ -231,6 +232,14 @@ def _facts(runs: Sequence[Run], config: Mapping[str, Any]) -> dict[str, str]:
         "Command": config.get("command") or first.summary.get("command"),
     }
     return {name: str(value) for name, value in facts.items() if value not in (None, "", [])}
+
+
+def _target(federation: Mapping[str, Any]) -> str | None:
+    if not federation.get("target"):
+        return None
+    if federation.get("transductive"):
+        return f"{federation['target']}, unlabelled; transductive: tested on its public examples"
+    return f"{federation['target']}, unlabelled; its training part is public, its test part tests"
 
 
 def _counted(names: Sequence[str]) -> str:
