@@ -85,7 +85,8 @@ def damped(counts: Array) -> Array:
     """
     logs = np.log1p(counts, dtype=np.float32)
     length = np.sqrt(np.square(logs).mean(1, keepdims=True))
-    return np.divide(logs, length, out=logs, where=length > 0)
+    out: Array = np.divide(logs, length, out=logs, where=length > 0)
+    return out
 
 
 def _standardise(dataset: Dataset) -> tuple[Array, Array]:

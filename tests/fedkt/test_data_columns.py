@@ -101,6 +101,8 @@ def test_a_file_goes_before_a_value(tmp_path: Path) -> None:
     write(tmp_path, "set/bob", x_test=np.full((45, 4), 7, np.float32))
     assert (load_domain("set/bob", tmp_path).x_test == 7).all()
     assert len(load_domain("set/ann", tmp_path).x_test) == 15
+    alone = FederationSpec(dataset="set/ann", data_dir=str(tmp_path), clients=2)
+    assert build_federation(alone).domains == ()
 
 
 def test_a_domain_knows_all_classes_of_its_set(tmp_path: Path) -> None:
@@ -194,9 +196,10 @@ def test_every_domain_is_standardised_by_its_own_training_part(tmp_path: Path) -
 
 
 def test_missing_values_are_refused_as_stored(tmp_path: Path) -> None:
-    x = np.abs(write(tmp_path)["x_train"])
+    arrays = write(tmp_path)
+    x = np.abs(arrays["x_train"])
     x[4, 1] = np.nan
-    write(tmp_path, x_train=x)
+    write(tmp_path, x_train=x, x_test=np.abs(arrays["x_test"]))
     words = 'NaN or infinity in 1 of .* rows; fill or drop them, or set data.features = "standar'
     with pytest.raises(ConfigError, match=words):
         load_dataset("set", tmp_path)
