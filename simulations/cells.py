@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedkt.data.columns import expand
+from fedkt.data.targets import EACH, short_names
 from fedkt.errors import ConfigError, unknown
 from fedkt.simulations.config import Experiment, parse
 
@@ -38,13 +40,16 @@ def cells_of(experiment: Experiment) -> list[Cell]:
 
     An entry of ``compare.cells`` holds a ``name`` and sections of an experiment that replace
     the comparison's, key by key. With ``axes``, a list of lists of such entries, it stands
-    for every combination of one entry of each list, whose names are joined.
+    for every combination of one entry of each list, whose names are joined. With
+    ``data.target = "each"`` it stands for one cell with every domain as the target in turn,
+    which "→" and the domain's name are added to.
 
     Raises
     ------
     ConfigError
         Naming the cell that is not a valid experiment, or that stands there twice.
     """
+    experiment = settled(experiment)
     compare = experiment.compare
     if not compare.cells:
         return [Cell("", experiment)]
@@ -53,18 +58,67 @@ def cells_of(experiment: Experiment) -> list[Cell]:
     cells: dict[str, Cell] = {}
     for entry in compare.cells:
         for name, changes in _combinations(entry):
-            wrong = changes.keys() - (Experiment.model_fields.keys() - {"compare"})
-            if wrong:
-                allowed = [*Experiment.model_fields.keys() - {"compare"}, "name", "axes"]
-                raise unknown(f"key in cell {name!r} of compare.cells", min(wrong), allowed)
             if slug(name) in cells:
                 raise ConfigError(f"compare.cells: {name!r} is there twice.")
-            try:
-                cell = Cell(name, parse(_merged(base, changes)))
-            except ConfigError as error:
-                raise ConfigError(f"compare.cells, {name!r}: {error}") from error
-            cells[slug(name)] = cell
+            cells[slug(name)] = Cell(name, _changed(base, name, changes))
     return list(cells.values())
+
+
+def settled(experiment: Experiment) -> Experiment:
+    """Return a comparison whose cells each have a target of their own, if any.
+
+    Where ``data.target`` is ``each``, here or in an entry of ``compare.cells``, the entries
+    are written out: one for every combination and target, with the references of all its
+    domains. What comes out needs no data set to be opened to know its cells.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`cells_of`, or if the domains cannot be told.
+    """
+    compare = experiment.compare
+    entries = compare.cells or ({"name": "", "data": {}},)
+    base = experiment.model_dump(exclude={"compare"})
+    written: list[dict[str, Any]] = []
+    found = False
+    for entry in entries:
+        for name, changes in _combinations(entry, named=bool(compare.cells)):
+            data = _changed(base, name, changes).data
+            if data.target != EACH:
+                written.append({"name": name, **changes})
+                continue
+            found = True
+            try:
+                domains = expand(data.domains, data.data_dir, experiment.seed)
+                if len(domains) < 2:
+                    raise ConfigError(
+                        f'data.target is "{EACH}" and data.domains has {len(domains)}; at least 2 '
+                        "domains are needed."
+                    )
+                written += [
+                    {
+                        "name": f"{name} → {short}".strip(),
+                        **_merged(changes, {"data": {"domains": list(domains), "target": domain}}),
+                    }
+                    for domain, short in zip(domains, short_names(domains), strict=True)
+                ]
+            except ConfigError as error:
+                raise ConfigError(f"{name}: {error}" if name else str(error)) from error
+    if not found:
+        return experiment
+    return experiment.with_values(compare={**compare.model_dump(), "cells": written})
+
+
+def _changed(base: Mapping[str, Any], name: str, changes: Mapping[str, Any]) -> Experiment:
+    """Return the experiment of a cell."""
+    wrong = changes.keys() - (Experiment.model_fields.keys() - {"compare"})
+    if wrong:
+        allowed = [*Experiment.model_fields.keys() - {"compare"}, "name", "axes"]
+        raise unknown(f"key in cell {name!r} of compare.cells", min(wrong), allowed)
+    try:
+        return parse(_merged(base, changes))
+    except ConfigError as error:
+        raise ConfigError(f"compare.cells, {name!r}: {error}") from error
 
 
 def slug(label: str) -> str:
@@ -72,7 +126,9 @@ def slug(label: str) -> str:
     return re.sub(r"[^A-Za-z0-9._=-]+", "-", label).strip("-.")
 
 
-def _combinations(entry: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _combinations(
+    entry: Mapping[str, Any], named: bool = True
+) -> Iterator[tuple[str, dict[str, Any]]]:
     axes = entry.get("axes", ())
     if not all(isinstance(axis, list | tuple) for axis in axes):
         raise ConfigError("compare.cells: axes must be a list of lists of tables.")
@@ -86,7 +142,7 @@ def _combinations(entry: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any
             changes = _merged(changes, {k: v for k, v in part.items() if k != "name"})
             names.append(str(part.get("name", "")))
         name = " ".join(filter(None, names))
-        if not slug(name):
+        if named and not slug(name):
             raise ConfigError("compare.cells: every cell needs a name.")
         yield name, changes
 

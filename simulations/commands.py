@@ -11,7 +11,7 @@ from rich.markup import escape
 from fedkt import registry
 from fedkt.errors import ConfigError, RunFailedError
 from fedkt.simulations import config as config_
-from fedkt.simulations.cells import cells_of, slug
+from fedkt.simulations.cells import cells_of, settled, slug
 from fedkt.simulations.cells_report import cells_markdown, print_cells, write_cells_report
 from fedkt.simulations.compare import compare, plan_parts, ray_session
 from fedkt.simulations.config import Experiment
@@ -65,6 +65,7 @@ def run_simulate(experiment: Experiment, out: Path | None, resume: bool, command
 def run_compare(experiment: Experiment, out: Path | None, resume: bool, command: str) -> None:
     """Run a comparison; write and print its table."""
     console = Console()
+    experiment = settled(experiment)  # reports must not need the data sets
     folder = fresh_folder(out, "compare", resume, "comparison.toml")
     if resume:
         _check_same(folder / "comparison.toml", experiment)

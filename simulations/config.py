@@ -34,7 +34,10 @@ class DataSection(Section):
 
     dataset: str = "digits"
     domains: tuple[str, ...] = Field((), description="instead of dataset; client n owns n mod D")
+    target: str | None = Field(None, description="the unlabelled domain; each: see cells")
+    transductive: bool = Field(False, description="test on what methods adapt to")
     input_shape: tuple[Whole, ...] = Field((), description="empty: of dataset or first domain")
+    features: Literal["as-stored", "standardise", "log"] = "as-stored"
     data_dir: str | None = None
     clients: Whole = Field(10, ge=1)
     partition: str = "dirichlet:0.5"

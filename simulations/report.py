@@ -226,6 +226,7 @@ def _facts(runs: Sequence[Run], config: Mapping[str, Any]) -> dict[str, str]:
         ),
         "Dataset": None if domains else federation.get("dataset"),
         "Clients of each domain": _counted(domains),
+        "Target": _target(federation),
         "Clients": federation.get("clients"),
         "Partition": _compact(partition) if partition else None,
         "Models": _counted(models),
@@ -260,6 +261,14 @@ def _clients(run: Run, baseline: Run | None) -> list[list[str]]:
     shown = {name: c for name, c in columns.items() if c and len(c) == len(accuracies)}
     body = [[str(i), *map(str, line)] for i, line in enumerate(zip(*shown.values(), strict=True))]
     return [["Client", *shown], *body]
+
+
+def _target(federation: Mapping[str, Any]) -> str | None:
+    if not federation.get("target"):
+        return None
+    if federation.get("transductive"):
+        return f"{federation['target']}, unlabelled; transductive: tested on its public examples"
+    return f"{federation['target']}, unlabelled; its training part is public, its test part tests"
 
 
 def _counted(names: Sequence[str]) -> str:

@@ -136,6 +136,11 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
     except ConfigError as error:
         raise ConfigError(f"{strategy.title}: {error}") from error
     codec_chain(experiment.run.codec)
+    if experiment.data.target and experiment.run.personalised == "matched":
+        raise ConfigError(
+            f"run.personalised is 'matched' and data.target is {experiment.data.target!r}: no "
+            'common test samples are of the clients\' own domains; use personalised = "split".'
+        )
     federation = federation_of(federation_spec(experiment))
     models, reduced = experiment.models, None
     if not models:
@@ -198,6 +203,7 @@ def _resolved(experiment: Experiment, models: Sequence[str]) -> Experiment:
     attack = resolved_attack(experiment.attack) if experiment.attack else None
     data["dataset"] = _absolute(data["dataset"])
     data["domains"] = [_absolute(domain) for domain in data["domains"]]
+    data["target"] = data["target"] and _absolute(data["target"])
     data["public_dataset"] = data["public_dataset"] and _absolute(data["public_dataset"])
     return experiment.with_values(
         models=[_absolute(m) for m in models],
@@ -311,7 +317,7 @@ def _summary(plan: Plan, folder: Path, baseline: Path | None) -> dict[str, Any]:
         "seed": experiment.seed,
         "rounds": experiment.rounds,
         "one_architecture": plan.one_architecture,
-        "transductive": False,
+        "transductive": plan.federation.transductive,
         "baseline": None if baseline is None else os.path.relpath(baseline, folder),
         "notes": about["notes"],
     }

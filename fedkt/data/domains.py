@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -122,7 +123,7 @@ def _joined(datasets: Sequence[Dataset]) -> Dataset:
     first = datasets[0]
     if len(datasets) == 1:
         return first
-    arrays = {
+    arrays: dict[str, Any] = {
         # Grey images may be stored with or without an axis for their channel.
         key: np.concatenate(
             [getattr(d, key).reshape(-1, *getattr(first, key).shape[1:]) for d in datasets]

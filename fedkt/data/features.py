@@ -24,7 +24,8 @@ def with_features(dataset: Dataset, how: str) -> Dataset:
     how : str
         ``as-stored``; ``standardise``: every column centred and scaled to variance 1, by the
         present values of the training part of this very data set, then missing values set to
-        0, which is the mean (constant columns become 0 altogether); ``log``: log(1 + count).
+        0, which is the mean (constant columns become 0 altogether); ``log``, for counts:
+        log(1 + count), then every row scaled to length √d (mean square 1; rows of zeros stay).
 
     Returns
     -------
@@ -76,6 +77,18 @@ def standardised(x_train: Array, x_test: Array) -> tuple[Array, Array]:
     return train, test
 
 
+def damped(counts: Array) -> Array:
+    """Return log(1 + count) with rows of length √d, float32 ``[N, d]``.
+
+    The logarithm damps frequent terms. The length takes out how long a text is, and brings
+    sparse counts, most of which are 0, to the scale that networks are initialised for.
+    """
+    logs = np.log1p(counts, dtype=np.float32)
+    length = np.sqrt(np.square(logs).mean(1, keepdims=True))
+    out: Array = np.divide(logs, length, out=logs, where=length > 0)
+    return out
+
+
 def _standardise(dataset: Dataset) -> tuple[Array, Array]:
     return standardised(dataset.x_train, dataset.x_test)
 
@@ -86,7 +99,7 @@ def _log(dataset: Dataset) -> tuple[Array, Array]:
             raise ConfigError(
                 f'features is "log" and {dataset.name} holds {low:g}; counts are 0 or more.'
             )
-    return np.log1p(dataset.x_train, dtype=np.float32), np.log1p(dataset.x_test, dtype=np.float32)
+    return damped(dataset.x_train), damped(dataset.x_test)
 
 
 CHANGES: dict[str, Callable[[Dataset], tuple[Array, Array]]] = {

@@ -1,0 +1,289 @@
+"""Domain columns (NAME/*, NAME/VALUE) and the forms of feature vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedkt.data import Dataset, FederationSpec, build_federation, load_dataset
+from fedkt.data.columns import column_of, expand, load_domain
+from fedkt.data.features import damped, standardised, with_features
+from fedkt.errors import ConfigError
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+needs_files = pytest.mark.skipif(
+    not SHARED.is_dir(), reason=f"no data sets in {SHARED.name} beside the project"
+)
+
+
+def write(folder: Path, name: str = "set", **changed: Any) -> dict[str, Any]:
+    """Write 90 + 45 vectors of 3 classes and, by domain d of 3, with 10 d in every column."""
+    domain = np.arange(135) // 3 % 3
+    x = np.random.default_rng(0).normal(10.0 * domain[:, None], size=(135, 4)).astype(np.float32)
+    y = np.arange(135) % 3
+    arrays = {
+        "x_train": x[:90], "y_train": y[:90], "x_test": x[90:], "y_test": y[90:],
+        "client_train": domain[:90].astype(np.uint8), "client_test": domain[90:].astype(np.uint8),
+        "client_names": np.array(["ann", "bob", "cy"]),
+    }  # fmt: skip
+    arrays = {key: value for key, value in {**arrays, **changed}.items() if value is not None}
+    np.savez(folder / f"{name}.npz", **arrays)
+    return arrays
+
+
+def refusal(folder: Path, *domains: str, **changed: Any) -> str:
+    spec = FederationSpec(domains=domains, data_dir=str(folder), **{"clients": 6, **changed})
+    with pytest.raises(ConfigError) as caught:
+        build_federation(spec)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- columns -------------------------------------------------------------------------------
+
+
+def test_a_star_stands_for_every_domain_of_the_column(tmp_path: Path) -> None:
+    arrays = write(tmp_path)
+    assert expand(["digits", "set/*"], tmp_path) == ("digits", "set/ann", "set/bob", "set/cy")
+    spec = FederationSpec(domains=("set/*",), data_dir=str(tmp_path), clients=6)
+    federation = build_federation(spec)
+    assert federation.domains == ("set/ann", "set/bob", "set/cy")
+    for i in range(6):
+        known = {x.tobytes() for x in arrays["x_train"][arrays["client_train"] == i % 3]}
+        assert {x.numpy().tobytes() for x in federation.client(i).train.x} <= known
+    one_out = build_federation(
+        FederationSpec(domains=("set/*",), data_dir=str(tmp_path), clients=4, target="bob")
+    )
+    assert one_out.target == "set/bob"
+    assert one_out.describe()["domains"] == ["set/ann", "set/cy"] * 2
+    assert (len(one_out.public_x), len(one_out.test_x)) == (30, 15)
+
+
+def test_columns_come_in_several_forms(tmp_path: Path) -> None:
+    arrays = write(tmp_path, client_names=None)
+    assert expand(["set/*"], tmp_path) == ("set/0", "set/1", "set/2")
+    words = np.array(["left", "right", "mid"])
+    strings = {f"domain_{p}": words[arrays[f"client_{p}"]] for p in ("train", "test")}
+    write(tmp_path, **strings)
+    assert expand(["set/*"], tmp_path) == ("set/left", "set/mid", "set/right")
+    right = load_domain("set/right", tmp_path)
+    assert right.name == "set/right"
+    assert np.array_equal(right.x_test, arrays["x_test"][arrays["client_test"] == 1])
+    assert np.array_equal(right.y_train, arrays["y_train"][arrays["client_train"] == 1])
+    numbers = {f"domain_{p}": arrays[f"client_{p}"] for p in ("train", "test")}
+    write(tmp_path, **numbers, domain_names=np.array(["x", "y", "z"]))
+    assert expand(["set/*"], tmp_path) == ("set/x", "set/y", "set/z")
+
+
+def test_a_column_of_a_function(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "import numpy as np\nfrom fedkt.data import Dataset\n"
+        "def halves():\n"
+        "    x, y = np.random.default_rng(0).random((40, 3)), np.arange(40) % 2\n"
+        "    d = np.arange(40) // 2 % 2\n"
+        "    return Dataset('halves', x, y, x[:8], y[:8], (), d, d[:8], ('up', 'down'))\n"
+    )
+    reference = f"{tmp_path / 'own.py'}:halves"
+    assert expand([f"{reference}/*"]) == (f"{reference}/up", f"{reference}/down")
+    federation = build_federation(
+        FederationSpec(domains=(f"{reference}/*",), clients=1, target="down")
+    )
+    assert federation.target == "halves/down"
+    assert len(federation.public_x) + len(federation.test_x) == 20
+
+
+def test_a_file_goes_before_a_value(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "set").mkdir()
+    write(tmp_path, "set/bob", x_test=np.full((45, 4), 7, np.float32))
+    assert (load_domain("set/bob", tmp_path).x_test == 7).all()
+    assert len(load_domain("set/ann", tmp_path).x_test) == 15
+    alone = FederationSpec(dataset="set/ann", data_dir=str(tmp_path), clients=2)
+    assert build_federation(alone).domains == ()
+
+
+def test_a_domain_knows_all_classes_of_its_set(tmp_path: Path) -> None:
+    arrays = write(tmp_path)
+    y = arrays["y_train"].copy()
+    y[arrays["client_train"] == 1] = 0
+    tests = arrays["y_test"].copy()
+    tests[arrays["client_test"] == 1] = 0
+    write(tmp_path, y_train=y, y_test=tests)
+    assert load_domain("set/bob", tmp_path).classes == ("0", "1", "2")
+    spec = FederationSpec(domains=("set/*",), data_dir=str(tmp_path), clients=3)
+    assert build_federation(spec).notes == ("set/bob has no samples of classes 1, 2",)
+
+
+def test_errors_of_columns(tmp_path: Path) -> None:
+    arrays = write(tmp_path)
+    write(tmp_path, "plain", client_train=None, client_test=None)
+    assert "plain has no domain column: arrays domain_train" in refusal(tmp_path, "plain/*")
+    assert "plain has no domain column" in refusal(tmp_path, "plain/ann")
+    assert "Unknown domain of set 'bobb'. Did you mean 'bob'?" in refusal(tmp_path, "set/bobb")
+    assert "Unknown data set 'sett'" in refusal(tmp_path, "sett/*")
+    assert "Unknown data set 'other/x'" in refusal(tmp_path, "other/x")
+    assert "Two domains are called 'set/bob'" in refusal(tmp_path, "set/*", "set/bob")
+    assert "clients is 2; 3 domains need" in refusal(tmp_path, "set/*", clients=2)
+    for part, what in (("train", "training"), ("test", "test")):
+        column = arrays[f"client_{part}"].copy()
+        column[column == 2] = 0
+        write(tmp_path, **{f"client_{part}": column})
+        assert refusal(tmp_path, "set/*") == f"Domain set/cy has no {what} rows."
+    write(tmp_path, client_names=np.array(["ann", "bob"]))
+    assert "a row is of domain 2 but there are 2 domain names" in refusal(tmp_path, "set/*")
+    write(tmp_path, client_test=arrays["client_test"][:5])
+    assert "domain_test has shape [5]" in refusal(tmp_path, "set/*")
+    write(tmp_path, client_train=arrays["client_train"].astype(float))
+    assert "dtype float64; it must hold one integer or string" in refusal(tmp_path, "set/*")
+    write(tmp_path, client_train=arrays["client_train"].astype(str))
+    assert "both must hold integers or both strings" in refusal(tmp_path, "set/*")
+
+
+def test_refusals_name_all_that_is_known(tmp_path: Path) -> None:
+    write(tmp_path)
+    assert "FederationSpec" not in refusal(tmp_path, "set/*", target="bobo")
+    assert "Unknown target 'bobo'. Did you mean 'bob'?" in refusal(tmp_path, "set/*", target="bobo")
+
+
+# --- features ------------------------------------------------------------------------------
+
+
+def test_standardised_columns_have_mean_0_and_variance_1_over_present_values() -> None:
+    rng = np.random.default_rng(0)
+    train = (rng.normal(size=(200, 6)) * [1, 5, 0.01, 1e4, 1, 1] + 3).astype(np.float32)
+    train[:, 4] = 0.1  # constant; its variance in floating point is not quite 0
+    train[:, 5] = np.nan
+    missing = rng.random((200, 4)) < 0.3
+    train[:, :4][missing] = np.nan
+    test = rng.normal(size=(50, 6)).astype(np.float32)
+    test[0] = np.nan
+    seen, tested = standardised(train, test)
+    assert seen.dtype == tested.dtype == np.float32
+    for column in range(4):
+        present = seen[~missing[:, column], column].astype(np.float64)
+        assert present.mean() == pytest.approx(0, abs=1e-5)
+        assert present.var() == pytest.approx(1, abs=1e-4)
+        assert (seen[missing[:, column], column] == 0).all()
+        kept = train[~missing[:, column], column].astype(np.float64)
+        expected = (test[1:, column] - kept.mean()) / kept.std()
+        assert tested[1:, column] == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    assert not seen[:, 4:].any()
+    assert not tested[:, 4:].any()
+    assert not tested[0].any()
+
+
+def test_every_domain_is_standardised_by_its_own_training_part(tmp_path: Path) -> None:
+    arrays = write(tmp_path)
+    x = arrays["x_train"].copy()
+    x[::7, 2] = np.nan
+    write(tmp_path, x_train=x)
+    for number, name in enumerate(("ann", "bob", "cy")):
+        own = with_features(load_domain(f"set/{name}", tmp_path), "standardise")
+        gaps = np.isnan(x[arrays["client_train"] == number])
+        for column in range(4):
+            present = own.x_train[~gaps[:, column], column]
+            assert present.mean() == pytest.approx(0, abs=1e-5)
+            assert present.var() == pytest.approx(1, abs=1e-4)
+        assert not own.x_train[gaps].any()
+    settings: dict[str, Any] = {"data_dir": str(tmp_path), "clients": 6, "features": "standardise"}
+    federation = build_federation(FederationSpec(domains=("set/*",), **settings))
+    assert np.abs(federation.pool_x).max() < 6, "unstandardised, two domains are 10 and 20 away"
+    alone = build_federation(FederationSpec(dataset="set", **settings))
+    assert np.isfinite(alone.pool_x).all()
+
+
+def test_missing_values_are_refused_as_stored(tmp_path: Path) -> None:
+    arrays = write(tmp_path)
+    x = np.abs(arrays["x_train"])
+    x[4, 1] = np.nan
+    write(tmp_path, x_train=x, x_test=np.abs(arrays["x_test"]))
+    words = 'NaN or infinity in 1 of .* rows; fill or drop them, or set data.features = "standar'
+    with pytest.raises(ConfigError, match=words):
+        load_dataset("set", tmp_path)
+    assert 'set data.features = "standardise"' in refusal(tmp_path, "set/*")
+    assert 'set data.features = "standardise"' in refusal(tmp_path, "set/*", features="log")
+    x[4, 1] = np.inf
+    write(tmp_path, x_train=x)
+    assert "NaN or infinity in 1 of 90" in refusal(tmp_path, "set/*", features="standardise")
+
+
+def test_damped_counts_have_rows_of_one_length() -> None:
+    counts = np.random.default_rng(0).poisson(0.2, (50, 300)).astype(np.uint8)
+    counts[0] = 0
+    out = damped(counts)
+    assert out.dtype == np.float32
+    assert not out[0].any()
+    assert np.square(out[1:]).mean(1) == pytest.approx(1, abs=1e-5)
+    ratio = out[1:] / np.where(counts[1:], np.log1p(counts[1:].astype(np.float64)), 1)
+    for row, seen in zip(ratio, counts[1:], strict=True):
+        assert np.ptp(row[seen > 0]) < 1e-5, "one factor a row"
+        assert not row[seen == 0].any()
+
+
+def test_log_is_for_counts_and_both_are_for_vectors(tmp_path: Path) -> None:
+    write(tmp_path)
+    assert 'features is "log" and set/ann holds -' in refusal(tmp_path, "set/*", features="log")
+    for how in ("log", "standardise"):
+        words = f'features is "{how}" and digits-plain holds images'
+        assert words in refusal(tmp_path, "digits-plain", "digits-rotated", features=how)
+    words = "Unknown form of features 'standardize'. Did you mean 'standardise'?"
+    assert words in refusal(tmp_path, "set/*", features="standardize")
+
+
+def test_as_stored_changes_nothing() -> None:
+    digits = load_dataset("digits")
+    assert with_features(digits, "as-stored") is digits
+
+
+def test_vectors_of_different_lengths_are_refused(tmp_path: Path) -> None:
+    arrays = write(tmp_path, "a")
+    write(tmp_path, "b", x_train=arrays["x_train"][:, :3], x_test=arrays["x_test"][:, :3])
+    assert "b has samples of shape [3], which cannot be brought to [4]" in refusal(
+        tmp_path, "a", "b"
+    )
+
+
+def test_another_public_set_gets_the_same_form(tmp_path: Path) -> None:
+    x = write(tmp_path)["x_train"].copy()
+    x[:, 0] = np.nan
+    write(tmp_path, "more", x_train=np.float32(3) * x)
+    spec = FederationSpec(
+        domains=("set/*",), data_dir=str(tmp_path), clients=3, features="standardise",
+        public_dataset="more",
+    )  # fmt: skip
+    public = build_federation(spec).public_x
+    assert not public[:, 0].any()
+    assert public[:, 1].std() == pytest.approx(1, abs=1e-3)
+
+
+def test_a_data_set_of_integers_has_no_column_by_default() -> None:
+    x, y = np.zeros((4, 2)), np.array([0, 1, 0, 1])
+    with pytest.raises(ConfigError, match="toy has no domain column"):
+        column_of(Dataset("toy", x, y, x, y))
+
+
+@needs_files
+@pytest.mark.parametrize(
+    ("name", "domains", "target", "features"),
+    [("fsdd", 6, "jackson", "as-stored"), ("heart4", 4, "switzerland", "standardise")],
+)
+def test_natural_federations(name: str, domains: int, target: str, features: str) -> None:
+    settings: dict[str, Any] = {"data_dir": str(SHARED), "features": features}
+    whole = FederationSpec(domains=(f"{name}/*",), clients=domains, partition="iid", **settings)
+    federation = build_federation(whole)
+    assert len(federation.domains) == domains
+    assert np.isfinite(federation.pool_x).all()
+    one_out = build_federation(
+        FederationSpec(domains=(f"{name}/*",), target=target, clients=domains - 1, **settings)
+    )
+    assert one_out.target == f"{name}/{target}"
+    assert one_out.target not in one_out.describe()["domains"]
+
+
+@needs_files
+def test_counts_of_different_descriptors_are_refused() -> None:
+    names = ("office_caltech/dslr_googlenet", "office_caltech/webcam_surf")
+    assert "cannot be brought to [1024]" in refusal(SHARED, *names)
