@@ -52,7 +52,7 @@ class World:
     def start(self, strategy: KnowledgeStrategy, rounds: int) -> Result:
         arrays = None
         if strategy.recipe().needs_one_architecture:
-            arrays = self.population.initial_arrays(self.seed)
+            arrays = self.population.initial_arrays(self.seed, strategy.recipe())
         strategy.observers = [self.watch]
         with one_thread():
             return strategy.start(self.grid, arrays, num_rounds=rounds)
