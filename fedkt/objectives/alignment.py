@@ -64,7 +64,7 @@ def reverse_gradient(x: Tensor, factor: float | Tensor) -> Tensor:
     factor : float or Tensor
         A number or a tensor ``[]``, a constant.
     """
-    reversed_: Tensor = _Reversed.apply(x, factor)
+    reversed_: Tensor = _Reversed.apply(x, factor)  # type: ignore[no-untyped-call]
     return reversed_
 
 
@@ -82,7 +82,7 @@ class _Reversed(torch.autograd.Function):
         ctx.save_for_backward(*([factor] if isinstance(factor, Tensor) else []))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         factor = ctx.saved_tensors[0] if ctx.factor is None else ctx.factor
         return -factor * gradients[0], None
 
