@@ -175,7 +175,8 @@ class KnowledgeStrategy(Strategy):
         arrays = initial_arrays if initial_arrays is not None else ArrayRecord()
         self.exchange.rounds = num_rounds
         self.exchange.meet(grid, arrays, timeout, self.first)
-        arrays = self._server_arrays() or arrays
+        # Without a model of the server's own the first weights are nobody's: not to be evaluated.
+        arrays = self._server_arrays() or ArrayRecord()
         train_config, evaluate_config = (
             train_config or ConfigRecord(),
             evaluate_config or ConfigRecord(),

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -31,11 +31,13 @@ from fedkt.objectives.discrepancy import (
 from fedkt.objectives.heads import PREFIX, apply_head
 from fedkt.registry import register
 
+MMDEstimator = Literal["biased", "unbiased", "linear"]
+
 
 def ramp(progress: float | Tensor, gamma: float) -> float | Tensor:
     """Return λ_p = 2 / (1 + exp(-gamma · progress)) - 1, from 0 up to less than 1.
 
-    Ganin and Lempitsky (ICML 2015, arXiv:1409.7495), section 4, with gamma = 10; FedKA has 5.
+    Ganin and Lempitsky (ICML 2015, arXiv:1409.7495) with gamma = 10; FedKA has 5.
     It is computed as tanh(gamma · progress / 2), which is the same.
 
     Parameters
@@ -53,7 +55,7 @@ def ramp(progress: float | Tensor, gamma: float) -> float | Tensor:
 def reverse_gradient(x: Tensor, factor: float | Tensor) -> Tensor:
     """Return ``x`` itself; going back, its gradient is multiplied by ``-factor``.
 
-    Ganin and Lempitsky (2015), equations 15 and 16.
+    The gradient reversal layer of Ganin and Lempitsky (ICML 2015, arXiv:1409.7495).
 
     Parameters
     ----------
@@ -62,7 +64,7 @@ def reverse_gradient(x: Tensor, factor: float | Tensor) -> Tensor:
     factor : float or Tensor
         A number or a tensor ``[]``, a constant.
     """
-    reversed_: Tensor = _Reversed.apply(x, factor)
+    reversed_: Tensor = _Reversed.apply(x, factor)  # type: ignore[no-untyped-call]
     return reversed_
 
 
@@ -80,7 +82,7 @@ class _Reversed(torch.autograd.Function):
         ctx.save_for_backward(*([factor] if isinstance(factor, Tensor) else []))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         factor = ctx.saved_tensors[0] if ctx.factor is None else ctx.factor
         return -factor * gradients[0], None
 
@@ -105,7 +107,7 @@ class MMD:
         Whether the features beside the batch are a constant.
     """
 
-    estimator: Literal["biased", "unbiased", "linear"] = "biased"
+    estimator: MMDEstimator = "biased"
     kernels: int = 5
     multiplier: float = 2.0
     detach: bool = True
@@ -115,7 +117,7 @@ class MMD:
     needs_beside: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.estimator not in ("biased", "unbiased", "linear"):
+        if self.estimator not in get_args(MMDEstimator):
             raise ConfigError(
                 f"mmd: estimator must be biased, unbiased or linear, not {self.estimator!r}."
             )

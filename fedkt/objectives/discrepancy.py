@@ -36,8 +36,8 @@ def gaussian_mmd(
 ) -> Tensor:
     """Squared maximum mean discrepancy for a mean of Gaussian kernels, a scalar.
 
-    Gretton et al. (JMLR 2012), equations 3 and 5, with the kernels of FedKA's MK-MMD (Sun et
-    al., ACML 2022, arXiv:2206.03166, equations 5 to 7): k(a, b) is the mean over r of
+    Gretton et al. (JMLR 2012, "A kernel two-sample test"), Lemma 6, with the kernels of FedKA's
+    MK-MMD (Sun et al., ACML 2022, arXiv:2203.11635, equations 5 to 7): k(a, b) is the mean of
     exp(-|a - b|² / s_r), s_r = sigma · multiplier^(r - kernels // 2), r = 0, ..., kernels - 1.
     It is their mean; FedKA's published notebook takes their sum, ``kernels`` times as much.
 

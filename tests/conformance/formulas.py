@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
-from fedkt.clients.features import feature_width
 from fedkt.knowledge import Fused, Knowledge
 from fedkt.models import build_model
+from fedkt.objectives.heads import Head
 from fedkt.recipe import Gate, Predict, Recipe, Styles, Validation, Weights
 from fedkt.simulations.runner import Plan
 
@@ -28,7 +29,9 @@ class Sizes:
 
     public: int  # M, samples in the public set
     classes: int  # C
-    parameters: int  # P, float parameters and buffers of the model and the recipe's heads
+    parameters: int  # P, float parameters and buffers of the model
+    norms: int = 0  # of them in batch normalisation
+    heads: int = 0  # parameters of the recipe's heads
     width: int = FLOAT32  # bytes a float travels in
     channels: int = 1  # of images
 
@@ -38,22 +41,40 @@ class Sizes:
         model = build_model(
             plan.population.models[0], federation.input_shape, federation.num_classes
         )
-        floats = [t for t in model.state_dict().values() if t.is_floating_point()]
-        for head in plan.strategy.recipe().heads:
-            floats += head.build(feature_width(model), federation.num_classes).parameters()
+        norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+        heads = plan.strategy.recipe().heads
         return cls(
             public=len(federation.public_x),
             classes=federation.num_classes,
-            parameters=sum(t.numel() for t in floats) + _heads(plan, model),
+            parameters=_floats(model),
+            norms=sum(map(_floats, norms)),
+            heads=sum(_head(h, _features(model), federation.num_classes) for h in heads),
             channels=federation.input_shape[0],
             width=FLOAT16 if plan.experiment.run.codec == "float16" else FLOAT32,
         )
 
 
-def _heads(plan: Plan, model: torch.nn.Module) -> int:
-    heads = plan.strategy.recipe().heads
-    built = [h.build(feature_width(model), plan.federation.num_classes) for h in heads]
-    return sum(p.numel() for module in built for p in module.parameters())
+def _floats(module: nn.Module) -> int:
+    return sum(t.numel() for t in module.state_dict().values() if t.is_floating_point())
+
+
+def _features(model: nn.Module) -> int:
+    """Return d: the inputs of the last linear layer, or of the part the model names."""
+    named = getattr(model, "feature_layer", None)
+    where = model.get_submodule(named) if named else model
+    linear = [m for m in where.modules() if isinstance(m, nn.Linear)]
+    return linear[0 if named else -1].in_features if linear else 0
+
+
+def _head(head: Head, features: int, classes: int) -> int:
+    """Return the parameters of a head: weights and biases, and two a normalised unit."""
+    total, before = 0, {"features": features, "classes": classes, "pair": 2 * features}[head.inputs]
+    for number, layer in enumerate(head.layers, 1):
+        after = {0: features, -1: classes}.get(layer, layer)
+        hidden = number < len(head.layers)
+        total += before * after + after + (2 * after if head.norm and hidden else 0)
+        before = after
+    return total
 
 
 def _predict(share: Predict, sizes: Sizes) -> int:
@@ -64,7 +85,8 @@ def _predict(share: Predict, sizes: Sizes) -> int:
 
 
 def _weights(share: Weights, sizes: Sizes) -> int:
-    return sizes.width * sizes.parameters
+    left_out = sizes.norms if share.local_norms else 0
+    return sizes.width * (sizes.parameters + sizes.heads - left_out)
 
 
 def _gate(share: Gate, sizes: Sizes) -> int:
@@ -146,7 +168,7 @@ def downloads(
         What ``fuse`` returned in each round, for the shapes of what it makes; under 0 what
         ``first`` returned.
     """
-    first = {s.name: sizes.width * sizes.parameters for s in recipe.share if s.kind == "weights"}
+    first = {s.name: _weights(s, sizes) for s in recipe.share if isinstance(s, Weights)}
     held: dict[tuple[int, str], int] = {}
     version, rounds = 0, []
 

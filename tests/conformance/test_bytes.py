@@ -116,6 +116,7 @@ def test_run_directory_tells_bytes_per_client(method: Method, tmp_path: Path) ->
 
 M, C = 40, 10
 P = 64 * 64 + 64 + 64 * 10 + 10  # mlp on 8 × 8 pixels
+H = 100 * 64 + 502  # the domain head on 64 features
 N, R = CLIENTS, ROUNDS
 # Bytes up, down by unicast and down by broadcast over all rounds and clients.
 BY_HAND: dict[str, tuple[int, int, int]] = {
@@ -126,6 +127,11 @@ BY_HAND: dict[str, tuple[int, int, int]] = {
     "fedavg": (4 * P * N * R, 0, 4 * P * N * (R + 1)),
     "fedprox": (4 * P * N * R, 0, 4 * P * N * (R + 1)),
     "kd3a": (4 * P * N * R, 0, 4 * P * N * (R + 1)),
+    "fedbn": (4 * P * N * R, 0, 4 * P * N * (R + 1)),
+    "f-dann": (4 * (P + H) * N * R, 0, 4 * (P + H) * N * (R + 1)),
+    "f-dan": (4 * P * N * R, 0, 4 * P * N * (R + 1)),
+    "f-coral": (4 * P * N * R, 0, 4 * P * N * (R + 1)),
+    "source-only": (0, 0, 0),
 }
 
 
@@ -139,6 +145,15 @@ def test_published_formula(reference: str) -> None:
         sum(t.down_broadcast for t in traffic),
     )
     assert told == BY_HAND[reference], f"{reference}: bytes up, unicast, broadcast"
+
+
+def test_normalisation_that_stays_at_home_does_not_travel() -> None:
+    plan = plan_for(Method("fedbn"), clients=CLIENTS, models=("resnet8-bn",), rounds=2)
+    outcome, sizes = federate(plan), Sizes.of(plan)
+    assert sizes.norms == 4 * (16 + 2 * 16 + 3 * 32 + 3 * 64)
+    due = 4 * (sizes.parameters - sizes.norms) * CLIENTS
+    assert [report.traffic.up for report in outcome.reports] == [due, due]
+    assert [report.traffic.down for report in outcome.reports] == [2 * due, due]
 
 
 def test_weights_after_an_absence_cost_one_more() -> None:

@@ -55,7 +55,7 @@ def test_mixed_clients_met_on_a_network(method: Method) -> None:
     engine = InProcessGrid(population.app(), 4)
     strategy = plan.strategy
     try:
-        strategy.start(engine, population.initial_arrays(0), num_rounds=1)
+        strategy.start(engine, population.initial_arrays(0, strategy.recipe()), num_rounds=1)
     except ConfigError as refusal:
         assert_clear(refusal, method)
         assert not engine.snapshot(), f"{method}: a refusal comes before anybody has trained"
