@@ -134,7 +134,7 @@ def mutual_information(
     """Return a lower bound of the mutual information of two parts, in nats.
 
     The Donsker-Varadhan bound of MINE (Belghazi et al. 2018, arXiv:1801.04062), equation 10,
-    E[T(l, r)] - log E[exp T(l, r')], with each r' from the sample next to l's own: batches come in
+    E[T(l, r)] - log E[exp T(l, r')], with each r' from the sample before l's own: batches come in
     random order. A batch of one gives 0.
 
     Parameters
@@ -146,7 +146,7 @@ def mutual_information(
     left, right : Tensor
         ``[B, d]``.
     weight : Tensor
-        ``[B]``, 0 for padding.
+        ``[B]``, 0 for padding, which comes last.
 
     Returns
     -------
@@ -154,12 +154,14 @@ def mutual_information(
         A scalar; its maximum over T is the mutual information, in a batch it may be below 0.
     """
     together = apply_head(parameters, head, torch.cat([left, right], -1))[:, 0]
-    apart = apply_head(parameters, head, torch.cat([left, right.roll(1, 0)], -1))[:, 0]
-    both = weight * weight.roll(1, 0)
-    log_mean = (
-        torch.logsumexp(apart + both.clamp_min(1e-30).log(), 0) - both.sum().clamp_min(1e-30).log()
-    )
-    return weighted_mean(together, weight) - log_mean
+    before = torch.arange(len(left)) - 1
+    before = torch.where(before < 0, (weight > 0).sum() - 1, before)
+    apart = apply_head(parameters, head, torch.cat([left, right[before]], -1))[:, 0]
+    # A number as good as -infinity, whose gradient is 0 and not NaN where all is padding.
+    apart = torch.where(weight > 0, apart + weight.clamp_min(1e-30).log(), -1e30)
+    log_mean = torch.logsumexp(apart, 0) - weight.sum().clamp_min(1e-30).log()
+    bound = weighted_mean(together, weight) - log_mean
+    return torch.where(weight.sum() > 0, bound, torch.zeros_like(bound))
 
 
 def _parts(parameters: Mapping[str, Tensor], features: Tensor) -> tuple[Tensor, Tensor]:

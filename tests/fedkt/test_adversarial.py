@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -73,9 +74,25 @@ def test_critics_train_critics_only(outputs) -> None:
 
 
 def test_the_disentangler_trains_all_but_the_critics(outputs) -> None:
-    # With a large critic the estimate of information is surely above 0.
+    # Here the critic finds no information yet, so its part of the loss has no gradient.
     trained = learners(Disentangler()(outputs, batch_of(), {}), outputs)
     assert trained == {"features", "invariant", "specific", "invariant-class", "joined"}
+
+
+def test_information_that_the_critic_finds_is_taken_from_both_parts(outputs) -> None:
+    grown = {n: p.detach().clone().requires_grad_() for n, p in outputs.parameters.items()}
+    critic = [n for n in grown if n.startswith("heads.information.")]
+    for _ in range(200):  # let it find some
+        outputs = Outputs(outputs.logits, outputs.features, grown, outputs.beside)
+        loss = DisentanglerCritics()(outputs, batch_of(), {})
+        steps = torch.autograd.grad(loss, [grown[n] for n in critic])
+        for name, step in zip(critic, steps, strict=True):
+            grown[name] = (grown[name] - 0.1 * step).detach().requires_grad_()
+    outputs = Outputs(outputs.logits, outputs.features, grown, outputs.beside)
+    batch = batch_of()
+    only = Disentangler(0, 0, 1)(outputs, batch, {}) - Disentangler(0, 0, 0)(outputs, batch, {})
+    assert float(only.detach()) > 0.1
+    assert learners(only, outputs) == {"features", "invariant", "specific"}
 
 
 def test_confusion_pulls_against_the_identifier(outputs) -> None:
@@ -93,15 +110,27 @@ def test_an_undecided_judge_costs_the_logarithm_of_two(outputs) -> None:
     zeros = {n: torch.zeros_like(p) for n, p in outputs.parameters.items()}
     unsure = Outputs(outputs.logits, outputs.features, zeros, outputs.beside)
     for term in (DomainIdentifier(), DomainConfusion()):
-        assert float(term(unsure, batch_of(), {})) == pytest.approx(math.log(2))
+        assert float(term(unsure, batch_of(), {}).detach()) == pytest.approx(math.log(2))
 
 
-@pytest.mark.parametrize("term", [DomainIdentifier(), DomainConfusion()], ids=lambda t: t.name)
+TERMS = [DomainIdentifier(), DomainConfusion(), Disentangler(1, 1, 1), DisentanglerCritics()]
+
+
+@pytest.mark.parametrize("term", TERMS, ids=lambda t: t.name)
 def test_padding_has_no_part(term, outputs) -> None:
     plain = term(outputs, batch_of(), {})
     more = torch.cat([outputs.features, torch.full((3, D), 50.0)])
-    padded = Outputs(outputs.logits, more, outputs.parameters, outputs.beside)
+    padded = replace(outputs, features=more)
     assert torch.allclose(plain, term(padded, batch_of(8, 3), {}))
+
+
+@pytest.mark.parametrize("term", TERMS[1:], ids=lambda t: t.name)
+def test_padding_alone_is_worth_nothing(term, outputs) -> None:
+    loss = term(outputs, replace(batch_of(), weight=torch.zeros(8)), {})
+    assert float(loss.detach()) == 0
+    inputs = [outputs.features, *outputs.parameters.values()]
+    for gradient in torch.autograd.grad(loss, inputs, allow_unused=True):
+        assert gradient is None or not bool(gradient.any())
 
 
 def test_a_batch_of_one_holds_no_information(parameters) -> None:
