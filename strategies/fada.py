@@ -112,7 +112,7 @@ class FADA(KnowledgeStrategy):
         """Train beside target features, share the weights and heads, take the fused ones."""
         judged = Weighted(self.adversarial, DomainConfusion(IDENTIFIER))
         terms: list[Term | Weighted] = [CrossEntropy(), DomainIdentifier(IDENTIFIER), judged]
-        heads = (Head(IDENTIFIER, (self.hidden, 2)),)
+        heads: tuple[Head, ...] = (Head(IDENTIFIER, (self.hidden, 2)),)
         parts = Disentangler(self.confusion, self.reconstruction, self.information)
         if self.disentangle:
             terms += [DisentanglerCritics(), Weighted(self.disentangling, parts)]

@@ -35,7 +35,7 @@ def looseness(features: Tensor, clusters: int, seed: int) -> float:
     float
         1 for features that are all equal or not finite: they have no clusters.
     """
-    # Imported late: loading it takes a second.
+    # Imported late: loading scikit-learn, which brings threadpoolctl, takes a second.
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
