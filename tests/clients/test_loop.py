@@ -105,6 +105,42 @@ def test_distillation_looks_up_the_target_of_each_sample(data, work_on) -> None:
     assert same(model, by_hand)
 
 
+def test_mixup_mixes_inputs_and_targets_alike(data, work_on) -> None:
+    teacher = torch.randn(len(data.public), 10, generator=torch.Generator().manual_seed(0))
+    teacher = teacher.softmax(-1)
+    knowledge = {"public": Knowledge.rows("probabilities", teacher)}
+    model, by_hand = mlp(), mlp()
+    step = Train("public", [Distil()], epochs=2, batch_size=16, mixup=2.0)
+    loop.train(model, sgd(model), step, work_on(data, knowledge), "absorb/0")
+    with global_torch_stream(7, "dropout/absorb/0", 1, 1):
+        for rows in batches("absorb/0", len(data.public), 16, 2):
+            partners = rows[torch.randperm(len(rows))]
+            share = float(torch.distributions.Beta(2.0, 2.0).sample())
+            assert 0 < share < 1
+            x = share * data.public.x[rows] + (1 - share) * data.public.x[partners]
+            target = share * teacher[rows] + (1 - share) * teacher[partners]
+            # Cross-entropy: of KL it lacks the targets' own entropy, a constant.
+            loss = -(target * by_hand(x).log_softmax(-1)).sum(-1).mean()
+            sgd_by_hand(by_hand, loss, 0.1)
+    assert same(model, by_hand)
+
+
+def test_mixup_of_labels(data, work_on) -> None:
+    model, by_hand = mlp(), mlp()
+    loop.train(
+        model, sgd(model), replace(ON_PRIVATE, mixup=0.4, batch_size=41), work_on(data), "learn/0"
+    )
+    (rows,) = batches("learn/0", 41, 41, 1)
+    with global_torch_stream(7, "dropout/learn/0", 1, 1):
+        partners = rows[torch.randperm(41)]
+        share = float(torch.distributions.Beta(0.4, 0.4).sample())
+    x, y = data.train.x, data.train.y
+    logits = by_hand(share * x[rows] + (1 - share) * x[partners])
+    both = F.cross_entropy(logits, y[rows]), F.cross_entropy(logits, y[partners])
+    sgd_by_hand(by_hand, share * both[0] + (1 - share) * both[1], 0.1)
+    assert same(model, by_hand)
+
+
 def test_a_sum_of_weighted_terms(data, work_on) -> None:
     anchor = Knowledge("weights", {n: p.detach() + 1 for n, p in mlp(3).named_parameters()})
     model, by_hand = mlp(), mlp()

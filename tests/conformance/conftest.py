@@ -20,6 +20,7 @@ VARIANTS = (
     "fedmd(form=probabilities, transfer_epochs=1, public_samples=16)",
     "fedmd(form=probabilities, trust=root, root=20)",
     "fedpf(readout=gate)",
+    "fada(disentangle=False, target_samples=16)",
     f"{Path(__file__).parent / 'remembering_strategy.py'}:Remembering",
 )
 # One strategy that shares knowledge and one that shares weights stand for all on Flower's

@@ -118,6 +118,8 @@ M, C = 40, 10
 P = 64 * 64 + 64 + 64 * 10 + 10  # mlp on 8 × 8 pixels
 H = 100 * 64 + 502  # the domain head on 64 features
 N, R = CLIENTS, ROUNDS
+H = P + 64 * (64 + 3) + 2  # with FADA's judge
+T = 16 * (4 * 64 + 8)  # features of 16 target samples, and their ids
 # Bytes up, down by unicast and down by broadcast over all rounds and clients.
 BY_HAND: dict[str, tuple[int, int, int]] = {
     "local": (0, 0, 0),
@@ -126,6 +128,11 @@ BY_HAND: dict[str, tuple[int, int, int]] = {
     "knfu": (4 * M * C * N * R, 4 * M * C * N * R, 0),
     "fedavg": (4 * P * N * R, 0, 4 * P * N * (R + 1)),
     "fedprox": (4 * P * N * R, 0, 4 * P * N * (R + 1)),
+    "fada(disentangle=False, target_samples=16)": (
+        4 * H * N * R,
+        0,
+        4 * H * N * (R + 1) + T * N * R,
+    ),
     "kd3a": (4 * P * N * R, 0, 4 * P * N * (R + 1)),
     "fedbn": (4 * P * N * R, 0, 4 * P * N * (R + 1)),
     "f-dann": (4 * (P + H) * N * R, 0, 4 * (P + H) * N * (R + 1)),

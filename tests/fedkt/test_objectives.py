@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedkt import registry
-from fedkt.errors import KnowledgeError
+from fedkt.errors import ConfigError, KnowledgeError
 from fedkt.knowledge import Knowledge
 from fedkt.objectives import (
     KL,
@@ -22,6 +22,7 @@ from fedkt.objectives import (
     Distil,
     Outputs,
     Proximal,
+    Supported,
     Term,
     weighted_mean,
 )
@@ -178,6 +179,25 @@ def test_distil_looks_targets_up_by_sample_id() -> None:
     assert Distil(source="other").needs() == ("other",)
 
 
+# --- supported -----------------------------------------------------------------------------
+
+
+def test_every_sample_counts_as_often_as_it_has_supporters() -> None:
+    student, teacher = draw(0, 4, C), draw(1, 4, C).softmax(-1)
+    ids, counts = torch.tensor([5, 2, 9, 7]), torch.tensor([3, 0, 1, 2])
+    votes = {"votes": Knowledge("probabilities", {"values": teacher}, ids, counts)}
+    rows = torch.tensor([3, 1, 0])
+    batch = Batch(torch.zeros(3, 1), None, ids[rows], torch.ones(3, dtype=torch.float64))
+    loss = Supported(floor=0.25)(outputs_of(student[rows]), batch, votes)
+    each = kl_by_hand(student, teacher.numpy(), 1.0)
+    assert float(loss) == pytest.approx((2 * each[3] + 0.25 * each[1] + 3 * each[0]) / 3)
+    plain = {"votes": Knowledge.rows("probabilities", teacher, ids)}
+    with pytest.raises(KnowledgeError, match="come without counts"):
+        Supported()(outputs_of(student[rows]), batch, plain)
+    with pytest.raises(ConfigError, match="floor must be at least 0"):
+        Supported(floor=-1)
+
+
 # --- cross-entropy -------------------------------------------------------------------------
 
 
@@ -218,8 +238,17 @@ def test_weighted_mean() -> None:
     assert float(weighted_mean(losses, torch.zeros(3))) == 0.0
 
 
-TERMS: list[Term] = [CrossEntropy(), Distil(KL(2.0)), Distil(MSE()), Distil(MAE())]
-KNOWLEDGE = {"public": Knowledge.rows("logits", draw(1, B, C))}
+TERMS: list[Term] = [
+    CrossEntropy(),
+    Distil(KL(2.0)),
+    Distil(MSE()),
+    Distil(MAE()),
+    Supported(MSE(), floor=0.5),
+]
+KNOWLEDGE = {
+    "public": Knowledge.rows("logits", draw(1, B, C)),
+    "votes": Knowledge("logits", {"values": draw(2, B, C)}, torch.arange(B), torch.arange(B)),
+}
 
 
 @pytest.mark.parametrize("term", TERMS, ids=repr)
@@ -274,7 +303,7 @@ def test_a_cohort_by_vmap_equals_the_loop(term: Term) -> None:
 
 
 def test_terms_are_frozen_values_with_names() -> None:
-    for name in ("cross-entropy", "distil", "proximal"):
+    for name in ("cross-entropy", "distil", "proximal", "supported"):
         term = registry.lookup("objectives", name)()
         assert isinstance(term, Term)
         assert term == type(term)()

@@ -49,6 +49,7 @@ def clean_registry(monkeypatch: pytest.MonkeyPatch) -> None:
                 Train("public", [Distil(MSE()), Weighted(2.0, Distil(MAE()))], epochs=0),
             ],
         ),
+        Recipe(share=[Predict()], absorb=[Train("public", [Distil()], mixup=2.0)]),
         Recipe(share=[Weights("w"), Predict()], learn=[Train("private", [Proximal(1, "w")])]),
     ],
 )
@@ -132,6 +133,8 @@ def test_recipes_hold_plain_data_only(what: Any) -> None:
         (lambda: Train(on="test", terms=[CrossEntropy()]), "'private' or 'public', not 'test'"),
         (lambda: Train(on="private", terms=[CrossEntropy()], epochs=-1), "not -1"),
         (lambda: Train(on="private", terms=[]), "at least one term"),
+        (lambda: Train("public", [Distil()], mixup=-0.5), "mixup must be at least 0.*-0.5"),
+        (lambda: Train("public", [Distil()], mixup=float("nan")), "mixup must be at least 0"),
         (lambda: Predict(on="private"), "must be 'public', not 'private'"),
         (lambda: Predict(form="ranks"), "not 'ranks'"),
         (lambda: Predict(temperature=0), "temperature > 0"),

@@ -1,0 +1,170 @@
+"""KD3A: votes at the server, weights by consensus focus."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fedkt.errors import ConfigError
+from fedkt.fusion import average
+from fedkt.knowledge import Stack, Uploads
+from fedkt.recipe import Load, Recipe, Weights
+from fedkt.strategies.kd3a import KD3A
+from fedkt.wire import weights_of
+
+
+class Keeping(KD3A):
+    """Keeps what it was given."""
+
+    def fuse(self, uploads: Uploads):
+        self.seen = uploads
+        return super().fuse(uploads)
+
+
+def stack_of(*values: float) -> Stack:
+    weights = torch.tensor(values)[:, None]
+    return Stack(
+        "weights", "weights", {"w": weights}, None, tuple(range(len(values))), torch.ones(2)
+    )
+
+
+def test_the_result_is_the_weighted_mean_of_sources_and_target(world, with_options) -> None:
+    strategy = with_options(Keeping(local_epochs=2, gate_start=0.3, gate_end=0.3))
+    run = world()
+    result = run.start(strategy, 1)
+    told = run.reports[0].diagnostics
+    assert float(told["weights"].sum()) == pytest.approx(1)
+    assert float(told["weights"][-1]) == pytest.approx(1 / 5)
+    models = [u.knowledge["weights"].tensors["1.weight"] for u in strategy.seen]
+    models.append(strategy.server.weights().tensors["1.weight"])
+    by_hand = sum(float(w) * m for w, m in zip(told["weights"], models, strict=True))
+    assert torch.allclose(torch.tensor(result.arrays["1.weight"].numpy()), by_hand, atol=1e-6)
+
+
+def test_focus_moves_slowly_from_equal_weights(world, with_options) -> None:
+    run = world(learning_rate=0.05)
+    run.start(with_options(KD3A(local_epochs=3, gate_start=0.3, gate_end=0.3)), 2)
+    first, second = (r.diagnostics for r in run.reports)
+    expected = 0.9 + 0.1 * 4 * first["focus"]
+    assert torch.allclose(first["weights"][:-1].double(), 0.8 * expected / 4, atol=1e-6)
+    expected = 0.9 * expected + 0.1 * 4 * second["focus"]
+    assert torch.allclose(second["weights"][:-1].double(), 0.8 * expected / 4, atol=1e-6)
+    assert float(first["focus"].std()) > 0
+
+
+def test_nobody_sure_means_equal_weights_and_hardly_any_target_training(
+    world, with_options
+) -> None:
+    strategy = with_options(KD3A(gate_start=1.0, gate_end=1.0, mixup_alpha=0))
+    run = world()
+    run.start(strategy, 1)
+    told = run.reports[0].diagnostics
+    assert told["supported"] == 0
+    assert torch.allclose(told["weights"], torch.full((5,), 0.2))
+    assert 0 < told["target_loss"] < 0.01
+
+
+def test_the_gate_rises_over_the_run(world, with_options) -> None:
+    run = world()
+    run.start(with_options(KD3A(gate_start=0.2, gate_end=0.5)), 3)
+    gates = [r.diagnostics["gate"] for r in run.reports]
+    assert gates == pytest.approx([0.2, 0.3, 0.4])
+
+
+def test_target_weight_is_the_target_s_own(world, with_options) -> None:
+    run = world()
+    run.start(with_options(KD3A(target_weight=0.0)), 1)
+    assert float(run.reports[0].diagnostics["weights"][-1]) == 0
+    strategy = KD3A(target_weight=2.0)
+    assert strategy._weights((4,), torch.ones(1)).tolist() == [0.0, 1.0]
+
+
+def test_absent_sources_keep_their_focus() -> None:
+    strategy = KD3A(momentum=0.5)
+    strategy._weights((0, 1), torch.tensor([1.0, 0.0]))
+    assert strategy.memory["focus"] == {0: 1.5, 1: 0.5}
+    strategy._weights((1, 2), torch.tensor([0.0, 1.0]))
+    assert strategy.memory["focus"] == {0: 1.5, 1: 0.25, 2: 1.5}
+
+
+def test_batch_norm_statistics_are_averaged_with_the_same_weights(world, with_options) -> None:
+    strategy = with_options(Keeping(local_epochs=1), model="resnet8-bn")
+    run = world(models=("resnet8-bn",))
+    result = run.start(strategy, 1)
+    assert not [n for n in result.arrays if n.endswith("num_batches_tracked")]
+    name = next(n for n in result.arrays if n.endswith("running_var"))
+    weights = run.reports[0].diagnostics["weights"]
+    parts = [u.knowledge["weights"].tensors[name] for u in strategy.seen]
+    parts.append(strategy.server.weights().tensors[name])
+    by_hand = sum(float(w) * p for w, p in zip(weights, parts, strict=True))
+    assert torch.allclose(torch.tensor(result.arrays[name].numpy()), by_hand, rtol=1e-4)
+
+
+def test_a_source_that_answers_nan_only_loses_its_vote(world, with_options) -> None:
+    strategy = with_options(KD3A())
+    linear = {n: t[None] for n, t in strategy.server.weights().tensors.items()}
+    huge = {
+        n: torch.full_like(t, 3e38)
+        * (-1) ** torch.arange(t.shape[1])[None].view(1, -1, *[1] * (t.dim() - 2))
+        for n, t in linear.items()
+    }
+    answers = strategy._answers(Stack("weights", "weights", huge, None, (0,), torch.ones(1)), 0)
+    assert bool(torch.isfinite(answers).all())
+    assert torch.allclose(answers.sum(-1), torch.ones(len(answers)))
+
+
+def test_target_labels_change_nothing(world, with_options) -> None:
+    runs = []
+    for labels in (torch.arange(50) % 10, torch.zeros(50, dtype=torch.int64)):
+        strategy = with_options(KD3A(), public_labels=labels)
+        assert strategy.server._data.public.y is None
+        runs.append(world().start(strategy, 1).arrays)
+    assert all((runs[0][n].numpy() == runs[1][n].numpy()).all() for n in runs[0])
+
+
+def test_average_takes_any_weights() -> None:
+    fused = average(stack_of(1.0, 5.0), torch.tensor([0.25, 0.75])).shared["weights"]
+    assert fused.tensors["w"].tolist() == [4.0]
+
+
+def test_recipe() -> None:
+    recipe = KD3A(local_epochs=3, local_samples=512).recipe()
+    assert (recipe.private_epochs, recipe.private_samples) == (3, 512)
+    assert recipe.learn[0] == Load("weights")
+    assert recipe.share == (Weights(),)
+    assert not recipe.needs_public, "the clients need not know the target"
+    assert Recipe.from_json(recipe.to_json()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"gate_start": 0.0}, "must lie in"),
+        ({"gate_end": 1.2}, "must lie in"),
+        ({"momentum": 1.0}, "momentum must lie"),
+        ({"target_weight": 2.5}, "target_weight must lie"),
+        ({"mixup_alpha": -1.0}, "mixup must be at least 0"),
+        ({"target_epochs": -1}, "epochs must be at least 0"),
+        ({"target_samples": -1}, "samples must be at least 0"),
+    ],
+)
+def test_options_are_checked(options, said) -> None:
+    with pytest.raises(ConfigError, match=said):
+        KD3A(**options)
+
+
+def test_it_needs_a_model_at_the_server(world) -> None:
+    strategy = KD3A()
+    with pytest.raises(ConfigError, match="kd3a needs a model and unlabelled samples"):
+        world().start(strategy, 1)
+
+
+def test_the_target_is_learnt_without_its_labels(world, with_options, federation) -> None:
+    run = world(learning_rate=0.05)
+    strategy = with_options(KD3A(local_epochs=5, target_epochs=3, gate_start=0.5, gate_end=0.5))
+    arrays = run.start(strategy, 3).arrays
+    supported = [r.diagnostics["supported"] for r in run.reports]
+    assert supported[-1] > supported[0] > 0
+    strategy.server.load_weights(weights_of(arrays))
+    right = strategy.server.predict().argmax(-1) == torch.as_tensor(federation.public_y)
+    assert float(right.double().mean()) > 0.4  # by chance: 0.1
