@@ -251,8 +251,9 @@ def _hello(client: Client, message: Message) -> RecordDict:
         "num-classes": client.learner.num_classes,
         "public-size": 0 if public is None else len(public),
         "public-digest": "none" if public is None else _digest(public),
-        "input-shape": list(client.data.input_shape),
     })  # fmt: skip
+    if recipe.needs_images:
+        about["input-shape"] = list(client.data.input_shape)
     refusal = client.learner.refuses(recipe) or refuses(recipe, client.data)
     if refusal:
         about["refusal"] = refusal

@@ -32,7 +32,7 @@ class Member:
     public_digest : str
         Hash of its public inputs.
     input_shape : tuple[int, ...]
-        The shape of its samples; empty if it did not say.
+        The shape of its samples; empty unless the recipe needs images.
     """
 
     client: int
@@ -149,8 +149,9 @@ def _check_together(members: list[Member], recipe: Recipe, method: str) -> None:
             raise ConfigError(f"{method} needs a public set and a client has none.")
         if len({m.public_digest for m in members}) > 1:
             raise ConfigError("The clients do not hold the same public set (contents differ).")
-    if recipe.needs_images and len({m.input_shape for m in members}) > 1:
-        raise ConfigError(f"{method} shares styles of images and theirs differ in shape.")
+    shapes = {m.input_shape for m in members}
+    if recipe.needs_images and (len(shapes) > 1 or len(min(shapes)) != 3):
+        raise ConfigError(f"{method} shares styles; the clients' images must have one shape.")
     architectures = sorted({m.architecture.partition("#")[0] for m in members})
     if recipe.needs_one_architecture and len({m.architecture for m in members}) > 1:
         raise ConfigError(

@@ -42,11 +42,12 @@ def gaussian_kl(mean: Tensor, std: Tensor, other_mean: Tensor, other_std: Tensor
 class Probabilistic:
     """Cross-entropy of a noisy representation, its length and what it says beyond its class.
 
-    Nguyen, Torr & Lim (NeurIPS 2022), equations 4 to 11: with z = μ + σ ε drawn for every
+    FedSR's objective (Nguyen, Torr & Lim, NeurIPS 2022): with z = μ + σ ε drawn for every
     sample, the mean over the batch of ``CE(classify(z), y) + length ‖z‖₂ + excess
     KL(N(μ, σ²) ‖ N(m_y, s_y²))``. μ are the model's features; σ = softplus of the head
     ``scale`` on them; m and s, one for each class, are the heads ``class-mean`` and softplus of
     ``class-scale`` on one-hot labels (:meth:`heads`). ε comes from torch's global generator.
+    What lies behind the features runs twice, on μ and on z: running statistics there see both.
 
     Parameters
     ----------

@@ -66,8 +66,8 @@ def restyled(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 class Restyle:
     """Give some images of a batch a style from a bank, drawn anew every time.
 
-    Chen et al. (WACV 2023, arXiv:2210.00912), section 3.2, in the space of pixels. What is
-    drawn comes from torch's global generator, which the executor sets.
+    Cross-client style transfer (Chen et al., WACV 2023, arXiv:2210.00912) in the space of pixels.
+    What is drawn comes from torch's global generator, which the executor sets.
 
     Parameters
     ----------

@@ -1,0 +1,47 @@
+"""The share steps of statistics: plain data, checked."""
+
+from __future__ import annotations
+
+import pytest
+
+from fedkt.errors import ConfigError
+from fedkt.objectives import CrossEntropy
+from fedkt.objectives.restyle import Restyle
+from fedkt.recipe import Load, Recipe, Styles, Train, Validation, Weights
+
+LEARN = [Load(), Train("private", [CrossEntropy()])]
+
+
+def test_they_travel() -> None:
+    recipe = Recipe(learn=LEARN, share=[Weights(), Styles("single", 3), Validation()])
+    again = Recipe.from_json(recipe.to_json())
+    assert again == recipe
+    assert [share.kind for share in again.share] == ["weights", "statistics", "statistics"]
+
+
+def test_a_recipe_may_read_the_styles_it_shares() -> None:
+    train = Train("private", [CrossEntropy()], transforms=[Restyle()])
+    recipe = Recipe(learn=[train], share=[Styles()])
+    assert recipe.needs("learn") == ("styles",)
+    assert recipe.needs_images
+    assert not recipe.needs_one_architecture
+    with pytest.raises(ConfigError, match="reads knowledge 'styles'"):
+        Recipe(learn=[train])
+
+
+def test_how_many_styles() -> None:
+    assert Styles().count == 1
+    assert Styles("single", 7).count == 7
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Styles("mean"), "overall or single, not 'mean'"),
+        (lambda: Styles("single", 0), "at least 1, not 0"),
+        (lambda: Recipe(share=[Weights(), Validation()]), r"begin with Load\('weights'\)"),
+    ],
+)
+def test_what_cannot_be(make, said) -> None:
+    with pytest.raises(ConfigError, match=said):
+        make()
