@@ -168,6 +168,8 @@ class TorchLearner:
                 fresh = self._optimiser.state_dict()
                 state = _in_layout_of(self._parameters(), self._optimiser_state)
                 self._optimiser.load_state_dict({**fresh, "state": state})
+        for group in self._optimiser.param_groups:
+            group["lr"] = work.options.learning_rate * step.rate
         return loop.train(self.model, self._optimiser, step, work, stream, self.heads)
 
 

@@ -102,6 +102,9 @@ class Train:
         the client does not forget its own data while it distils.
     samples : int
         An epoch sees at most this many samples, drawn anew; 0 = all.
+    rate : float
+        Multiplies the experiment's learning rate. A factor on the loss is something else
+        under Adam, whose steps do not depend on the loss's scale.
     beside : Beside, optional
         On ``"private"``: what alignment terms compare every batch with.
     transforms : Sequence
@@ -122,6 +125,7 @@ class Train:
     batch_size: int | None = None
     rehearse: Sequence[Term | Weighted] = ()
     samples: int = 0
+    rate: float = 1.0
     beside: Beside | None = None
     transforms: Sequence[Transform] = ()
     mixup: float = 0.0
@@ -139,6 +143,8 @@ class Train:
             raise ConfigError("Only a step on private data has samples beside it or transforms.")
         if self.epochs < 0:
             raise ConfigError(f"epochs must be at least 0, not {self.epochs}.")
+        if self.rate < 0:
+            raise ConfigError(f"rate must be at least 0, not {self.rate}.")
         if self.samples < 0:
             raise ConfigError(f"samples must be at least 0 (all), not {self.samples}.")
         if not 0 <= self.mixup < math.inf:
@@ -148,8 +154,8 @@ class Train:
 
     def needs(self) -> tuple[str, ...]:
         """Return the names of the fused knowledge that the terms read."""
-        parts = [term for _, term in weighted((*self.terms, *self.rehearse))]
-        names = [name for part in (*parts, *self.transforms) for name in part.needs()]
+        names = [n for _, t in weighted((*self.terms, *self.rehearse)) for n in t.needs()]
+        names += [name for transform in self.transforms for name in transform.needs()]
         if self.beside and self.beside.source != "public":
             names.append(self.beside.source)
         return _unique(names)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fedkt.clients import TorchLearner
-from fedkt.clients.loop import FeatureTap
+from fedkt.clients.features import FeatureTap
 from fedkt.data.federation import Federation
 from fedkt.errors import ConfigError, unknown
 from fedkt.knowledge import Knowledge

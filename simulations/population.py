@@ -19,10 +19,9 @@ from fedkt.clients import (
     client_app,
 )
 from fedkt.clients.learner import Learner
-from fedkt.clients.server_model import SERVER, LearnerServerModel
+from fedkt.clients.server_model import SERVER
 from fedkt.clients.state import StateStore
 from fedkt.data.federation import Federation
-from fedkt.errors import ConfigError
 from fedkt.models import build_model, is_torch_model
 from fedkt.recipe import Recipe, Weights
 from fedkt.rng import global_torch_stream
@@ -104,17 +103,6 @@ class Population:
         learner.reset(seed, SERVER)
         local_norms = any(isinstance(s, Weights) and s.local_norms for s in recipe.share)
         return arrays_of(learner.weights(local_norms))
-
-
-def server_model(
-    reference: str, federation: Federation, recipe: Recipe, seed: int, training: TrainingOptions
-) -> LearnerServerModel:
-    """Return the server's model of a simulation; its samples are the public set, unlabelled."""
-    public = federation.client(0).public
-    if public is None:
-        raise ConfigError("The server trains a model and there is no public set to train it on.")
-    learner = make_learner(reference, federation.input_shape, federation.num_classes)
-    return LearnerServerModel(learner, public.x, recipe, seed, training)
 
 
 def make_learner(reference: str, input_shape: tuple[int, ...], num_classes: int) -> Learner:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from flwr.app import ArrayRecord, Context, MetricRecord
+from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedkt.clients import TrainingOptions
@@ -26,17 +26,12 @@ from fedkt.simulations.config import Experiment
 from fedkt.simulations.files import LOCK
 from fedkt.simulations.grid import InProcessGrid, SimulationGrid, one_thread
 from fedkt.simulations.liars import AttackedGrid, Liars, resolved_attack
-from fedkt.simulations.population import (
-    Population,
-    PopulationSpec,
-    make_learner,
-    server_model,
-    torch_models,
-)
+from fedkt.simulations.population import Population, PopulationSpec, make_learner, torch_models
 from fedkt.simulations.progress import RunProgress, Silent
 from fedkt.simulations.records import Recorder, read_rounds, summarise, write_json
+from fedkt.simulations.server import server_evaluation, server_model, server_network
 from fedkt.strategies import KnowledgeStrategy, ServerOptions
-from fedkt.wire import codec_chain, weights_of
+from fedkt.wire import codec_chain
 
 
 class Engine(Protocol):
@@ -85,22 +80,15 @@ class Plan:
         """A new strategy object, with the run's options."""
         strategy: KnowledgeStrategy = config_.make_strategy(self.experiment.strategy)
         run, public_y = self.experiment.run, self.federation.public_y
-        server = None
-        if strategy.needs_server_model:
-            server = server_model(
-                self.experiment.server_model,
-                self.federation,
-                strategy.recipe(),
-                self.experiment.seed,
-                self.population.training,
-            )
         strategy.options = ServerOptions(
             seed=self.experiment.seed,
             participation=run.participation,
             clients=self.federation.num_clients,
             codec=run.codec,
             public_labels=None if public_y is None else torch.tensor(public_y, dtype=torch.int64),
-            server_model=server,
+            server_model=server_model(
+                strategy, self.experiment, self.federation, self.population.training
+            ),
             group_effect=run.group_effect,
         )
         return strategy
@@ -164,7 +152,7 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
         learner = make_learner(model, federation.input_shape, federation.num_classes)
         if refusal := learner.refuses(recipe):
             raise ConfigError(f"{strategy.title} cannot run on model {model!r}: {refusal}.")
-    server = _server_network(strategy, experiment, networks)
+    server = server_network(strategy, experiment, networks, federation)
     population = PopulationSpec(
         models=models,
         training=TrainingOptions(**experiment.training.model_dump()),
@@ -175,25 +163,6 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
     plan = Plan(resolved, federation, population, reduced)
     _ = plan.liars  # an attack that does not fit shows here
     return plan
-
-
-def _server_network(
-    strategy: KnowledgeStrategy, experiment: Experiment, networks: Sequence[str]
-) -> str:
-    """Return the reference of the server's own model, empty for a strategy without."""
-    asked = experiment.server_model
-    if not strategy.needs_server_model:
-        return ""
-    if strategy.recipe().needs_one_architecture:
-        if asked and asked != networks[0]:
-            raise ConfigError(
-                f"server_model = {asked!r}: {strategy.title} exchanges weights, so the server's "
-                f"model is the clients', {networks[0]!r}."
-            )
-        return networks[0]
-    if not asked and not networks:
-        raise ConfigError(f"{strategy.title} trains a network at the server; name a server_model.")
-    return asked or networks[0]
 
 
 def _resolved(experiment: Experiment, models: Sequence[str]) -> Experiment:
@@ -207,6 +176,7 @@ def _resolved(experiment: Experiment, models: Sequence[str]) -> Experiment:
     data["public_dataset"] = data["public_dataset"] and _absolute(data["public_dataset"])
     return experiment.with_values(
         models=[_absolute(m) for m in models],
+        server_model=_absolute(experiment.server_model),
         strategy={**section, "name": _absolute(section["name"])},
         data={**data, "data_dir": folder and str(Path(folder).resolve())},
         run={**experiment.run.model_dump(), "workers": workers_of(experiment)},
@@ -340,27 +310,10 @@ def server_app(
             population.initial_arrays(seed, recipe) if needs_weights else None,
             num_rounds=plan.experiment.rounds,
             timeout=plan.experiment.run.timeout,
-            evaluate_fn=_server_evaluation(plan, population) if has_model else None,
+            evaluate_fn=server_evaluation(plan.experiment, population) if has_model else None,
         )
 
     return app
-
-
-def _server_evaluation(
-    plan: Plan, population: Population
-) -> Callable[[int, ArrayRecord], MetricRecord | None]:
-    """Return the evaluation of the server's weights on the common test set."""
-    test = population.federation.client(0).common_test
-    learner = population.learner(plan.experiment.server_model or population.spec.models[0])
-
-    def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
-        if test is None or test.y is None or not len(test):
-            return None
-        learner.load_weights(weights_of(arrays))
-        right = learner.predict(test.x).argmax(-1) == test.y
-        return MetricRecord({"accuracy": float(right.to(torch.float64).mean())})
-
-    return evaluate
 
 
 @contextmanager

@@ -13,7 +13,14 @@ from fedkt.fusion import weighted_mean
 from fedkt.fusion.voting import majority, tally
 from fedkt.knowledge import Fused, Knowledge, Uploads
 from fedkt.objectives import CrossEntropy, Distil, Term
-from fedkt.objectives.alignment import MMD, DomainAdversarial, FourierMMD, Moments, Ramped
+from fedkt.objectives.alignment import (
+    MMD,
+    DomainAdversarial,
+    FourierMMD,
+    Moments,
+    Ramped,
+    ramp,
+)
 from fedkt.objectives.heads import Head
 from fedkt.recipe import Beside, Load, Recipe, Train, Weights
 from fedkt.registry import register
@@ -32,7 +39,8 @@ class FedKA(KnowledgeStrategy):
     (equations 2 to 4), J_mmd the MK-MMD of the two, mean of five Gaussian kernels (equations 5 to
     7), and λ_p = 2 / (1 + exp(-γ p)) - 1 grows with the part p of the run that is over. The
     server averages the weights by examples (equation 1), lets the clients' models vote on
-    target samples (equation 10; ties are drawn) and trains the average on the votes, times λ_p.
+    target samples (equation 10; ties are drawn) and trains the average on the votes, with λ_p
+    times the learning rate.
 
     Differences: the paper's clients send features to the server for every batch and get
     gradients back. G, hence the target's features, stands still during a round, so a client
@@ -142,7 +150,8 @@ class FedKA(KnowledgeStrategy):
 
     def fuse(self, uploads: Uploads) -> Fused:
         """Average by number of examples, train the average on the clients' votes."""
-        fused, diagnostics = weighted_mean(uploads["weights"]).shared["weights"], {}
+        fused = weighted_mean(uploads["weights"]).shared["weights"]
+        diagnostics: dict[str, float] = {}
         if self.vote:
             fused, diagnostics = self._voted(uploads, fused)
         following = self._workspace(fused, self.exchange.report.round + 1)
@@ -158,13 +167,13 @@ class FedKA(KnowledgeStrategy):
             labels.append(server.predict(ids).argmax(-1))
         voted = majority(torch.stack(labels), ids, classes, seed, round_)
         votes = Knowledge.rows("probabilities", F.one_hot(voted, classes).float(), ids)
-        step = Train(
-            on="public",
-            terms=[Ramped(Distil(source="votes"), self.gamma)],
-            epochs=self.voting_epochs,
-        )
+        rounds = self.exchange.rounds
+        # λ_p multiplies the learning rate, not the loss: Adam's steps ignore the loss's scale.
+        rate = float(ramp(round_ / rounds, self.gamma)) if rounds else 1.0
+        terms = [Distil(source="votes")]
+        step = Train(on="public", terms=terms, epochs=self.voting_epochs, rate=rate)
         server.load_weights(average)
-        server.train(step, {"votes": votes}, round_, self.exchange.rounds)
+        server.train(step, {"votes": votes}, round_, rounds)
         return server.weights(), tally(torch.stack(labels), classes)
 
     def _workspace(self, weights: Knowledge, round_: int) -> dict[str, Knowledge]:

@@ -68,5 +68,6 @@ def _in_two_parts(encoder: nn.Module, features: int, num_classes: int) -> nn.Mod
         nn.Linear(HIDDEN, num_classes),
     )
     model = nn.Sequential(OrderedDict(encoder=encoder, head=head))
-    model.feature_layer = "head"
+    # Set as a plain attribute: torch's annotations only know parameters and modules.
+    object.__setattr__(model, "feature_layer", "head")
     return model
