@@ -74,6 +74,7 @@ class FedKA(KnowledgeStrategy):
 
     name = "fedka"
     needs_server_model = True
+    follows_progress = True
 
     def __init__(
         self,
