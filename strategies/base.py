@@ -54,6 +54,9 @@ class KnowledgeStrategy(Strategy):
     part: ClassVar[str] = "strategies"
     # Whether the server has a model and samples of its own (``options.server_model``).
     needs_server_model: ClassVar[bool] = False
+    # Whether a round depends on how many are planned (``Batch.progress``, ``exchange.rounds``):
+    # then a run that is made longer is not the run that was planned so from the start.
+    follows_progress: ClassVar[bool] = False
     # Class-level defaults, so that subclasses need no super().__init__().
     options: ServerOptions = ServerOptions()
     observers: Sequence[Observer] = ()

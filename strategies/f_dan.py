@@ -48,6 +48,7 @@ class FDAN(FedAvg):
     """
 
     name = "f-dan"
+    follows_progress = True
 
     def __init__(
         self,

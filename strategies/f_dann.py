@@ -28,6 +28,9 @@ class FDANN(FedAvg):
     Differences: the head is that of FedKA, d-100-BN-ReLU-2, whose normalisation is over both
     domains together. DANN anneals its learning rate; here the experiment's holds.
 
+    The adversary's gradient grows as features shrink, since the head normalises them: a net
+    without batch normalisation of its own may never learn its classes.
+
     Bytes a round and client, P parameters of the model and H = 100 d + 502 of the head in
     float32: up 4(P + H), down 4(P + H) (broadcast), and once more as in
     :class:`~fedkt.strategies.fedavg.FedAvg`. The target's samples are taken to be at the
@@ -46,6 +49,7 @@ class FDANN(FedAvg):
     """
 
     name = "f-dann"
+    follows_progress = True
 
     def __init__(
         self,

@@ -77,6 +77,7 @@ class FedGA(KnowledgeStrategy):
     """
 
     name = "fedga"
+    follows_progress = True
 
     def __init__(
         self,

@@ -82,6 +82,7 @@ class FedKA(KnowledgeStrategy):
 
     name = "fedka"
     needs_server_model = True
+    follows_progress = True
 
     def __init__(
         self,

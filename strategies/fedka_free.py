@@ -46,6 +46,7 @@ class FedKAFree(KnowledgeStrategy):
 
     name = "fedka-free"
     needs_server_model = True
+    follows_progress = True
 
     def __init__(
         self,

@@ -67,6 +67,7 @@ class KD3A(KnowledgeStrategy):
 
     name = "kd3a"
     needs_server_model = True
+    follows_progress = True
 
     def __init__(
         self,
