@@ -25,8 +25,8 @@ class FDANN(FedAvg):
     adaptation pool. Each is seen without its label. A net with batch normalisation counts
     them in its running statistics.
 
-    Differences: the head is that of FedKA, d-100-BN-ReLU-2, whose normalisation is over both
-    domains together. DANN anneals its learning rate; here the experiment's holds.
+    Differences: the head is that of FedKA, d-100-BN-ReLU-2. DANN anneals its learning rate;
+    here the experiment's holds.
 
     The adversary's gradient grows as features shrink, since the head normalises them: a net
     without batch normalisation of its own may never learn its classes.

@@ -46,8 +46,7 @@ class FedKA(KnowledgeStrategy):
     gradients back. G, hence the target's features, stands still during a round, so a client
     can compute both losses itself: the same objective with two messages a round instead of 32
     exchanges. The domain classifier is then trained by the clients and averaged with the
-    weights; its hidden layer is normalised over source and target together. Optimisers begin
-    anew with the weights of a round.
+    weights. Optimisers begin anew with the weights of a round.
 
     Bytes a round and client, P parameters with the domain classifier in float32, d features, S
     target samples: up 4P; down 4P + workspace (broadcast): ``features`` 4Sd + 8S,

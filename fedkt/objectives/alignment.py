@@ -270,9 +270,11 @@ class DomainAdversarial:
     1), each a mean over its own rows. The head minimises it; the features maximise it with the
     factor ``ramp(progress, gamma)``.
 
-    The head sees the rows of both sides in one batch: were each side normalised by its own
-    batch statistics, the head's batch normalisation would erase the very difference in mean
-    and scale that it should find.
+    Each side passes through the head by itself, as in the published code. The head's batch
+    normalisation then takes out the sides' means and scales, so that it tells them apart by the
+    shape of their features only. With ``together`` the rows of both sides are one batch: the
+    head sees the whole difference, but the nearer the sides come, the more its normalisation
+    magnifies what is left, and the reversed gradient with it.
 
     Parameters
     ----------
@@ -283,11 +285,14 @@ class DomainAdversarial:
     detach : bool
         Whether the features beside the batch are a constant; the head learns from them
         nevertheless.
+    together : bool
+        Whether the head normalises the rows of both sides together.
     """
 
     head: str = "domain"
     gamma: float = 5.0
     detach: bool = True
+    together: bool = False
     part: ClassVar[str] = "objectives"
     name: ClassVar[str] = "domain-adversarial"
     needs_features: ClassVar[bool] = True
@@ -307,16 +312,18 @@ class DomainAdversarial:
         x, y = _both_sides(self.name, outputs, self.detach)
         if f"{PREFIX}.{self.head}.0.weight" not in outputs.parameters:
             raise ConfigError(f"{self.name}: the recipe has no head called {self.head!r}.")
+        n, weight = len(x), torch.cat([batch.weight, batch.weight.new_ones(len(y))])
         rows = reverse_gradient(torch.cat([x, y]), ramp(batch.progress, self.gamma))
-        weight = torch.cat([batch.weight, batch.weight.new_ones(len(y))])
-        logits = apply_head(outputs.parameters, self.head, rows, weight)
+        sides = [slice(None)] if self.together else [slice(n), slice(n, None)]
+        parts = [apply_head(outputs.parameters, self.head, rows[s], weight[s]) for s in sides]
+        logits = torch.cat(parts)
         if logits.shape[-1] != 2:
             raise ConfigError(
                 f"{self.name}: head {self.head!r} must have two outputs, not {logits.shape[-1]}."
             )
         log_p = F.log_softmax(logits, dim=-1)
-        source = weighted_mean(-log_p[: len(x), 0], batch.weight)
-        return (source - log_p[len(x) :, 1].mean()) * (batch.weight.sum() > 0)
+        source = weighted_mean(-log_p[:n, 0], batch.weight)
+        return (source - log_p[n:, 1].mean()) * (batch.weight.sum() > 0)
 
 
 @register

@@ -247,14 +247,14 @@ def test_without_gamma_and_at_the_start_features_do_not_notice_the_head() -> Non
         assert float(x.grad.abs().max()) == 0
 
 
-def test_normalisation_does_not_erase_the_difference_of_the_domains() -> None:
+def test_a_shift_of_the_domains_is_seen_only_together() -> None:
     # The domains differ by a shift only: normalised apart from each other they would be one.
     x, y = draw(0, 64, D), draw(1, 64, D) + 3
     head = {n: p.requires_grad_() for n, p in head_of().items()}
     optimiser = torch.optim.Adam(head.values(), 0.05)
     for _ in range(60):
         optimiser.zero_grad()
-        loss = value(DomainAdversarial(), x, y, parameters=head)
+        loss = value(DomainAdversarial(together=True), x, y, parameters=head)
         loss.backward()
         optimiser.step()
     assert float(loss.detach()) < 0.1 < 2 * math.log(2)

@@ -12,11 +12,11 @@ import torch
 from flwr.app import Context
 from flwr.serverapp.strategy import Result
 
-from fedkt.clients import Client, TrainingOptions, client_app
+from fedkt.clients import Client, LearnerServerModel, TrainingOptions, client_app
 from fedkt.data import Federation, FederationSpec, build_federation
 from fedkt.knowledge import Knowledge, Upload, Uploads
 from fedkt.simulations.grid import InProcessGrid, one_thread
-from fedkt.simulations.population import Population, PopulationSpec, server_model
+from fedkt.simulations.population import Population, PopulationSpec, make_learner
 from fedkt.strategies import KnowledgeStrategy, RoundReport, ServerOptions
 
 SPEC = FederationSpec(
@@ -100,8 +100,11 @@ def with_options(federation: Federation) -> Callable[..., KnowledgeStrategy]:
         strategy: KnowledgeStrategy, model: str = "linear", **options: Any
     ) -> KnowledgeStrategy:
         if strategy.needs_server_model:
-            recipe, training = strategy.recipe(), TrainingOptions()
-            options["server_model"] = server_model(model, federation, recipe, 3, training)
+            learner = make_learner(model, federation.input_shape, federation.num_classes)
+            public = federation.client(0).public
+            assert public is not None
+            server = LearnerServerModel(learner, public.x, strategy.recipe(), 3)
+            options.setdefault("server_model", server)
         strategy.options = replace(ServerOptions(seed=3, clients=4), **options)
         return strategy
 
