@@ -116,7 +116,7 @@ def test_run_directory_tells_bytes_per_client(method: Method, tmp_path: Path) ->
 
 M, C = 40, 10
 P = 64 * 64 + 64 + 64 * 10 + 10  # mlp on 8 × 8 pixels
-H = 100 * 64 + 502  # the domain head on 64 features
+DANN = P + 100 * 64 + 502  # with the domain head on 64 features
 N, R = CLIENTS, ROUNDS
 H = P + 64 * (64 + 3) + 2  # with FADA's judge
 T = 16 * (4 * 64 + 8)  # features of 16 target samples, and their ids
@@ -135,7 +135,7 @@ BY_HAND: dict[str, tuple[int, int, int]] = {
     ),
     "kd3a": (4 * P * N * R, 0, 4 * P * N * (R + 1)),
     "fedbn": (4 * P * N * R, 0, 4 * P * N * (R + 1)),
-    "f-dann": (4 * (P + H) * N * R, 0, 4 * (P + H) * N * (R + 1)),
+    "f-dann": (4 * DANN * N * R, 0, 4 * DANN * N * (R + 1)),
     "f-dan": (4 * P * N * R, 0, 4 * P * N * (R + 1)),
     "f-coral": (4 * P * N * R, 0, 4 * P * N * (R + 1)),
     "source-only": (0, 0, 0),
