@@ -6,7 +6,6 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge
 from fedkt.objectives.discrepancy import fourier_mean
 
@@ -40,14 +39,7 @@ def describe(
         Whether mean and variance go with ``fourier`` as well.
     fourier_features, seed : int
         D, and the seed of the frequencies.
-
-    Raises
-    ------
-    ConfigError
-        For another form.
     """
-    if form not in FORMS:
-        raise ConfigError(f"workspace must be {', '.join(FORMS)}, not {form!r}.")
     if form == "features":
         return Knowledge.rows("features", features, ids)
     tensors = {}

@@ -26,7 +26,7 @@ from fedkt.recipe import Beside, Load, Recipe, Train, Weights
 from fedkt.registry import register
 from fedkt.strategies.base import KnowledgeStrategy
 from fedkt.wire import public_ids
-from fedkt.workspaces import Workspace, describe
+from fedkt.workspaces import FORMS, Workspace, describe
 
 
 @register
@@ -108,6 +108,8 @@ class FedKA(KnowledgeStrategy):
         ):
             if value < least:
                 raise ConfigError(f"fedka: {option} must be at least {least}, not {value}.")
+        if workspace not in FORMS:
+            raise ConfigError(f"fedka: workspace must be {', '.join(FORMS)}, not {workspace!r}.")
         self.disentangle, self.match, self.vote = disentangle, match, vote
         self.workspace, self.estimator, self.gamma = workspace, estimator, gamma
         self.target_samples, self.target_batch = target_samples, target_batch

@@ -211,13 +211,15 @@ def test_the_side_beside_is_a_constant_unless_asked(make: Any, detach: bool) -> 
 # --- domain-adversarial --------------------------------------------------------------------
 
 
-def test_the_head_learns_and_the_features_unlearn() -> None:
+@pytest.mark.parametrize("together", [False, True])
+def test_the_head_learns_and_the_features_unlearn(together: bool) -> None:
     head = {n: p.requires_grad_() for n, p in head_of().items()}
     x, y = draw(0, 6, D).requires_grad_(), draw(1, 5, D).requires_grad_()
-    value(DomainAdversarial(gamma=5.0, detach=False), x, y, parameters=head).backward()
+    term = DomainAdversarial(gamma=5.0, detach=False, together=together)
+    value(term, x, y, parameters=head).backward()
     one, two = x.detach().requires_grad_(), y.detach().requires_grad_()
     plain = {n: p.detach().requires_grad_() for n, p in head.items()}
-    by_hand(one, two, plain).backward()
+    by_hand(one, two, plain, together).backward()
     factor = ramp(0.4, 5.0)
     assert torch.allclose(x.grad, -factor * one.grad, atol=1e-12)
     assert torch.allclose(y.grad, -factor * two.grad, atol=1e-12)
@@ -225,16 +227,17 @@ def test_the_head_learns_and_the_features_unlearn() -> None:
         assert torch.allclose(p.grad, plain[name].grad, atol=1e-12)
 
 
-def by_hand(x: Tensor, y: Tensor, head: dict[str, Tensor]) -> Tensor:
-    """Return FedKA's J_dis with torch's own layers, normalised over both sides together."""
-    at = "heads.domain"
-    hidden = torch.nn.functional.linear(
-        torch.cat([x, y]), head[f"{at}.0.weight"], head[f"{at}.0.bias"]
-    )
-    hidden = torch.nn.functional.batch_norm(
-        hidden, None, None, head[f"{at}.norm0.weight"], head[f"{at}.norm0.bias"], training=True
-    ).relu()
-    logits = torch.nn.functional.linear(hidden, head[f"{at}.1.weight"], head[f"{at}.1.bias"])
+def by_hand(x: Tensor, y: Tensor, head: dict[str, Tensor], together: bool) -> Tensor:
+    """Return FedKA's J_dis with torch's own layers."""
+    at, functional = "heads.domain", torch.nn.functional
+
+    def answer(rows: Tensor) -> Tensor:
+        hidden = functional.linear(rows, head[f"{at}.0.weight"], head[f"{at}.0.bias"])
+        affine = head[f"{at}.norm0.weight"], head[f"{at}.norm0.bias"]
+        hidden = functional.batch_norm(hidden, None, None, *affine, training=True).relu()
+        return functional.linear(hidden, head[f"{at}.1.weight"], head[f"{at}.1.bias"])
+
+    logits = answer(torch.cat([x, y])) if together else torch.cat([answer(x), answer(y)])
     cross_entropy = torch.nn.functional.cross_entropy
     source, target = (torch.full((len(t),), i) for i, t in enumerate((x, y)))
     return cross_entropy(logits[: len(x)], source) + cross_entropy(logits[len(x) :], target)
