@@ -130,6 +130,10 @@ class Learner(Protocol):
         """Return features ``[n, d]`` float32, in evaluation mode (learners with features only)."""
         ...
 
+    def adapt_norms(self, x: Tensor) -> None:
+        """Take the statistics of batch normalisation, if any, from samples ``[n, ...]``."""
+        ...
+
     def weights(self, local_norms: bool = False) -> Knowledge:
         """Return the weights (learners that exchange weights only)."""
         ...

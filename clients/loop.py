@@ -109,6 +109,29 @@ def features(model: nn.Module, x: Tensor, batch_size: int = 64) -> Tensor:
     return torch.cat(found)
 
 
+@torch.no_grad()
+def adapt_norms(model: nn.Module, x: Tensor, batch_size: int = 64) -> None:
+    """Replace the running statistics of batch normalisation by those of other samples.
+
+    AdaBN (Li et al., 2016, arXiv:1603.04779): the mean over batches of x ``[n, ...]``, every
+    layer seeing what the layers before it, so normalised, make of them. Dropout stays off.
+    """
+    kinds = nn.modules.batchnorm._BatchNorm
+    norms = [m for m in model.modules() if isinstance(m, kinds) and m.track_running_stats]
+    momenta = [m.momentum for m in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean of all batches instead of a moving one
+        norm.train()
+    for part in torch.split(x, batch_size) if norms else ():
+        if len(part) > 1:  # one sample has no variance
+            model(part)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.eval()
+
+
 def _samples(step: Train, work: Work, terms: list[tuple[float, Term]]) -> Samples | None:
     """Return the data of a step: on public data only the rows the knowledge speaks about."""
     if step.on == "private":

@@ -79,6 +79,10 @@ class LearnerServerModel:
         """Return features ``[n, d]``."""
         return self._learner.features(self._x(ids))
 
+    def adapt_norms(self, ids: Tensor | None = None) -> None:
+        """Take the statistics of batch normalisation from the server's samples."""
+        self._learner.adapt_norms(self._x(ids))
+
     def train(
         self, step: Train, knowledge: Mapping[str, Knowledge], round_: int, rounds: int
     ) -> float | None:

@@ -148,6 +148,9 @@ class SklearnLearner:
         """Refuse: there are no features."""
         raise ConfigError(f"model {self._name!r} has no features.")
 
+    def adapt_norms(self, x: Tensor) -> None:
+        """Do nothing: there is no batch normalisation."""
+
     def weights(self, local_norms: bool = False) -> Knowledge:
         """Refuse: there are no weights."""
         raise ConfigError(f"model {self._name!r} has no weights to share.")

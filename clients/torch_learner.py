@@ -40,6 +40,7 @@ class TorchLearner:
         self._optimiser: torch.optim.Optimizer | None = None
         self._optimiser_state: dict[int, Any] = {}
         self._heads: tuple[Head, ...] = ()
+        self._answered: tuple[Tensor, bytes, Tensor] | None = None  # samples, weights, logits
         with global_torch_stream(0, "template"):
             self._adopt(build())
         shapes = {n: tuple(t.shape) for n, t in self.model.state_dict().items()}
@@ -84,11 +85,20 @@ class TorchLearner:
         """Return logits ``[n, C]`` in evaluation mode."""
         if not len(x):
             return torch.zeros(0, self._num_classes)
-        return loop.predict(self.model, self._layout(x))
+        # After an average all clients hold the same weights and ask about the same test set:
+        # hashing the weights costs a hundredth of predicting again.
+        state = self._digest()
+        if self._answered is None or self._answered[0] is not x or self._answered[1] != state:
+            self._answered = x, state, loop.predict(self.model, self._layout(x))
+        return self._answered[2].clone()
 
     def features(self, x: Tensor) -> Tensor:
         """Return features ``[n, d]`` in evaluation mode."""
         return loop.features(self.model, self._layout(x))
+
+    def adapt_norms(self, x: Tensor) -> None:
+        """Take the statistics of batch normalisation from other samples."""
+        loop.adapt_norms(self.model, self._layout(x))
 
     def weights(self, local_norms: bool = False) -> Knowledge:
         """Return parameters and float buffers in float32; integer buffers are mere counters.
@@ -154,6 +164,13 @@ class TorchLearner:
         )
         if len(self.heads):
             self.heads.load_state_dict(heads, strict=strict)
+
+    def _digest(self) -> bytes:
+        digest = hashlib.blake2b(digest_size=16)
+        for tensor in self.model.state_dict().values():
+            layout = tensor.permute(0, 2, 3, 1) if tensor.dim() == 4 else tensor
+            digest.update(layout.contiguous().numpy())
+        return digest.digest()
 
     def _parameters(self) -> list[nn.Parameter]:
         return [*self.model.parameters(), *self.heads.parameters()]

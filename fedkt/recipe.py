@@ -308,14 +308,14 @@ _STEPS: Mapping[str, Callable[..., Any]] = {
     c.step: c for c in (Train, Load, Predict, Weights, Gate, Styles, Validation)
 }
 # Plain parts of a recipe that are no steps.
-_PARTS: Mapping[str, Callable[..., Any]] = {c.__name__: c for c in (Weighted, Beside, Head)}
+_PARTS: Mapping[str, type[Any]] = {c.__name__: c for c in (Weighted, Beside, Head)}
 
 
 def _plain(value: Any) -> Any:
     """Turn steps, terms and sequences into JSON values."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        if _PARTS.get(type(value).__name__) is type(value):
+        if isinstance(value, tuple(_PARTS.values())):
             return {"@part": type(value).__name__, **fields}
         step = vars(type(value)).get("step")
         if step in _STEPS:

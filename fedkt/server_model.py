@@ -39,6 +39,10 @@ class ServerModel(Protocol):
         """Return features ``[n, d]`` float32 of the samples with some ids (all)."""
         ...
 
+    def adapt_norms(self, ids: Tensor | None = None) -> None:
+        """Take the statistics of batch normalisation from the samples with some ids (all)."""
+        ...
+
     def train(
         self, step: Train, knowledge: Mapping[str, Knowledge], round_: int, rounds: int
     ) -> float | None:

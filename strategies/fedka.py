@@ -74,6 +74,10 @@ class FedKA(KnowledgeStrategy):
         How many target samples are voted on, drawn anew every round; 0 = all.
     voting_epochs : int
         Passes over them.
+    adapt_norms : bool
+        Whether a model votes with its batch normalisation's statistics taken from the samples
+        voted on (AdaBN, arXiv:1603.04779) instead of its sources'. The published code does as
+        much by voting in training mode.
     local_epochs, local_samples : int
         Passes over the private data a round, and the samples of a pass (0 = all; the paper
         has 512).
@@ -96,6 +100,7 @@ class FedKA(KnowledgeStrategy):
         fourier_features: int = 1024,
         voting_samples: int = 512,
         voting_epochs: int = 1,
+        adapt_norms: bool = True,
         local_epochs: int = 1,
         local_samples: int = 0,
     ) -> None:
@@ -115,6 +120,7 @@ class FedKA(KnowledgeStrategy):
         self.target_samples, self.target_batch = target_samples, target_batch
         self.fourier_features = fourier_features
         self.voting_samples, self.voting_epochs = voting_samples, voting_epochs
+        self.adapt_norms = adapt_norms
         self.local_epochs, self.local_samples = local_epochs, local_samples
 
     def recipe(self) -> Recipe:
@@ -166,6 +172,8 @@ class FedKA(KnowledgeStrategy):
         labels = []
         for upload in uploads:
             server.load_weights(upload.knowledge["weights"])
+            if self.adapt_norms:
+                server.adapt_norms(ids)
             labels.append(server.predict(ids).argmax(-1))
         voted = majority(torch.stack(labels), ids, classes, seed, round_)
         votes = Knowledge.rows("probabilities", F.one_hot(voted, classes).float(), ids)

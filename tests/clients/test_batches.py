@@ -243,3 +243,88 @@ def test_batch_normalisation_stays_at_home(learner_of) -> None:
     assert all("running" in n or everything[n].dim() == 1 for n in left)
     assert not [n for n in shared if "running" in n]
     assert not [n for n in everything if "num_batches_tracked" in n]
+
+
+# --- the model's own statistics, and its rate ----------------------------------------------
+
+
+def with_norms() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Dropout(0.5)
+    )
+
+
+def test_adapted_norms_are_the_statistics_of_the_samples() -> None:
+    model = with_norms()
+    x = torch.randn(64, 1, 8, 8) * 3 + 2
+    weights = model[2].weight.clone()
+    loop.adapt_norms(model, x, batch_size=64)
+    assert torch.allclose(model[1].running_mean, x.flatten(1).mean(0), atol=1e-5)
+    assert torch.allclose(model[1].running_var, x.flatten(1).var(0), rtol=1e-4)
+    hidden = model[2](model[1](x.flatten(1)))  # in evaluation mode, so of the statistics above
+    assert torch.allclose(model[3].running_mean, hidden.mean(0), atol=1e-2)
+    assert torch.equal(model[2].weight, weights)
+    assert model[1].momentum == 0.1
+    assert not any(m.training for m in model.modules())
+
+
+def test_norms_adapt_to_all_batches_alike() -> None:
+    x = torch.randn(64, 1, 8, 8)
+    model, by_hand = with_norms(), with_norms()
+    loop.adapt_norms(model, x, batch_size=16)
+    means = torch.stack([part.flatten(1).mean(0) for part in torch.split(x, 16)])
+    assert torch.allclose(model[1].running_mean, means.mean(0), atol=1e-5)
+    loop.adapt_norms(by_hand, x + 100)  # what was there before leaves no trace
+    loop.adapt_norms(by_hand, x, batch_size=16)
+    assert torch.equal(by_hand[1].running_mean, model[1].running_mean)
+
+
+def test_a_model_without_norms_is_left_alone() -> None:
+    model = net()
+    before = [p.clone() for p in model.parameters()]
+    loop.adapt_norms(model, torch.randn(5, 1, 8, 8))
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+
+
+def test_the_rate_of_a_step(data, work_on, learner_of) -> None:
+    sgd = {"optimiser": "sgd", "momentum": 0.0, "learning_rate": 0.1}
+
+    def moved(rate: float, rounds: int = 1) -> torch.Tensor:
+        learner = learner_of("linear")
+        before = learner.weights().tensors["1.weight"]
+        step = Train("private", [CrossEntropy()], batch_size=41, rate=rate)
+        for _ in range(rounds):
+            learner.fit(step, work_on(data, **sgd), "x")
+        return learner.weights().tensors["1.weight"] - before
+
+    assert torch.allclose(moved(0.5), 0.5 * moved(1.0), atol=1e-7)
+    assert float(moved(0.0).abs().max()) == 0
+    learner = learner_of("linear")  # the rate is of that step alone
+    for rate in (0.5, 1.0):
+        before = learner.weights().tensors["1.weight"]
+        step = Train("private", [CrossEntropy()], batch_size=41, rate=rate)
+        learner.fit(step, work_on(data, **sgd), "x")
+    assert float((learner.weights().tensors["1.weight"] - before).norm()) > 0.6 * float(
+        moved(1.0).norm()
+    )
+
+
+def test_answers_are_kept_for_equal_weights_and_samples_only(learner_of, data) -> None:
+    learner, x = learner_of("resnet8-bn"), data.common_test.x
+    first = learner.predict(x)
+    asked = []
+    hook = learner.model.register_forward_hook(lambda *given: asked.append(1))
+    assert torch.equal(learner.predict(x), first)
+    assert not asked
+    learner.predict(x)[:] = 0  # whoever changes an answer changes his own
+    assert torch.equal(learner.predict(x), first)
+    learner.predict(x.clone())
+    assert asked
+    asked.clear()
+    other = learner_of("resnet8-bn")
+    other.reset(8, 1)
+    learner.load_state(other.state())
+    assert not torch.equal(learner.predict(x), first)
+    assert asked
+    hook.remove()
