@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from fedkt.errors import ConfigError
 from fedkt.fusion import weighted_mean
-from fedkt.fusion.voting import majority, tally
+from fedkt.fusion.voting import counts, majority, tally
 from fedkt.knowledge import Fused, Knowledge, Uploads
 from fedkt.objectives import CrossEntropy, Distil, Term
 from fedkt.objectives.alignment import (
@@ -74,6 +74,9 @@ class FedKA(KnowledgeStrategy):
         How many target samples are voted on, drawn anew every round; 0 = all.
     voting_epochs : int
         Passes over them.
+    quorum : float
+        The share of the clients that must agree on a sample's label for it to be trained on,
+        in [0, 1]. The paper has none (0).
     adapt_norms : bool
         Whether a model votes with its batch normalisation's statistics taken from the samples
         voted on (AdaBN, arXiv:1603.04779) instead of its sources'. The published code does as
@@ -100,6 +103,7 @@ class FedKA(KnowledgeStrategy):
         fourier_features: int = 1024,
         voting_samples: int = 512,
         voting_epochs: int = 1,
+        quorum: float = 0.0,
         adapt_norms: bool = True,
         local_epochs: int = 1,
         local_samples: int = 0,
@@ -113,6 +117,8 @@ class FedKA(KnowledgeStrategy):
         ):
             if value < least:
                 raise ConfigError(f"fedka: {option} must be at least {least}, not {value}.")
+        if not 0 <= quorum <= 1:
+            raise ConfigError(f"fedka: quorum must lie in [0, 1], not {quorum}.")
         if workspace not in FORMS:
             raise ConfigError(f"fedka: workspace must be {', '.join(FORMS)}, not {workspace!r}.")
         self.disentangle, self.match, self.vote = disentangle, match, vote
@@ -120,7 +126,7 @@ class FedKA(KnowledgeStrategy):
         self.target_samples, self.target_batch = target_samples, target_batch
         self.fourier_features = fourier_features
         self.voting_samples, self.voting_epochs = voting_samples, voting_epochs
-        self.adapt_norms = adapt_norms
+        self.quorum, self.adapt_norms = quorum, adapt_norms
         self.local_epochs, self.local_samples = local_epochs, local_samples
 
     def recipe(self) -> Recipe:
@@ -176,7 +182,12 @@ class FedKA(KnowledgeStrategy):
                 server.adapt_norms(ids)
             labels.append(server.predict(ids).argmax(-1))
         voted = majority(torch.stack(labels), ids, classes, seed, round_)
-        votes = Knowledge.rows("probabilities", F.one_hot(voted, classes).float(), ids)
+        told = tally(torch.stack(labels), classes)
+        kept = counts(torch.stack(labels), classes).amax(-1) >= self.quorum * len(labels)
+        if not kept.any():
+            return average, {**told, "voted": 0.0}
+        one_hot = F.one_hot(voted[kept], classes).float()
+        votes = Knowledge.rows("probabilities", one_hot, ids[kept])
         rounds = self.exchange.rounds
         # λ_p multiplies the learning rate, not the loss: Adam's steps ignore the loss's scale.
         rate = float(ramp(round_ / rounds, self.gamma)) if rounds else 1.0
@@ -184,7 +195,7 @@ class FedKA(KnowledgeStrategy):
         step = Train(on="public", terms=terms, epochs=self.voting_epochs, rate=rate)
         server.load_weights(average)
         server.train(step, {"votes": votes}, round_, rounds)
-        return server.weights(), tally(torch.stack(labels), classes)
+        return server.weights(), {**told, "voted": float(kept.float().mean())}
 
     def _workspace(self, weights: Knowledge, round_: int) -> dict[str, Knowledge]:
         if not (self.disentangle or self.match):

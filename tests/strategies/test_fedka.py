@@ -89,6 +89,16 @@ def test_the_vote_trains_at_lambda_times_the_rate(start) -> None:
     assert 0.25 <= strategy.told["agreement"] <= 1
 
 
+def test_a_quorum_leaves_out_what_few_agree_on(start) -> None:
+    def told(quorum: float) -> dict[str, float]:
+        run = start(FedKA(disentangle=False, match=False, voting_samples=0, quorum=quorum), 1)
+        return dict(run.reports[0].diagnostics)
+
+    shares = [told(quorum)["voted"] for quorum in (0.0, 0.25, 0.75, 1.0)]
+    assert shares[0] == shares[1] == 1  # someone always votes for the most popular label
+    assert 1 > shares[2] > shares[3] > 0
+
+
 def test_more_votes_of_one_label_win(start, federation) -> None:
     seen = {}
 
@@ -195,6 +205,7 @@ def test_moments() -> None:
         ({"target_samples": 1}, "target_samples must be at least 2"),
         ({"target_batch": 1}, "target_batch must be at least 2"),
         ({"voting_samples": -1}, "voting_samples must be at least 0"),
+        ({"quorum": 1.5}, r"quorum must lie in \[0, 1\]"),
         ({"workspace": "images"}, "workspace must be features, fourier, gaussian"),
     ],
 )
