@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fedkt.data.targets import short_names
 from fedkt.simulations.aggregates import spread
 from fedkt.simulations.drawing import PANELS, shortened
 from fedkt.simulations.results import Comparison, Run
@@ -125,8 +126,9 @@ def headings(results: Mapping[str, Comparison]) -> dict[str, str]:
 
     Otherwise the name of the cell.
     """
-    targets = {name: _shown(target_of(c)) for name, c in results.items()}
-    clear = len(set(targets.values())) == len(targets)
+    full = [target_of(c) for c in results.values()]
+    clear = len(set(full)) == len(full)
+    targets = dict(zip(results, map(_shown, short_names(full)), strict=True))
     return {name: f"→ {t}" if t and clear else name for name, t in targets.items()}
 
 

@@ -33,15 +33,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
     ``method``: all. ``sharing``: those that share something. ``variant``: all, and the
     options in ``VARIANTS``. ``representative``: two, to save time. With the option they are
-    the user's. ``spoiled``: pairs of a sharing strategy and rubbish that it may be sent.
+    the user's. ``kind``: one of each kind of exchange (what is shared, in which phases), for what
+    belongs to messages and not to methods. ``spoiled``: pairs of one of each kind that shares
+    and rubbish that it may be sent.
     """
     asked = list(dict.fromkeys(metafunc.config.getoption("--fedkt-strategy")))
     methods = [Method(r) for r in asked or registry.names("strategies")]
+    kinds = list({_kind(m): m for m in reversed(methods)}.values())
     groups: dict[str, list[Any]] = {
         "method": methods,
         "sharing": [m for m in methods if m.recipe.share],
         "variant": methods if asked else [*methods, *map(Method, VARIANTS)],
-        "spoiled": [(m, r) for m in methods for r in RUBBISH if r.fits(m.recipe)],
+        "kind": kinds,
+        "spoiled": [(m, r) for m in kinds for r in RUBBISH if r.fits(m.recipe)],
         "representative": methods if asked else [Method(r) for r in REPRESENTATIVES],
     }
     for name, group in groups.items():
@@ -53,10 +57,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """With the option, leave out what tests the built-in strategies or the suite itself."""
     if not config.getoption("--fedkt-strategy"):
         return
-    over = {"method", "sharing", "variant", "spoiled", "representative"}
+    over = {"method", "sharing", "variant", "kind", "spoiled", "representative"}
     kept = [i for i in items if over & set(getattr(i, "fixturenames", ()))]
     config.hook.pytest_deselected(items=[i for i in items if i not in kept])
     items[:] = kept
+
+
+def _kind(method: Method) -> tuple[Any, ...]:
+    recipe = method.recipe
+    shares = tuple((type(share), share.kind) for share in recipe.share)
+    return shares, bool(recipe.start), bool(recipe.learn), bool(recipe.absorb), bool(recipe.given)
 
 
 def _id(value: object) -> str:

@@ -148,20 +148,20 @@ def test_raises_in_learn(method: Method, how: str) -> None:
 
 
 @pytest.mark.parametrize("name", REPLIES)
-def test_bad_reply(method: Method, name: str) -> None:
-    outcome, _ = strike(method, "learn", REPLIES[name])
+def test_bad_reply(kind: Method, name: str) -> None:
+    outcome, _ = strike(kind, "learn", REPLIES[name])
     what = f"replies to learn with {name}"
-    assert_dropped(method, outcome, UPLOADING, ".", what)
-    assert_others_as_without(method, outcome, what)
+    assert_dropped(kind, outcome, UPLOADING, ".", what)
+    assert_others_as_without(kind, outcome, what)
 
 
 @pytest.mark.parametrize("name", ODDITIES)
-def test_oddity_does_not_stop_a_run(method: Method, name: str) -> None:
+def test_oddity_does_not_stop_a_run(kind: Method, name: str) -> None:
     """What is only shown, or not used at all, may be wrong: dropped or not, the run goes on."""
-    outcome, _ = strike(method, "learn", ODDITIES[name])
-    law = f"{method}: a client with an odd reply ({name}) does not stop the run"
+    outcome, _ = strike(kind, "learn", ODDITIES[name])
+    law = f"{kind}: a client with an odd reply ({name}) does not stop the run"
     assert len(outcome.rows) == ROUNDS, law
-    assert_finite(method, outcome, f"has an odd reply ({name})")
+    assert_finite(kind, outcome, f"has an odd reply ({name})")
 
 
 @pytest.mark.parametrize("name", PARCELS)
@@ -201,9 +201,9 @@ def test_raises_in_absorb(method: Method, how: str) -> None:
 
 
 @pytest.mark.parametrize("name", EVALUATIONS)
-def test_bad_evaluation(method: Method, name: str) -> None:
-    outcome, _ = strike(method, "absorb", EVALUATIONS[name])
-    assert_dropped(method, outcome, ABSORBING, ".", f"replies to evaluate with {name}")
+def test_bad_evaluation(kind: Method, name: str) -> None:
+    outcome, _ = strike(kind, "absorb", EVALUATIONS[name])
+    assert_dropped(kind, outcome, ABSORBING, ".", f"replies to evaluate with {name}")
 
 
 # --- from the first round on, and everybody -----------------------------------------------------
