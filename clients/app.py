@@ -229,7 +229,10 @@ class _Turn:
         return bool(state["started"]), dict(state["knowledge"])
 
     def _save(self, started: bool, settled: Settled | None = None) -> None:
-        kept = self.recipe.needs("learn")  # other knowledge is used up within its round
+        # Other knowledge is used up within its round; what the server gives for learning alone
+        # comes anew with every fusion.
+        once = set(self.recipe.given) - set(self.recipe.needs("absorb"))
+        kept = set(self.recipe.needs("learn")) - once
         state: ClientState = {
             "learner": self.client.learner.state(),
             "started": started,

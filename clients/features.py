@@ -31,7 +31,7 @@ def feature_layer(model: nn.Module) -> nn.Module | None:
 
 
 def feature_width(model: nn.Module) -> int:
-    """Return d, the width of a model's features.
+    """Return d, the width of a model's features, flat.
 
     Raises
     ------
@@ -62,4 +62,4 @@ class FeatureTap:
             self._hook.remove()
 
     def _take(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self.features = inputs[0]
+        self.features = inputs[0].flatten(1)

@@ -12,6 +12,7 @@ from fedkt.clients import batches
 from fedkt.clients.features import FeatureTap
 from fedkt.clients.learner import Work
 from fedkt.data.samples import Samples
+from fedkt.errors import ConfigError
 from fedkt.knowledge import SAMPLE_KINDS, Knowledge
 from fedkt.objectives.base import Batch, Outputs, Term, Transform
 from fedkt.objectives.heads import PREFIX as HEADS
@@ -104,8 +105,9 @@ def features(model: nn.Module, x: Tensor, batch_size: int = 64) -> Tensor:
     with FeatureTap(model) as tap:
         for part in torch.split(x, batch_size):
             model(part)
-            assert tap.features is not None
-            found.append(tap.features.flatten(1))
+            if tap.features is None:
+                raise ConfigError(f"{type(model).__name__} has no linear layer, so no features.")
+            found.append(tap.features)
     return torch.cat(found)
 
 
@@ -115,7 +117,13 @@ def adapt_norms(model: nn.Module, x: Tensor, batch_size: int = 64) -> None:
 
     AdaBN (Li et al., 2016, arXiv:1603.04779): the mean over batches of x ``[n, ...]``, every
     layer seeing what the layers before it, so normalised, make of them. Dropout stays off.
+    The batches are of one size, give or take a sample, and each is spread over all of x, so
+    that samples stored class by class do not make batches of one class. A single sample has
+    no variance and changes nothing.
     """
+    if len(x) < 2:
+        return
+    count = -(-len(x) // batch_size)
     kinds = nn.modules.batchnorm._BatchNorm
     norms = [m for m in model.modules() if isinstance(m, kinds) and m.track_running_stats]
     momenta = [m.momentum for m in norms]
@@ -124,9 +132,8 @@ def adapt_norms(model: nn.Module, x: Tensor, batch_size: int = 64) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # the mean of all batches instead of a moving one
         norm.train()
-    for part in torch.split(x, batch_size) if norms else ():
-        if len(part) > 1:  # one sample has no variance
-            model(part)
+    for start in range(count if norms else 0):
+        model(x[start::count])
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()

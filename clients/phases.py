@@ -150,6 +150,8 @@ def _validation(learner: Learner, one: Validation, work: Work) -> Knowledge:
 def _fit(learner: Learner, held: Samples) -> Tensor:
     """Return mean cross-entropy and accuracy on labelled samples, float32 ``[2]``."""
     assert held.y is not None
+    if not len(held):
+        return torch.zeros(2)
     logits = learner.predict(held.x)
     loss = F.cross_entropy(logits, held.y).clamp_max(LARGEST_LOSS)
     return torch.stack([loss, (logits.argmax(-1) == held.y).float().mean()])

@@ -52,6 +52,7 @@ class LearnerServerModel:
         self._data = ClientData(nothing, nothing, nothing, pool, None, learner.num_classes, shape)
         learner.follow(recipe)
         learner.reset(seed, SERVER)
+        self._first = learner.state()
 
     @property
     def num_samples(self) -> int:
@@ -68,7 +69,8 @@ class LearnerServerModel:
         return self._learner.weights()
 
     def load_weights(self, weights: Knowledge) -> None:
-        """Take weights; the optimiser begins anew."""
+        """Take weights; all else, optimiser and counters of batches, begins anew."""
+        self._learner.load_state(self._first)
         self._learner.load_weights(weights)
 
     def predict(self, ids: Tensor | None = None) -> Tensor:

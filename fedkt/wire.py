@@ -46,7 +46,9 @@ class Packet:
         return payload_bytes(self.arrays)
 
 
-def public_ids(size: int, samples: int, seed: int, round_: int) -> Tensor:
+def public_ids(
+    size: int, samples: int, seed: int, round_: int, purpose: str = "public-sample"
+) -> Tensor:
     """Return the ids of the public samples in use in a round, ascending int64.
 
     Server and clients call it alike, so that the choice costs no bytes.
@@ -57,12 +59,12 @@ def public_ids(size: int, samples: int, seed: int, round_: int) -> Tensor:
         Size of the public set.
     samples : int
         How many to draw; 0 takes all.
-    seed, round_ : int
+    seed, round_, purpose
         They name the random stream.
     """
     if samples == 0 or samples >= size:
         return torch.arange(size)
-    order = torch.randperm(size, generator=torch_rng(seed, "public-sample", round_))
+    order = torch.randperm(size, generator=torch_rng(seed, purpose, round_))
     return order[:samples].sort().values
 
 

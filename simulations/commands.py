@@ -17,6 +17,7 @@ from fedkt.simulations.compare import compare, plan_parts, ray_session
 from fedkt.simulations.config import Experiment
 from fedkt.simulations.files import only_user
 from fedkt.simulations.progress import progress_for
+from fedkt.simulations.records import read_rounds
 from fedkt.simulations.report import write_comparison_report, write_run_report
 from fedkt.simulations.results import load_comparison, load_run
 from fedkt.simulations.runner import execute, fresh_folder, local_twin, prepare
@@ -154,6 +155,13 @@ def _check_same(path: Path, experiment: Experiment) -> None:
         if before[key] != now[key] and not (key == "rounds" and now[key] > before[key]):
             raise ConfigError(
                 f"{path.parent} was begun with another {key}: {before[key]!r}, not {now[key]!r}."
+            )
+    if before["rounds"] != now["rounds"] and read_rounds(path.parent):
+        strategy = config_.make_strategy(experiment.strategy)
+        if strategy.follows_progress:
+            raise ConfigError(
+                f"{path.parent} was planned for {before['rounds']} rounds; what {strategy.title} "
+                "does in a round depends on that, so the run cannot be made longer."
             )
     lost = _lost(config_.parse(values), experiment)
     if lost:

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from fedkt.clients import TorchLearner
-from fedkt.clients.features import FeatureTap
 from fedkt.data.federation import Federation
 from fedkt.errors import ConfigError, unknown
 from fedkt.knowledge import Knowledge
@@ -252,14 +251,8 @@ def features_of(learner: TorchLearner, x: Tensor) -> Array:
     ConfigError
         If the model has no linear layer whose input they could be.
     """
-    found = []
-    for part in torch.split(x, _BATCH):  # a batch at a time: the tap holds the last one only
-        with FeatureTap(learner.model) as tap:
-            learner.predict(part)
-        if tap.features is None:
-            raise ConfigError(f"features: model {learner.architecture} has no linear layer.")
-        found.append(tap.features.detach().flatten(1).to(torch.float64).numpy())
-    return np.concatenate(found)
+    found: Array = learner.features(x).to(torch.float64).numpy()
+    return found
 
 
 def _models(plan: Plan, state: Mapping[str, Any]) -> tuple[TorchLearner, str, Any]:
@@ -274,10 +267,10 @@ def _models(plan: Plan, state: Mapping[str, Any]) -> tuple[TorchLearner, str, An
         raise ConfigError(f"features: model {name!r} of client 0 is no network and has none.")
     seed, strategy = plan.experiment.seed, plan.strategy
     strategy.load_state_dict(state["strategy"])
-    shared = [k for k in strategy.exchange.latest.shared.values() if k.kind == "weights"]
-    if shared:
-        population.initial_arrays(seed)  # leaves the learner with them
-        return learner, "Server's model", shared[0]
+    weights = strategy.server_weights()
+    if strategy.recipe().needs_one_architecture and weights is not None:
+        population.initial_arrays(seed, strategy.recipe())  # leaves the learner with them
+        return learner, "Server's model", weights
     learner.reset(seed, 0)
     return learner, "Model of client 0", state["clients"][0]["learner"]
 

@@ -147,7 +147,7 @@ def _against_alone(ours: OverClients, alone: Mapping[str, Any] | None) -> dict[s
 def _group_effect(report: RoundReport, lying: Collection[int]) -> float | None:
     """Compare the honest participants' models before the fusion with what came out of it."""
     learnt = [None if c in lying else report.learnt.get(c) for c in report.clients]
-    served = report.server_accuracy
+    served = report.server_accuracy if report.one_model else None
     return group_effect(learnt, report.per_client("global-accuracy") if served is None else served)
 
 

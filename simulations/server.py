@@ -27,18 +27,13 @@ def server_network(
     Raises
     ------
     ConfigError
-        If the one asked for is no network, or not the clients' where weights are exchanged.
+        If the one asked for is no network.
     """
     asked = experiment.server_model
     if not strategy.needs_server_model:
         return ""
     if strategy.recipe().needs_one_architecture:
-        if asked and asked != networks[0]:
-            raise ConfigError(
-                f"server_model = {asked!r}: {strategy.title} exchanges weights, so the server's "
-                f"model is the clients', {networks[0]!r}."
-            )
-        return networks[0]
+        return networks[0]  # weights are exchanged: the server's model is the clients'
     if not asked and not networks:
         raise ConfigError(f"{strategy.title} trains a network at the server; name a server_model.")
     if asked and not torch_models([asked], federation):

@@ -248,12 +248,13 @@ class KnowledgeStrategy(Strategy):
         for client, content in exchange.contents(replies, "learn", exchange.report.participants):
             try:
                 upload = exchange.read_upload(client, content)
-                losses.append(wire.scalar(content.metric_records["metrics"], "loss"))
+                loss = wire.scalar(content.metric_records["metrics"], "loss")
                 learnt = wire.scalar(content.metric_records["metrics"], LEARNT)
             except KnowledgeError as error:
                 exchange.fail(client, "share", str(error))
                 continue
             uploads.append(upload)
+            losses.append(loss)
             exchange.look_at(upload)
             if learnt is not None:
                 exchange.report.learnt[client] = learnt

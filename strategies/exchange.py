@@ -20,7 +20,7 @@ from fedkt.errors import ConfigError, KnowledgeError, RunFailedError
 from fedkt.knowledge import Expected, Fused, Knowledge, Upload, check
 from fedkt.leakage import mean_prediction
 from fedkt.readouts import GATE
-from fedkt.recipe import Gate, Predict, Recipe, Styles, Validation
+from fedkt.recipe import Gate, Predict, Recipe, Styles, Validation, Weights
 from fedkt.rng import numpy_rng
 from fedkt.strategies.roster import Roster, first_line, meet
 from fedkt.strategies.rounds import Failure, RoundReport, ServerOptions
@@ -106,6 +106,8 @@ class Exchange:
         """Start a round: a new report, and the clients drawn for it."""
         self.report = RoundReport(server_round, self.roster.clients)
         self.report.participants = self._draw(server_round)
+        whole = [s for s in self.recipe.share if isinstance(s, Weights) and not s.local_norms]
+        self.report.one_model = bool(whole)
 
     def _draw(self, server_round: int) -> list[int]:
         clients = self.roster.clients

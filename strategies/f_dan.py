@@ -64,6 +64,8 @@ class FDAN(FedAvg):
             raise ConfigError(f"f-dan: strength must be at least 0, not {strength}.")
         if not gamma >= 0:
             raise ConfigError(f"f-dan: gamma must be at least 0, not {gamma}.")
+        if target_batch < 2:
+            raise ConfigError(f"f-dan: target_batch must be at least 2, not {target_batch}.")
         super().__init__(local_epochs, local_samples)
         self.strength, self.ramp, self.gamma = strength, ramp, gamma
         self.estimator, self.target_batch = estimator, target_batch

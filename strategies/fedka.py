@@ -69,7 +69,7 @@ class FedKA(KnowledgeStrategy):
     target_samples, target_batch : int
         S, drawn anew every round, and how many of them a batch is compared with.
     fourier_features : int
-        D.
+        D, even and at least 10 (a sine and a cosine for each of five kernels).
     voting_samples : int
         How many target samples are voted on, drawn anew every round; 0 = all.
     voting_epochs : int
@@ -112,11 +112,14 @@ class FedKA(KnowledgeStrategy):
             ("gamma", gamma, 0),
             ("target_samples", target_samples, 2),
             ("target_batch", target_batch, 2),
-            ("fourier_features", fourier_features, 1),
+            ("fourier_features", fourier_features, 10),
             ("voting_samples", voting_samples, 0),
+            ("voting_epochs", voting_epochs, 0),
         ):
             if value < least:
                 raise ConfigError(f"fedka: {option} must be at least {least}, not {value}.")
+        if fourier_features % 2:
+            raise ConfigError(f"fedka: fourier_features must be even, not {fourier_features}.")
         if not 0 <= quorum <= 1:
             raise ConfigError(f"fedka: quorum must lie in [0, 1], not {quorum}.")
         if workspace not in FORMS:
@@ -174,16 +177,21 @@ class FedKA(KnowledgeStrategy):
     def _voted(self, uploads: Uploads, average: Knowledge) -> tuple[Knowledge, dict[str, float]]:
         server, classes = self.server, self.exchange.roster.num_classes
         seed, round_ = self.options.seed, self.exchange.report.round
-        ids = public_ids(server.num_samples, self.voting_samples, seed, round_)
-        labels = []
+        ids = public_ids(server.num_samples, self.voting_samples, seed, round_, "vote-sample")
+        cast = []
         for upload in uploads:
             server.load_weights(upload.knowledge["weights"])
             if self.adapt_norms:
                 server.adapt_norms(ids)
-            labels.append(server.predict(ids).argmax(-1))
-        voted = majority(torch.stack(labels), ids, classes, seed, round_)
-        told = tally(torch.stack(labels), classes)
-        kept = counts(torch.stack(labels), classes).amax(-1) >= self.quorum * len(labels)
+            logits = server.predict(ids)
+            if logits.isfinite().all():  # weights that are huge, but finite, may have come
+                cast.append(logits.argmax(-1))
+        if not cast:
+            return average, {"voted": 0.0}
+        labels = torch.stack(cast)
+        voted = majority(labels, ids, classes, seed, round_)
+        told = tally(labels, classes)
+        kept = counts(labels, classes).amax(-1) >= self.quorum * len(labels)
         if not kept.any():
             return average, {**told, "voted": 0.0}
         one_hot = F.one_hot(voted[kept], classes).float()
@@ -201,7 +209,6 @@ class FedKA(KnowledgeStrategy):
         if not (self.disentangle or self.match):
             return {}
         server = self.server
-        # The draw of the next round's votes is another: purposes differ by the round.
         ids = public_ids(server.num_samples, self.target_samples, self.options.seed, round_)
         server.load_weights(weights)
         target = describe(

@@ -10,6 +10,7 @@ from fedkt.objectives.alignment import MMD, DomainAdversarial, Ramped
 from fedkt.objectives.heads import Head
 from fedkt.recipe import Beside, Predict, Recipe, Train
 from fedkt.registry import register
+from fedkt.server_model import ServerModel
 from fedkt.strategies.base import KnowledgeStrategy
 
 
@@ -93,9 +94,13 @@ class FedKAFree(KnowledgeStrategy):
 
     def fuse(self, uploads: Uploads) -> Fused:
         """Vote, and train the server's model on the votes."""
-        server, round_ = self.server, self.exchange.report.round
-        if "server" in self.memory:  # after a resume the model is a new one
-            server.load_state(self.memory["server"])
+        server, round_ = self._kept(), self.exchange.report.round
+        held = self.exchange.roster.public_size
+        if server.num_samples != held:
+            raise ConfigError(
+                f"fedka-free: the server has {server.num_samples} samples and the clients' public "
+                f"set {held}; they must be the same."
+            )
         classes = self.exchange.roster.num_classes
         voted = vote(uploads["public"], classes, self.options.seed, round_)
         step = Train(on="public", terms=[Distil()], epochs=self.server_epochs)
@@ -105,4 +110,10 @@ class FedKAFree(KnowledgeStrategy):
 
     def server_weights(self) -> Knowledge | None:
         """Return the weights of the server's own model."""
-        return self.server.weights() if "server" in self.memory else None
+        return self._kept().weights() if "server" in self.memory else None
+
+    def _kept(self) -> ServerModel:
+        """Return the server's model as it last was; after a resume it is a new object."""
+        if "server" in self.memory:
+            self.server.load_state(self.memory["server"])
+        return self.server

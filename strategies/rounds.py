@@ -99,6 +99,8 @@ class RoundReport:
         ``validation-accuracy``, each in [0, 1], as far as the client has them.
     server_accuracy : float, optional
         Accuracy of the server's own model, if there is one.
+    one_model : bool
+        Whether all clients go on from the server's model.
     learnt : dict[int, float]
         By participant, the accuracy on the common test set of its model as it was after
         learning, before the fusion; empty unless the run asks for the group effect.
@@ -120,6 +122,7 @@ class RoundReport:
     participants: list[int] = field(default_factory=list)
     metrics: dict[int, dict[str, float]] = field(default_factory=dict)
     server_accuracy: float | None = None
+    one_model: bool = False
     learnt: dict[int, float] = field(default_factory=dict)
     traffic: Traffic = field(default_factory=Traffic)
     failures: list[Failure] = field(default_factory=list)

@@ -61,7 +61,7 @@ class DomainIdentifier:
             _mistaken(outputs.parameters, self.head, own, OWN, batch.weight),
             _mistaken(outputs.parameters, self.head, other, OTHER, ones),
         )
-        return (losses[0] + losses[1]) / 2
+        return (losses[0] + losses[1]) / 2 * (batch.weight.sum() > 0)
 
 
 @register

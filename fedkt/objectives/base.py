@@ -64,7 +64,8 @@ class Outputs:
         What the samples drawn beside the batch gave (``Train(beside=...)``), ``[B', ...]``;
         of features that came as knowledge there are no logits (``[B', 0]``).
     classify : callable, optional
-        The part of the model behind the features, ``[n, d] -> [n, C]``; present with them.
+        The part of the model behind the features, ``[n, d] -> [n, C]``; present with them. It
+        is the module itself, so a term that calls it needs the loop executor.
     """
 
     logits: Tensor

@@ -81,7 +81,7 @@ def test_liars_are_left_out() -> None:
     lying: Any = SimpleNamespace(clients=frozenset({0}), silent=frozenset())
     assert round_row(report, None)["group_effect"] == pytest.approx((0.8 + 0.1) / 2)
     assert round_row(report, None, lying)["group_effect"] == pytest.approx(0.1)
-    report.server_accuracy = 0.7
+    report.server_accuracy, report.one_model = 0.7, True
     assert round_row(report, None, lying)["group_effect"] == pytest.approx(-0.2)
 
 
