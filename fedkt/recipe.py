@@ -239,6 +239,39 @@ class Recipe:
             if isinstance(share, Validation) and Load(share.source) not in self.learn:
                 raise ConfigError(f"Validation needs learn to begin with Load({share.source!r}).")
 
+    @classmethod
+    def sharing_weights(
+        cls,
+        train: Train,
+        *,
+        also: Sequence[Share] = (),
+        local_norms: bool = False,
+        heads: Sequence[Head] = (),
+        given: Sequence[str] = (),
+    ) -> Recipe:
+        """Start from the fused weights, train, share the weights, take the fused ones.
+
+        What FedAvg and its many relatives do.
+
+        Parameters
+        ----------
+        train : Train
+            The training.
+        also : Sequence
+            What is shared beside the weights.
+        local_norms : bool
+            Whether batch normalisation stays with the client; see :class:`Weights`.
+        heads, given
+            As in the class.
+        """
+        return cls(
+            learn=[Load("weights"), train],
+            share=[Weights("weights", local_norms), *also],
+            absorb=[Load("weights")],
+            heads=heads,
+            given=given,
+        )
+
     def needs(self, phase: Literal["start", "learn", "absorb"]) -> tuple[str, ...]:
         """Return the names of the fused knowledge that a phase reads."""
         names = [name for step in getattr(self, phase) for name in step.needs()]

@@ -229,7 +229,11 @@ def _shown(target: str) -> str:
 def _parts(table: CellsTable, width: int) -> list[Table]:
     """Cut a table into as many as the terminal's width needs; each has the strategies in front."""
     header, *body = table.lines()
-    header = [header[0], *((shortened(name, 11), best) for name, best in header[1:])]
+    if (
+        sum(1 + max(len(line[c][0]) for line in [header, *body]) for c in range(len(header)))
+        > width
+    ):
+        header = [header[0], *((shortened(name, 11), best) for name, best in header[1:])]
     widths = [1 + max(len(line[c][0]) for line in [header, *body]) for c in range(1, len(header))]
     # Labels are folded as far as can be read, before a table is cut.
     room = max(width - sum(widths), 12 if sum(widths) + 12 <= width else 28)

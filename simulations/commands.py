@@ -13,7 +13,7 @@ from fedkt.errors import ConfigError, RunFailedError
 from fedkt.simulations import config as config_
 from fedkt.simulations.cells import cells_of, settled, slug
 from fedkt.simulations.cells_report import cells_markdown, print_cells, write_cells_report
-from fedkt.simulations.compare import compare, plan_parts, ray_session
+from fedkt.simulations.compare import Part, compare, plan_parts, ray_session
 from fedkt.simulations.config import Experiment
 from fedkt.simulations.files import only_user
 from fedkt.simulations.progress import progress_for
@@ -53,8 +53,10 @@ def run_simulate(experiment: Experiment, out: Path | None, resume: bool, command
         progress.close()
     report = write_run_report(folder)
     last = load_run(folder).summary["last"]
+    on_target = last.get("target_accuracy")
+    adapted = "" if on_target is None else f"on the target {_percent(on_target)}, "
     console.print(
-        f"{label}, round {last['round']}: personalised accuracy "
+        f"{label}, round {last['round']}: {adapted}personalised accuracy "
         f"{_percent(last['personalised_accuracy'])}, global {_percent(last['global_accuracy'])}, "
         f"clients worse than alone {_percent(last['negative_transfer'])}",
         highlight=False,
@@ -71,6 +73,7 @@ def run_compare(experiment: Experiment, out: Path | None, resume: bool, command:
     if resume:
         _check_same(folder / "comparison.toml", experiment)
     parts = plan_parts(experiment)
+    _note_budgets(parts[0], console)
     rounds = sum(job.experiment.rounds for part in parts for job in part.jobs)
     progress = progress_for(console, rounds)
     failure = None
@@ -87,6 +90,24 @@ def run_compare(experiment: Experiment, out: Path | None, resume: bool, command:
         _show_comparison(folder, console)
     if failure is not None:
         raise failure
+
+
+def _note_budgets(part: Part, console: Console) -> None:
+    """Say so when the compared strategies do not train their clients equally long."""
+    budgets: dict[tuple[int, int], list[str]] = {}
+    for job in part.jobs:
+        if job.compared:
+            recipe = config_.make_strategy(job.experiment.strategy).recipe()
+            budget = recipe.private_epochs, recipe.private_samples
+            budgets.setdefault(budget, []).append(job.label)
+    if len(budgets) > 1:
+        said = "; ".join(f"{epochs}: {', '.join(who)}" for (epochs, _), who in budgets.items())
+        console.print(
+            f"Private epochs a round differ ({said}); equal them with --set strategy.local_epochs.",
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+        )
 
 
 def _show_comparison(folder: Path, console: Console) -> None:

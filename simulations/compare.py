@@ -24,6 +24,7 @@ from fedkt.simulations.files import write_atomic
 from fedkt.simulations.progress import RunProgress, Silent
 from fedkt.simulations.results import load_run, write_comparison_csv
 from fedkt.simulations.runner import Plan, execute, local_twin, prepare, workers_of
+from fedkt.strategies.local import Local
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,10 @@ def plan_jobs(experiment: Experiment) -> list[Job]:
     first: list[tuple[Entry, Plan]] = []
     for entry in entries:  # everything that can be wrong shows here, before the first run
         first.append((entry, prepare(_experiment(experiment, entry, 0), reduce_to_one=True)))
-    baselines = {_budget(p): e.label for e, p in first if e.section["name"] == "local"}
+    baselines = {_budget(p): e.label for e, p in reversed(first) if _alone(e)}
     extra: dict[str, Plan] = {}
     for entry, plan in first:
-        if entry.section["name"] != "local" and _budget(plan) not in baselines:
+        if not _alone(entry) and _budget(plan) not in baselines:
             label = _baseline_label(plan, experiment)
             baselines[_budget(plan)] = label
             extra[label] = plan
@@ -116,9 +117,9 @@ def plan_jobs(experiment: Experiment) -> list[Job]:
         for label, plan in extra.items():
             twin = local_twin(plan).with_values(seed=seed)
             jobs.append(Job(label, seed, twin, None, compared=False))
-        local_first = sorted(first, key=lambda pair: pair[0].section["name"] != "local")
+        local_first = sorted(first, key=lambda pair: not _alone(pair[0]))
         for entry, plan in local_first:
-            alone = None if entry.section["name"] == "local" else baselines[_budget(plan)]
+            alone = None if _alone(entry) else baselines[_budget(plan)]
             baseline = f"{slug(alone)}-seed{seed}" if alone else None
             own = _experiment(experiment, entry, offset)
             jobs.append(Job(entry.label, seed, own, baseline, compared=True))
@@ -288,6 +289,11 @@ def ray_session(experiment: Experiment) -> AbstractContextManager[None]:
 
 def _experiment(experiment: Experiment, entry: Entry, offset: int) -> Experiment:
     return experiment.with_values(strategy=dict(entry.section), seed=experiment.seed + offset)
+
+
+def _alone(entry: Entry) -> bool:
+    """Tell whether the clients of a strategy train alone: it is a baseline of the others."""
+    return issubclass(registry.lookup("strategies", str(entry.section["name"])), Local)
 
 
 def _budget(plan: Plan) -> tuple[int, int, tuple[str, ...]]:

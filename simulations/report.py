@@ -233,7 +233,7 @@ def _facts(runs: Sequence[Run], config: Mapping[str, Any]) -> dict[str, str]:
         "Training examples per client": f"{min(sizes)} to {max(sizes)}" if sizes else None,
         "Public examples": federation.get("public"),
         "Common test examples": federation.get("common_test"),
-        "Target domain": federation.get("target"),
+        "Adapts to the target's unlabelled examples": _adapting(runs),
         "Personalised accuracy on": _MEASURED.get(str(_find(first.config, "personalised"))),
         "Attack": attack_of(first.config),
         "Rounds": ", ".join(dict.fromkeys(str(run.summary.get("rounds")) for run in runs)),
@@ -261,6 +261,15 @@ def _clients(run: Run, baseline: Run | None) -> list[list[str]]:
     shown = {name: c for name, c in columns.items() if c and len(c) == len(accuracies)}
     body = [[str(i), *map(str, line)] for i, line in enumerate(zip(*shown.values(), strict=True))]
     return [["Client", *shown], *body]
+
+
+def _adapting(runs: Sequence[Run]) -> str | None:
+    if not runs[0].federation.get("target"):
+        return None
+    who = list(dict.fromkeys(r.label for r in runs if r.summary.get("adapts")))
+    if len({run.label for run in runs}) == 1:
+        return "yes" if who else "no"
+    return ", ".join(who) or "none"
 
 
 def _target(federation: Mapping[str, Any]) -> str | None:

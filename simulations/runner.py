@@ -24,9 +24,10 @@ from fedkt.simulations import checkpoint
 from fedkt.simulations import config as config_
 from fedkt.simulations.config import Experiment
 from fedkt.simulations.files import LOCK
+from fedkt.simulations.fitting import adapts, check_fits, check_measured
 from fedkt.simulations.grid import InProcessGrid, SimulationGrid, one_thread
 from fedkt.simulations.liars import AttackedGrid, Liars, resolved_attack
-from fedkt.simulations.population import Population, PopulationSpec, make_learner, torch_models
+from fedkt.simulations.population import Population, PopulationSpec, torch_models
 from fedkt.simulations.progress import RunProgress, Silent
 from fedkt.simulations.records import Recorder, read_rounds, summarise, write_json
 from fedkt.simulations.server import server_evaluation, server_model, server_network
@@ -124,11 +125,7 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
     except ConfigError as error:
         raise ConfigError(f"{strategy.title}: {error}") from error
     codec_chain(experiment.run.codec)
-    if experiment.data.target and experiment.run.personalised == "matched":
-        raise ConfigError(
-            f"run.personalised is 'matched' and data.target is {experiment.data.target!r}: no "
-            'common test samples are of the clients\' own domains; use personalised = "split".'
-        )
+    check_measured(experiment)
     federation = federation_of(federation_spec(experiment))
     models, reduced = experiment.models, None
     if not models:
@@ -148,10 +145,7 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
             )
         models, reduced = (networks[0],), networks[0]
     run = experiment.run
-    for model in dict.fromkeys(models):
-        learner = make_learner(model, federation.input_shape, federation.num_classes)
-        if refusal := learner.refuses(recipe):
-            raise ConfigError(f"{strategy.title} cannot run on model {model!r}: {refusal}.")
+    check_fits(strategy, models, federation)
     server = server_network(strategy, experiment, networks, federation)
     population = PopulationSpec(
         models=models,
@@ -287,7 +281,8 @@ def _summary(plan: Plan, folder: Path, baseline: Path | None) -> dict[str, Any]:
         "seed": experiment.seed,
         "rounds": experiment.rounds,
         "one_architecture": plan.one_architecture,
-        "transductive": plan.federation.transductive,
+        "adapts": bool(target) and adapts(plan.strategy),
+        "transductive": plan.federation.transductive and adapts(plan.strategy),
         "baseline": None if baseline is None else os.path.relpath(baseline, folder),
         "notes": about["notes"],
     }

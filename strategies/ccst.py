@@ -10,7 +10,7 @@ from fedkt.fusion import weighted_mean
 from fedkt.knowledge import Fused, Knowledge, Uploads
 from fedkt.objectives import CrossEntropy
 from fedkt.objectives.restyle import Restyle
-from fedkt.recipe import Load, Recipe, Styles, Train, Weights
+from fedkt.recipe import Recipe, Styles, Train
 from fedkt.registry import register
 from fedkt.strategies.base import KnowledgeStrategy
 
@@ -75,11 +75,7 @@ class CCST(KnowledgeStrategy):
             samples=self.local_samples,
             transforms=[self._restyle],
         )
-        return Recipe(
-            learn=[Load("weights"), train],
-            share=[Weights(), self._share],
-            absorb=[Load("weights")],
-        )
+        return Recipe.sharing_weights(train, also=[self._share])
 
     def fuse(self, uploads: Uploads) -> Fused:
         """Average by number of examples; lay everyone's styles side by side."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedkt.errors import ConfigError
 from fedkt.objectives import Coral, CrossEntropy
-from fedkt.recipe import Beside, Load, Recipe, Train, Weighted, Weights
+from fedkt.recipe import Beside, Recipe, Train, Weighted
 from fedkt.registry import register
 from fedkt.strategies.fedavg import FedAvg
 
@@ -63,4 +63,4 @@ class FCoral(FedAvg):
             samples=self.local_samples,
             beside=Beside("public", self.target_batch),
         )
-        return Recipe(learn=[Load("weights"), train], share=[Weights()], absorb=[Load("weights")])
+        return Recipe.sharing_weights(train)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fedkt.errors import ConfigError
 from fedkt.objectives import MMD, CrossEntropy, Ramped, Term
 from fedkt.objectives.alignment import MMDEstimator
-from fedkt.recipe import Beside, Load, Recipe, Train, Weighted, Weights
+from fedkt.recipe import Beside, Recipe, Train, Weighted
 from fedkt.registry import register
 from fedkt.strategies.fedavg import FedAvg
 
@@ -82,4 +82,4 @@ class FDAN(FedAvg):
             samples=self.local_samples,
             beside=Beside("public", self.target_batch),
         )
-        return Recipe(learn=[Load("weights"), train], share=[Weights()], absorb=[Load("weights")])
+        return Recipe.sharing_weights(train)

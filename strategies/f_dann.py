@@ -5,7 +5,7 @@ from __future__ import annotations
 from fedkt.errors import ConfigError
 from fedkt.objectives import CrossEntropy, DomainAdversarial
 from fedkt.objectives.heads import Head
-from fedkt.recipe import Beside, Load, Recipe, Train, Weights
+from fedkt.recipe import Beside, Recipe, Train
 from fedkt.registry import register
 from fedkt.strategies.fedavg import FedAvg
 
@@ -61,6 +61,8 @@ class FDANN(FedAvg):
         if not gamma >= 0:
             raise ConfigError(f"f-dann: gamma must be at least 0, not {gamma}.")
         super().__init__(local_epochs, local_samples)
+        if target_batch < 2:
+            raise ConfigError(f"f-dann: target_batch must be at least 2, not {target_batch}.")
         self.gamma, self.target_batch = gamma, target_batch
 
     def recipe(self) -> Recipe:
@@ -72,9 +74,4 @@ class FDANN(FedAvg):
             samples=self.local_samples,
             beside=Beside("public", self.target_batch),
         )
-        return Recipe(
-            learn=[Load("weights"), train],
-            share=[Weights()],
-            absorb=[Load("weights")],
-            heads=[Head("domain", (100, 2), norm=True)],
-        )
+        return Recipe.sharing_weights(train, heads=[Head("domain", (100, 2), norm=True)])

@@ -15,7 +15,7 @@ from fedkt.objectives import CrossEntropy, Term
 from fedkt.objectives.adversarial import DomainConfusion, DomainIdentifier
 from fedkt.objectives.disentangling import Disentangler, DisentanglerCritics, disentangler_heads
 from fedkt.objectives.heads import Head
-from fedkt.recipe import Beside, Load, Recipe, Train, Weighted, Weights
+from fedkt.recipe import Beside, Recipe, Train, Weighted
 from fedkt.registry import register
 from fedkt.rng import torch_rng
 from fedkt.strategies.base import KnowledgeStrategy
@@ -124,13 +124,7 @@ class FADA(KnowledgeStrategy):
             samples=self.local_samples,
             beside=Beside(TARGET, self.beside),
         )
-        return Recipe(
-            learn=[Load(WEIGHTS), train],
-            share=[Weights(WEIGHTS)],
-            absorb=[Load(WEIGHTS)],
-            heads=heads,
-            given=(TARGET,),
-        )
+        return Recipe.sharing_weights(train, heads=heads, given=(TARGET,))
 
     def first(self, weights: Knowledge | None) -> dict[str, Knowledge]:
         """Return the target's features under the first weights."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fedkt.fusion import weighted_mean
 from fedkt.knowledge import Fused, Uploads
 from fedkt.objectives import CrossEntropy
-from fedkt.recipe import Load, Recipe, Train, Weights
+from fedkt.recipe import Recipe, Train
 from fedkt.registry import register
 from fedkt.strategies.base import KnowledgeStrategy
 
@@ -40,11 +40,7 @@ class FedAvg(KnowledgeStrategy):
         """Start from the global weights, train, share the weights, take the average."""
         epochs, samples = self.local_epochs, self.local_samples
         train = Train(on="private", terms=[CrossEntropy()], epochs=epochs, samples=samples)
-        return Recipe(
-            learn=[Load("weights"), train],
-            share=[Weights()],
-            absorb=[Load("weights")],
-        )
+        return Recipe.sharing_weights(train)
 
     def fuse(self, uploads: Uploads) -> Fused:
         """Average by number of examples."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fedkt.objectives import CrossEntropy
-from fedkt.recipe import Load, Recipe, Train, Weights
+from fedkt.recipe import Recipe, Train
 from fedkt.registry import register
 from fedkt.strategies.fedavg import FedAvg
 
@@ -38,8 +38,4 @@ class FedBN(FedAvg):
         """Start from the global weights, train, share all but normalisation, take the average."""
         epochs, samples = self.local_epochs, self.local_samples
         train = Train(on="private", terms=[CrossEntropy()], epochs=epochs, samples=samples)
-        return Recipe(
-            learn=[Load("weights"), train],
-            share=[Weights(local_norms=True)],
-            absorb=[Load("weights")],
-        )
+        return Recipe.sharing_weights(train, local_norms=True)

@@ -13,7 +13,7 @@ from fedkt.errors import ConfigError
 from fedkt.fusion import weighted_mean
 from fedkt.knowledge import Fused, Uploads
 from fedkt.objectives import CrossEntropy
-from fedkt.recipe import Load, Recipe, Train, Validation, Weights
+from fedkt.recipe import Recipe, Train, Validation
 from fedkt.registry import register
 from fedkt.strategies.base import KnowledgeStrategy
 
@@ -97,11 +97,7 @@ class FedGA(KnowledgeStrategy):
         """Start from the global weights, train, share the weights and how both models do."""
         epochs, samples = self.local_epochs, self.local_samples
         train = Train(on="private", terms=[CrossEntropy()], epochs=epochs, samples=samples)
-        return Recipe(
-            learn=[Load("weights"), train],
-            share=[Weights(), Validation()],
-            absorb=[Load("weights")],
-        )
+        return Recipe.sharing_weights(train, also=[Validation()])
 
     def fuse(self, uploads: Uploads) -> Fused:
         """Adjust the weights by the gaps of the round before, then average with them."""

@@ -22,7 +22,7 @@ from fedkt.objectives.alignment import (
     ramp,
 )
 from fedkt.objectives.heads import Head
-from fedkt.recipe import Beside, Load, Recipe, Train, Weights
+from fedkt.recipe import Beside, Recipe, Train
 from fedkt.registry import register
 from fedkt.strategies.base import KnowledgeStrategy
 from fedkt.wire import public_ids
@@ -50,8 +50,11 @@ class FedKA(KnowledgeStrategy):
 
     Bytes a round and client, P parameters with the domain classifier in float32, d features, S
     target samples: up 4P; down 4P + workspace (broadcast): ``features`` 4Sd + 8S,
-    ``fourier`` 4(D + 1), and 8d more with the domain classifier, ``gaussian`` 8d. The
-    workspace costs nothing if neither part is on.
+    ``fourier`` 4(D + 1), and 8d more with the domain classifier, ``gaussian`` 8d; nothing if
+    neither part is on. S is at most the number of the server's samples. 4P more down in the
+    first round, and for a client that did not take part in the round before.
+
+    One client is allowed: its votes are then its own answers.
 
     Parameters
     ----------
@@ -152,10 +155,8 @@ class FedKA(KnowledgeStrategy):
             samples=self.local_samples,
             beside=Beside("target", self.target_batch) if samples_beside else None,
         )
-        return Recipe(
-            learn=[Load("weights"), train],
-            share=[Weights()],
-            absorb=[Load("weights")],
+        return Recipe.sharing_weights(
+            train,
             heads=[Head("domain", (100, 2), norm=True)] if self.disentangle else [],
             given=["target"] if self.disentangle or self.match else [],
         )

@@ -64,6 +64,13 @@ class FedKAFree(KnowledgeStrategy):
     ) -> None:
         if gamma < 0 or target_batch < 2:
             raise ConfigError("fedka-free: gamma must be at least 0 and target_batch at least 2.")
+        for option, value in (
+            ("voting_samples", voting_samples),
+            ("server_epochs", server_epochs),
+            ("distil_epochs", distil_epochs),
+        ):
+            if value < 0:
+                raise ConfigError(f"fedka-free: {option} must be at least 0, not {value}.")
         self.disentangle, self.match, self.feedback = disentangle, match, feedback
         self.gamma, self.target_batch = gamma, target_batch
         self.voting_samples = voting_samples

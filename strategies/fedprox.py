@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from fedkt.errors import ConfigError
-from fedkt.fusion import weighted_mean
-from fedkt.knowledge import Fused, Uploads
 from fedkt.objectives import CrossEntropy, Proximal, Term
-from fedkt.recipe import Load, Recipe, Train, Weights
+from fedkt.recipe import Recipe, Train
 from fedkt.registry import register
-from fedkt.strategies.base import KnowledgeStrategy
+from fedkt.strategies.fedavg import FedAvg
 
 
 @register
-class FedProx(KnowledgeStrategy):
+class FedProx(FedAvg):
     """Federated averaging with a proximal term that holds clients near the global weights.
 
     Local loss: cross-entropy + μ/2 ‖w − w_global‖² (equation 2); with μ = 0 it is
@@ -25,27 +23,21 @@ class FedProx(KnowledgeStrategy):
         μ ≥ 0; the paper tries 0.001, 0.01, 0.1 and 1.
     local_epochs : int
         Passes over the private data a round.
+    local_samples : int
+        How many samples, drawn anew, a pass sees; 0 = all.
     """
 
     name = "fedprox"
 
-    def __init__(self, mu: float = 0.01, local_epochs: int = 5) -> None:
+    def __init__(self, mu: float = 0.01, local_epochs: int = 5, local_samples: int = 0) -> None:
         if mu < 0:
             raise ConfigError(f"fedprox: mu must be at least 0, not {mu}.")
-        self.mu, self.local_epochs = mu, local_epochs
+        super().__init__(local_epochs, local_samples)
+        self.mu = mu
 
     def recipe(self) -> Recipe:
         """Start from the global weights, train near them, share, take the average."""
         terms: list[Term] = [CrossEntropy(), Proximal(self.mu)]
-        return Recipe(
-            learn=[
-                Load("weights"),
-                Train(on="private", terms=terms, epochs=self.local_epochs),
-            ],
-            share=[Weights()],
-            absorb=[Load("weights")],
-        )
-
-    def fuse(self, uploads: Uploads) -> Fused:
-        """Average by number of examples."""
-        return weighted_mean(uploads["weights"])
+        epochs, samples = self.local_epochs, self.local_samples
+        train = Train(on="private", terms=terms, epochs=epochs, samples=samples)
+        return Recipe.sharing_weights(train)

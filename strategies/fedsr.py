@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from fedkt.errors import ConfigError
-from fedkt.fusion import weighted_mean
-from fedkt.knowledge import Fused, Uploads
 from fedkt.objectives.probabilistic import Probabilistic
-from fedkt.recipe import Load, Recipe, Train, Weights
+from fedkt.recipe import Recipe, Train
 from fedkt.registry import register
-from fedkt.strategies.base import KnowledgeStrategy
+from fedkt.strategies.fedavg import FedAvg
 
 
 @register
-class FedSR(KnowledgeStrategy):
+class FedSR(FedAvg):
     """FedAvg of models whose representation is random, short and tells little beyond the class.
 
     Nguyen, Torr & Lim: FedSR: A Simple and Effective Domain Generalization Method for Federated
@@ -50,21 +48,12 @@ class FedSR(KnowledgeStrategy):
     ) -> None:
         if min(l2r, cmi) < 0:
             raise ConfigError(f"fedsr: l2r and cmi must be at least 0, not {l2r} and {cmi}.")
+        super().__init__(local_epochs, local_samples)
         self.l2r, self.cmi = l2r, cmi
-        self.local_epochs, self.local_samples = local_epochs, local_samples
 
     def recipe(self) -> Recipe:
         """Start from the global weights, train with noise, share the weights."""
         term = Probabilistic(self.l2r, self.cmi)
         epochs, samples = self.local_epochs, self.local_samples
         train = Train(on="private", terms=[term], epochs=epochs, samples=samples)
-        return Recipe(
-            learn=[Load("weights"), train],
-            share=[Weights()],
-            absorb=[Load("weights")],
-            heads=term.heads(),
-        )
-
-    def fuse(self, uploads: Uploads) -> Fused:
-        """Average by number of examples."""
-        return weighted_mean(uploads["weights"])
+        return Recipe.sharing_weights(train, heads=term.heads())

@@ -11,7 +11,7 @@ from fedkt.fusion import average
 from fedkt.fusion.knowledge_vote import ballots, contributions, knowledge_vote, shares
 from fedkt.knowledge import Fused, Knowledge, Stack, Uploads
 from fedkt.objectives import CrossEntropy, Supported
-from fedkt.recipe import Load, Recipe, Train, Weights
+from fedkt.recipe import Recipe, Train
 from fedkt.registry import register
 from fedkt.rng import torch_rng
 from fedkt.strategies.base import KnowledgeStrategy
@@ -99,7 +99,7 @@ class KD3A(KnowledgeStrategy):
         """Start from the global weights, train, share the weights, take the fused ones."""
         epochs, samples = self.local_epochs, self.local_samples
         train = Train(on="private", terms=[CrossEntropy()], epochs=epochs, samples=samples)
-        return Recipe(learn=[Load("weights"), train], share=[Weights()], absorb=[Load("weights")])
+        return Recipe.sharing_weights(train)
 
     def fuse(self, uploads: Uploads) -> Fused:
         """Let the sources vote, train on the votes, average by consensus focus."""

@@ -37,7 +37,8 @@ def majority(labels: Tensor, ids: Tensor, num_classes: int, seed: int, round_: i
     votes = counts(labels, num_classes)
     width = int(ids.max()) + 1 if len(ids) else 0
     lots = torch.rand(width, num_classes, generator=torch_rng(seed, "vote", round_))[ids]
-    return (votes + lots).argmax(-1)  # lots lie below one vote
+    # Half a lot lies well below one vote, also after rounding.
+    return (votes + lots / 2).argmax(-1)
 
 
 def counts(labels: Tensor, num_classes: int) -> Tensor:

@@ -95,8 +95,9 @@ class Term(Protocol):
         """Return the names of the fused knowledge the term reads."""
         ...
 
-    # A class attribute ``needs_features`` or ``needs_beside`` that is true asks for
-    # ``outputs.features`` or ``outputs.beside``; a term without samples beside adds nothing.
+    # A class attribute ``needs_features``, ``needs_beside`` or ``needs_labels`` that is true asks
+    # for ``outputs.features``, ``outputs.beside`` or ``batch.y``; a term without samples beside
+    # adds nothing.
 
 
 class Transform(Protocol):

@@ -27,6 +27,7 @@ class CrossEntropy:
     """
 
     part: ClassVar[str] = "objectives"
+    needs_labels: ClassVar[bool] = True
     name: ClassVar[str] = "cross-entropy"
 
     def needs(self) -> tuple[str, ...]:
@@ -52,6 +53,7 @@ class AdjustedCrossEntropy:
     """
 
     part: ClassVar[str] = "objectives"
+    needs_labels: ClassVar[bool] = True
     name: ClassVar[str] = "adjusted-cross-entropy"
 
     def needs(self) -> tuple[str, ...]:

@@ -126,6 +126,7 @@ class Outcome:
     rows: list[dict[str, Any]] = field(default_factory=list)
     states: list[dict[str, Any]] = field(default_factory=list)
     fused: dict[int, Fused] = field(default_factory=dict)
+    strategy: KnowledgeStrategy | None = None
 
     def round_finished(self, report: RoundReport, strategy: KnowledgeStrategy) -> None:
         self.reports.append(report)
@@ -153,7 +154,8 @@ def federate(
     torch.manual_seed(globally)
     population = Population(plan.population, plan.federation)
     engine = grid(app(population), plan.federation.num_clients)
-    outcome, strategy = Outcome(engine), plan.strategy
+    strategy = plan.strategy
+    outcome = Outcome(engine, strategy=strategy)
     strategy.observers = [outcome]
     fuse: Fuse = strategy.fuse
 

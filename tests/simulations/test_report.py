@@ -421,7 +421,7 @@ def test_a_target_has_a_column_of_its_own(tmp_path: Path) -> None:
     page = write_run_report(run).read_text()
     assert "Target accuracy (%)" in page
     assert "<td>43.21</td>" in page
-    assert "<dt>Target domain</dt><dd>usps</dd>" in page
+    assert "<dt>Target</dt><dd>usps, unlabelled" in page
 
 
 def test_a_comparison_on_a_target_shows_its_accuracy(tmp_path: Path) -> None:

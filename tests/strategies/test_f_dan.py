@@ -64,7 +64,7 @@ def test_recipe() -> None:
         ({"strength": -1.0}, "strength must be at least 0, not -1"),
         ({"gamma": float("nan")}, "gamma must be at least 0, not nan"),
         ({"estimator": "exact"}, "must be biased, unbiased or linear, not 'exact'"),
-        ({"target_batch": 0}, "at least 1, not 0"),
+        ({"target_batch": 0}, "at least 2, not 0"),
     ],
 )
 def test_bad_options(options, said) -> None:
