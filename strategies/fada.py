@@ -48,7 +48,7 @@ class FADA(KnowledgeStrategy):
     pair); the target's features are constants, one draw a round, so the confusion loss works on
     the source's side only; I is scaled to [0, 1], hence a temperature; the model answers
     from the whole features, which the disentangler shapes but does not replace.
-    Transductive: target features, without labels, shape training.
+    Target features, without labels, shape training.
 
     Bytes a round and client, all float32: with P parameters and float buffers of the model, d
     features, C classes, T = min(target_samples, M), h = hidden, P' = P + h (d + 3) + 2, and with

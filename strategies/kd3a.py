@@ -43,7 +43,7 @@ class KD3A(KnowledgeStrategy):
     program walks through all K! orders); the shares are not multiplied by the sources' numbers
     of examples (as recalled, the paper's are; its sources are of one size); mixup mixes the
     n(x) too; learning rates do not decay.
-    Transductive: what the target model learns from are the target's own samples, without labels.
+    What the target model learns from are the target's own samples, without labels.
 
     Bytes a round and client, P parameters and float buffers in float32: up 4P, down 4P
     (broadcast), as :class:`~fedkt.strategies.fedavg.FedAvg`. The target never leaves the server.

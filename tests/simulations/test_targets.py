@@ -229,3 +229,109 @@ def test_four_hospitals_with_missing_values(fedkt: Any, here: Path, no_report: N
     refused = fedkt(*common, "--out", "gaps")
     assert refused.code == 2
     assert 'data.features = "standardise"' in refused.err
+
+
+# --- what does not fit ---------------------------------------------------------------------
+
+
+SMALL = """
+rounds = 1
+models = ["mlp"]
+[data]
+clients = {clients}
+public_samples = 3
+samples_per_client = 20
+{data}
+[run]
+grid = "in-process"
+"""
+TWO = f"domains = {json.dumps(FOUR[:2])}\ntarget = {json.dumps(FOUR[0])}"
+
+
+def small(folder: Path, data: str = "", clients: int = 1) -> str:
+    (folder / "small.toml").write_text(SMALL.format(data=data, clients=clients))
+    return "small.toml"
+
+
+def fitting(tiny: Any, strategy: dict[str, Any], **changed: Any) -> Any:
+    return adaptation(tiny, "digits-plain", strategy=strategy, **{"models": ["mlp"], **changed})
+
+
+@pytest.mark.parametrize(
+    ("strategy", "changed", "words"),
+    [
+        ({"name": "fedmd", "transfer_epochs": 1}, {}, "trains on labels of the public set"),
+        ({"name": "fedka"}, {"data__public_samples": 1}, "there are 1; it needs at least 2"),
+        ({"name": "f-dann"}, {"data__public_samples": 1}, "there are 1; it needs at least 2"),
+        ({"name": "fedka"}, {"models": ["forest"]}, "needs a network as model"),
+        ({"name": "fedka-free"}, {"server_model": "forest"}, "'forest' is no network"),
+        ({"name": "fedka-free"}, {"server_model": "mpl"}, "Unknown model 'mpl'"),
+        ({"name": "fedka-free", "server_epochs": -1}, {}, "server_epochs must be at least 0"),
+        ({"name": "fedka", "voting_epochs": -1}, {}, "voting_epochs must be at least 0"),
+        ({"name": "fedka", "fourier_features": 11}, {}, "fourier_features must be even"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_the_run(
+    tiny: Any, strategy: dict[str, Any], changed: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        prepare(fitting(tiny, strategy, **changed))
+    assert "\n" not in str(caught.value)
+
+
+def test_styles_of_vectors_are_refused_before_the_run(here: Path, tiny: Any) -> None:
+    (here / "own.py").write_text(
+        "import numpy as np\nfrom fedkt.data import Dataset\n"
+        "def rows():\n"
+        "    x = np.random.default_rng(0).random((200, 6), dtype=np.float32)\n"
+        "    return Dataset('rows', x, np.arange(200) % 3, x[:80], np.arange(80) % 3)\n"
+    )
+    experiment = tiny(data__dataset="own.py:rows", strategy={"name": "ccst"}, models=["mlp"])
+    with pytest.raises(ConfigError, match=r"ccst cannot run on rows: .* styles of images"):
+        prepare(experiment)
+
+
+@pytest.mark.parametrize("name", ["fedka", "kd3a", "fedavg", "f-coral"])
+def test_a_target_smaller_than_a_batch(name: str, fedkt: Any, here: Path) -> None:
+    """And with one source and one client alone."""
+    answer = fedkt("simulate", small(here, TWO), "--strategy", name, "--out", "run")
+    assert answer.code == 0, answer.err
+    assert "on the target" in answer.out
+    row = read_rounds(here / "run")[-1]
+    assert not row["failures"]
+    summary = json.loads((here / "run" / "summary.json").read_text())
+    assert summary["adapts"] is (name != "fedavg")
+    assert summary["transductive"] is False
+
+
+def test_a_method_that_adapts_on_nothing_is_not_called_transductive(fedkt: Any, here: Path) -> None:
+    file = small(here, f"{TWO}\ntransductive = true")
+    answer = fedkt("simulate", file, "--strategy", "fedavg", "--out", "run")
+    assert answer.code == 0, answer.err
+    assert json.loads((here / "run" / "summary.json").read_text())["transductive"] is False
+    assert "The method is transductive" not in (here / "run" / "report.html").read_text()
+
+
+def test_a_run_planned_by_progress_cannot_be_made_longer(fedkt: Any, here: Path) -> None:
+    run = ["simulate", small(here), "--strategy", "fedka", "--out", "run"]
+    assert fedkt(*run).code == 0
+    answer = fedkt(*run, "--rounds", "2", "--resume")
+    assert answer.code == 2
+    assert "was planned for 1 rounds; what fedka does in a round depends on that" in answer.err
+
+
+def test_source_only_is_a_baseline(tiny: Any) -> None:
+    strategies = ["source-only", "fedavg(local_epochs=1)"]
+    compared = {"compare": {"strategies": strategies, "seeds": 1}, "models": ["mlp"]}
+    jobs = plan_parts(adaptation(tiny, FOUR[0], **compared))
+    assert [job.label for job in jobs[0].jobs] == strategies
+    assert jobs[0].jobs[1].baseline == "source-only-seed0"
+
+
+def test_unequal_budgets_are_told(fedkt: Any, here: Path) -> None:
+    file = small(here, clients=2)
+    options = ["--strategies", "fedavg(local_epochs=2),source-only", "--seeds", "1"]
+    answer = fedkt("compare", file, *options, "--out", "both")
+    assert answer.code == 0, answer.err
+    told = "Private epochs a round differ (1: source-only; 2: fedavg(local_epochs=2))"
+    assert told in answer.out
