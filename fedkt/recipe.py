@@ -353,7 +353,8 @@ def _plain(value: Any) -> Any:
         step = vars(type(value)).get("step")
         if step in _STEPS:
             return {"@step": step, **fields}
-        return {"@term": registry.registered_name("objectives", type(value)), **fields}
+        part = "transforms" if getattr(value, "part", "") == "transforms" else "objectives"
+        return {f"@{part}": registry.registered_name(part, type(value)), **fields}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     if value is None or isinstance(value, str | int | float | bool):
@@ -374,8 +375,9 @@ def _build(value: Any) -> Any:
         return _STEPS[value["@step"]](**fields)
     if "@part" in value:
         return _PARTS[value["@part"]](**fields)
-    make = cast("Callable[..., Any]", registry.lookup("objectives", value["@term"], files=False))
-    return make(**fields)
+    (part,) = (key for key in value if key.startswith("@"))
+    made = registry.lookup(part.removeprefix("@"), value[part], files=False)
+    return cast("Callable[..., Any]", made)(**fields)
 
 
 def _unique(names: Iterable[str]) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ T = TypeVar("T")
 PARTS: dict[str, tuple[str, str]] = {
     "strategies": ("strategy", "fedkt.strategies"),
     "objectives": ("objective", "fedkt.objectives"),
+    "transforms": ("transform", "fedkt.objectives"),
     "fusions": ("fusion", "fedkt.fusion"),
     "codecs": ("codec", "fedkt.codecs"),
     "models": ("model", "fedkt.models"),

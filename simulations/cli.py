@@ -23,6 +23,7 @@ INTERRUPTED = 130  # the exit status of a program stopped by Ctrl-C
 PARTS = (
     "strategies",
     "objectives",
+    "transforms",
     "fusions",
     "codecs",
     "datasets",

@@ -257,6 +257,7 @@ def run_part(part: Part, out: Path, command: str | None, progress: RunProgress) 
                 baseline=runs / job.baseline if job.baseline else None,
                 progress=progress,
                 command=command,
+                where=where,
             )
         except Exception as error:  # a fault in one method must not cost the others
             folder.mkdir(exist_ok=True)
@@ -298,7 +299,7 @@ def _alone(entry: Entry) -> bool:
 
 def _budget(plan: Plan) -> tuple[int, int, tuple[str, ...]]:
     """Return what a local baseline must match: epochs a round, samples an epoch, the models."""
-    recipe = plan.strategy.recipe()
+    recipe = plan.recipe
     return recipe.private_epochs, recipe.private_samples, plan.population.models
 
 

@@ -20,6 +20,7 @@ from fedkt.clients import TrainingOptions
 from fedkt.clients.state import ClientState
 from fedkt.data.federation import Federation, FederationSpec, build_federation
 from fedkt.errors import ConfigError
+from fedkt.recipe import Recipe
 from fedkt.simulations import checkpoint
 from fedkt.simulations import config as config_
 from fedkt.simulations.config import Experiment
@@ -75,6 +76,12 @@ class Plan:
     federation: Federation
     population: PopulationSpec
     one_architecture: str | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        """What the clients do."""
+        strategy: KnowledgeStrategy = config_.make_strategy(self.experiment.strategy)
+        return strategy.recipe()
 
     @property
     def strategy(self) -> KnowledgeStrategy:
@@ -202,7 +209,7 @@ def federation_of(spec: FederationSpec) -> Federation:
 
 def local_twin(plan: Plan) -> Experiment:
     """Return the experiment of the same clients, each alone with the same private budget."""
-    recipe = plan.strategy.recipe()
+    recipe = plan.recipe
     budget = {"local_epochs": recipe.private_epochs, "local_samples": recipe.private_samples}
     section = {"name": "local", **budget}
     return plan.experiment.with_values(strategy=section, models=plan.population.models)
@@ -216,6 +223,7 @@ def execute(
     baseline: Path | None = None,
     progress: RunProgress | None = None,
     command: str | None = None,
+    where: str = "",
 ) -> None:
     """Run a plan in a folder, or finish the run that was begun there.
 
@@ -234,6 +242,8 @@ def execute(
         Who is told.
     command : str, optional
         The command line, for the report.
+    where : str
+        The setting it belongs to, for the progress.
 
     Raises
     ------
@@ -253,7 +263,9 @@ def execute(
     began = saved[0] if saved else 0
     alone = {row["round"]: row for row in read_rounds(baseline)} if baseline else {}
     recorder = Recorder(folder, began, alone, progress)
-    progress.run_started(label, experiment.rounds, plan.federation.num_clients, began + 1)
+    progress.run_started(
+        f"{where}{label}", experiment.rounds, plan.federation.num_clients, began + 1
+    )
     with one_thread(), _engine(plan, population, folder) as engine:
         if saved:
             strategy.load_state_dict(saved[1]["strategy"])
@@ -275,14 +287,15 @@ def _summary(plan: Plan, folder: Path, baseline: Path | None) -> dict[str, Any]:
     """Return what ``summary.json`` says of a finished run, label and command aside."""
     experiment, about = plan.experiment, plan.federation.describe()
     rows, target = read_rounds(folder), bool(about.get("target"))
+    adapting = adapts(config_.make_strategy(experiment.strategy))
     return {
         **summarise(rows, oracle=experiment.run.oracle, target=target),
         "strategy": experiment.strategy["name"],
         "seed": experiment.seed,
         "rounds": experiment.rounds,
         "one_architecture": plan.one_architecture,
-        "adapts": bool(target) and adapts(plan.strategy),
-        "transductive": plan.federation.transductive and adapts(plan.strategy),
+        "adapts": bool(target) and adapting,
+        "transductive": plan.federation.transductive and adapting,
         "baseline": None if baseline is None else os.path.relpath(baseline, folder),
         "notes": about["notes"],
     }

@@ -103,7 +103,7 @@ class Term(Protocol):
 class Transform(Protocol):
     """A change of a private batch's inputs before the model sees them.
 
-    Implementations are frozen dataclasses as terms are.
+    Implementations are frozen dataclasses as terms are, registered as part ``transforms``.
     """
 
     part: ClassVar[str]

@@ -86,7 +86,7 @@ class Restyle:
 
     source: str = "styles"
     probability: float = 0.5
-    part: ClassVar[str] = "objectives"
+    part: ClassVar[str] = "transforms"
     name: ClassVar[str] = "restyle"
 
     def __post_init__(self) -> None:

@@ -46,7 +46,7 @@ class Negative:
     """A transform."""
 
     source: str = ""
-    part: ClassVar[str] = "objectives"
+    part: ClassVar[str] = "transforms"
 
     def needs(self) -> tuple[str, ...]:
         return (self.source,) if self.source else ()

@@ -108,8 +108,8 @@ def test_list_names_and_explains_every_part(fedkt: Any, part: str, name: str) ->
 
 def test_list_knows_the_kinds_of_the_help() -> None:
     assert set(cli.PARTS) == {
-        "strategies", "objectives", "fusions", "codecs", "datasets", "models", "partitions",
-        "attacks",
+        "strategies", "objectives", "transforms", "fusions", "codecs", "datasets", "models",
+        "partitions", "attacks",
     }  # fmt: skip
 
 
