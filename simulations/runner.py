@@ -232,8 +232,7 @@ def execute(
     plan : Plan
         What to run.
     folder : Path
-        The run directory. A finished run is left as it is; a begun one goes on from its
-        last checkpoint.
+        The run directory. A finished run is left; a begun one goes on from its checkpoint.
     label : str
         The run's name in tables and figures.
     baseline : Path, optional
@@ -256,16 +255,15 @@ def execute(
     folder.mkdir(parents=True, exist_ok=True)
     config_.save(folder / "config.toml", experiment)
     write_json(folder / "federation.json", _describe(plan))
-    strategy, population = plan.strategy, Population(plan.population, plan.federation)
-    liars = plan.liars
+    population, liars = Population(plan.population, plan.federation), plan.liars
+    strategy = plan.strategy
     done = len(read_rounds(folder))
     saved = checkpoint.newest(folder / "checkpoints", at_most=done)
     began = saved[0] if saved else 0
     alone = {row["round"]: row for row in read_rounds(baseline)} if baseline else {}
     recorder = Recorder(folder, began, alone, progress)
-    progress.run_started(
-        f"{where}{label}", experiment.rounds, plan.federation.num_clients, began + 1
-    )
+    clients, name = plan.federation.num_clients, f"{where}{label}"
+    progress.run_started(name, experiment.rounds, clients, began + 1)
     with one_thread(), _engine(plan, population, folder) as engine:
         if saved:
             strategy.load_state_dict(saved[1]["strategy"])

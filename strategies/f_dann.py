@@ -45,7 +45,7 @@ class FDANN(FedAvg):
     gamma : float
         γ ≥ 0; 10 in Ganin and Lempitsky, 5 in FedKA. With 0 the features do not notice the head.
     target_batch : int
-        How many of the target's samples stand beside every private batch.
+        How many of the target's samples stand beside every private batch, ≥ 2.
     """
 
     name = "f-dann"

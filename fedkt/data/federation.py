@@ -25,8 +25,7 @@ def build_federation(spec: FederationSpec) -> Federation:
     training, validation and test samples of the same class shares. No public sample equals
     a test sample, the clients' or the common: of a set drawn from the training part such
     samples are dropped (and a note says so), with another data set it is an error. With
-    several domains all this is done in each of them, with random streams of its own; with a
-    target, see :mod:`fedkt.data.targets`.
+    several domains this is done in each, with streams of its own; targets: ``fedkt.data.targets``.
 
     Parameters
     ----------
@@ -45,9 +44,8 @@ def build_federation(spec: FederationSpec) -> Federation:
     """
     check_spec(spec)
     references, target = references_of(spec)
-    domains = load_domains(
-        references, spec.data_dir, spec.input_shape, spec.seed, spec.features, target
-    )
+    shape, how = spec.input_shape, spec.features
+    domains = load_domains(references, spec.data_dir, shape, spec.seed, how, target)
     dataset = domains.joint
     common = np.empty(0, np.int64) if spec.transductive else common_test_rows(domains, spec)
     public, pool = public_set(domains, spec)
@@ -58,9 +56,6 @@ def build_federation(spec: FederationSpec) -> Federation:
 
     flat = np.concatenate([rows for parts in splits for rows in parts])
     held = np.unique(flat)
-    ends = np.cumsum([len(rows) for parts in splits for rows in parts]).reshape(-1, 3)
-    starts = np.concatenate([[0], ends[:-1, 2]])
-    owned = np.array(domains.sources, dtype=np.int64)
     if spec.domains:
         notes += missing_classes(domains, spec.transductive)
     return Federation(
@@ -74,18 +69,31 @@ def build_federation(spec: FederationSpec) -> Federation:
         public_x=public.x,
         public_y=public.y,
         rows=np.searchsorted(held, flat).astype(np.int64),
-        bounds=np.column_stack([starts, ends]).astype(np.int64),
+        bounds=_bounds(splits),
         peak=dataset.peak,
         public_peak=public.peak,
         public_name=public.name,
         class_shares=shares,
         domains=domains.names if spec.domains else (),
-        client_domain=owned[np.arange(spec.clients) % len(owned)] if spec.domains else None,
+        client_domain=_owned(domains, spec.clients) if spec.domains else None,
         test_domain=test_domain if spec.domains else None,
         target="" if target is None else domains.names[target],
         transductive=spec.transductive,
         notes=(*notes, *public.notes, *([TRANSDUCTIVE] if spec.transductive else [])),
     )
+
+
+def _bounds(splits: list[list[Ints]]) -> Ints:
+    """Return where each client's parts begin and end when all are put in a row, ``[N, 4]``."""
+    ends = np.cumsum([len(rows) for parts in splits for rows in parts]).reshape(-1, 3)
+    starts = np.concatenate([[0], ends[:-1, 2]])
+    return np.column_stack([starts, ends]).astype(np.int64)
+
+
+def _owned(domains: Domains, clients: int) -> Ints:
+    """Return the domain of each client: the sources in turn."""
+    owned = np.array(domains.sources, dtype=np.int64)
+    return owned[np.arange(clients) % len(owned)]
 
 
 def _common_test(

@@ -64,7 +64,7 @@ def reverse_gradient(x: Tensor, factor: float | Tensor) -> Tensor:
     factor : float or Tensor
         A number or a tensor ``[]``, a constant.
     """
-    reversed_: Tensor = _Reversed.apply(x, factor)  # type: ignore[no-untyped-call]
+    reversed_: Tensor = _Reversed.apply(x, factor)  # type: ignore[no-untyped-call]  # torch's own annotation
     return reversed_
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import re
 import statistics
@@ -14,16 +15,8 @@ from rich.console import Console
 
 from fedkt.errors import ConfigError
 from fedkt.simulations.aggregates import aggregate
-from fedkt.simulations.report import (
-    write_comparison_report,
-    write_run_report,
-)
-from fedkt.simulations.results import (
-    Run,
-    load_comparison,
-    load_run,
-    write_comparison_csv,
-)
+from fedkt.simulations.report import write_comparison_report, write_run_report
+from fedkt.simulations.results import Run, load_comparison, load_run, write_comparison_csv
 from fedkt.simulations.tables import comparison_table, plain_table
 
 LEVELS = {
@@ -409,33 +402,12 @@ def test_clients_are_listed_with_what_they_gained(tmp_path: Path) -> None:
     assert "Clients after the last round" not in write_run_report(many).read_text()
 
 
-def test_a_target_has_a_column_of_its_own(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", "knfu")
-    for name, key, change in (
-        ("federation.json", None, {"target": "usps"}),
-        ("summary.json", "last", {"target_accuracy": 0.4321}),
-    ):
-        values = json.loads((run / name).read_text())
-        (values if key is None else values[key]).update(change)
-        (run / name).write_text(json.dumps(values))
-    page = write_run_report(run).read_text()
-    assert "Target accuracy (%)" in page
-    assert "<td>43.21</td>" in page
-    assert "<dt>Target</dt><dd>usps, unlabelled" in page
-
-
 def test_a_comparison_on_a_target_shows_its_accuracy(tmp_path: Path) -> None:
-    runs = []
-    for label in ("local", "fedavg"):
-        for seed in range(2):
-            home = write_run(tmp_path / "runs" / f"{label}-seed{seed}", label, seed)
-            summary = json.loads((home / "summary.json").read_text())
-            summary["last"]["target_accuracy"] = 0.6 + 0.1 * seed
-            (home / "summary.json").write_text(json.dumps(summary))
-            runs.append(load_run(home))
-    write_comparison_csv(tmp_path / "comparison.csv", runs)
-    (tmp_path / "comparison.toml").write_text("rounds = 8\n")
-    comparison = load_comparison(tmp_path)
+    home = write_comparison(tmp_path, ["local", "fedavg"], 2)
+    for seed, label in itertools.product(range(2), ("local", "fedavg")):
+        summary = home / "runs" / f"{label}-seed{seed}" / "summary.json"
+        edit(summary, lambda s, n=seed: s["last"].update(target_accuracy=0.6 + 0.1 * n))
+    comparison = load_comparison(home)
     assert "| Strategy | Target accuracy (%) | Personalised accuracy (%) |" in plain_table(
         comparison
     )

@@ -71,6 +71,8 @@ def test_a_run_with_a_target(
     page = (here / "run" / "report.html").read_text()
     assert "<dt>Target<" in page
     assert "digits-rotated, unlabelled; " in page
+    assert "Target accuracy (%)" in page
+    assert f"<td>{100 * summary['last']['target_accuracy']:.2f}</td>" in page
     assert ("The method is transductive" in page) is transductive
     last = read_rounds(here / "run")[-1]
     assert last["personalised_accuracy"]["mean"] != last["global_accuracy"]["mean"]
