@@ -108,10 +108,27 @@ def test_more_votes_of_one_label_win(start, federation) -> None:
             seen["labels"], seen["votes"] = uploads["public"].values, fused.shared["public"]
             return fused
 
-    start(Keeping(), 1)
+    start(Keeping(votes="majority"), 1)
     for column, row in zip(seen["labels"].T.tolist(), seen["votes"].values, strict=True):
         votes = Counter(column)
         assert votes[int(row.argmax())] == max(votes.values())
+
+
+def test_a_confident_answer_is_worth_more(start) -> None:
+    seen = {}
+
+    class Keeping(FedKAFree):
+        def fuse(self, uploads: Uploads) -> Any:
+            fused = super().fuse(uploads)
+            seen["answers"], seen["votes"] = uploads["public"].values, fused.shared["public"]
+            return fused
+
+    start(Keeping(), 1)
+    answers = seen["answers"].double()
+    weight = torch.exp(3 * (answers * answers.log()).sum(-1))  # e^(-3 H)
+    expected = (weight[..., None] * answers).sum(0) / weight.sum(0)[:, None]
+    assert torch.allclose(seen["votes"].values.double(), expected, atol=1e-5)
+    assert not torch.allclose(expected, answers.mean(0), atol=1e-3)  # the weights tell
 
 
 def test_features_are_the_global_model_s_in_evaluation_mode(start, federation) -> None:
@@ -150,15 +167,17 @@ def test_bytes_are_those_of_the_docstring(workspace, parts, size, start) -> None
 
 
 def test_bytes_of_the_weight_free_mode(start) -> None:
-    run = start(FedKAFree(voting_samples=30))
+    run = start(FedKAFree(votes="majority", voting_samples=30))
     assert [r.traffic.up for r in run.reports] == [4 * 8 * 30] * 2
+    run = start(FedKAFree(voting_samples=30))
+    assert [r.traffic.up for r in run.reports] == [4 * 4 * 30 * 10] * 2
     assert [r.traffic.down_broadcast for r in run.reports] == [4 * 4 * 30 * 10] * 2
     silent = start(FedKAFree(feedback=False))
     assert [r.traffic.down for r in silent.reports] == [0, 0]
 
 
 def test_the_weight_free_server_has_a_model_of_its_own(start) -> None:
-    strategy = FedKAFree()
+    strategy = FedKAFree(disentangle=True)
     run = start(strategy, 3, models=("linear", "mlp"))
     assert not strategy.recipe().needs_one_architecture
     weights = strategy.server_weights()
