@@ -1,6 +1,7 @@
 """The clients' side: the Flower ClientApp, learners, executors and client state."""
 
-from fedkt.clients.app import Client, KnowledgeClientApp, client_app, predict
+from fedkt.clients.app import KnowledgeClientApp, client_app, predict
+from fedkt.clients.client import Client
 from fedkt.clients.learner import Learner, TrainingOptions, Work
 from fedkt.clients.server_model import LearnerServerModel
 from fedkt.clients.sklearn_learner import SklearnLearner

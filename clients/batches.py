@@ -14,12 +14,11 @@ from fedkt.recipe import Beside, Train
 from fedkt.rng import torch_rng
 
 
-def epochs(step: Train, work: Work, stream: str, size: int, total: int) -> Iterator[list[Tensor]]:
-    """Yield the batches of each epoch: rows of the ``total`` samples, ``size`` at a time."""
+def orders(step: Train, work: Work, stream: str, total: int) -> Iterator[Tensor]:
+    """Yield for each epoch the rows of the ``total`` samples that it sees, in their order."""
     order = torch_rng(work.seed, f"batches/{stream}", work.round, work.client)
     for _ in range(step.epochs):
-        rows = torch.randperm(total, generator=order)[: step.samples or total]
-        yield list(torch.split(rows, size))
+        yield torch.randperm(total, generator=order)[: step.samples or total]
 
 
 def rehearsal(work: Work, stream: str) -> Iterator[Tensor]:

@@ -29,6 +29,9 @@ class TrainingOptions:
     optimiser_state : {"keep", "reset"}
         Keep one optimiser per client over phases and rounds, or begin anew at every
         step. Loading other weights always begins anew.
+    compile : bool
+        Whether cohorts run their steps under ``torch.compile``: it takes about a minute in
+        each process, and halves the time of small dense networks.
     """
 
     optimiser: Literal["adam", "sgd"] = "adam"
@@ -38,6 +41,7 @@ class TrainingOptions:
     batch_size: int = 32
     public_batch_size: int = 64
     optimiser_state: Literal["keep", "reset"] = "keep"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.optimiser not in ("adam", "sgd"):

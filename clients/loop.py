@@ -55,13 +55,13 @@ def train(
     """
     ask = _Asking(model, heads, step)
     beside = batches.beside(step.beside, work, stream, ask)
-    terms = _ready(step.terms, work, beside is not None)
-    samples = _samples(step, work, terms)
+    terms = ready(step.terms, work, beside is not None)
+    samples = samples_of(step, work, terms)
     if not terms or samples is None or not len(samples) or step.epochs == 0:
         return None
-    rehearse = _ready(step.rehearse, work) if len(work.data.train) else []
+    rehearse = ready(step.rehearse, work) if len(work.data.train) else []
     private = batches.rehearsal(work, stream) if rehearse else iter(())
-    size = step.batch_size or _batch_size(step, work)
+    size = step.batch_size or batch_size(step, work)
     loss_of = _Loss(ask, work)
     beta = torch.distributions.Beta(step.mixup, step.mixup) if step.mixup else None
     transforms = [t for t in step.transforms if work.knowledge.keys() >= set(t.needs())]
@@ -69,8 +69,8 @@ def train(
     parameters = list(ask.parameters.values())
     model.train()
     with global_torch_stream(work.seed, f"dropout/{stream}", work.round, work.client), ask.tap:
-        for epoch, rows_of in enumerate(batches.epochs(step, work, stream, size, len(samples))):
-            losses = []
+        for epoch, order in enumerate(batches.orders(step, work, stream, len(samples))):
+            losses, rows_of = [], torch.split(order, size)
             for number, rows in enumerate(rows_of):
                 loss_of.progress = work.progress((epoch + number / len(rows_of)) / step.epochs)
                 other = None if beside is None else next(beside)
@@ -139,7 +139,7 @@ def adapt_norms(model: nn.Module, x: Tensor, batch_size: int = 64) -> None:
     model.eval()
 
 
-def _samples(step: Train, work: Work, terms: list[tuple[float, Term]]) -> Samples | None:
+def samples_of(step: Train, work: Work, terms: list[tuple[float, Term]]) -> Samples | None:
     """Return the data of a step: on public data only the rows the knowledge speaks about."""
     if step.on == "private":
         return work.data.train
@@ -207,20 +207,21 @@ class _Loss:
         outputs = self._ask(x)
         if beside is not None:
             outputs = replace(outputs, beside=beside)
-        loss = _sum_of(terms, outputs, batch, knowledge)
+        loss = sum_of(terms, outputs, batch, knowledge)
         if mix is None:
             return loss
         order, share = mix  # the same answers, judged by the partners' targets
         partners = replace(batch, y=None if y is None else y[order], ids=batch.ids[order])
-        return share * loss + (1 - share) * _sum_of(terms, outputs, partners, knowledge)
+        return share * loss + (1 - share) * sum_of(terms, outputs, partners, knowledge)
 
 
-def _sum_of(
+def sum_of(
     terms: list[tuple[float, Term]],
     outputs: Outputs,
     batch: Batch,
     knowledge: Mapping[str, Knowledge],
 ) -> Tensor:
+    """Return the weighted sum of the terms, a scalar."""
     losses = [_times(f, term(outputs, batch, knowledge)) for f, term in terms]
     return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
@@ -229,7 +230,7 @@ def _times(factor: float, loss: Tensor) -> Tensor:
     return loss if factor == 1 else factor * loss
 
 
-def _ready(
+def ready(
     terms: Sequence[Term | Weighted], work: Work, beside: bool = False
 ) -> list[tuple[float, Term]]:
     """Return the (factor, term) pairs whose knowledge, and samples beside, are there."""
@@ -241,6 +242,7 @@ def _ready(
     ]
 
 
-def _batch_size(step: Train, work: Work) -> int:
+def batch_size(step: Train, work: Work) -> int:
+    """Return the experiment's batch size for the step's kind of data."""
     options = work.options
     return options.batch_size if step.on == "private" else options.public_batch_size

@@ -14,7 +14,7 @@ from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Knowledge
 from fedkt.objectives.restyle import styles_of
 from fedkt.readouts import LARGEST_LOSS, as_knowledge
-from fedkt.recipe import Gate, Load, Recipe, Share, Step, Styles, Validation, Weights
+from fedkt.recipe import Gate, Load, Predict, Recipe, Share, Step, Styles, Validation, Weights
 from fedkt.rng import torch_rng
 from fedkt.wire import public_ids
 
@@ -104,6 +104,18 @@ def common_accuracy(learner: Learner, data: ClientData) -> float | None:
     return None if data.common_test is None else _accuracy(learner, None, data.common_test)
 
 
+def public_inputs(one: Predict, work: Work) -> Tensor:
+    """Return the public samples that a share predicts on this round, ``[M, ...]``."""
+    return _asked(one, work).x
+
+
+def _asked(one: Predict, work: Work) -> Samples:
+    public = work.data.public
+    if public is None:
+        raise KnowledgeError("this client has no public set to predict on")
+    return public.at_ids(public_ids(len(public), one.samples, work.seed, work.round))
+
+
 def _one_share(learner: Learner, one: Share, work: Work) -> Knowledge:
     if isinstance(one, Gate):
         return as_knowledge(work.losses)
@@ -113,11 +125,8 @@ def _one_share(learner: Learner, one: Share, work: Work) -> Knowledge:
         return _styles(one, work)
     if isinstance(one, Validation):
         return _validation(learner, one, work)
-    public = work.data.public
-    if public is None:
-        raise KnowledgeError("this client has no public set to predict on")
-    ids = public_ids(len(public), one.samples, work.seed, work.round)
-    logits = learner.predict(public.at_ids(ids).x)
+    asked = _asked(one, work)
+    ids, logits = asked.ids, learner.predict(asked.x)
     if one.form == "labels":
         return Knowledge.rows("labels", logits.argmax(-1), ids)
     if one.form == "logits":

@@ -53,7 +53,7 @@ class MemoryStore:
 
     def snapshot(self) -> dict[int, ClientState]:
         """Return the state of every client; states are never changed in place."""
-        return dict(self._states)
+        return dict(sorted(self._states.items()))
 
     def restore(self, states: Mapping[int, ClientState]) -> None:
         """Replace everything by ``states``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -43,6 +44,9 @@ class TorchLearner:
         self._answered: tuple[Tensor, bytes, Tensor] | None = None  # samples, weights, logits
         with global_torch_stream(0, "template"):
             self._adopt(build())
+        # The architecture for the cohort executor, and the vectorised steps it has made of it.
+        self.template = copy.deepcopy(self.model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # missing in torch's stubs
+        self.steps: dict[str, Any] = {}
         shapes = {n: tuple(t.shape) for n, t in self.model.state_dict().items()}
         self._fingerprint = hashlib.sha256(repr(sorted(shapes.items())).encode()).hexdigest()[:12]
 
@@ -110,7 +114,11 @@ class TorchLearner:
         local_norms : bool
             Whether to leave out batch normalisation.
         """
-        floats = {n: t for n, t in self._tensors().items() if t.is_floating_point()}
+        return self.weights_in({"model": self._tensors()}, local_norms)
+
+    def weights_in(self, state: Mapping[str, Any], local_norms: bool = False) -> Knowledge:
+        """Return the weights that a state of this learner holds; see :meth:`weights`."""
+        floats = {n: t for n, t in state["model"].items() if t.is_floating_point()}
         if local_norms:
             floats = {n: t for n, t in floats.items() if n.rpartition(".")[0] not in self._norms}
         return Knowledge("weights", {n: t.to(torch.float32, copy=True) for n, t in floats.items()})

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -127,6 +127,31 @@ class Knowledge:
             ``[..., *row shape]``.
         """
         return self.values[self._row_of[ids]]
+
+    TABLE: ClassVar[str] = "table"  # among the parts: from ids to rows
+
+    def parts(self) -> dict[str, Tensor]:
+        """Return all tensors of it in one flat mapping; for executors, see :meth:`of_parts`."""
+        parts = {f"t.{name}": tensor for name, tensor in self.tensors.items()}
+        if self.ids is not None:
+            parts |= {"ids": self.ids, self.TABLE: self._row_of}
+        return parts if self.counts is None else {**parts, "counts": self.counts}
+
+    @classmethod
+    def of_parts(cls, kind: Kind, parts: Mapping[str, Tensor]) -> Knowledge:
+        """Undo :meth:`parts` without checks, which cannot run under ``torch.func.vmap``."""
+        self = object.__new__(cls)
+        tensors = {n.removeprefix("t."): t for n, t in parts.items() if n.startswith("t.")}
+        held = {
+            "kind": kind,
+            "tensors": MappingProxyType(tensors),
+            "ids": parts.get("ids"),
+            "counts": parts.get("counts"),
+        }
+        self.__dict__.update(held)
+        if cls.TABLE in parts:
+            self.__dict__["_row_of"] = parts[cls.TABLE]
+        return self
 
     def counts_at(self, ids: Tensor) -> Tensor:
         """Return how many examples stand behind the rows of ``ids``, ``[...]`` int64.

@@ -53,7 +53,9 @@ Rounds = Annotated[int | None, typer.Option(help="Number of rounds.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of every random stream.")]
 GridName = Annotated[str | None, typer.Option("--grid", help="ray, in-process or flower.")]
 Workers = Annotated[int | None, typer.Option(help="Worker processes; 0: one a CPU.")]
-Executor = Annotated[str | None, typer.Option(help="loop.")]
+Executor = Annotated[
+    str | None, typer.Option(help="auto, loop (client by client) or cohort (vectorised).")
+]
 Address = Annotated[str | None, typer.Option(help="Of a running Ray cluster, or auto.")]
 Attack = Annotated[str | None, typer.Option(help="KIND:CLIENTS, the first so many lie: wrong:3.")]
 Out = Annotated[Path | None, typer.Option(help="Folder to write to; must not exist yet.")]

@@ -172,7 +172,8 @@ def _check_same(path: Path, experiment: Experiment) -> None:
     for settings in (before, now):
         for free in ("workers", "address", "timeout", "grid"):
             settings["run"].pop(free)
-    for key in before.keys() - {"compare"}:
+    # The run's plan follows from the models, so they are named before it.
+    for key in sorted(before.keys() - {"compare"}, key=lambda k: (k == "run", k)):
         if before[key] != now[key] and not (key == "rounds" and now[key] > before[key]):
             raise ConfigError(
                 f"{path.parent} was begun with another {key}: {before[key]!r}, not {now[key]!r}."

@@ -59,6 +59,7 @@ class TrainingSection(Section):
     batch_size: Whole = Field(32, ge=1)
     public_batch_size: Whole = Field(64, ge=1)
     optimiser_state: Literal["keep", "reset"] = "keep"
+    compile: bool = Field(False, description="cohorts only: steps under torch.compile")
 
 
 class RunSection(Section):
@@ -66,7 +67,8 @@ class RunSection(Section):
 
     grid: Grid = "ray"
     workers: Whole = Field(0, ge=0, description="0: one for each CPU, at most one a client")
-    executor: Literal["loop"] = "loop"
+    executor: Literal["auto", "loop", "cohort"] = "auto"
+    plan: dict[str, str] = Field({}, description="executor of each model: loop or cohort:N")
     address: str | None = None
     participation: float = Field(1.0, gt=0, le=1)
     codec: str = "none"

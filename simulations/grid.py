@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
+from typing import Protocol, runtime_checkable
 
 import torch
 from flwr.app import Context, Error, Message, RecordDict
@@ -135,12 +136,8 @@ class InProcessGrid(SimulationGrid):
 
     def _handle(self, messages: Sequence[Message], timeout: float | None) -> list[Message]:
         # A call in this thread cannot be cut short, so there is no timeout here.
-        replies = []
         with one_thread():
-            for done, message in enumerate(messages, 1):
-                replies.append(deliver(self._app, message, self._contexts, self.clients))
-                self._tell(done, len(messages))
-        return replies
+            return deliver_all(self._app, messages, self._contexts, self.clients, self._tell)
 
     def snapshot(self) -> dict[int, ClientState]:
         """Return the state of every client that has one."""
@@ -150,6 +147,38 @@ class InProcessGrid(SimulationGrid):
         """Replace all client state."""
         self._contexts.clear()
         self._app.store.restore(states)
+
+
+@runtime_checkable
+class Together(Protocol):
+    """An app that can handle many messages at once; any other gets them one by one."""
+
+    def together(
+        self, messages: Sequence[Message], contexts: Sequence[Context]
+    ) -> dict[int, Message]:
+        """Return replies by place, for as many as it likes."""
+        ...
+
+
+def deliver_all(
+    app: KnowledgeClientApp,
+    messages: Sequence[Message],
+    contexts: dict[int, Context],
+    clients: int,
+    tell: Progress | None = None,
+) -> list[Message]:
+    """Let an app handle messages: cohorts first, each at once, then the other clients."""
+    own = [
+        contexts.setdefault(c, shim.new_context(c, clients))
+        for c in map(SimulationGrid.client_of, messages)
+    ]
+    replies = app.together(messages, own) if isinstance(app, Together) else {}
+    for place, message in enumerate(messages):
+        if place not in replies:
+            replies[place] = deliver(app, message, contexts, clients)
+        if tell is not None:
+            tell(len(replies), len(messages))
+    return [replies[place] for place in range(len(messages))]
 
 
 def deliver(

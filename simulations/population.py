@@ -42,16 +42,30 @@ class PopulationSpec:
         How personalised accuracy is measured.
     extensions : tuple[str, ...]
         Python files of the user's whose parts (terms, models) the clients need.
+    cohorts : tuple[int, ...]
+        For each of ``models`` how many clients train together; 0: one by one. Empty: all so.
     """
 
     models: tuple[str, ...]
     training: TrainingOptions = field(default_factory=TrainingOptions)
     personalised: str = "split"
     extensions: tuple[str, ...] = ()
+    cohorts: tuple[int, ...] = ()
 
     def model_of(self, client: int) -> str:
         """Return the reference of a client's model."""
         return self.models[client % len(self.models)]
+
+    def cohort_of(self, client: int) -> int | None:
+        """Return the number of a client's cohort, which depends on its id alone."""
+        turn, model = divmod(client, len(self.models))
+        size = self.cohorts[model] if self.cohorts else 0
+        return turn // size * len(self.models) + model if size else None
+
+    def seat_of(self, client: int, workers: int) -> int:
+        """Return the worker that a client lives in: a cohort stays together."""
+        cohort = self.cohort_of(client)
+        return (client if cohort is None else cohort) % workers
 
 
 class Population:
@@ -89,11 +103,15 @@ class Population:
 
     def connect(self, context: Context) -> Client:
         """Return the client a simulated node stands for."""
-        return self.client(int(cast(int, context.node_config["partition-id"])))
+        return self.client(_number(context))
+
+    def cohort_of(self, context: Context) -> int | None:
+        """Return the cohort of the client a simulated node stands for."""
+        return self.spec.cohort_of(_number(context))
 
     def app(self, store: StateStore | None = None) -> KnowledgeClientApp:
         """Return the ClientApp of these clients."""
-        return client_app(self.connect, store)
+        return client_app(self.connect, store, self.cohort_of)
 
     def initial_arrays(self, seed: int, recipe: Recipe | None = None) -> ArrayRecord:
         """Return the first global weights of a federation of one torch architecture."""
@@ -103,6 +121,10 @@ class Population:
         learner.reset(seed, SERVER)
         local_norms = any(isinstance(s, Weights) and s.local_norms for s in recipe.share)
         return arrays_of(learner.weights(local_norms))
+
+
+def _number(context: Context) -> int:
+    return int(cast(int, context.node_config["partition-id"]))
 
 
 def make_learner(reference: str, input_shape: tuple[int, ...], num_classes: int) -> Learner:

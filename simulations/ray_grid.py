@@ -25,7 +25,7 @@ from fedkt.clients.state import ClientState
 from fedkt.data.federation import Federation
 from fedkt.errors import ConfigError, FedktError, RunFailedError
 from fedkt.simulations import _flwr_shim as shim
-from fedkt.simulations.grid import LOST_CLIENT, SimulationGrid, deliver
+from fedkt.simulations.grid import LOST_CLIENT, SimulationGrid, deliver_all
 from fedkt.simulations.population import Population, PopulationSpec
 
 CHUNKS_PER_WORKER = 32  # calls a worker gets per phase: fine enough for progress and redoing
@@ -67,10 +67,8 @@ class _Worker:
     def handle(self, shells: list[_Shell]) -> list[Message]:
         """Handle messages one after the other."""
         fetched: dict[Any, Any] = {}
-        return [
-            deliver(self._app, self._open(s, fetched), self._contexts, self._clients)
-            for s in shells
-        ]
+        messages = [self._open(shell, fetched) for shell in shells]
+        return deliver_all(self._app, messages, self._contexts, self._clients)
 
     def _open(self, shell: _Shell, fetched: dict[Any, Any]) -> Message:
         content = RecordDict()
@@ -103,7 +101,7 @@ class _Seat:
 
 
 class RayGrid(SimulationGrid):
-    """Clients spread over Ray actors; client i always lives in actor i mod workers.
+    """Clients spread over Ray actors; a client always lives in one, its cohort with it.
 
     Parameters
     ----------
@@ -128,7 +126,7 @@ class RayGrid(SimulationGrid):
     ) -> None:
         super().__init__(federation.num_clients)
         self._owns_ray = join_ray(workers, address)
-        self._spec = ray.put(spec)
+        self._population, self._spec = spec, ray.put(spec)
         self._federation = ray.put(federation)
         workers = max(1, min(workers, self.clients))
         self._seats: list[_Seat] = []
@@ -195,14 +193,31 @@ class RayGrid(SimulationGrid):
         stored: dict[int, Any] = {}
         per_worker: list[list[Message]] = [[] for _ in self._seats]
         for message in messages:
-            per_worker[self.client_of(message) % len(self._seats)].append(message)
-        chunks = []
-        for worker, own in enumerate(per_worker):
-            size = -(-len(own) // CHUNKS_PER_WORKER) if own else 1
-            for at in range(0, len(own), size):
-                part = own[at : at + size]
-                chunks.append(_Chunk(worker, [self._shell(m, seen, stored) for m in part], part))
-        return chunks
+            per_worker[self._seat_of(self.client_of(message))].append(message)
+        return [
+            _Chunk(worker, [self._shell(m, seen, stored) for m in part], part)
+            for worker, own in enumerate(per_worker)
+            for part in self._parts(own)
+        ]
+
+    def _parts(self, messages: Sequence[Message]) -> Iterator[list[Message]]:
+        """Yield the messages of one worker in calls of about one size; cohorts stay whole."""
+        units: dict[tuple[int | None, int], list[Message]] = {}
+        for message in messages:
+            client = self.client_of(message)
+            cohort = self._population.cohort_of(client)
+            units.setdefault((cohort, client if cohort is None else -1), []).append(message)
+        size, part = -(-len(messages) // CHUNKS_PER_WORKER), []
+        for unit in units.values():
+            part += unit
+            if len(part) >= size:
+                yield part
+                part = []
+        if part:
+            yield part
+
+    def _seat_of(self, client: int) -> int:
+        return self._population.seat_of(client, len(self._seats))
 
     def _shell(self, message: Message, seen: dict[int, int], stored: dict[int, Any]) -> _Shell:
         records: dict[str, Any] = {}
@@ -238,10 +253,10 @@ class RayGrid(SimulationGrid):
         lost.sort(key=lambda c: int(c.messages[0].metadata.message_id))
         first, rest = lost[0], lost[1:]
         deaths = first.deaths + 1
-        if len(first.messages) > 1:  # find out which message it is
+        if len(first.messages) > 1 and deaths > 1:  # find out which message it is
             parts = zip(first.shells, first.messages, strict=True)
-            return [_Chunk(first.worker, [s], [m], deaths - 1) for s, m in parts] + rest
-        if deaths < MAX_DEATHS:
+            return [_Chunk(first.worker, [s], [m]) for s, m in parts] + rest
+        if deaths < MAX_DEATHS:  # the same call again: a cohort gives the same bits only whole
             first.deaths = deaths
             return [first, *rest]
         message = first.messages[0]
@@ -289,7 +304,7 @@ class RayGrid(SimulationGrid):
     def restore(self, states: Mapping[int, ClientState]) -> None:
         """Replace all client state."""
         for worker, seat in enumerate(self._seats):
-            own = {c: s for c, s in states.items() if c % len(self._seats) == worker}
+            own = {c: s for c, s in states.items() if self._seat_of(c) == worker}
             seat.saved, seat.done = ray.put(own), []
             try:
                 _get(seat.actor.restore.remote(seat.saved))

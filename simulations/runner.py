@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,11 +24,13 @@ from fedkt.recipe import Recipe
 from fedkt.simulations import checkpoint
 from fedkt.simulations import config as config_
 from fedkt.simulations.config import Experiment
+from fedkt.simulations.executors import LOOP, size_of
+from fedkt.simulations.executors import plan as plan_executors
 from fedkt.simulations.files import LOCK
 from fedkt.simulations.fitting import adapts, check_fits, check_measured
 from fedkt.simulations.grid import InProcessGrid, SimulationGrid, one_thread
 from fedkt.simulations.liars import AttackedGrid, Liars, resolved_attack
-from fedkt.simulations.population import Population, PopulationSpec, torch_models
+from fedkt.simulations.population import Population, PopulationSpec, make_learner, torch_models
 from fedkt.simulations.progress import RunProgress, Silent
 from fedkt.simulations.records import Recorder, read_rounds, summarise, write_json
 from fedkt.simulations.server import server_evaluation, server_model, server_network
@@ -154,19 +156,34 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
     run = experiment.run
     check_fits(strategy, models, federation)
     server = server_network(strategy, experiment, networks, federation)
+    executors = _executors(run, models, federation)
     population = PopulationSpec(
         models=models,
+        cohorts=tuple(size_of(executors[m]) for m in models),
         training=TrainingOptions(**experiment.training.model_dump()),
         personalised=run.personalised,
         extensions=_extensions(experiment),
     )
-    resolved = _resolved(experiment.with_values(server_model=server), models)
+    resolved = _resolved(experiment.with_values(server_model=server), models, executors)
     plan = Plan(resolved, federation, population, reduced)
     _ = plan.liars  # an attack that does not fit shows here
     return plan
 
 
-def _resolved(experiment: Experiment, models: Sequence[str]) -> Experiment:
+def _executors(
+    run: config_.RunSection, models: Sequence[str], federation: Federation
+) -> dict[str, str]:
+    """Return the executor of each model; Flower's engine hands clients on one by one."""
+    shape, classes = federation.input_shape, federation.num_classes
+    learners = {m: make_learner(m, shape, classes) for m in dict.fromkeys(models)}
+    alone = run.grid == "flower"
+    kind, given = (LOOP, {}) if alone else (run.executor, run.plan)
+    return plan_executors(kind, given, models, federation.num_clients, learners)
+
+
+def _resolved(
+    experiment: Experiment, models: Sequence[str], executors: Mapping[str, str]
+) -> Experiment:
     """Return the experiment as it will run: defaults filled in, paths absolute."""
     section = config_.resolved_strategy(experiment.strategy)
     data, folder = experiment.data.model_dump(), experiment.data.data_dir
@@ -180,7 +197,11 @@ def _resolved(experiment: Experiment, models: Sequence[str]) -> Experiment:
         server_model=_absolute(experiment.server_model),
         strategy={**section, "name": _absolute(section["name"])},
         data={**data, "data_dir": folder and str(Path(folder).resolve())},
-        run={**experiment.run.model_dump(), "workers": workers_of(experiment)},
+        run={
+            **experiment.run.model_dump(),
+            "workers": workers_of(experiment),
+            "plan": {_absolute(model): entry for model, entry in executors.items()},
+        },
         attack=attack and {**attack, "kind": _absolute(attack["kind"])},
     )
 

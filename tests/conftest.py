@@ -20,6 +20,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="run the conformance suite on this strategy only: NAME, NAME(key=value) or "
         "path/to/file.py:Class; may be repeated",
     )
+    group.addoption(
+        "--fedkt-executor",
+        choices=("auto", "loop", "cohort"),
+        default="auto",
+        help="run the conformance suite with this executor",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

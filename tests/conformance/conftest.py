@@ -9,6 +9,7 @@ import pytest
 
 from fedkt import registry
 
+from . import kit
 from .faults import RUBBISH
 from .kit import Method
 
@@ -37,6 +38,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     belongs to messages and not to methods. ``spoiled``: pairs of one of each kind that shares
     and rubbish that it may be sent.
     """
+    kit.EXECUTOR = metafunc.config.getoption("--fedkt-executor")
     asked = list(dict.fromkeys(metafunc.config.getoption("--fedkt-strategy")))
     methods = [Method(r) for r in asked or registry.names("strategies")]
     kinds = list({_kind(m): m for m in reversed(methods)}.values())

@@ -77,20 +77,39 @@ class Fault:
 class _FaultyApp:
     def __init__(self, fault: Fault, population: Population) -> None:
         self._fault, self._population, self._strikes = fault, population, False
-        self._app = client_app(self._connect)
+        self._app = client_app(self._connect, cohort_of=population.cohort_of)
         self.store = self._app.store
 
-    def __call__(self, message: Message, context: Context) -> Message | None:
+    def together(
+        self, messages: Sequence[Message], contexts: Sequence[Context]
+    ) -> dict[int, Message]:
+        """Leave those that are struck to themselves; the others go on in their cohort."""
+        self._strikes = False
+        well = [
+            place
+            for place, (m, c) in enumerate(zip(messages, contexts, strict=True))
+            if not self._struck(m, c)
+        ]
+        found = self._app.together([messages[p] for p in well], [contexts[p] for p in well])
+        return {well[place]: reply for place, reply in found.items()}
+
+    def _struck(self, message: Message, context: Context) -> tuple[int, int] | None:
         fault, client = self._fault, int(context.node_config["partition-id"])
         config = message.content.config_records["config"]
         place = client, int(config.get("server-round", 0))
-        self._strikes = (
+        strikes = (
             client in fault.clients
             and place[1] in fault.rounds
             and message.metadata.message_type == PHASES[fault.phase]
         )
-        if not self._strikes:
+        return place if strikes else None
+
+    def __call__(self, message: Message, context: Context) -> Message | None:
+        fault, place = self._fault, self._struck(message, context)
+        self._strikes = place is not None
+        if place is None:
             return self._app(message, context)
+        client = place[0]
         fault.before[place] = leaves(self.store.get(client))
         try:
             if fault.how == "crashes":

@@ -27,6 +27,7 @@ from fedkt.strategies import KnowledgeStrategy, RoundReport
 SEED = 3
 MIXED = ("cnn", "mlp", "forest")  # two networks and a model without gradients
 BATCH = 8
+EXECUTOR = "auto"  # another one by --fedkt-executor
 CLASSES, INPUT_SHAPE = 10, (1, 8, 8)  # of digits
 
 
@@ -99,7 +100,7 @@ def plan_for(
             "test_samples": 60,
         },
         "training": {"batch_size": batch, "public_batch_size": 2 * batch},
-        "run": {"grid": "in-process", "workers": 1, **run},
+        "run": {"grid": "in-process", "workers": 1, "executor": EXECUTOR, **run},
     }))  # fmt: skip
     return plan if federation is None else replace(plan, federation=federation)
 

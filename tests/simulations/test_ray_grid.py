@@ -222,7 +222,14 @@ def test_more_than_32_clients_a_worker_travel_in_chunks(
     tiny: Any, open_grid: Any, plain_state: Any
 ) -> None:
     clients = 2 * CHUNKS_PER_WORKER + 3  # three messages a chunk
-    plan = prepare(tiny(models=["linear"], data__clients=clients, data__samples_per_client=8))
+    plan = prepare(
+        tiny(
+            models=["linear"],
+            run__executor="loop",
+            data__clients=clients,
+            data__samples_per_client=8,
+        )
+    )
     grid, told = open_grid(plan, 1), []
     (pid,) = pids_of(grid)
 
@@ -307,6 +314,8 @@ def test_in_a_chunk_the_killer_is_found_before_anyone_is_blamed() -> None:
 
     replies: dict[str, Message] = {}
     left = RayGrid._blame([chunk(13, 14), chunk(9, 11), chunk(101)], replies)
+    assert ids(left) == [[9, 11], [13, 14], [101]], "a cohort gives the same bits only whole"
+    left = RayGrid._blame(left, replies)
     assert ids(left) == [[9], [11], [13, 14], [101]], "in order, as numbers"
     for _ in range(2):
         left = RayGrid._blame(left, replies)
@@ -329,3 +338,33 @@ def test_a_client_that_sleeps_is_given_up_for_the_phase(
     assert None not in rows[0]["global_accuracy"]["per_client"], "the next phase works"
     assert rows[1]["failures"] == []
     assert rows[1]["participants"] == [0, 1, 2, 3]
+
+
+def test_cohorts_stay_together_on_any_number_of_workers(
+    tiny: Any, open_grid: Any, plain_state: Any
+) -> None:
+    """70 clients of two models, in cohorts of 18, over workers of whom one dies on the way."""
+    plan = prepare(
+        tiny(
+            models=["linear", "mlp"],
+            run__executor="cohort",
+            data__clients=70,
+            data__samples_per_client=8,
+        )
+    )
+    assert plan.experiment.run.plan == {"linear": "cohort:18", "mlp": "cohort:18"}
+    grid = open_grid(plan, 2)
+    (pid, *_) = pids_of(grid)
+    told: list[int] = []
+
+    def strike(done: int, total: int) -> None:
+        told.append(done)
+        if len(told) == 8:  # after the greeting
+            kill([pid])
+
+    grid.on_progress = strike
+    rows, states = federate(plan, grid)
+    assert pids_of(grid)[0] != pid
+    expected, alike = in_process(plan)
+    assert rows == expected
+    assert plain_state(states) == plain_state(alike)

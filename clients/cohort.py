@@ -1,0 +1,284 @@
+"""The cohort executor: clients of one architecture train and answer together.
+
+Their parameters are stacked, and one vectorised step (``torch.func.vmap`` of the gradient)
+moves all of them. The terms of a recipe are pure functions, so what runs in the loop
+executor runs here; what cannot (dropout, which draws from one global stream; layers that vmap
+refuses; samples beside a batch, transforms and mixup) goes through the loop, client by client.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from fedkt.clients import batches, loop
+from fedkt.clients.advance import NORMS, Advance, contiguous_inputs
+from fedkt.clients.learner import Work
+from fedkt.clients.optimisers import Descent
+from fedkt.clients.stacking import Feed, Plan, Stacked, Tensors, stack
+from fedkt.clients.torch_learner import TorchLearner
+from fedkt.data.samples import Samples
+from fedkt.knowledge import Knowledge
+from fedkt.objectives.base import Term
+from fedkt.objectives.heads import PREFIX as HEADS
+from fedkt.recipe import Train
+
+ROWS = 64  # samples a client answers for at a time, as in the loop
+RANDOM = nn.modules.dropout._DropoutNd
+
+
+class RefusedError(Exception):
+    """A cohort cannot do this; the loop can."""
+
+
+@dataclass
+class Row:
+    """One client's part of a cohort: state as ``TorchLearner.state()`` has it, and its work.
+
+    Parameters
+    ----------
+    state : dict
+        ``model`` and ``optimiser``; replaced, never changed in place.
+    work : Work
+        Data, knowledge, options and the names of the random streams.
+    """
+
+    state: dict[str, Any]
+    work: Work
+
+
+def refuses(model: nn.Module, step: Train | None = None) -> str | None:
+    """Return why a cohort of the model cannot train (by a step), in one line; None if it can."""
+    if any(isinstance(m, RANDOM) and m.p > 0 for m in model.modules()):
+        return "dropout draws from one stream for all"
+    if step is not None and (step.beside or step.transforms or step.mixup):
+        return "it draws samples beside a batch, transforms or mixes inputs"
+    return None
+
+
+def train(
+    learner: TorchLearner, step: Train, rows: Sequence[Row], stream: str
+) -> list[float | None]:
+    """Train clients together by one step of a recipe; the rows get their new states.
+
+    Parameters
+    ----------
+    learner : TorchLearner
+        Of the clients' architecture; its own weights are neither used nor changed.
+    step : Train
+        What to train.
+    rows : Sequence[Row]
+        The clients.
+    stream : str
+        Name of the step's random stream.
+
+    Returns
+    -------
+    list of float or None
+        Mean loss of the last epoch of each client, None where nothing was to be done.
+
+    Raises
+    ------
+    RefusedError
+        If the model or the step is not for cohorts.
+    """
+    if refusal := refuses(learner.template, step):
+        raise RefusedError(refusal)
+    losses: list[float | None] = [None] * len(rows)
+    groups: dict[Any, list[int]] = {}
+    tasks = [_task(learner.template, step, row.work, stream) for row in rows]
+    for place, task in enumerate(tasks):
+        if task is not None:
+            groups.setdefault(task.kind, []).append(place)
+    # All groups are trained before any row changes: a refusal leaves everything as it was.
+    done = []
+    for places in groups.values():
+        here = [rows[p] for p in places]
+        group = _Group(learner, step, here, [_have(tasks[p]) for p in places])
+        done.append((places, group.run(), group.states()))
+    for places, found, states in done:
+        for place, loss, state in zip(places, found, states, strict=True):
+            losses[place], rows[place].state = loss, state
+    return losses
+
+
+@torch.no_grad()
+def predict(
+    learner: TorchLearner, states: Sequence[Mapping[str, Any]], xs: Sequence[Tensor]
+) -> list[Tensor]:
+    """Return the logits ``[n_k, C]`` of K clients in evaluation mode.
+
+    Parameters
+    ----------
+    learner : TorchLearner
+        Of the clients' architecture.
+    states : Sequence[Mapping]
+        As ``TorchLearner.state()`` gives them.
+    xs : Sequence[Tensor]
+        Each client's inputs ``[n_k, ...]``; one and the same object for all is not copied.
+    """
+    model = learner.template.eval()
+    tensors = stack([_of_model(s["model"]) for s in states])
+
+    def answer(tensors: Tensors, x: Tensor) -> Tensor:
+        logits: Tensor = functional_call(model, tensors, (x,))
+        return logits
+
+    shared = all(x is xs[0] for x in xs)
+    if shared and _one_model(states):  # as after an average of weights
+        learner.load_state(states[0])
+        return [learner.predict(xs[0])] * len(xs)
+    x = xs[0] if shared else nn.utils.rnn.pad_sequence(list(xs), batch_first=True)
+    ask = vmap(answer, in_dims=(0, None if shared else 0))
+    with contiguous_inputs(model):
+        parts = [ask(tensors, part) for part in torch.split(x, ROWS, dim=0 if shared else 1)]
+    logits = torch.cat(parts, dim=1)
+    return [logits[k, : len(one)] for k, one in enumerate(xs)]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What one client is to do in a step.
+
+    ``kind`` is equal for clients that can be stacked.
+    """
+
+    kind: Any
+    samples: Samples
+    terms: list[tuple[float, Term]]
+    rehearse: list[tuple[float, Term]]
+    plan: Plan
+    private: Plan | None  # rehearsal
+
+
+def _task(model: nn.Module, step: Train, work: Work, stream: str) -> _Task | None:
+    terms = loop.ready(step.terms, work)
+    samples = loop.samples_of(step, work, terms)
+    if not terms or samples is None or not len(samples) or step.epochs == 0:
+        return None
+    rehearse = loop.ready(step.rehearse, work) if len(work.data.train) else []
+    size = step.batch_size or loop.batch_size(step, work)
+    plan = Plan.of_orders(list(batches.orders(step, work, stream, len(samples))), size)
+    private = None
+    if rehearse:
+        drawn = itertools.islice(batches.rehearsal(work, stream), len(plan.widths))
+        private = Plan.of_batches(list(drawn))
+    # Padding would enter the statistics of batch normalisation, so batches must be of one size.
+    norms = any(isinstance(m, NORMS) for m in model.modules())
+    sizes = [p.widths.tolist() for p in (plan, private) if p is not None] if norms else []
+    known = {name: _signature(k) for name, k in sorted(work.knowledge.items())}
+    kind = repr((terms, rehearse, known, samples.y is None, samples.x.shape[1:], sizes))
+    return _Task(kind, samples, terms, rehearse, plan, private)
+
+
+def _have(task: _Task | None) -> _Task:
+    assert task is not None
+    return task
+
+
+def _signature(knowledge: Knowledge) -> Any:
+    shapes = {n: tuple(t.shape) for n, t in knowledge.tensors.items()}
+    return knowledge.kind, shapes, knowledge.counts is None
+
+
+class _Group:
+    """Clients whose batches can be stacked, in training."""
+
+    def __init__(
+        self,
+        learner: TorchLearner,
+        step: Train,
+        rows: Sequence[Row],
+        tasks: Sequence[_Task],
+    ) -> None:
+        self._rows, self._tasks, self._epochs = rows, tasks, step.epochs
+        trained = [n for n, _ in learner.template.named_parameters()]
+        trained += [f"{HEADS}.{n}" for n, _ in learner.heads.named_parameters()]
+        stacked = stack([row.state["model"] for row in rows])
+        options = rows[0].work.options
+        keep = options.optimiser_state == "keep"
+        states = [row.state["optimiser"] if keep else {} for row in rows]
+        parameters = [stacked.pop(n) for n in trained]
+        self._at = Descent.begin(parameters, options, states)
+        self._names, self._buffers = trained, stacked
+        self._rate = options.learning_rate * step.rate
+        self._knowledge = Stacked.of([row.work.knowledge for row in rows])
+        kinds, terms, rehearse = self._knowledge.kinds, tasks[0].terms, tasks[0].rehearse
+        # The same object for the same kind of training: a compiled one is dear.
+        key = repr((trained, terms, rehearse, sorted(kinds.items()), options))
+        if key not in learner.steps:
+            made = Advance(learner.template, trained, terms, rehearse, kinds, options)
+            learner.steps[key] = made
+        self._advance: Advance = learner.steps[key]
+        self._priors = torch.stack([row.work.data.log_prior for row in rows])
+
+    def run(self) -> list[float]:
+        """Train; return each client's mean loss of its last epoch."""
+        whole = self._advance.compiled  # a compiled step wants batches of one size
+        feeds = [Feed([t.samples for t in self._tasks], [t.plan for t in self._tasks], whole)]
+        if private := [t.private for t in self._tasks if t.private is not None]:
+            feeds.append(Feed([row.work.data.train for row in self._rows], private, whole))
+        steps = torch.tensor([len(t.plan.widths) for t in self._tasks])
+        per_epoch = steps // self._epochs
+        sums = torch.zeros(len(self._rows), dtype=torch.float64)
+        with self._advance.training():
+            for number in range(int(steps.max())):
+                active = number < steps
+                losses = self._step(number, feeds, active, per_epoch)
+                # A client counts the batches of its last epoch only.
+                last = active & (number >= steps - per_epoch)
+                sums += torch.where(last, losses, 0.0)
+        return (sums / per_epoch).tolist()
+
+    def states(self) -> list[dict[str, Any]]:
+        """Return the clients' states."""
+        moments = self._at.states()
+        tensors = {**dict(zip(self._names, self._at.parameters, strict=True)), **self._buffers}
+        order = self._rows[0].state["model"]
+        return [
+            {"model": {n: tensors[n][k].clone() for n in order}, "optimiser": moments[k]}
+            for k in range(len(self._rows))
+        ]
+
+    def _step(
+        self, number: int, feeds: Sequence[Feed], active: Tensor, per_epoch: Tensor
+    ) -> Tensor:
+        """Take one step of all clients that have a batch left; return the losses ``[K]``."""
+        known = {"log_prior": self._priors, "progress": self._progress(number, per_epoch)}
+        batches = [{**feed.at(number), **known} for feed in feeds]
+        # A compiled step would be compiled twice: with a mask and without.
+        masked = None if bool(active.all()) and not self._advance.compiled else active
+        self._at, self._buffers, losses = self._advance(
+            self._at, self._buffers, self._knowledge, batches, self._rate, masked
+        )
+        return losses.detach().double()
+
+    def _progress(self, number: int, per_epoch: Tensor) -> float | Tensor:
+        """Return the part of the run that lies behind a batch, of all clients or of each."""
+        work = self._rows[0].work
+        found = []
+        for count in per_epoch.tolist():
+            epoch, batch = divmod(number, count)
+            found.append(work.progress(min((epoch + batch / count) / self._epochs, 1.0)))
+        if len(set(found)) > 1:
+            return torch.tensor(found)
+        return torch.tensor(found[0]) if self._advance.compiled else found[0]
+
+
+def _one_model(states: Sequence[Mapping[str, Any]]) -> bool:
+    """Tell whether the clients hold the very same tensors."""
+    first = states[0]["model"]
+    return all(s["model"][n] is t for s in states[1:] for n, t in first.items())
+
+
+def _of_model(tensors: Mapping[str, Tensor]) -> Tensors:
+    return {n: t for n, t in tensors.items() if not n.startswith(f"{HEADS}.")}
+
+
+__all__ = ["RefusedError", "Row", "predict", "refuses", "train"]

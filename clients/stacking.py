@@ -1,0 +1,120 @@
+"""Stacking what the clients of a cohort have: batches, knowledge, parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedkt.data.samples import Samples
+from fedkt.knowledge import Knowledge
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The batches of one client: rows ``[S, B]``, of which the first ``widths [S]`` count."""
+
+    rows: Tensor
+    widths: Tensor
+
+    @classmethod
+    def of_orders(cls, orders: Sequence[Tensor], size: int) -> Plan:
+        """Cut the samples of each epoch into batches."""
+        total = len(orders[0])
+        steps = -(-total // size)
+        rows = torch.zeros(len(orders), steps * size, dtype=torch.int64)
+        rows[:, :total] = torch.stack(list(orders))
+        widths = torch.full((steps,), size)
+        widths[-1] = total - (steps - 1) * size
+        return cls(rows.view(-1, size), widths.repeat(len(orders)))
+
+    @classmethod
+    def of_batches(cls, drawn: Sequence[Tensor]) -> Plan:
+        """Take batches as they are."""
+        widths = torch.tensor([len(rows) for rows in drawn])
+        return cls(nn.utils.rnn.pad_sequence(list(drawn), batch_first=True), widths)
+
+
+class Feed:
+    """The batches of K clients, padded to the longest of each step, or (``whole``) of all."""
+
+    def __init__(
+        self, samples: Sequence[Samples], plans: Sequence[Plan], whole: bool = False
+    ) -> None:
+        pad = nn.utils.rnn.pad_sequence
+        self._rows = pad([plan.rows for plan in plans], batch_first=True)  # [K, S, B]
+        self._widths = pad([plan.widths for plan in plans], batch_first=True)
+        wide = self._rows.shape[2]
+        self._widest = [wide if whole else w for w in self._widths.amax(0).tolist()]
+        one = samples[0]
+        self._shared = all(s.x is one.x for s in samples)
+        if self._shared:
+            self._x, self._y, self._ids = one.x, one.y, one.ids
+        else:
+            self._x = pad([s.x for s in samples], batch_first=True)
+            self._ids = pad([s.ids for s in samples], batch_first=True)
+            labels = [s.y for s in samples if s.y is not None]
+            self._y = pad(labels, batch_first=True) if labels else None
+        self._clients = torch.arange(len(samples))[:, None]
+
+    def at(self, number: int) -> dict[str, Any]:
+        """Return x, y, ids and weight of a ``Batch``, each ``[K, B, ...]``."""
+        rows = self._rows[:, number, : self._widest[number]]
+        pick = rows if self._shared else (self._clients, rows)
+        weight = torch.arange(rows.shape[1]) < self._widths[:, number, None]
+        return {
+            "x": self._x[pick],
+            "y": None if self._y is None else self._y[pick],
+            "ids": self._ids[pick],
+            "weight": weight.to(self._x.dtype),
+        }
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """The knowledge of K clients: what they share once, what is personal stacked."""
+
+    kinds: Mapping[str, Any]
+    tensors: dict[str, Any]
+    dims: dict[str, Any]
+
+    @classmethod
+    def of(cls, held: Sequence[Mapping[str, Knowledge]]) -> Stacked:
+        """Stack what the clients hold; all hold the same names, kinds and shapes."""
+        kinds: dict[str, Any] = {}
+        tensors: dict[str, Any] = {}
+        dims: dict[str, Any] = {}
+        for name in held[0]:
+            parts = [one[name].parts() for one in held]
+            kinds[name] = held[0][name].kind
+            tensors[name], dims[name] = {}, {}
+            for key in parts[0]:
+                values = [part[key] for part in parts]
+                same = all(v is values[0] for v in values) or _equal(values)
+                tensors[name][key] = values[0] if same else torch.stack(_padded(key, values))
+                dims[name][key] = None if same else 0
+        return cls(kinds, tensors, dims)
+
+
+def _equal(values: Sequence[Tensor]) -> bool:
+    """Tell whether small tensors, of ids, are equal; large ones are not worth the comparison."""
+    return values[0].dtype == torch.int64 and all(torch.equal(values[0], v) for v in values[1:])
+
+
+def _padded(key: str, values: Sequence[Tensor]) -> list[Tensor]:
+    """Bring tables from ids to rows to one length."""
+    if key != Knowledge.TABLE:
+        return list(values)
+    padded = nn.utils.rnn.pad_sequence(list(values), batch_first=True, padding_value=-1)
+    return list(padded.unbind())
+
+
+def stack(states: Sequence[Mapping[str, Tensor]]) -> Tensors:
+    """Return tensors ``[K, ...]`` of K states with the same names."""
+    # Contiguous, because vmap cannot keep channels_last for each client.
+    return {name: torch.stack([s[name] for s in states]).contiguous() for name in states[0]}

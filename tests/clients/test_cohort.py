@@ -1,0 +1,252 @@
+"""The cohort executor gives each client what the loop gives it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedkt.clients import TorchLearner, TrainingOptions, Work, cohort
+from fedkt.clients.cohort import Row
+from fedkt.data import ClientData, Samples
+from fedkt.knowledge import Knowledge
+from fedkt.objectives import CrossEntropy, Distil, Proximal
+from fedkt.objectives.heads import Head
+from fedkt.recipe import Recipe, Train
+from fedkt.simulations.population import make_learner
+
+SHAPE = (1, 8, 8)
+UNEVEN = (33, 41, 8, 60, 17)
+BUCKETS = (12, 12, 20, 12, 20)
+STEPS = {
+    "learn/0": Train("private", [CrossEntropy()], epochs=2),
+    "absorb/0": Train("public", [Distil()], rehearse=[CrossEntropy()], epochs=2),
+    "learn/1": Train("private", [CrossEntropy(), Proximal(0.1)], samples=20),
+}
+
+
+def some(seed: int, n: int, dtype: torch.dtype, labelled: bool = True) -> Samples:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, *SHAPE, generator=generator, dtype=dtype)
+    y = torch.randint(10, (n,), generator=generator) if labelled else None
+    return Samples(x, y, torch.arange(n))
+
+
+class Party:
+    """Some clients of one model, to be trained in either way."""
+
+    def __init__(
+        self,
+        model: str = "mlp",
+        sizes: tuple[int, ...] = UNEVEN,
+        dtype: torch.dtype = torch.float64,
+        personal: bool = False,
+        **options: Any,
+    ) -> None:
+        self.dtype = dtype
+        learner = make_learner(model, SHAPE, 10)
+        assert isinstance(learner, TorchLearner)
+        self.learner = learner
+        self.learner.follow(Recipe())
+        given = {"optimiser": "sgd", "learning_rate": 0.02, "batch_size": 8, **options}
+        settings = TrainingOptions(public_batch_size=16, **given)
+        public = some(99, 50, dtype, labelled=False)
+        own = Knowledge("weights", self.fresh(99)["model"])
+        answers = torch.randn(len(sizes), 30, 10, dtype=dtype).softmax(-1)
+        self.works = []
+        for k, size in enumerate(sizes):
+            data = ClientData(
+                some(k, size, dtype), some(50 + k, 7, dtype), some(70 + k, 9, dtype),
+                public, None, 10, SHAPE,
+            )  # fmt: skip
+            told = Knowledge.rows("probabilities", answers[k if personal else 0], range(5, 35))
+            knowledge = {"public": told, "weights": own}
+            self.works.append(Work(data, knowledge, settings, 0, 1, k, rounds=3))
+
+    def fresh(self, client: int) -> dict[str, Any]:
+        self.learner.reset(0, client)
+        self.learner.model.to(self.dtype)
+        self.learner.heads.to(self.dtype)
+        return self.learner.state()
+
+    def in_the_loop(self, steps: dict[str, Train] = STEPS) -> tuple[list[Any], list[Any]]:
+        states, losses = [], []
+        for client, work in enumerate(self.works):
+            self.learner.load_state(self.fresh(client))
+            losses.append([self.learner.fit(step, work, name) for name, step in steps.items()])
+            states.append(self.learner.state())
+        return states, losses
+
+    def together(
+        self, steps: dict[str, Train] = STEPS, clients: tuple[int, ...] | None = None
+    ) -> tuple[list[Any], list[Any]]:
+        chosen = range(len(self.works)) if clients is None else clients
+        rows = [Row(self.fresh(c), self.works[c]) for c in chosen]
+        losses = [cohort.train(self.learner, step, rows, name) for name, step in steps.items()]
+        return [row.state for row in rows], [list(one) for one in zip(*losses, strict=True)]
+
+
+def tensors(state: Any) -> list[Tensor]:
+    if isinstance(state, dict):
+        return [t for key in sorted(state, key=str) for t in tensors(state[key])]
+    return [torch.as_tensor(state)] if state is not None else []
+
+
+def apart(some: Any, others: Any) -> float:
+    pairs = zip(tensors(dict(enumerate(some))), tensors(dict(enumerate(others))), strict=True)
+    return max(float((a.double() - b.double()).abs().max()) for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    ("model", "sizes", "optimiser"),
+    [
+        ("mlp", UNEVEN, "sgd"),
+        ("mlp", UNEVEN, "adam"),
+        ("cnn", UNEVEN, "sgd"),
+        ("cnn", UNEVEN, "adam"),
+        ("resnet8", (8, 20, 13), "sgd"),
+        ("resnet8-bn", BUCKETS, "sgd"),
+        ("resnet8-bn", (17, 17, 9), "sgd"),  # whose last batches are of one sample
+    ],
+)
+def test_a_cohort_is_the_loop_in_float64(model, sizes, optimiser) -> None:
+    torch.manual_seed(0)
+    party = Party(model, sizes, optimiser=optimiser, learning_rate=1e-3)
+    (loop, losses), (ours, found) = party.in_the_loop(), party.together()
+    assert apart(ours, loop) < 1e-12
+    for mine, theirs in zip(found, losses, strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("model", "sizes"),
+    [("mlp", UNEVEN), ("cnn", UNEVEN), ("resnet8", (8, 20, 13)), ("resnet8-bn", BUCKETS)],
+)
+def test_a_cohort_is_the_loop_in_float32(model, sizes) -> None:
+    torch.manual_seed(0)
+    steps = {n: s for n, s in STEPS.items() if n != "learn/1"}  # a round: learn, then absorb
+    party = Party(model, sizes, torch.float32, learning_rate=1e-3)
+    loop, ours = party.in_the_loop(steps)[0], party.together(steps)[0]
+    assert apart([s["model"] for s in ours], [s["model"] for s in loop]) < 1e-6
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"momentum": 0.0},
+        {"weight_decay": 0.01},
+        {"optimiser": "adam", "weight_decay": 0.01},
+        {"optimiser_state": "reset"},
+    ],
+)
+def test_all_options_of_training(options) -> None:
+    party = Party(**options)
+    assert apart(party.together()[0], party.in_the_loop()[0]) < 1e-12
+
+
+def test_each_client_learns_what_it_was_told() -> None:
+    party = Party(personal=True)
+    assert apart(party.together()[0], party.in_the_loop()[0]) < 1e-12
+    alike = Party()
+    assert apart(party.together()[0], alike.together()[0]) > 1e-4
+
+
+def test_a_state_goes_on_in_the_other_executor() -> None:
+    party = Party(optimiser="adam")
+    first, second = {"learn/0": STEPS["learn/0"]}, {"learn/1": STEPS["learn/1"]}
+    whole = party.in_the_loop({**first, **second})[0]
+    rows = [Row(s, w) for s, w in zip(party.in_the_loop(first)[0], party.works, strict=True)]
+    cohort.train(party.learner, second["learn/1"], rows, "learn/1")
+    assert apart([row.state for row in rows], whole) < 1e-12
+    halfway = party.together(first)[0]
+    ends = []
+    for state, work in zip(halfway, party.works, strict=True):
+        party.learner.load_state(state)
+        party.learner.fit(second["learn/1"], work, "learn/1")
+        ends.append(party.learner.state())
+    assert apart(ends, whole) < 1e-12
+
+
+def test_a_client_does_not_notice_who_shares_its_cohort() -> None:
+    party = Party()
+    everyone, few = party.together()[0], party.together(clients=(3, 1))[0]
+    assert apart([everyone[3], everyone[1]], few) < 1e-15
+
+
+def test_a_client_that_is_done_stays_as_it_is() -> None:
+    """The smallest client has one batch; the largest goes on for seven more."""
+    party = Party(sizes=(8, 60))
+    step = {"learn/0": Train("private", [CrossEntropy()])}
+    alone, with_a_larger_one = party.together(step, (0,))[0], party.together(step)[0]
+    assert apart(alone, with_a_larger_one[:1]) < 1e-15
+
+
+def test_a_step_without_data_or_knowledge_does_nothing() -> None:
+    party = Party()
+    before = [party.fresh(c) for c in range(len(party.works))]
+    for step in (
+        Train("private", [CrossEntropy()], epochs=0),
+        Train("public", [Distil(source="never came")]),
+    ):
+        states, losses = party.together({"learn/0": step})
+        assert apart(states, before) == 0
+        assert losses == [[None]] * len(before)
+
+
+def test_heads_train_with_the_model() -> None:
+    party = Party()
+    party.learner.follow(Recipe(heads=[Head("domain", (5, 2), norm=True)]))
+    steps = {"learn/0": Train("private", [CrossEntropy(), Proximal(0.1, source="own")])}
+    anchor = {n: torch.zeros_like(t) for n, t in party.fresh(7)["model"].items()}
+    for work in party.works:
+        object.__setattr__(work, "knowledge", {"own": Knowledge("weights", anchor)})
+    loop, ours = party.in_the_loop(steps)[0], party.together(steps)[0]
+    assert any(n.startswith("heads.") for n in ours[0]["model"])
+    assert apart(ours, loop) < 1e-12
+
+
+def test_answers_are_the_loop_s() -> None:
+    party = Party("cnn", dtype=torch.float32)
+    states = party.together()[0]
+    public = party.works[0].data.public
+    assert public is not None
+    shared = cohort.predict(party.learner, states, [public.x] * 5)
+    own = [work.data.train.x for work in party.works]
+    each = cohort.predict(party.learner, states, own)
+    for state, x, one, other in zip(states, own, shared, each, strict=True):
+        party.learner.load_state(state)
+        assert torch.allclose(one, party.learner.predict(public.x), atol=1e-5)
+        assert torch.allclose(other, party.learner.predict(x), atol=1e-5)
+        assert other.shape == (len(x), 10)
+
+
+def test_dropout_is_refused_before_anything_changes() -> None:
+    party = Party()
+    layers = nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10)
+    learner = TorchLearner(lambda: nn.Sequential(*layers), 10, "dropping")
+    state = learner.state()
+    rows = [Row(state, work) for work in party.works]
+    with pytest.raises(cohort.RefusedError, match="dropout"):
+        cohort.train(learner, STEPS["learn/0"], rows, "learn/0")
+    assert all(row.state is state for row in rows)
+    assert cohort.refuses(nn.Sequential(nn.Dropout(0.0), nn.Linear(2, 2))) is None
+
+
+def test_a_compiled_step_is_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced and split into its gradients as always, but run without a C++ compiler."""
+    compiled = []
+
+    def traced(function: Any, **options: Any) -> Any:
+        compiled.append(function)
+        return real(function, backend="aot_eager", **options)
+
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", traced)
+    ends = []
+    for compile_it in (True, False):
+        torch.manual_seed(0)
+        ends.append(Party(compile=compile_it).together()[0])
+    assert apart(*ends) < 1e-12
+    assert len(compiled) == len(STEPS)

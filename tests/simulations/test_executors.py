@@ -1,0 +1,67 @@
+"""The plan: which executor runs which model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedkt.errors import ConfigError
+from fedkt.simulations import config
+from fedkt.simulations.executors import size_of
+from fedkt.simulations.population import PopulationSpec
+from fedkt.simulations.runner import prepare
+
+
+def plan_of(tiny: Any, models: list[str], clients: int, **run: Any) -> dict[str, str]:
+    sections = {f"run__{key}": value for key, value in run.items()}
+    plan = prepare(tiny(models=models, data__clients=clients, **sections))
+    return dict(plan.experiment.run.plan)
+
+
+def test_small_dense_networks_run_in_cohorts(tiny: Any) -> None:
+    found = plan_of(tiny, ["mlp", "cnn", "forest"], 9)
+    assert found == {"mlp": "cohort:3", "cnn": "loop", "forest": "loop"}
+
+
+@pytest.mark.parametrize(
+    ("clients", "entry"), [(1, "loop"), (2, "cohort:2"), (20, "cohort:16"), (60, "cohort:30")]
+)
+def test_cohorts_are_neither_too_large_nor_too_few(tiny: Any, clients: int, entry: str) -> None:
+    plan = prepare(tiny(models=["linear"], data__clients=clients, data__samples_per_client=8))
+    assert plan.experiment.run.plan == {"linear": entry}
+
+
+def test_the_user_decides(tiny: Any) -> None:
+    assert plan_of(tiny, ["mlp"], 4, executor="loop") == {"mlp": "loop"}
+    assert plan_of(tiny, ["cnn"], 4, executor="cohort") == {"cnn": "cohort:4"}
+    assert plan_of(tiny, ["mlp"], 4, plan={"mlp": "cohort:2"}) == {"mlp": "cohort:2"}
+    assert plan_of(tiny, ["mlp"], 4, grid="flower") == {"mlp": "loop"}
+
+
+def test_a_resolved_plan_is_a_plan_again(tiny: Any, tmp_path: Path) -> None:
+    plan = prepare(tiny(models=["mlp", "cnn"], data__clients=6))
+    config.save(tmp_path / "config.toml", plan.experiment)
+    values = config.load(tmp_path / "config.toml")
+    values.pop("command", None)
+    assert prepare(config.parse(values)).population == plan.population
+
+
+@pytest.mark.parametrize("entry", ["cohort", "cohort:0", "cohort:-1", "loops", "cohort:2:3"])
+def test_a_bad_entry_is_one_line(entry: str) -> None:
+    with pytest.raises(ConfigError, match=r"run\.plan: .* is neither 'loop' nor 'cohort:N'"):
+        size_of(entry)
+
+
+def test_a_plan_for_a_model_that_is_not_there(tiny: Any) -> None:
+    with pytest.raises(ConfigError, match=r"run\.plan names 'cnn'; the models are mlp"):
+        plan_of(tiny, ["mlp"], 4, plan={"cnn": "loop"})
+
+
+def test_a_cohort_is_known_by_its_clients_numbers() -> None:
+    spec = PopulationSpec(("mlp", "cnn", "linear"), cohorts=(2, 0, 3))
+    found = [spec.cohort_of(client) for client in range(15)]
+    assert found == [0, None, 2, 0, None, 2, 3, None, 2, 3, None, 5, 6, None, 5]
+    seats = [spec.seat_of(client, 4) for client in range(15)]
+    assert seats == [0, 1, 2, 0, 0, 2, 3, 3, 2, 3, 2, 1, 2, 1, 1]
