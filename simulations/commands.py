@@ -180,7 +180,7 @@ def _check_same(path: Path, experiment: Experiment) -> None:
             )
     if before["rounds"] != now["rounds"] and read_rounds(path.parent):
         strategy = config_.make_strategy(experiment.strategy)
-        if strategy.follows_progress:
+        if strategy.follows_progress and not experiment.schedule_rounds:
             raise ConfigError(
                 f"{path.parent} was planned for {before['rounds']} rounds; what {strategy.title} "
                 "does in a round depends on that, so the run cannot be made longer."

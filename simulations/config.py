@@ -124,6 +124,7 @@ class Experiment(Section):
 
     seed: Whole = Field(0, ge=0)
     rounds: Whole = Field(10, ge=1)
+    schedule_rounds: Whole = Field(0, description="what follows progress: of a run this long")
     models: tuple[str, ...] = ("cnn",)
     server_model: str = Field("", description="the server's own; empty: the first network")
     strategy: dict[str, Any] = Field(default_factory=lambda: {"name": "knfu"})

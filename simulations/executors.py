@@ -16,6 +16,7 @@ from fedkt.errors import ConfigError
 
 LARGEST = 100  # clients; more leave a CPU's cache, fewer leave its vector units idle
 LEAST = 16
+SMALL = 200_000  # parameters, up to which a network's training step is mostly overhead
 LOOP = "loop"
 _COHORT = re.compile(r"cohort:([1-9]\d*)")
 
@@ -84,7 +85,9 @@ def _rule(executor: str, learner: object, count: int) -> str:
 
 
 def _is_small(model: nn.Module) -> bool:
-    """Tell whether a network's steps are mostly overhead: plain layers, and nothing refused."""
+    """Tell whether a network's steps are mostly overhead: few parameters in plain layers."""
+    if sum(parameter.numel() for parameter in model.parameters()) > SMALL:
+        return False
     large = (nn.modules.conv._ConvNd, nn.RNNBase, nn.MultiheadAttention)
     if any(isinstance(module, large) for module in model.modules()):
         return False

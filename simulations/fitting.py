@@ -15,14 +15,20 @@ from fedkt.strategies import KnowledgeStrategy
 LEAST_TARGET = 2  # one sample has no distribution to align with
 
 
-def check_measured(experiment: Experiment) -> None:
-    """Refuse matched accuracies where a target is.
+def check_settings(experiment: Experiment) -> None:
+    """Refuse settings that contradict each other: matched accuracies where a target is.
 
     Raises
     ------
     ConfigError
-        If no common test sample could be of a client's own domain.
+        If no common test sample could be of a client's own domain, or the schedule ends before
+        the run does.
     """
+    if 0 < experiment.schedule_rounds < experiment.rounds:
+        raise ConfigError(
+            f"schedule_rounds is {experiment.schedule_rounds}, less than rounds, "
+            f"{experiment.rounds}; it is the length of the run that this one begins."
+        )
     if experiment.data.target and experiment.run.personalised == "matched":
         raise ConfigError(
             f"run.personalised is 'matched' and data.target is {experiment.data.target!r}: no "

@@ -27,7 +27,7 @@ from fedkt.simulations.config import Experiment
 from fedkt.simulations.executors import LOOP, size_of
 from fedkt.simulations.executors import plan as plan_executors
 from fedkt.simulations.files import LOCK
-from fedkt.simulations.fitting import adapts, check_fits, check_measured
+from fedkt.simulations.fitting import adapts, check_fits, check_settings
 from fedkt.simulations.grid import InProcessGrid, SimulationGrid, one_thread
 from fedkt.simulations.liars import AttackedGrid, Liars, resolved_attack
 from fedkt.simulations.population import Population, PopulationSpec, make_learner, torch_models
@@ -100,6 +100,7 @@ class Plan:
                 strategy, self.experiment, self.federation, self.population.training
             ),
             group_effect=run.group_effect,
+            schedule_rounds=self.experiment.schedule_rounds,
         )
         return strategy
 
@@ -134,7 +135,7 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
     except ConfigError as error:
         raise ConfigError(f"{strategy.title}: {error}") from error
     codec_chain(experiment.run.codec)
-    check_measured(experiment)
+    check_settings(experiment)
     federation = federation_of(federation_spec(experiment))
     models, reduced = experiment.models, None
     if not models:

@@ -176,7 +176,7 @@ class KnowledgeStrategy(Strategy):
             If every client fails in a round.
         """
         arrays = initial_arrays if initial_arrays is not None else ArrayRecord()
-        self.exchange.rounds = num_rounds
+        self.exchange.rounds = self.options.schedule_rounds or num_rounds
         self.exchange.meet(grid, arrays, timeout, self.first)
         # Without a model of the server's own the first weights are nobody's: not to be evaluated.
         arrays = self._server_arrays() or ArrayRecord()

@@ -14,6 +14,7 @@ from fedkt.fusion.neighbours import (
     Divergence,
     Estimator,
     estimate_distributions,
+    keep_nearest,
     neighbour_weights,
 )
 from fedkt.fusion.trust import FLOOR
@@ -23,6 +24,8 @@ from fedkt.objectives import KL, CrossEntropy, Distil
 from fedkt.recipe import Predict, Recipe, Train, Weighted
 from fedkt.registry import register
 from fedkt.strategies.base import KnowledgeStrategy
+
+MOST_SHOWN = 200  # clients up to whom the whole matrix of weights is in the diagnostics
 
 
 @register
@@ -61,6 +64,10 @@ class KnFu(KnowledgeStrategy):
         Smoothing q ← (q + ε)/(1 + Cε), > 0; with β = 10 it matters for one-class clients.
     neighbours : {"sampled", "all"}
         Fuse over the clients of the round, or over the last answers of every client seen.
+    nearest : int
+        Not of the paper: only the largest ``nearest`` weights of each client are kept and made
+        to sum to 1; 0 keeps all. With thousands of clients a fusion of all with all costs more
+        than their training.
     age_decay : float
         With ``neighbours="all"``: an answer k rounds old has its weight multiplied by
         ``age_decay ** k``, in (0, 1].
@@ -89,6 +96,7 @@ class KnFu(KnowledgeStrategy):
         epd_from: Literal["post_learning", "pre_distill"] = "post_learning",
         epsilon: float = 1e-4,
         neighbours: Literal["sampled", "all"] = "sampled",
+        nearest: int = 0,
         age_decay: float = 1.0,
         local_epochs: int = 5,
         distil_epochs: int = 3,
@@ -101,13 +109,15 @@ class KnFu(KnowledgeStrategy):
         _one_of("estimator", estimator, get_args(Estimator))
         _one_of("epd_from", epd_from, ("post_learning", "pre_distill"))
         _one_of("neighbours", neighbours, ("sampled", "all"))
+        if nearest < 0:
+            raise ConfigError(f"knfu: nearest must be at least 0 (all), not {nearest}.")
         if not 0 <= beta < math.inf or epsilon <= 0 or not 0 < age_decay <= 1:
             raise ConfigError("knfu needs a finite beta ≥ 0, epsilon > 0 and age_decay in (0, 1].")
         if neighbours == "all" and public_samples:
             raise ConfigError("knfu: neighbours='all' needs public_samples = 0 (the same rows).")
         self.beta, self.temperature, self.divergence = beta, temperature, divergence
         self.estimator, self.epd_from, self.epsilon = estimator, epd_from, epsilon
-        self.neighbours, self.age_decay = neighbours, age_decay
+        self.neighbours, self.nearest, self.age_decay = neighbours, nearest, age_decay
         self.local_epochs, self.distil_epochs = local_epochs, distil_epochs
         self.public_samples, self.rehearsal = public_samples, rehearsal
         self.trust = trust
@@ -144,11 +154,13 @@ class KnFu(KnowledgeStrategy):
             weights = weights * judged["trust"].clamp_min(FLOOR)
             weights = weights / weights.sum(1, keepdim=True)
             judged["mean_weight"] = weights.mean(0)
+        weights = keep_nearest(weights, self.nearest)
         fused = personalised_mean(stack_all, weights)
+        if len(weights) <= MOST_SHOWN:
+            judged["weights"] = weights
         return Fused(personal={c: fused.personal[c] for c in stack.clients}).with_diagnostics(
             clients=list(stack_all.clients),
             estimated_distributions=q,
-            weights=weights,
             effective_neighbours=1 / weights.square().sum(1),
             **judged,
         )

@@ -42,6 +42,9 @@ class ServerOptions:
     group_effect : bool
         Whether participants also measure their model between learning and fusion, on the
         common test set; evaluation only, no model changes by it.
+    schedule_rounds : int
+        What follows the progress of a run (λ_p of domain adaptation, the gates of ``kd3a``)
+        follows that of a run of so many rounds, of which this is the beginning; 0: of this.
     """
 
     seed: int = 0
@@ -53,6 +56,7 @@ class ServerOptions:
     public_labels: Tensor | None = field(default=None, compare=False, repr=False)
     server_model: ServerModel | None = field(default=None, compare=False, repr=False)
     group_effect: bool = False
+    schedule_rounds: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.participation <= 1:

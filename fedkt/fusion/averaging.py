@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
 from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Fused, Knowledge, Stack
 from fedkt.registry import register
+
+BLOCK = 5_000_000  # numbers multiplied at a time: 20 MB, and as many for the result
+SPARSE, SPARSE_FROM = 0.01, 500  # the density, and the clients, where a sparse product pays
 
 
 @register(part="fusions")
@@ -54,18 +59,54 @@ def personalised_mean(stack: Stack, weights: Tensor) -> Fused:
     Returns
     -------
     Fused
-        ``Σ_m weights[n, m] · values[m]`` for each client n, computed as one matrix product.
+        ``Σ_m weights[n, m] · values[m]`` for each client n; see :func:`mix_rows`.
     """
     _check_averageable(stack)
     if set(stack.tensors) != {"values"}:
         raise KnowledgeError(f"{stack.kind} have no rows; the personalised mean needs rows")
-    fused = (weights.to(stack.values.dtype) @ stack.values.flatten(1)).view_as(stack.values)
+    fused = mix_rows(weights, stack.values)
     return Fused(
         personal={
             client: {stack.name: Knowledge(stack.kind, {"values": fused[n]}, stack.ids)}
             for n, client in enumerate(stack.clients)
         }
     )
+
+
+def mix_rows(weights: Tensor, values: Tensor) -> Tensor:
+    """Return ``Σ_m weights[n, m] · values[m]`` for each n, streamed over the rows of the values.
+
+    Matrix products of some rows at a time, in float32 where the values are of half
+    precision, so that beside the result only tens of megabytes are needed. Weights of which
+    at most a hundredth is not 0 are multiplied as a sparse matrix, which then is faster.
+
+    Parameters
+    ----------
+    weights : Tensor
+        ``[N', N]``.
+    values : Tensor
+        ``[N, M, ...]``, of any floating dtype.
+
+    Returns
+    -------
+    Tensor
+        ``[N', M, ...]``, of the values' dtype.
+    """
+    clients, rows = values.shape[:2]
+    flat = values.reshape(clients, rows, -1)
+    halved = values.dtype in (torch.float16, torch.bfloat16)
+    dtype = torch.float32 if halved else values.dtype
+    operator = weights.to(dtype)
+    if clients >= SPARSE_FROM and float((weights != 0).double().mean()) <= SPARSE:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+            operator = operator.to_sparse_csr()
+    mixed = torch.empty(len(weights), *flat.shape[1:], dtype=values.dtype)
+    step = max(1, BLOCK // max(1, max(clients, len(weights)) * flat.shape[2]))
+    for at in range(0, rows, step):
+        part = flat[:, at : at + step].flatten(1).to(dtype)
+        mixed[:, at : at + step] = (operator @ part).view(len(weights), -1, flat.shape[2])
+    return mixed.view(len(weights), *values.shape[1:])
 
 
 def average(stack: Stack, weights: Tensor) -> Fused:

@@ -64,6 +64,23 @@ def neighbour_weights(
     return F.softmax(exponent if penalty is None else exponent - penalty, dim=1)
 
 
+def keep_nearest(weights: Tensor, nearest: int) -> Tensor:
+    """Keep the largest weights of each row and let the row sum to 1 again.
+
+    Parameters
+    ----------
+    weights : Tensor
+        ``[N, N]``, non-negative.
+    nearest : int
+        How many of a row are kept; 0, or as many as there are, keeps all.
+    """
+    if not 0 < nearest < weights.shape[1]:
+        return weights
+    found = weights.topk(nearest, dim=1)
+    kept = torch.zeros_like(weights).scatter_(1, found.indices, found.values)
+    return kept.div_(kept.sum(1, keepdim=True))
+
+
 def pairwise_divergence(q: Tensor, divergence: Divergence) -> Tensor:
     """Return D(q_n, q_m) ``[N, N]`` for all pairs of rows of ``q [N, C]``; the diagonal is 0."""
     log_q = q.log()

@@ -6,7 +6,7 @@ import torch
 
 from fedkt import registry
 from fedkt.errors import KnowledgeError
-from fedkt.fusion import mean, personalised_mean, weighted_mean
+from fedkt.fusion import averaging, mean, personalised_mean, weighted_mean
 from fedkt.knowledge import Knowledge, Stack, Upload, Uploads
 
 EXAMPLES = (10, 30, 0, 60)
@@ -97,6 +97,27 @@ def test_personalised_mean_equals_the_double_loop() -> None:
         assert one.kind == "probabilities"
         assert one.ids.tolist() == [4, 5, 6, 7, 8]
         assert torch.allclose(one.values.sum(-1), torch.ones(5), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "off"), [(torch.float64, 1e-14), (torch.float32, 1e-6), (torch.float16, 1e-3)]
+)
+@pytest.mark.parametrize("sparse", [False, True])
+def test_rows_mixed_in_blocks_equal_the_loops(dtype, off, sparse, monkeypatch) -> None:
+    """Blocks of three rows, the last one shorter; half precision is summed in single."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(6, 7, 4, generator=generator, dtype=torch.float64).to(dtype)
+    weights = torch.rand(5, 6, generator=generator).softmax(1)
+    if sparse:
+        weights = weights * torch.eye(6)[:5]
+        monkeypatch.setattr(averaging, "SPARSE_FROM", 1)
+        monkeypatch.setattr(averaging, "SPARSE", 0.2)
+    monkeypatch.setattr(averaging, "BLOCK", 3 * 6 * 4)
+    mixed = averaging.mix_rows(weights, values)
+    assert mixed.dtype == dtype
+    for n in range(5):
+        expected = sum(float(weights[n, m]) * values[m].double() for m in range(6))
+        assert torch.allclose(mixed[n].double(), expected, atol=off)
 
 
 def test_personalised_mean_with_rows_of_more_axes() -> None:

@@ -11,6 +11,7 @@ import torch
 
 from fedkt.fusion.neighbours import (
     estimate_distributions,
+    keep_nearest,
     neighbour_weights,
     pairwise_divergence,
 )
@@ -174,3 +175,14 @@ def test_estimates_are_distributions(estimator: str) -> None:
     assert q.shape == (6, 5)
     assert torch.allclose(q.sum(1), torch.ones(6), atol=1e-6)
     assert float(q.min()) >= 0
+
+
+def test_the_nearest_are_kept() -> None:
+    weights = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [0.2, 0.5, 0.3]])
+    kept = keep_nearest(weights, 2)
+    assert torch.allclose(kept[0], torch.tensor([0.625, 0.375, 0.0]))
+    assert torch.allclose(kept[2], torch.tensor([0.0, 0.625, 0.375]))
+    assert kept[1].gt(0).sum() == 2
+    assert torch.allclose(kept.sum(1), torch.ones(3))
+    for all_of_them in (0, 3, 9):
+        assert keep_nearest(weights, all_of_them) is weights

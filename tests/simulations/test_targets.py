@@ -266,6 +266,7 @@ def fitting(tiny: Any, strategy: dict[str, Any], **changed: Any) -> Any:
         ({"name": "fedka"}, {"data__public_samples": 1}, "there are 1; it needs at least 2"),
         ({"name": "f-dann"}, {"data__public_samples": 1}, "there are 1; it needs at least 2"),
         ({"name": "fedka"}, {"models": ["forest"]}, "needs a network as model"),
+        ({"name": "fedka"}, {"rounds": 3, "schedule_rounds": 2}, "schedule_rounds is 2, less than"),
         ({"name": "fedka-free"}, {"server_model": "forest"}, "'forest' is no network"),
         ({"name": "fedka-free"}, {"server_model": "mpl"}, "Unknown model 'mpl'"),
         ({"name": "fedka-free", "server_epochs": -1}, {}, "server_epochs must be at least 0"),

@@ -30,13 +30,20 @@ OFF = {"disentangle": False, "match": False, "vote": False}
 def start(world: Any, with_options: Any, federation: Any) -> Callable[..., Any]:
     """Run a strategy with a server model whose samples are the public set."""
 
-    def run(strategy: Any, rounds: int = 2, models: Any = ("linear",), **training: Any) -> Any:
+    def run(
+        strategy: Any,
+        rounds: int = 2,
+        models: Any = ("linear",),
+        schedule_rounds: int = 0,
+        **training: Any,
+    ) -> Any:
         there = world(models=models, **training)
         own = type(there.population)(there.population.spec, federation).learner(models[0])
         public = federation.client(0).public.x
         options = TrainingOptions(**training)
         server = LearnerServerModel(own, public, strategy.recipe(), 3, options)
-        there.result = there.start(with_options(strategy, server_model=server), rounds)
+        given = with_options(strategy, server_model=server, schedule_rounds=schedule_rounds)
+        there.result = there.start(given, rounds)
         return there
 
     return run
@@ -87,6 +94,15 @@ def test_the_vote_trains_at_lambda_times_the_rate(start) -> None:
         moves[gamma] = strategy.moved
     assert torch.allclose(moves[5.0], ramp(1.0, 5.0) * moves[50.0], rtol=1e-3, atol=1e-8)
     assert 0.25 <= strategy.told["agreement"] <= 1
+
+
+def test_with_a_schedule_a_run_is_the_beginning_of_a_longer_one(start) -> None:
+    def told(run: Any) -> list[Any]:
+        return [(r.diagnostics, r.per_client("loss")) for r in run.reports[:2]]
+
+    five, begun = start(FedKA(), 5), start(FedKA(), 2, schedule_rounds=5)
+    assert told(begun) == told(five)
+    assert told(begun) != told(start(FedKA(), 2))
 
 
 def test_a_quorum_leaves_out_what_few_agree_on(start) -> None:

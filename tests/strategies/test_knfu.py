@@ -218,6 +218,7 @@ def test_diagnostics(uploads_of) -> None:
         ({"beta": math.nan}, "finite beta"),
         ({"epsilon": 0}, "epsilon > 0"),
         ({"age_decay": 0}, "age_decay in"),
+        ({"nearest": -1}, "nearest must be at least 0"),
         ({"age_decay": 1.5}, "age_decay in"),
         ({"neighbours": "all", "public_samples": 10}, "public_samples = 0"),
     ],
