@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -26,6 +27,8 @@ from fedkt.models import build_model, is_torch_model
 from fedkt.recipe import Recipe, Weights
 from fedkt.rng import global_torch_stream
 from fedkt.wire import arrays_of
+
+KEPT_BYTES, LEAST_KEPT = 2**30, 16  # of clients' data as tensors; clients kept at least
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,10 @@ class Population:
         for file in spec.extensions:
             registry.load_file(file)
         self._learners: dict[str, Learner] = {}
-        # Tensors of a client's own data; the bound keeps thousands of clients out of memory.
-        self._data = lru_cache(maxsize=256)(federation.client)
+        # Tensors of the clients' own data, as far as they take no more than a gigabyte.
+        size = 4 * math.prod(federation.input_shape) * len(federation.rows)
+        fitting = federation.num_clients * KEPT_BYTES // max(size, 1)
+        self._data = lru_cache(maxsize=max(LEAST_KEPT, fitting))(federation.client)
 
     def learner(self, reference: str) -> Learner:
         """Return this process's learner for a model; it serves all clients that have it."""
