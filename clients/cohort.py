@@ -123,6 +123,10 @@ def predict(
     xs : Sequence[Tensor]
         Each client's inputs ``[n_k, ...]``; one and the same object for all is not copied.
     """
+    shared = all(x is xs[0] for x in xs)
+    if shared and _one_model(states):  # as after an average of weights
+        learner.load_state(states[0])
+        return [learner.predict(xs[0])] * len(xs)
     model = learner.template.eval()
     tensors = stack([_of_model(s["model"]) for s in states])
 
@@ -130,10 +134,6 @@ def predict(
         logits: Tensor = functional_call(model, tensors, (x,))
         return logits
 
-    shared = all(x is xs[0] for x in xs)
-    if shared and _one_model(states):  # as after an average of weights
-        learner.load_state(states[0])
-        return [learner.predict(xs[0])] * len(xs)
     x = xs[0] if shared else nn.utils.rnn.pad_sequence(list(xs), batch_first=True)
     ask = vmap(answer, in_dims=(0, None if shared else 0))
     with contiguous_inputs(model):
@@ -153,6 +153,7 @@ class _Task:
     samples: Samples
     terms: list[tuple[float, Term]]
     rehearse: list[tuple[float, Term]]
+    knowledge: Mapping[str, Knowledge]  # what the terms read
     plan: Plan
     private: Plan | None  # rehearsal
 
@@ -172,9 +173,11 @@ def _task(model: nn.Module, step: Train, work: Work, stream: str) -> _Task | Non
     # Padding would enter the statistics of batch normalisation, so batches must be of one size.
     norms = any(isinstance(m, NORMS) for m in model.modules())
     sizes = [p.widths.tolist() for p in (plan, private) if p is not None] if norms else []
-    known = {name: _signature(k) for name, k in sorted(work.knowledge.items())}
-    kind = repr((terms, rehearse, known, samples.y is None, samples.x.shape[1:], sizes))
-    return _Task(kind, samples, terms, rehearse, plan, private)
+    names = sorted({name for _, term in (*terms, *rehearse) for name in term.needs()})
+    known = {name: work.knowledge[name] for name in names}
+    told = [(name, _signature(knowledge)) for name, knowledge in known.items()]
+    kind = repr((terms, rehearse, told, samples.y is None, samples.x.shape[1:], sizes))
+    return _Task(kind, samples, terms, rehearse, known, plan, private)
 
 
 def _have(task: _Task | None) -> _Task:
@@ -208,7 +211,7 @@ class _Group:
         self._at = Descent.begin(parameters, options, states)
         self._names, self._buffers = trained, stacked
         self._rate = options.learning_rate * step.rate
-        self._knowledge = Stacked.of([row.work.knowledge for row in rows])
+        self._knowledge = Stacked.of([task.knowledge for task in tasks])
         kinds, terms, rehearse = self._knowledge.kinds, tasks[0].terms, tasks[0].rehearse
         # The same object for the same kind of training: a compiled one is dear.
         key = repr((trained, terms, rehearse, sorted(kinds.items()), options))

@@ -54,7 +54,7 @@ Seed = Annotated[int | None, typer.Option(help="Seed of every random stream.")]
 GridName = Annotated[str | None, typer.Option("--grid", help="ray, in-process or flower.")]
 Workers = Annotated[int | None, typer.Option(help="Worker processes; 0: one a CPU.")]
 Executor = Annotated[
-    str | None, typer.Option(help="auto, loop (client by client) or cohort (vectorised).")
+    str | None, typer.Option(help="auto, loop (client by client), cohort (vectorised) or tune.")
 ]
 Address = Annotated[str | None, typer.Option(help="Of a running Ray cluster, or auto.")]
 Attack = Annotated[str | None, typer.Option(help="KIND:CLIENTS, the first so many lie: wrong:3.")]

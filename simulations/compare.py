@@ -183,6 +183,11 @@ def plan_parts(experiment: Experiment) -> list[Part]:
     ConfigError
         For anything that cannot be run.
     """
+    if experiment.run.executor == "tune":
+        raise ConfigError(
+            'run.executor = "tune" measures anew in every run, and those of a comparison must be '
+            "alike; tune one run and copy its run.plan."
+        )
     if experiment.compare.processes > 1 and experiment.run.grid != "in-process":
         raise ConfigError('compare.processes above 1 needs run.grid = "in-process".')
     parts = []

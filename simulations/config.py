@@ -67,7 +67,7 @@ class RunSection(Section):
 
     grid: Grid = "ray"
     workers: Whole = Field(0, ge=0, description="0: one for each CPU, at most one a client")
-    executor: Literal["auto", "loop", "cohort"] = "auto"
+    executor: Literal["auto", "loop", "cohort", "tune"] = "auto"
     plan: dict[str, str] = Field({}, description="executor of each model: loop or cohort:N")
     address: str | None = None
     participation: float = Field(1.0, gt=0, le=1)

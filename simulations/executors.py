@@ -7,15 +7,25 @@ rounding: equal plans give equal bits, whatever the workers.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
+from logging import INFO
 
+from flwr.common.logger import log
 from torch import nn
 
-from fedkt.clients import TorchLearner, cohort
+from fedkt.clients import TorchLearner, TrainingOptions, Work, cohort
+from fedkt.data.federation import Federation
 from fedkt.errors import ConfigError
+from fedkt.objectives import CrossEntropy
+from fedkt.recipe import Recipe, Train
+from fedkt.simulations.config import RunSection
+from fedkt.simulations.grid import one_thread
+from fedkt.simulations.population import make_learner
 
 LARGEST = 100  # clients; more leave a CPU's cache, fewer leave its vector units idle
 LEAST = 16
+TRIAL_STEPS, TRIAL_SIZES = 4, (LEAST, 50, LARGEST)  # batches a client; clients
 SMALL = 200_000  # parameters, up to which a network's training step is mostly overhead
 LOOP = "loop"
 _COHORT = re.compile(r"cohort:([1-9]\d*)")
@@ -36,49 +46,99 @@ def size_of(plan: str) -> int:
     raise ConfigError(f"run.plan: {plan!r} is neither 'loop' nor 'cohort:N'.")
 
 
-def plan(
-    executor: str,
-    given: Mapping[str, str],
+def resolve(
+    run: RunSection,
     models: Sequence[str],
-    clients: int,
-    learners: Mapping[str, object],
+    federation: Federation,
+    training: TrainingOptions,
 ) -> dict[str, str]:
     """Return the executor of every model.
 
     Parameters
     ----------
-    executor : {"auto", "loop", "cohort"}
-        What is asked for; ``auto`` takes cohorts for networks without convolutions or
-        recurrence, for whose small steps the overhead is most of the cost.
-    given : Mapping[str, str]
-        Entries that are settled already.
+    run : RunSection
+        Its ``executor``: ``auto`` takes cohorts for small networks without convolutions or
+        recurrence, for whose small steps the overhead is most of the cost; ``tune`` measures.
+        Entries of its ``plan`` are settled already. Flower's engine hands clients on one by
+        one, so there it is always the loop.
     models : Sequence[str]
         Client i trains ``models[i % len(models)]``.
-    clients : int
-        How many there are.
-    learners : Mapping[str, Learner]
-        By model.
+    federation : Federation
+        The data.
+    training : TrainingOptions
+        How clients train.
 
     Returns
     -------
     dict[str, str]
         ``"loop"`` or ``"cohort:N"`` by model.
     """
-    for name, entry in given.items():
+    for name, entry in run.plan.items():
         size_of(entry)
         if name not in models:
             raise ConfigError(f"run.plan names {name!r}; the models are {', '.join(models)}.")
     found = {}
     for model in dict.fromkeys(models):
-        count = sum(models[i % len(models)] == model for i in range(clients))
-        found[model] = given.get(model) or _rule(executor, learners[model], count)
+        own = [c for c in range(federation.num_clients) if models[c % len(models)] == model]
+        learner = make_learner(model, federation.input_shape, federation.num_classes)
+        if run.grid == "flower" or len(own) < 2 or not isinstance(learner, TorchLearner):
+            found[model] = LOOP
+        elif model in run.plan:
+            found[model] = run.plan[model]
+        elif run.executor == "tune":
+            data = [federation.client(c) for c in own[:LARGEST]]
+            with one_thread():
+                found[model] = measured(learner, [Work(d, {}, training, 0, 0, 0) for d in data])
+        else:
+            found[model] = _rule(run.executor, learner, len(own))
     return found
 
 
-def _rule(executor: str, learner: object, count: int) -> str:
-    if executor == LOOP or count < 2 or not isinstance(learner, TorchLearner):
-        return LOOP
-    if executor == "auto" and not _is_small(learner.model):
+def measured(learner: TorchLearner, works: Sequence[Work]) -> str:
+    """Return the faster executor of a network, by the CPU time of a short trial.
+
+    Parameters
+    ----------
+    learner : TorchLearner
+        The network.
+    works : Sequence[Work]
+        Of the first clients that have it, at most 100.
+    """
+    step = Train("private", [CrossEntropy()], samples=TRIAL_STEPS * works[0].options.batch_size)
+    learner.follow(Recipe())
+    learner.reset(0, 0)
+    state = learner.state()
+
+    def alone() -> None:
+        for work in works[:LEAST]:
+            learner.load_state(state)
+            learner.fit(step, work, "tune")
+
+    def together(size: int) -> None:
+        cohort.train(learner, step, [cohort.Row(state, work) for work in works[:size]], "tune")
+
+    costs = {LOOP: _cost(alone, min(len(works), LEAST))}
+    for size in sorted({min(len(works), size) for size in TRIAL_SIZES}):
+        try:
+            costs[f"cohort:{size}"] = _cost(lambda size=size: together(size), size)
+        except Exception as error:  # whatever vmap raises: then it is the loop
+            log(INFO, "no cohort of %s: %s", learner.architecture, error)
+            break
+    return min(costs, key=lambda entry: costs[entry])
+
+
+def _cost(act: Callable[[], None], clients: int) -> float:
+    """Return CPU seconds a client: the best of three, after one that warms up."""
+    times = []
+    for _ in range(4):
+        began = time.process_time()
+        act()
+        times.append(time.process_time() - began)
+    return min(times[1:]) / clients
+
+
+def _rule(executor: str, learner: TorchLearner, count: int) -> str:
+    if executor == LOOP or (executor == "auto" and not _is_small(learner.model)):
         return LOOP
     # Two cohorts at least where there are enough clients, so that two workers have work.
     return f"cohort:{min(count, max(LEAST, min(LARGEST, -(-count // 2))))}"

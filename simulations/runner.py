@@ -24,13 +24,12 @@ from fedkt.recipe import Recipe
 from fedkt.simulations import checkpoint
 from fedkt.simulations import config as config_
 from fedkt.simulations.config import Experiment
-from fedkt.simulations.executors import LOOP, size_of
-from fedkt.simulations.executors import plan as plan_executors
+from fedkt.simulations.executors import resolve, size_of
 from fedkt.simulations.files import LOCK
 from fedkt.simulations.fitting import adapts, check_fits, check_settings
 from fedkt.simulations.grid import InProcessGrid, SimulationGrid, one_thread
 from fedkt.simulations.liars import AttackedGrid, Liars, resolved_attack
-from fedkt.simulations.population import Population, PopulationSpec, make_learner, torch_models
+from fedkt.simulations.population import Population, PopulationSpec, torch_models
 from fedkt.simulations.progress import RunProgress, Silent
 from fedkt.simulations.records import Recorder, read_rounds, summarise, write_json
 from fedkt.simulations.server import server_evaluation, server_model, server_network
@@ -157,11 +156,12 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
     run = experiment.run
     check_fits(strategy, models, federation)
     server = server_network(strategy, experiment, networks, federation)
-    executors = _executors(run, models, federation)
+    training = TrainingOptions(**experiment.training.model_dump())
+    executors = resolve(run, models, federation, training)
     population = PopulationSpec(
         models=models,
         cohorts=tuple(size_of(executors[m]) for m in models),
-        training=TrainingOptions(**experiment.training.model_dump()),
+        training=training,
         personalised=run.personalised,
         extensions=_extensions(experiment),
     )
@@ -169,17 +169,6 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
     plan = Plan(resolved, federation, population, reduced)
     _ = plan.liars  # an attack that does not fit shows here
     return plan
-
-
-def _executors(
-    run: config_.RunSection, models: Sequence[str], federation: Federation
-) -> dict[str, str]:
-    """Return the executor of each model; Flower's engine hands clients on one by one."""
-    shape, classes = federation.input_shape, federation.num_classes
-    learners = {m: make_learner(m, shape, classes) for m in dict.fromkeys(models)}
-    alone = run.grid == "flower"
-    kind, given = (LOOP, {}) if alone else (run.executor, run.plan)
-    return plan_executors(kind, given, models, federation.num_clients, learners)
 
 
 def _resolved(

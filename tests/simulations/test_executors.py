@@ -65,3 +65,26 @@ def test_a_cohort_is_known_by_its_clients_numbers() -> None:
     assert found == [0, None, 2, 0, None, 2, 3, None, 2, 3, None, 5, 6, None, 5]
     seats = [spec.seat_of(client, 4) for client in range(15)]
     assert seats == [0, 1, 2, 0, 0, 2, 3, 3, 2, 3, 2, 1, 2, 1, 1]
+
+
+def test_a_tuned_plan_is_measured_once_and_written_down(tiny: Any, tmp_path: Path) -> None:
+    plan = prepare(tiny(models=["linear"], data__clients=40, data__samples_per_client=8,
+                        run__executor="tune"))  # fmt: skip
+    entry = plan.experiment.run.plan["linear"]
+    assert size_of(entry) in (0, 16, 40)
+    other = "loop" if entry != "loop" else "cohort:5"
+    settled = plan.experiment.run.model_copy(update={"plan": {"linear": other}})
+    again = prepare(plan.experiment.with_values(run=settled.model_dump()))
+    assert again.experiment.run.plan == {"linear": other}, "nothing is measured again"
+
+
+def test_what_cannot_be_in_a_cohort_is_tuned_to_the_loop(tiny: Any) -> None:
+    file = Path(__file__).parent / "dropping.py"
+    assert set(plan_of(tiny, [f"{file}:dropping"], 3, executor="tune").values()) == {"loop"}
+
+
+def test_a_comparison_is_not_tuned(tiny: Any) -> None:
+    from fedkt.simulations.compare import plan_parts
+
+    with pytest.raises(ConfigError, match=r"tune one run and copy its run\.plan"):
+        plan_parts(tiny(run__executor="tune", compare__strategies=["local"]))
