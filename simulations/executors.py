@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from logging import INFO
 
 from flwr.common.logger import log
@@ -120,7 +121,7 @@ def measured(learner: TorchLearner, works: Sequence[Work]) -> str:
     costs = {LOOP: _cost(alone, min(len(works), LEAST))}
     for size in sorted({min(len(works), size) for size in TRIAL_SIZES}):
         try:
-            costs[f"cohort:{size}"] = _cost(lambda size=size: together(size), size)
+            costs[f"cohort:{size}"] = _cost(partial(together, size), size)
         except Exception as error:  # whatever vmap raises: then it is the loop
             log(INFO, "no cohort of %s: %s", learner.architecture, error)
             break
