@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from logging import DEBUG, WARNING
 from typing import TypeVar, cast
 
 from flwr.app import ConfigRecord, Context, Error, Message, MessageType
-from flwr.common.logger import log
 from torch import Tensor
 
 from fedkt.clients import cohort
@@ -26,6 +25,8 @@ KINDS = (MessageType.TRAIN, MessageType.EVALUATE)
 CLIENT_ERROR = 2  # the code Flower uses for an exception in a ClientApp
 
 T = TypeVar("T")
+
+logger = logging.getLogger("fedkt")
 
 _told: set[str] = set()
 
@@ -64,7 +65,7 @@ def handle(
         try:
             client = connect(context)
         except Exception as error:
-            log(DEBUG, "client failed", exc_info=error)
+            logger.debug("client failed", exc_info=error)
             replies[place] = error_reply(error, message)
             continue
         config = cast(ConfigRecord, message.content["config"])
@@ -163,7 +164,7 @@ class _Group:
         try:
             return act()
         except Exception as error:
-            log(DEBUG, "client failed", exc_info=error)
+            logger.debug("client failed", exc_info=error)
             self._failed[place] = error_reply(error, self._messages[place])
             self._turns.pop(place, None)
             return None
@@ -179,4 +180,4 @@ def _tell_once(architecture: str, error: Exception) -> None:
     name, reason = architecture.partition("#")[0], " ".join(str(error).split())[:200]
     if name not in _told:
         _told.add(name)
-        log(WARNING, "%s runs in the loop, client by client: %s", name, reason)
+        logger.warning("%s: a step runs in the loop, client by client: %s", name, reason)

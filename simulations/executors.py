@@ -6,13 +6,12 @@ rounding: equal plans give equal bits, whatever the workers.
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from logging import INFO
 
-from flwr.common.logger import log
 from torch import nn
 
 from fedkt.clients import TorchLearner, TrainingOptions, Work, cohort
@@ -21,8 +20,11 @@ from fedkt.errors import ConfigError
 from fedkt.objectives import CrossEntropy
 from fedkt.recipe import Recipe, Train
 from fedkt.simulations.config import RunSection
+from fedkt.simulations.files import absolute
 from fedkt.simulations.grid import one_thread
 from fedkt.simulations.population import make_learner
+
+logger = logging.getLogger("fedkt")
 
 LARGEST = 100  # clients; more leave a CPU's cache, fewer leave its vector units idle
 LEAST = 16
@@ -74,9 +76,10 @@ def resolve(
     dict[str, str]
         ``"loop"`` or ``"cohort:N"`` by model.
     """
-    for name, entry in run.plan.items():
+    settled = {absolute(name): entry for name, entry in run.plan.items()}
+    for name, entry in settled.items():
         size_of(entry)
-        if name not in models:
+        if name not in map(absolute, models):
             raise ConfigError(f"run.plan names {name!r}; the models are {', '.join(models)}.")
     found = {}
     for model in dict.fromkeys(models):
@@ -84,8 +87,8 @@ def resolve(
         learner = make_learner(model, federation.input_shape, federation.num_classes)
         if run.grid == "flower" or len(own) < 2 or not isinstance(learner, TorchLearner):
             found[model] = LOOP
-        elif model in run.plan:
-            found[model] = run.plan[model]
+        elif absolute(model) in settled:
+            found[model] = settled[absolute(model)]
         elif run.executor == "tune":
             data = [federation.client(c) for c in own[:LARGEST]]
             with one_thread():
@@ -123,7 +126,7 @@ def measured(learner: TorchLearner, works: Sequence[Work]) -> str:
         try:
             costs[f"cohort:{size}"] = _cost(partial(together, size), size)
         except Exception as error:  # whatever vmap raises: then it is the loop
-            log(INFO, "no cohort of %s: %s", learner.architecture, error)
+            logger.info("no cohort of %s: %s", learner.architecture, error)
             break
     return min(costs, key=lambda entry: costs[entry])
 

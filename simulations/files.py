@@ -22,6 +22,12 @@ def write_atomic(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
+def absolute(reference: str) -> str:
+    """Return a reference that means the same from every folder."""
+    path, colon, attribute = reference.rpartition(":")
+    return f"{Path(path).resolve()}:{attribute}" if colon and path.endswith(".py") else reference
+
+
 @contextmanager
 def only_user(folder: Path) -> Iterator[None]:
     """Hold a folder while writing into it; the lock goes with the process, however it ends.

@@ -25,7 +25,7 @@ from fedkt.simulations import checkpoint
 from fedkt.simulations import config as config_
 from fedkt.simulations.config import Experiment
 from fedkt.simulations.executors import resolve, size_of
-from fedkt.simulations.files import LOCK
+from fedkt.simulations.files import LOCK, absolute
 from fedkt.simulations.fitting import adapts, check_fits, check_settings
 from fedkt.simulations.grid import InProcessGrid, SimulationGrid, one_thread
 from fedkt.simulations.liars import AttackedGrid, Liars, resolved_attack
@@ -178,28 +178,22 @@ def _resolved(
     section = config_.resolved_strategy(experiment.strategy)
     data, folder = experiment.data.model_dump(), experiment.data.data_dir
     attack = resolved_attack(experiment.attack) if experiment.attack else None
-    data["dataset"] = _absolute(data["dataset"])
-    data["domains"] = [_absolute(domain) for domain in data["domains"]]
-    data["target"] = data["target"] and _absolute(data["target"])
-    data["public_dataset"] = data["public_dataset"] and _absolute(data["public_dataset"])
+    data["dataset"] = absolute(data["dataset"])
+    data["domains"] = [absolute(domain) for domain in data["domains"]]
+    data["target"] = data["target"] and absolute(data["target"])
+    data["public_dataset"] = data["public_dataset"] and absolute(data["public_dataset"])
     return experiment.with_values(
-        models=[_absolute(m) for m in models],
-        server_model=_absolute(experiment.server_model),
-        strategy={**section, "name": _absolute(section["name"])},
+        models=[absolute(m) for m in models],
+        server_model=absolute(experiment.server_model),
+        strategy={**section, "name": absolute(section["name"])},
         data={**data, "data_dir": folder and str(Path(folder).resolve())},
         run={
             **experiment.run.model_dump(),
             "workers": workers_of(experiment),
-            "plan": {_absolute(model): entry for model, entry in executors.items()},
+            "plan": {absolute(model): entry for model, entry in executors.items()},
         },
-        attack=attack and {**attack, "kind": _absolute(attack["kind"])},
+        attack=attack and {**attack, "kind": absolute(attack["kind"])},
     )
-
-
-def _absolute(reference: str) -> str:
-    """Return a reference that means the same from every folder."""
-    path, colon, attribute = reference.rpartition(":")
-    return f"{Path(path).resolve()}:{attribute}" if colon and path.endswith(".py") else reference
 
 
 def workers_of(experiment: Experiment) -> int:

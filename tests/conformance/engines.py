@@ -15,7 +15,9 @@ from .kit import BATCH, Method, figures, plan_for
 
 
 @lru_cache
-def plan_on(method: Method, grid: str, workers: int = 1, rounds: int = 2) -> Plan:
+def plan_on(
+    method: Method, grid: str, workers: int = 1, rounds: int = 2, executor: str = ""
+) -> Plan:
     """Five clients, so that two workers hold different numbers of them; three take part.
 
     Equal plans share their federation, and Ray's workers its tensors.
@@ -29,6 +31,7 @@ def plan_on(method: Method, grid: str, workers: int = 1, rounds: int = 2) -> Pla
         batch=2 * BATCH,
         grid=grid,
         workers=workers,
+        **({"executor": executor} if executor else {}),
     )
 
 

@@ -1,4 +1,4 @@
-"""Flower's own simulation engine gives the same bits as one process."""
+"""Flower's own simulation engine, which hands clients on one by one, gives the bits of the loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_flower_engine(representative: Method, tmp_path: Path) -> None:
 
     # Flower would join a running Ray and wait for CPUs that are all taken.
     assert not ray.is_initialized(), "another test has left Ray running"
-    here = run_in(tmp_path / "here", plan_on(representative, "in-process"))
+    here = run_in(tmp_path / "here", plan_on(representative, "in-process", executor="loop"))
     there = run_in(tmp_path / "flower", plan_on(representative, "flower", 2))
     found = difference(here, there)
     law = f"{representative}: Flower's own engine gives the bits of one process"

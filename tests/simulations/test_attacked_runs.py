@@ -158,7 +158,8 @@ def test_flowers_engine_gives_the_same_bits(
     tmp_path: Path, tiny: Any, figures: Any, final_state: Any
 ) -> None:
     for grid in ("flower", "in-process"):
-        plan = prepare(tiny(**HARD, attack="adaptive-flip:2", run__grid=grid, run__workers=1))
+        run = {"run__grid": grid, "run__workers": 1, "run__executor": "loop"}
+        plan = prepare(tiny(**HARD, attack="adaptive-flip:2", **run))
         execute(plan, tmp_path / grid, label="x")
     assert figures(tmp_path / "flower") == figures(tmp_path / "in-process")
     assert final_state(tmp_path / "flower") == final_state(tmp_path / "in-process")
