@@ -56,7 +56,6 @@ def client_app(
         Where client state lives; in memory by default. Deployed nodes need a
         :class:`~fedkt.clients.state.FileStore`, because Flower runs every message in a
         new process.
-
     cohort_of : callable, optional
         Returns the number of the cohort of a context's client, None if it has none. Clients of
         one cohort with one learner whose messages a grid delivers in one call train together.

@@ -42,10 +42,10 @@ class TorchLearner:
         self._optimiser_state: dict[int, Any] = {}
         self._heads: tuple[Head, ...] = ()
         self._answered: tuple[Tensor, bytes, Tensor] | None = None  # samples, weights, logits
-        with global_torch_stream(0, "template"):
-            self._adopt(build())
         # The architecture for the cohort executor, and the vectorised steps it has made of it.
-        self.template = copy.deepcopy(self.model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # missing in torch's stubs
+        with global_torch_stream(0, "template"):
+            self.template = build()
+        self._adopt(copy.deepcopy(self.template))
         self.steps: dict[str, Any] = {}
         shapes = {n: tuple(t.shape) for n, t in self.model.state_dict().items()}
         self._fingerprint = hashlib.sha256(repr(sorted(shapes.items())).encode()).hexdigest()[:12]

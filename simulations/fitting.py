@@ -16,7 +16,7 @@ LEAST_TARGET = 2  # one sample has no distribution to align with
 
 
 def check_settings(experiment: Experiment) -> None:
-    """Refuse settings that contradict each other: matched accuracies where a target is.
+    """Refuse settings that contradict each other.
 
     Raises
     ------

@@ -5,16 +5,14 @@ fedkt loads this file by its path, also in worker processes.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 
-import torch
 from flwr.app import ArrayRecord, Message, MetricRecord
 from torch import Tensor
 
 from fedkt.fusion import mean, personalised_mean
-from fedkt.fusion.neighbours import estimate_distributions, neighbour_weights
-from fedkt.knowledge import Fused, Knowledge, Stack, Uploads
+from fedkt.fusion.neighbours import estimate_distributions, keep_nearest, neighbour_weights
+from fedkt.knowledge import Fused, Stack, Uploads
 from fedkt.objectives import KL, CrossEntropy, Distil
 from fedkt.recipe import Predict, Recipe, Train
 from fedkt.strategies import KnowledgeStrategy
@@ -22,7 +20,6 @@ from fedkt.strategies import KnowledgeStrategy
 SHARPNESS = 10.0
 SMOOTHING = 1e-4
 NEAREST = 50
-ROWS = 500  # clients whose distances to all others are computed at a time
 
 
 def similarity_weights(answers: Tensor) -> Tensor:
@@ -38,29 +35,9 @@ def similarity_weights(answers: Tensor) -> Tensor:
     Tensor
         ``[K, K]``, row-stochastic.
     """
-    return neighbour_weights(_estimates(answers), SHARPNESS)
-
-
-def nearest_weights(answers: Tensor, count: int) -> Tensor:
-    """Return the same with the ``count`` nearest clients alone, as a sparse matrix (CSR)."""
-    q = _estimates(answers)
-    clients, count = len(q), min(count, len(q))
-    chosen, shares = [], []
-    for rows in torch.split(q, ROWS):
-        near = torch.cdist(rows, q, p=1).topk(count, largest=False)
-        order = near.indices.sort(1)
-        chosen.append(order.values)
-        shares.append(torch.softmax(-SHARPNESS * near.values, 1).gather(1, order.indices))
-    starts = torch.arange(0, clients * count + 1, count)
-    columns, values = torch.cat(chosen).flatten(), torch.cat(shares).flatten()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # CSR is said to be in beta
-        return torch.sparse_csr_tensor(starts, columns, values, (clients, clients))
-
-
-def _estimates(answers: Tensor) -> Tensor:
     q = estimate_distributions(answers, "mean")
-    return (q + SMOOTHING) / (1 + q.shape[1] * SMOOTHING)
+    q = (q + SMOOTHING) / (1 + q.shape[1] * SMOOTHING)
+    return neighbour_weights(q, SHARPNESS)
 
 
 class Personalised(KnowledgeStrategy):
@@ -108,13 +85,7 @@ class Nearest(Personalised):
     def fuse(self, uploads: Uploads) -> Fused:
         """Fuse for every client with its nearest ones: one sparse matrix product."""
         stack: Stack = uploads["public"]
-        weights = nearest_weights(stack.values, NEAREST)
-        fused = (weights @ stack.values.flatten(1)).view_as(stack.values)
-        personal = {
-            client: {stack.name: Knowledge(stack.kind, {"values": fused[n]}, stack.ids)}
-            for n, client in enumerate(stack.clients)
-        }
-        return Fused(personal=personal)
+        return personalised_mean(stack, keep_nearest(similarity_weights(stack.values), NEAREST))
 
 
 class Averaged(Personalised):

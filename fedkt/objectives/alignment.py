@@ -10,7 +10,7 @@ go through one net; features that came as knowledge have none in any case.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -64,8 +64,8 @@ def reverse_gradient(x: Tensor, factor: float | Tensor) -> Tensor:
     factor : float or Tensor
         A number or a tensor ``[]``, a constant.
     """
-    reversed_: Tensor = _Reversed.apply(x, factor)  # type: ignore[no-untyped-call]  # torch's own annotation
-    return reversed_
+    reverse: Callable[[Tensor, float | Tensor], Tensor] = _Reversed.apply
+    return reverse(x, factor)
 
 
 class _Reversed(torch.autograd.Function):
