@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from fedkt.clients import batches, loop
-from fedkt.clients.advance import NORMS, Advance, contiguous_inputs
+from fedkt.clients.advance import NORMS, Advance, vectorised
 from fedkt.clients.learner import Work
-from fedkt.clients.optimisers import Descent
+from fedkt.clients.optimisers import Descent, unstack
 from fedkt.clients.stacking import Feed, Plan, Stacked, Tensors, stack
 from fedkt.clients.torch_learner import TorchLearner
 from fedkt.data.samples import Samples
@@ -136,7 +136,7 @@ def predict(
 
     x = xs[0] if shared else nn.utils.rnn.pad_sequence(list(xs), batch_first=True)
     ask = vmap(answer, in_dims=(0, None if shared else 0))
-    with contiguous_inputs(model):
+    with vectorised(model):
         parts = [ask(tensors, part) for part in torch.split(x, ROWS, dim=0 if shared else 1)]
     logits = torch.cat(parts, dim=1)
     return [logits[k, : len(one)] for k, one in enumerate(xs)]
@@ -229,11 +229,13 @@ class _Group:
             feeds.append(Feed([row.work.data.train for row in self._rows], private, whole))
         steps = torch.tensor([len(t.plan.widths) for t in self._tasks])
         per_epoch = steps // self._epochs
+        counts = set(per_epoch.tolist())
         sums = torch.zeros(len(self._rows), dtype=torch.float64)
         with self._advance.training():
             for number in range(int(steps.max())):
                 active = number < steps
-                losses = self._step(number, feeds, active, per_epoch)
+                progress = self._progress(number, per_epoch if len(counts) > 1 else per_epoch[:1])
+                losses = self._step(number, feeds, active, progress)
                 # A client counts the batches of its last epoch only.
                 last = active & (number >= steps - per_epoch)
                 sums += torch.where(last, losses, 0.0)
@@ -243,17 +245,18 @@ class _Group:
         """Return the clients' states."""
         moments = self._at.states()
         tensors = {**dict(zip(self._names, self._at.parameters, strict=True)), **self._buffers}
-        order = self._rows[0].state["model"]
+        order = list(self._rows[0].state["model"])
+        models = unstack([tensors[n] for n in order])
         return [
-            {"model": {n: tensors[n][k].clone() for n in order}, "optimiser": moments[k]}
-            for k in range(len(self._rows))
+            {"model": dict(zip(order, model, strict=True)), "optimiser": one}
+            for model, one in zip(models, moments, strict=True)
         ]
 
     def _step(
-        self, number: int, feeds: Sequence[Feed], active: Tensor, per_epoch: Tensor
+        self, number: int, feeds: Sequence[Feed], active: Tensor, progress: float | Tensor
     ) -> Tensor:
         """Take one step of all clients that have a batch left; return the losses ``[K]``."""
-        known = {"log_prior": self._priors, "progress": self._progress(number, per_epoch)}
+        known = {"log_prior": self._priors, "progress": progress}
         batches = [{**feed.at(number), **known} for feed in feeds]
         # A compiled step would be compiled twice: with a mask and without.
         masked = None if bool(active.all()) and not self._advance.compiled else active
@@ -263,13 +266,13 @@ class _Group:
         return losses.detach().double()
 
     def _progress(self, number: int, per_epoch: Tensor) -> float | Tensor:
-        """Return the part of the run that lies behind a batch, of all clients or of each."""
+        """Return the part of the run that lies behind a batch: of each client, or of all alike."""
         work = self._rows[0].work
         found = []
         for count in per_epoch.tolist():
             epoch, batch = divmod(number, count)
             found.append(work.progress(min((epoch + batch / count) / self._epochs, 1.0)))
-        if len(set(found)) > 1:
+        if len(found) > 1:
             return torch.tensor(found)
         return torch.tensor(found[0]) if self._advance.compiled else found[0]
 

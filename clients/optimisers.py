@@ -54,18 +54,33 @@ class Descent:
         steps = torch.stack([_steps(state) for state in states])
         return cls(list(parameters), moments, steps)
 
+    def copy(self) -> Descent:
+        """Return tensors of its own."""
+        moments = {name: [t.clone() for t in held] for name, held in self.moments.items()}
+        return Descent([p.clone() for p in self.parameters], moments, self.steps)
+
     def states(self) -> list[dict[int, Any]]:
         """Return the K states."""
-        return [self._state(k) for k in range(len(self.steps))]
-
-    def _state(self, k: int) -> dict[int, Any]:
         if not self.moments:
-            return {}
-        counted = {"step": self.steps[k].clone()} if len(self.moments) > 1 else {}
-        return {
-            i: {**counted, **{name: held[i][k].clone() for name, held in self.moments.items()}}
-            for i in range(len(self.parameters))
-        }
+            return [{} for _ in range(len(self.steps))]
+        held = {name: unstack(tensors) for name, tensors in self.moments.items()}
+        counts = self.steps.unbind() if len(self.moments) > 1 else ()  # Adam's
+        return [
+            {
+                i: {
+                    **({"step": counts[k].clone()} if counts else {}),
+                    **{name: rows[k][i] for name, rows in held.items()},
+                }
+                for i in range(len(self.parameters))
+            }
+            for k in range(len(self.steps))
+        ]
+
+
+def unstack(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Return what each of K clients has in tensors ``[K, ...]``, as tensors of their own."""
+    rows = zip(*(tensor.unbind() for tensor in tensors), strict=True)
+    return [[one.clone() for one in row] for row in rows]
 
 
 def descend(
@@ -80,7 +95,7 @@ def descend(
     Parameters
     ----------
     at : Descent
-        Where the clients are; not changed.
+        Where the clients are; used up: its tensors may be changed in place.
     gradients : Sequence[Tensor]
         One for each parameter, ``[K, ...]``.
     options : TrainingOptions
@@ -94,9 +109,10 @@ def descend(
     if options.weight_decay:
         decayed = torch._foreach_add(gradients, at.parameters, alpha=options.weight_decay)
         gradients = list(decayed)
-    after = (_adam if options.optimiser == "adam" else _sgd)(at, gradients, options, rate)
+    move = _adam if options.optimiser == "adam" else _sgd
     if active is None:
-        return after
+        return move(at, gradients, options, rate)
+    after = move(at.copy(), gradients, options, rate)
     moments = {
         name: [choose(active, new, old) for new, old in zip(held, at.moments[name], strict=True)]
         for name, held in after.moments.items()
@@ -112,28 +128,27 @@ def choose(active: Tensor, new: Tensor, old: Tensor) -> Tensor:
 
 
 def _sgd(at: Descent, gradients: list[Tensor], options: TrainingOptions, rate: float) -> Descent:
-    change, moments = gradients, {}
     if options.momentum:
-        buffers = torch._foreach_mul(at.moments["momentum_buffer"], options.momentum)
-        change = list(torch._foreach_add(buffers, gradients))
-        moments = {"momentum_buffer": change}
-    parameters = list(torch._foreach_add(at.parameters, change, alpha=-rate))
-    return Descent(parameters, moments, at.steps)
+        held = at.moments["momentum_buffer"]
+        torch._foreach_mul_(held, options.momentum)
+        torch._foreach_add_(held, gradients)
+        gradients = held
+    torch._foreach_add_(at.parameters, gradients, alpha=-rate)
+    return at
 
 
 def _adam(at: Descent, gradients: list[Tensor], options: TrainingOptions, rate: float) -> Descent:
     steps = at.steps + 1
-    first = list(torch._foreach_lerp(at.moments["exp_avg"], gradients, 1 - BETAS[0]))
-    kept = torch._foreach_mul(at.moments["exp_avg_sq"], BETAS[1])
-    second = list(torch._foreach_addcmul(kept, gradients, gradients, 1 - BETAS[1]))
+    first, second = at.moments["exp_avg"], at.moments["exp_avg_sq"]
+    torch._foreach_lerp_(first, gradients, 1 - BETAS[0])
+    torch._foreach_mul_(second, BETAS[1])
+    torch._foreach_addcmul_(second, gradients, gradients, 1 - BETAS[1])
     scale, root = 1 - BETAS[0] ** steps.double(), (1 - BETAS[1] ** steps.double()).sqrt()
-    change = []
-    for m, v in zip(first, second, strict=True):
+    for parameter, m, v in zip(at.parameters, first, second, strict=True):
         shape = -1, *[1] * (m.dim() - 1)
-        size = v.sqrt() / root.to(v.dtype).view(shape) + EPS
-        change.append(m / (size * scale.to(v.dtype).view(shape)))
-    parameters = list(torch._foreach_add(at.parameters, change, alpha=-rate))
-    return Descent(parameters, {"exp_avg": first, "exp_avg_sq": second}, steps)
+        size = v.sqrt().div_(root.to(v.dtype).view(shape)).add_(EPS)
+        parameter.addcdiv_(m, size.mul_(scale.to(v.dtype).view(shape)), value=-rate)
+    return Descent(at.parameters, at.moments, steps)
 
 
 def _names(options: TrainingOptions) -> tuple[str, ...]:

@@ -47,32 +47,37 @@ class Feed:
         self, samples: Sequence[Samples], plans: Sequence[Plan], whole: bool = False
     ) -> None:
         pad = nn.utils.rnn.pad_sequence
-        self._rows = pad([plan.rows for plan in plans], batch_first=True)  # [K, S, B]
+        rows = pad([plan.rows for plan in plans], batch_first=True)  # [K, S, B]
         self._widths = pad([plan.widths for plan in plans], batch_first=True)
-        wide = self._rows.shape[2]
+        wide = rows.shape[2]
         self._widest = [wide if whole else w for w in self._widths.amax(0).tolist()]
         one = samples[0]
-        self._shared = all(s.x is one.x for s in samples)
-        if self._shared:
+        if all(s.x is one.x for s in samples):
             self._x, self._y, self._ids = one.x, one.y, one.ids
-        else:
-            self._x = pad([s.x for s in samples], batch_first=True)
-            self._ids = pad([s.ids for s in samples], batch_first=True)
+        else:  # one row of all clients' samples after another
             labels = [s.y for s in samples if s.y is not None]
-            self._y = pad(labels, batch_first=True) if labels else None
-        self._clients = torch.arange(len(samples))[:, None]
+            self._x = torch.cat([s.x for s in samples])
+            self._y = torch.cat(labels) if labels else None
+            self._ids = torch.cat([s.ids for s in samples])
+            sizes = torch.tensor([0, *(len(s) for s in samples[:-1])])
+            rows = rows + sizes.cumsum(0)[:, None, None]
+        self._rows = rows
 
     def at(self, number: int) -> dict[str, Any]:
         """Return x, y, ids and weight of a ``Batch``, each ``[K, B, ...]``."""
         rows = self._rows[:, number, : self._widest[number]]
-        pick = rows if self._shared else (self._clients, rows)
         weight = torch.arange(rows.shape[1]) < self._widths[:, number, None]
         return {
-            "x": self._x[pick],
-            "y": None if self._y is None else self._y[pick],
-            "ids": self._ids[pick],
+            "x": _pick(self._x, rows),
+            "y": None if self._y is None else _pick(self._y, rows),
+            "ids": _pick(self._ids, rows),
             "weight": weight.to(self._x.dtype),
         }
+
+
+def _pick(of: Tensor, rows: Tensor) -> Tensor:
+    """Return ``of[rows]``, several times faster."""
+    return of.index_select(0, rows.flatten()).view(*rows.shape, *of.shape[1:])
 
 
 @dataclass(frozen=True)

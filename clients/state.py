@@ -7,6 +7,8 @@ it had.
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -61,9 +63,9 @@ class MemoryStore:
 
 
 class FileStore:
-    """In safetensors files: for deployment and for Flower's own simulation engine.
+    """In safetensors files: for deployment, for Flower's own simulation engine, for large runs.
 
-    A client's files are ``client-<id>.<version>.safetensors``. The version is the
+    A client's files are ``client-<id>/<version>.safetensors``. The version is the
     handle that the ClientApp keeps in ``context.state``. When Flower drops the context of a
     message, the handle goes on naming the version before, so the version a state was
     made from is kept beside it.
@@ -96,20 +98,24 @@ class FileStore:
 
     def snapshot(self) -> dict[int, ClientState]:
         """Read the newest state of every client."""
-        clients = {int(p.name.split(".")[0][7:]) for p in self._folder.glob("client-*.safetensors")}
-        return {c: state for c in sorted(clients) if (state := self.get(c)) is not None}
+        clients = sorted(int(p.name.removeprefix("client-")) for p in self._folders())
+        return {c: state for c in clients if (state := self.get(c)) is not None}
 
     def restore(self, states: Mapping[int, ClientState]) -> None:
         """Replace all files by ``states``."""
-        for path in self._folder.glob("client-*.safetensors"):
-            path.unlink()
+        for folder in self._folders():
+            shutil.rmtree(folder)
         for client, state in states.items():
             snapshot.save(self._path(client, 0), state)
 
+    def _folders(self) -> list[Path]:
+        return list(self._folder.glob("client-*"))
+
     def _path(self, client: int, version: int) -> Path:
-        return self._folder / f"client-{client}.{version}.safetensors"
+        return self._folder / f"client-{client}" / f"{version}.safetensors"
 
     def _versions(self, client: int) -> list[int]:
-        return sorted(
-            int(p.name.split(".")[1]) for p in self._folder.glob(f"client-{client}.*.safetensors")
-        )
+        # In a folder of its own, because a folder of all clients would be read at every put.
+        folder = self._folder / f"client-{client}"
+        names = os.listdir(folder) if folder.is_dir() else []
+        return [int(stem) for n in names if (stem := n.removesuffix(".safetensors")).isdigit()]

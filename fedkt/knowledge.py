@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fedkt.errors import KnowledgeError
@@ -77,7 +78,8 @@ class Knowledge:
         rows = self.values.shape[0] if self.values.dim() else 0
         if self.ids.dim() != 1 or self.ids.dtype != torch.int64 or rows != len(self.ids):
             raise KnowledgeError(f"{self.kind}: {rows} rows for ids of shape {_shape(self.ids)}")
-        if len(torch.unique(self.ids)) != len(self.ids):
+        ascending = bool((self.ids.diff() > 0).all())  # as almost always; cheaper than a sort
+        if not ascending and len(torch.unique(self.ids)) != len(self.ids):
             raise KnowledgeError(f"{self.kind}: an id occurs twice")
         if len(self.ids) and int(self.ids.min()) < 0:
             raise KnowledgeError(f"{self.kind}: id {int(self.ids.min())} is negative")
@@ -126,7 +128,9 @@ class Knowledge:
         Tensor
             ``[..., *row shape]``.
         """
-        return self.values[self._row_of[ids]]
+        rows = self._row_of[ids]
+        # A look-up of whole rows is faster than an index, under vmap by half.
+        return F.embedding(rows, self.values) if self.values.dim() == 2 else self.values[rows]
 
     TABLE: ClassVar[str] = "table"  # among the parts: from ids to rows
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import cast
 
 import numpy as np
@@ -46,12 +47,14 @@ class Packet:
         return payload_bytes(self.arrays)
 
 
+@lru_cache(maxsize=16)
 def public_ids(
     size: int, samples: int, seed: int, round_: int, purpose: str = "public-sample"
 ) -> Tensor:
     """Return the ids of the public samples in use in a round, ascending int64.
 
-    Server and clients call it alike, so that the choice costs no bytes.
+    Server and clients call it alike, so that the choice costs no bytes. The clients of one
+    process get the same tensor: do not change it.
 
     Parameters
     ----------

@@ -70,6 +70,10 @@ class RunSection(Section):
     executor: Literal["auto", "loop", "cohort", "tune"] = "auto"
     plan: dict[str, str] = Field({}, description="executor of each model: loop or cohort:N")
     address: str | None = None
+    state: Literal["memory", "disk"] = Field(
+        "memory", description="where the clients' states are between messages; flower: disk"
+    )
+    checkpoint_every: Whole = Field(1, ge=1, description="rounds; the last one has one as well")
     participation: float = Field(1.0, gt=0, le=1)
     codec: str = "none"
     timeout: float = Field(3600.0, gt=0, description="seconds a phase may take")

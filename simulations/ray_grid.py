@@ -10,10 +10,12 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -21,7 +23,7 @@ import torch
 from flwr.app import ArrayRecord, Context, Error, Message, MessageType, Metadata, RecordDict
 from ray.exceptions import RayActorError, RayTaskError
 
-from fedkt.clients.state import ClientState
+from fedkt.clients.state import ClientState, FileStore
 from fedkt.data.federation import Federation
 from fedkt.errors import ConfigError, FedktError, RunFailedError
 from fedkt.simulations import _flwr_shim as shim
@@ -58,10 +60,13 @@ class _Worker:
         torch.set_num_threads(1)
         shim.claim_identity()
 
-    def begin(self, spec: PopulationSpec, federation: Federation) -> None:
+    def begin(self, spec: PopulationSpec, federation: Federation, state: Path | None) -> None:
         """Take part in a run; what was before is forgotten."""
-        self._clients = federation.num_clients
-        self._app = Population(spec, federation).app()
+        self._clients, store = federation.num_clients, None
+        if state is not None:
+            state.mkdir(parents=True, exist_ok=True)
+            store = FileStore(Path(tempfile.mkdtemp(dir=state)))
+        self._app = Population(spec, federation).app(store)
         self._contexts: dict[int, Context] = {}
 
     def handle(self, shells: list[_Shell]) -> list[Message]:
@@ -114,6 +119,9 @@ class RayGrid(SimulationGrid):
     address : str, optional
         Of a running cluster (``"auto"``, ``"host:6379"``, ``"ray://…"``); by default a
         Ray of our own is started, or the one this process has already joined is used.
+    state : Path, optional
+        Folder, on every machine of the cluster, for the clients' states; by default they are
+        in the workers' memory. The messages since the last snapshot are in memory anyway.
 
     Raises
     ------
@@ -122,12 +130,17 @@ class RayGrid(SimulationGrid):
     """
 
     def __init__(
-        self, spec: PopulationSpec, federation: Federation, workers: int, address: str | None = None
+        self,
+        spec: PopulationSpec,
+        federation: Federation,
+        workers: int,
+        address: str | None = None,
+        state: Path | None = None,
     ) -> None:
         super().__init__(federation.num_clients)
         self._owns_ray = join_ray(workers, address)
         self._population, self._spec = spec, ray.put(spec)
-        self._federation = ray.put(federation)
+        self._federation, self._state = ray.put(federation), state and state.resolve()
         workers = max(1, min(workers, self.clients))
         self._seats: list[_Seat] = []
         try:
@@ -147,13 +160,13 @@ class RayGrid(SimulationGrid):
         while _idle:
             actor = _idle.pop()
             try:
-                _get(actor.begin.remote(self._spec, self._federation))
+                _get(actor.begin.remote(self._spec, self._federation, self._state))
                 return actor
             except RayActorError:
                 continue
         options = {"num_cpus": 1, "runtime_env": {"env_vars": ENVIRONMENT}, "max_restarts": 0}
         actor = ray.remote(**options)(_Worker).remote()
-        _get(actor.begin.remote(self._spec, self._federation))
+        _get(actor.begin.remote(self._spec, self._federation, self._state))
         return actor
 
     # --- messages ----------------------------------------------------------------------

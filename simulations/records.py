@@ -41,6 +41,8 @@ class Recorder:
         The rows of the local baseline by round, for negative transfer.
     progress : RunProgress
         Who is told.
+    saved : callable, optional
+        Whether a round has a checkpoint; by default every round does.
     """
 
     def __init__(
@@ -49,8 +51,10 @@ class Recorder:
         rounds_done: int,
         alone: Mapping[int, Mapping[str, Any]],
         progress: RunProgress,
+        saved: Callable[[int], bool] = lambda round_: True,
     ) -> None:
         self._folder, self._alone, self._progress = folder, alone, progress
+        self._saved = saved
         self.clients: Callable[[], dict[int, ClientState]] = dict
         self.liars: Liars | None = None
         self.label_counts: Sequence[Sequence[int]] = ()
@@ -59,17 +63,18 @@ class Recorder:
         write_atomic(folder / "rounds.jsonl", lines)
 
     def round_finished(self, report: RoundReport, strategy: KnowledgeStrategy) -> None:
-        """Write the round, then its checkpoint: a line without checkpoint is redone."""
+        """Write the round, then its checkpoint: lines after the last checkpoint are redone."""
         alone = self._alone.get(report.round)
         row = round_row(report, alone, self.liars, self.label_counts)
         with (self._folder / "rounds.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        state = {"strategy": strategy.state_dict(), "clients": self.clients()}
-        if self.liars is not None:
-            state["attack"] = self.liars.state_dict()
-        checkpoint.save(self._folder / "checkpoints", report.round, state)
+        if self._saved(report.round):
+            state = {"strategy": strategy.state_dict(), "clients": self.clients()}
+            if self.liars is not None:
+                state["attack"] = self.liars.state_dict()
+            checkpoint.save(self._folder / "checkpoints", report.round, state)
         self._progress.round_finished(
             report.round, row["personalised_accuracy"]["mean"], row["global_accuracy"]["mean"]
         )

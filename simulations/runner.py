@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedkt.clients import TrainingOptions
-from fedkt.clients.state import ClientState
 from fedkt.data.federation import Federation, FederationSpec, build_federation
 from fedkt.errors import ConfigError
 from fedkt.recipe import Recipe
 from fedkt.simulations import checkpoint
 from fedkt.simulations import config as config_
 from fedkt.simulations.config import Experiment
+from fedkt.simulations.engines import opened
 from fedkt.simulations.executors import resolve, size_of
 from fedkt.simulations.files import LOCK, absolute
 from fedkt.simulations.fitting import adapts, check_fits, check_settings
-from fedkt.simulations.grid import InProcessGrid, SimulationGrid, one_thread
+from fedkt.simulations.grid import SimulationGrid, one_thread
 from fedkt.simulations.liars import AttackedGrid, Liars, resolved_attack
 from fedkt.simulations.population import Population, PopulationSpec, torch_models
 from fedkt.simulations.progress import RunProgress, Silent
@@ -35,26 +33,6 @@ from fedkt.simulations.records import Recorder, read_rounds, summarise, write_js
 from fedkt.simulations.server import server_evaluation, server_model, server_network
 from fedkt.strategies import KnowledgeStrategy, ServerOptions
 from fedkt.wire import codec_chain
-
-
-class Engine(Protocol):
-    """Runs a ServerApp over simulated clients and can save their state."""
-
-    def run_server(self, server_app: ServerApp) -> None:
-        """Run to the end; exceptions of the ServerApp are raised here."""
-        ...
-
-    def snapshot(self) -> dict[int, ClientState]:
-        """Return all client state."""
-        ...
-
-    def restore(self, states: dict[int, ClientState]) -> None:
-        """Replace all client state."""
-        ...
-
-    def close(self) -> None:
-        """Give back what it holds."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -266,10 +244,11 @@ def execute(
     saved = checkpoint.newest(folder / "checkpoints", at_most=done)
     began = saved[0] if saved else 0
     alone = {row["round"]: row for row in read_rounds(baseline)} if baseline else {}
-    recorder = Recorder(folder, began, alone, progress)
+    every, last = experiment.run.checkpoint_every, experiment.rounds
+    recorder = Recorder(folder, began, alone, progress, lambda r: r % every == 0 or r == last)
     clients, name = plan.federation.num_clients, f"{where}{label}"
     progress.run_started(name, experiment.rounds, clients, began + 1)
-    with one_thread(), _engine(plan, population, folder) as engine:
+    with one_thread(), opened(plan.experiment.run, population, folder) as engine:
         if saved:
             strategy.load_state_dict(saved[1]["strategy"])
             engine.restore(saved[1]["clients"])
@@ -327,28 +306,6 @@ def server_app(
     return app
 
 
-@contextmanager
-def _engine(plan: Plan, population: Population, folder: Path) -> Iterator[Engine]:
-    """Open the grid an experiment asks for."""
-    run, federation = plan.experiment.run, plan.federation
-    engine: Engine
-    if run.grid == "in-process":
-        engine = InProcessGrid(population.app(), federation.num_clients)
-    elif run.grid == "ray":
-        from fedkt.simulations.ray_grid import RayGrid
-
-        engine = RayGrid(plan.population, federation, run.workers, run.address)
-    else:
-        from fedkt.simulations.flower_engine import FlowerEngine
-
-        engine = FlowerEngine(plan.population, federation, run.workers, folder / "flower")
-    try:
-        yield engine
-    finally:
-        engine.close()
-        shutil.rmtree(folder / "flower", ignore_errors=True)
-
-
 def _describe(plan: Plan) -> dict[str, Any]:
     clients = range(plan.federation.num_clients)
     models = [plan.population.model_of(c) for c in clients]
@@ -399,7 +356,6 @@ def fresh_folder(out: Path | None, stem: str, resume: bool, marker: str) -> Path
 
 
 __all__ = [
-    "Engine",
     "Plan",
     "execute",
     "federation_of",

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
 from fedkt.errors import ConfigError, KnowledgeError
 from fedkt.knowledge import Knowledge
-from fedkt.objectives.base import Batch, Divergence, Outputs, weighted_mean
+from fedkt.objectives.base import Batch, Divergence, Outputs, log_softmax, weighted_mean
 from fedkt.registry import register
 
 
@@ -47,11 +47,12 @@ class KL:
         if kind not in ("logits", "probabilities"):
             raise KnowledgeError(f"kl compares answers and the fused knowledge holds {kind}")
         softened = logits if self.temperature == 1 else logits / self.temperature
-        log_student = F.log_softmax(softened, dim=-1)
-        teacher = target.detach()
-        if kind != "probabilities":
-            teacher = F.softmax(teacher / self.temperature, dim=-1)
-        losses = F.kl_div(log_student, teacher, reduction="none").sum(-1)
+        log_student, teacher = log_softmax(softened), target.detach()
+        if kind == "probabilities":  # 0 log 0 is 0
+            losses = (torch.xlogy(teacher, teacher) - teacher * log_student).sum(-1)
+        else:
+            log_teacher = log_softmax(teacher / self.temperature)
+            losses = (log_teacher.exp() * (log_teacher - log_student)).sum(-1)
         return losses if self.temperature == 1 else losses * self.temperature**2
 
 

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Knowledge
-from fedkt.objectives.base import Batch, Outputs, weighted_mean
+from fedkt.objectives.base import Batch, Outputs, log_softmax, weighted_mean
 from fedkt.registry import register
 
 
@@ -72,4 +71,5 @@ class AdjustedCrossEntropy:
 def _cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
     if batch.y is None:
         raise KnowledgeError("cross-entropy needs labels and this data has none")
-    return weighted_mean(F.cross_entropy(logits, batch.y, reduction="none"), batch.weight)
+    losses = -log_softmax(logits).gather(-1, batch.y[..., None]).squeeze(-1)
+    return weighted_mean(losses, batch.weight)

@@ -75,9 +75,9 @@ def test_the_version_a_state_was_made_from_is_kept(tmp_path: Path) -> None:
     handles: list[str] = []
     for value in range(5):
         handles.append(store.put(1, state_of(value), handles[-1] if handles else None))
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "client-1.3.safetensors",
-        "client-1.4.safetensors",
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*")) == [
+        "client-1/3.safetensors",
+        "client-1/4.safetensors",
     ]
     # Flower drops the context of a failed message: the handle then names the one before
     assert value_of(store.get(1, handles[3])) == 3
@@ -102,7 +102,7 @@ def test_a_new_store_finds_the_old_files(tmp_path: Path) -> None:
 def test_a_damaged_file_is_an_error_and_not_a_new_client(tmp_path: Path) -> None:
     store = FileStore(tmp_path)
     store.put(1, state_of(1))
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.rglob("*.safetensors")
     path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(ConfigError, match="cannot be read"):
         store.get(1)

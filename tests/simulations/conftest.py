@@ -21,6 +21,7 @@ import torch
 from fedkt.knowledge import Knowledge
 from fedkt.simulations import checkpoint, cli, config
 from fedkt.simulations.config import Experiment
+from fedkt.simulations.progress import Silent
 from fedkt.simulations.results import Comparison, Run
 
 TINY: dict[str, Any] = {
@@ -132,6 +133,29 @@ def final_state() -> Callable[[Path], Any]:
         return comparable(saved)
 
     return read
+
+
+class StopAfter(Silent):
+    """Presses Ctrl-C when a round is done; -1 for none. Notes where runs begin."""
+
+    def __init__(self, round_: int) -> None:
+        self._round = round_
+        self.first_rounds: list[int] = []
+
+    def run_started(self, label: str, rounds: int, clients: int, first_round: int) -> None:
+        self.first_rounds.append(first_round)
+
+    def round_finished(
+        self, round_: int, personalised: float | None, global_: float | None
+    ) -> None:
+        if round_ == self._round:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="session")
+def stop_after() -> type[StopAfter]:
+    """Stop a run: ``execute(..., progress=stop_after(2))``."""
+    return StopAfter
 
 
 @pytest.fixture(scope="session")

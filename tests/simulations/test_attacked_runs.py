@@ -11,7 +11,6 @@ import pytest
 
 from fedkt.errors import ConfigError, RunFailedError
 from fedkt.simulations import config
-from fedkt.simulations.progress import Silent
 from fedkt.simulations.records import read_rounds
 from fedkt.simulations.report import write_run_report
 from fedkt.simulations.runner import execute, local_twin, prepare
@@ -107,29 +106,16 @@ HARD = {
 }
 
 
-class StopAfter(Silent):
-    """Presses Ctrl-C when a round is done."""
-
-    def __init__(self, round_: int) -> None:
-        self._round = round_
-
-    def round_finished(
-        self, round_: int, personalised: float | None, global_: float | None
-    ) -> None:
-        if round_ == self._round:
-            raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("kind", ["replay", "adaptive-flip", "silent"])
 def test_a_stopped_run_goes_on_to_the_same_end(
-    tmp_path: Path, tiny: Any, figures: Any, final_state: Any, kind: str
+    tmp_path: Path, tiny: Any, figures: Any, final_state: Any, kind: str, stop_after: Any
 ) -> None:
     plan = prepare(tiny(**HARD, attack=f"{kind}:2"))
     execute(plan, tmp_path / "whole", label="x")
     for after in (1, 3):
         folder = tmp_path / f"stop{after}"
         with pytest.raises(KeyboardInterrupt):
-            execute(plan, folder, label="x", progress=StopAfter(after))
+            execute(plan, folder, label="x", progress=stop_after(after))
         execute(plan, folder, label="x")
         assert figures(folder) == figures(tmp_path / "whole")
         assert final_state(folder) == final_state(tmp_path / "whole")

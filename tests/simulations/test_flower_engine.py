@@ -10,7 +10,6 @@ import pytest
 from fedkt.clients import FileStore
 from fedkt.errors import RunFailedError
 from fedkt.simulations.flower_engine import FlowerEngine
-from fedkt.simulations.progress import Silent
 from fedkt.simulations.records import read_rounds
 from fedkt.simulations.runner import execute, prepare
 
@@ -29,14 +28,6 @@ class Quitter({base}):
 """
 
 
-class StopAfterFirst(Silent):
-    def round_finished(
-        self, round_: int, personalised: float | None, global_: float | None
-    ) -> None:
-        if round_ == 1:
-            raise KeyboardInterrupt
-
-
 @pytest.mark.flower
 @pytest.mark.parametrize(
     ("module", "base", "models"),
@@ -44,7 +35,14 @@ class StopAfterFirst(Silent):
     ids=["knfu", "fedavg"],
 )
 def test_a_run_may_move_to_flower_fail_there_and_come_back(
-    here: Path, tiny: Any, figures: Any, final_state: Any, module: str, base: str, models: Any
+    here: Path,
+    tiny: Any,
+    figures: Any,
+    final_state: Any,
+    module: str,
+    base: str,
+    models: Any,
+    stop_after: Any,
 ) -> None:
     """Round 1 in this process, round 2 on Flower, round 3 in this process again."""
     (here / "quitter.py").write_text(QUITTER.format(module=module, base=base))
@@ -54,7 +52,7 @@ def test_a_run_may_move_to_flower_fail_there_and_come_back(
     execute(in_process, here / "whole", label="x")
     (here / "armed").touch()
     with pytest.raises(KeyboardInterrupt):
-        execute(in_process, here / "run", label="x", progress=StopAfterFirst())
+        execute(in_process, here / "run", label="x", progress=stop_after(1))
     on_flower = prepare(tiny(**same, run={"grid": "flower", "workers": 1}))
     with pytest.raises(RunFailedError, match="quitter gives up"):
         execute(on_flower, here / "run", label="x")

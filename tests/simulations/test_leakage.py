@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from fedkt.errors import ConfigError
-from fedkt.simulations.progress import Silent
 from fedkt.simulations.records import read_rounds
 from fedkt.simulations.results import load_run
 from fedkt.simulations.runner import execute, prepare
@@ -81,20 +80,13 @@ def test_only_participants_tell(tmp_path: Path, tiny: Any) -> None:
         assert [c for c, value in enumerate(told) if value is not None] == row["participants"]
 
 
-class StopAfterOne(Silent):
-    """Stops a run right after the checkpoint of its first round."""
-
-    def round_finished(
-        self, round_: int, personalised: float | None, global_: float | None
-    ) -> None:
-        raise KeyboardInterrupt
-
-
-def test_a_resumed_run_tells_the_same(tmp_path: Path, tiny: Any, figures: Any) -> None:
+def test_a_resumed_run_tells_the_same(
+    tmp_path: Path, tiny: Any, figures: Any, stop_after: Any
+) -> None:
     plan = prepare(tiny(rounds=3))
     execute(plan, tmp_path / "whole", label="knfu")
     with pytest.raises(KeyboardInterrupt):
-        execute(plan, tmp_path / "stopped", label="knfu", progress=StopAfterOne())
+        execute(plan, tmp_path / "stopped", label="knfu", progress=stop_after(1))
     assert len(read_rounds(tmp_path / "stopped")) == 1
     execute(plan, tmp_path / "stopped", label="knfu")
     whole = [row["leakage"] for row in figures(tmp_path / "whole")]

@@ -17,7 +17,6 @@ from fedkt.recipe import Recipe
 from fedkt.simulations import _flwr_shim as shim
 from fedkt.simulations.grid import InProcessGrid, SimulationGrid
 from fedkt.simulations.population import Population
-from fedkt.simulations.progress import Silent
 from fedkt.simulations.ray_grid import CHUNKS_PER_WORKER, RayGrid, _Chunk, session
 from fedkt.simulations.records import round_row
 from fedkt.simulations.runner import Plan, execute, prepare, server_app
@@ -139,22 +138,14 @@ def test_any_number_of_workers_gives_the_same_bits(
         assert final_state(tmp_path / f"ray{workers}") == final_state(tmp_path / "in-process")
 
 
-class StopAfterFirst(Silent):
-    def round_finished(
-        self, round_: int, personalised: float | None, global_: float | None
-    ) -> None:
-        if round_ == 1:
-            raise KeyboardInterrupt
-
-
 def test_stopped_with_two_workers_and_resumed_with_one(
-    tmp_path: Path, tiny: Any, figures: Any, final_state: Any
+    tmp_path: Path, tiny: Any, figures: Any, final_state: Any, stop_after: Any
 ) -> None:
     same = {"models": ["cnn", "mlp", "forest"], "rounds": 3}
     execute(prepare(tiny(**same)), tmp_path / "whole", label="x")
     plan = prepare(tiny(**same, run={"grid": "ray", "workers": 2}))
     with pytest.raises(KeyboardInterrupt):
-        execute(plan, tmp_path / "run", label="x", progress=StopAfterFirst())
+        execute(plan, tmp_path / "run", label="x", progress=stop_after(1))
     plan = prepare(tiny(**same, run={"grid": "ray", "workers": 1}))
     execute(plan, tmp_path / "run", label="x")
     assert figures(tmp_path / "run") == figures(tmp_path / "whole")

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 from fedkt.errors import RunFailedError
-from fedkt.simulations.progress import Silent
 from fedkt.simulations.records import read_rounds
 from fedkt.simulations.runner import Plan, execute, local_twin, prepare, workers_of
 
@@ -53,32 +52,6 @@ class Tripping(KnFu):
 """
 
 
-class StopAfter(Silent):
-    """Presses Ctrl-C when a round is done."""
-
-    def __init__(self, round_: int) -> None:
-        self._round = round_
-        self.first_rounds: list[int] = []
-
-    def run_started(self, label: str, rounds: int, clients: int, first_round: int) -> None:
-        self.first_rounds.append(first_round)
-
-    def round_finished(
-        self, round_: int, personalised: float | None, global_: float | None
-    ) -> None:
-        if round_ == self._round:
-            raise KeyboardInterrupt
-
-
-def stop_and_go_on(plan: Plan, folder: Path, after: int) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        execute(plan, folder, label="x", progress=StopAfter(after))
-    assert not (folder / "summary.json").exists()
-    again = StopAfter(-1)
-    execute(plan, folder, label="x", progress=again)
-    assert again.first_rounds == [after + 1]
-
-
 # --- stopping --------------------------------------------------------------------------------
 
 MIXED = {"models": ["cnn", "mlp", "forest"], "rounds": 4, "run__participation": 0.7}
@@ -96,14 +69,25 @@ MIXED = {"models": ["cnn", "mlp", "forest"], "rounds": 4, "run__participation": 
     ids=lambda value: value.get("name", "") if isinstance(value, dict) else None,
 )  # fmt: skip
 def test_a_stopped_run_goes_on_to_the_same_end(
-    tmp_path: Path, tiny: Any, figures: Any, final_state: Any, strategy: Any, changes: Any
+    tmp_path: Path,
+    tiny: Any,
+    figures: Any,
+    final_state: Any,
+    strategy: Any,
+    changes: Any,
+    stop_after: Any,
 ) -> None:
     plan = prepare(tiny(strategy=strategy, **changes))
     execute(plan, tmp_path / "whole", label="x")
     for after in (1, 3):
-        stop_and_go_on(plan, tmp_path / f"stop{after}", after)
-        assert figures(tmp_path / f"stop{after}") == figures(tmp_path / "whole")
-        assert final_state(tmp_path / f"stop{after}") == final_state(tmp_path / "whole")
+        folder, again = tmp_path / f"stop{after}", stop_after(-1)
+        with pytest.raises(KeyboardInterrupt):
+            execute(plan, folder, label="x", progress=stop_after(after))
+        assert not (folder / "summary.json").exists()
+        execute(plan, folder, label="x", progress=again)
+        assert again.first_rounds == [after + 1]
+        assert figures(folder) == figures(tmp_path / "whole")
+        assert final_state(folder) == final_state(tmp_path / "whole")
 
 
 @pytest.fixture(scope="module")
@@ -167,12 +151,17 @@ def test_more_rounds_go_on_where_a_finished_run_ended(
 
 @pytest.fixture
 def stopped_in_the_baseline(
-    here: Path, fedkt: Any, write_toml: Any, no_report: None, monkeypatch: pytest.MonkeyPatch
+    here: Path,
+    fedkt: Any,
+    write_toml: Any,
+    no_report: None,
+    monkeypatch: pytest.MonkeyPatch,
+    stop_after: Any,
 ) -> Path:
     """Stop a simulation in the first of its two halves; return its TOML."""
     toml: Path = write_toml(here)
     with monkeypatch.context() as patch:
-        patch.setattr("fedkt.simulations.commands.progress_for", lambda *_: StopAfter(1))
+        patch.setattr("fedkt.simulations.commands.progress_for", lambda *_: stop_after(1))
         assert fedkt("simulate", toml, "--out", "run").code == 130
     assert len(read_rounds(here / "run" / "baseline")) == 1
     return toml
