@@ -90,6 +90,8 @@ def train(
     """
     if refusal := refuses(learner.template, step):
         raise RefusedError(refusal)
+    if rows and rows[0].work.options.precision != "float32":
+        raise RefusedError(f"cohorts train in float32, not {rows[0].work.options.precision}")
     losses: list[float | None] = [None] * len(rows)
     groups: dict[Any, list[int]] = {}
     tasks = [_task(learner.template, step, row.work, stream) for row in rows]

@@ -53,7 +53,7 @@ def train(
     float or None
         Mean loss of the last epoch.
     """
-    ask = _Asking(model, heads, step)
+    ask = _Asking(model, heads, step, half=work.options.precision == "bfloat16")
     beside = batches.beside(step.beside, work, stream, ask)
     terms = ready(step.terms, work, beside is not None)
     samples = samples_of(step, work, terms)
@@ -159,8 +159,10 @@ def _ids_read(terms: list[tuple[float, Term]], held: Mapping[str, Knowledge]) ->
 class _Asking:
     """A model in training, and what the terms of a step want to know of it."""
 
-    def __init__(self, model: nn.Module, heads: nn.Module | None, step: Train) -> None:
-        self._model = model
+    def __init__(
+        self, model: nn.Module, heads: nn.Module | None, step: Train, half: bool = False
+    ) -> None:
+        self._model, self._half = model, half
         self.parameters = dict(model.named_parameters())
         if heads is not None:
             self.parameters |= {f"{HEADS}.{n}": p for n, p in heads.named_parameters()}
@@ -172,8 +174,14 @@ class _Asking:
     def __call__(self, x: Tensor) -> Outputs:
         for module in self._batch_norms:  # one sample has no variance: use the running one
             module.train(len(x) > 1)
-        logits = self._model(x)
-        return Outputs(logits, self.tap.features, self.parameters, classify=self.tap.layer)
+        if not self._half:
+            logits = self._model(x)
+            features = self.tap.features
+        else:  # the terms are computed in float32 all the same
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = self._model(x).float()
+            features = None if self.tap.features is None else self.tap.features.float()
+        return Outputs(logits, features, self.parameters, classify=self.tap.layer)
 
 
 class _Loss:

@@ -60,6 +60,9 @@ class TrainingSection(Section):
     public_batch_size: Whole = Field(64, ge=1)
     optimiser_state: Literal["keep", "reset"] = "keep"
     compile: bool = Field(False, description="cohorts only: steps under torch.compile")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the products in training; bfloat16: loop only"
+    )
 
 
 class RunSection(Section):

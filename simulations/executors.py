@@ -77,6 +77,9 @@ def resolve(
         ``"loop"`` or ``"cohort:N"`` by model.
     """
     settled = {absolute(name): entry for name, entry in run.plan.items()}
+    half = training.precision == "bfloat16"
+    if half and (run.executor == "cohort" or any(map(size_of, settled.values()))):
+        raise ConfigError("training.precision: cohorts train in float32; bfloat16 needs the loop.")
     for name, entry in settled.items():
         size_of(entry)
         if name not in map(absolute, models):
@@ -85,7 +88,7 @@ def resolve(
     for model in dict.fromkeys(models):
         own = [c for c in range(federation.num_clients) if models[c % len(models)] == model]
         learner = make_learner(model, federation.input_shape, federation.num_classes)
-        if run.grid == "flower" or len(own) < 2 or not isinstance(learner, TorchLearner):
+        if half or run.grid == "flower" or len(own) < 2 or not isinstance(learner, TorchLearner):
             found[model] = LOOP
         elif absolute(model) in settled:
             found[model] = settled[absolute(model)]

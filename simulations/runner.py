@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from fedkt.recipe import Recipe
 from fedkt.simulations import checkpoint
 from fedkt.simulations import config as config_
 from fedkt.simulations.config import Experiment
+from fedkt.simulations.costs import fusion_warning
 from fedkt.simulations.engines import opened
 from fedkt.simulations.executors import resolve, size_of
 from fedkt.simulations.files import LOCK, absolute
@@ -33,6 +35,8 @@ from fedkt.simulations.records import Recorder, read_rounds, summarise, write_js
 from fedkt.simulations.server import server_evaluation, server_model, server_network
 from fedkt.strategies import KnowledgeStrategy, ServerOptions
 from fedkt.wire import codec_chain
+
+logger = logging.getLogger("fedkt")
 
 
 @dataclass(frozen=True)
@@ -239,7 +243,9 @@ def execute(
     config_.save(folder / "config.toml", experiment)
     write_json(folder / "federation.json", _describe(plan))
     population, liars = Population(plan.population, plan.federation), plan.liars
-    strategy = plan.strategy
+    strategy, part = plan.strategy, experiment.run.participation
+    if warning := fusion_warning(strategy, plan.population, plan.federation, part):
+        logger.warning(warning)
     done = len(read_rounds(folder))
     saved = checkpoint.newest(folder / "checkpoints", at_most=done)
     began = saved[0] if saved else 0

@@ -80,6 +80,22 @@ class KnowledgeStrategy(Strategy):
         """
         raise ConfigError(f"{self.title} shares knowledge but does not define fuse().")
 
+    def fusion_flops(self, clients: int, rows: float, classes: int) -> float:
+        """Return the FLOPs of a fusion whose cost grows faster than the number of clients.
+
+        Simulations warn where it is more than all that the clients compute; 0 for cheap ones.
+
+        Parameters
+        ----------
+        clients : int
+            Of a round.
+        rows : float
+            Public samples that they share answers for.
+        classes : int
+            Width of the answers.
+        """
+        return 0.0
+
     def first(self, weights: Knowledge | None) -> Mapping[str, Knowledge]:
         """Return knowledge of the server's own that clients are sent in the first round.
 

@@ -165,6 +165,10 @@ class KnFu(KnowledgeStrategy):
             **judged,
         )
 
+    def fusion_flops(self, clients: int, rows: float, classes: int) -> float:
+        """Count the products with each client's weights."""
+        return 2.0 * clients * min(self.nearest or clients, clients) * rows * classes
+
     def _distributions(self, stack: Stack) -> Tensor:
         """Return the smoothed class distributions ``[N, C]`` of the clients of a stack."""
         q = estimate_distributions(stack.values, self.estimator)

@@ -27,6 +27,12 @@ def mlp(seed: int = 0) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
 
 
+def cnn() -> nn.Module:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10)
+    return nn.Sequential(*layers)
+
+
 def same(a: nn.Module, b: nn.Module, exactly: bool = False) -> bool:
     left, right = a.state_dict(), b.state_dict()
     close = torch.equal if exactly else lambda x, y: torch.allclose(x, y, atol=1e-6)
@@ -69,6 +75,24 @@ def test_private_training_equals_the_loop_by_hand(data, work_on) -> None:
     assert len(losses) == 3 * 6
     assert same(model, by_hand)
     assert last == pytest.approx(sum(losses[-6:]) / 6, abs=1e-6)
+
+
+@pytest.mark.parametrize("build", [mlp, cnn])
+def test_bfloat16_rounds_the_products_and_nothing_else(data, work_on, build) -> None:
+    moved = {}
+    for precision in ("float32", "bfloat16"):
+        model, before = build(), build()
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        work = work_on(data, batch_size=8, precision=precision)
+        loss = loop.train(model, optimiser, replace(ON_PRIVATE, epochs=2), work, "learn/0")
+        held = [s["momentum_buffer"] for s in optimiser.state.values()]
+        assert {t.dtype for t in (*model.parameters(), *held)} == {torch.float32}
+        flat = [nn.utils.parameters_to_vector(m.parameters()) for m in (model, before)]
+        moved[precision] = (flat[0] - flat[1]).detach(), loss
+    (exact, loss), (rounded, other) = moved["float32"], moved["bfloat16"]
+    error = float((exact - rounded).norm() / exact.norm())
+    assert 0 < error < 0.05  # 8 bits of mantissa: 0.4 % a product
+    assert other == pytest.approx(loss, rel=0.02)
 
 
 def test_adam_equals_the_formula(data, work_on) -> None:

@@ -40,6 +40,14 @@ def test_the_user_decides(tiny: Any) -> None:
     assert plan_of(tiny, ["mlp"], 4, grid="flower") == {"mlp": "loop"}
 
 
+def test_bfloat16_runs_in_the_loop(tiny: Any) -> None:
+    half = {"models": ["mlp"], "training__precision": "bfloat16"}
+    assert prepare(tiny(**half)).experiment.run.plan == {"mlp": "loop"}
+    for run in ({"run__executor": "cohort"}, {"run__plan": {"mlp": "cohort:2"}}):
+        with pytest.raises(ConfigError, match="bfloat16 needs the loop"):
+            prepare(tiny(**half, **run))
+
+
 def test_a_resolved_plan_is_a_plan_again(tiny: Any, tmp_path: Path) -> None:
     plan = prepare(tiny(models=["mlp", "cnn"], data__clients=6))
     config.save(tmp_path / "config.toml", plan.experiment)
