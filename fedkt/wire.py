@@ -6,11 +6,12 @@ wire. Ids travel only when they differ from those the receiver expects anyway.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from fedkt.recipe import Predict, Recipe
 from fedkt.rng import torch_rng
 
 _PREFIX = "knowledge."
+SERIALISATION = "numpy.ndarray"  # Flower's name for the .npy format
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,8 @@ def encode(
         arrays["ids"] = _to_numpy(knowledge.ids)
     if knowledge.counts is not None:
         arrays["counts"] = _to_numpy(knowledge.counts)
-    meta = ConfigRecord({"kind": knowledge.kind, "round": round_, "codec": codec})
-    return Packet(ArrayRecord({n: Array(a) for n, a in arrays.items()}), meta)
+    record = ArrayRecord({n: _packed(a) for n, a in arrays.items()})
+    return Packet(record, _meta(knowledge.kind, round_, codec))
 
 
 def decode(
@@ -131,7 +133,7 @@ def decode(
         kind = cast(Kind, packet.meta["kind"])
         if packet.meta["codec"] != codec:
             raise KnowledgeError(f"encoded with {packet.meta['codec']!r}, not with {codec!r}")
-        arrays = {name: array.numpy() for name, array in packet.arrays.items()}
+        arrays = {name: _array(array) for name, array in packet.arrays.items()}
         ids, counts = arrays.pop("ids", None), arrays.pop("counts", None)
         content = {name.removeprefix("t."): array for name, array in arrays.items()}
         for one in reversed(codec_chain(codec)):
@@ -206,6 +208,50 @@ def arrays_of(weights: Knowledge) -> ArrayRecord:
 def codec_chain(names: str) -> Sequence[Codec]:
     """Return the codecs called ``"a+b"``, in order; ``"none"`` stands for none."""
     return [codec_named(name) for name in names.split("+") if name != "none"]
+
+
+@lru_cache(maxsize=64)
+def _meta(kind: str, round_: int, codec: str) -> ConfigRecord:
+    """Return the record about a packet; one for all packets of a round that are alike."""
+    return ConfigRecord({"kind": kind, "round": round_, "codec": codec})
+
+
+def _packed(array: np.ndarray) -> Array:
+    """Return ``Array(array)``; the header is written once for all arrays that are alike."""
+    data = _written(array.dtype.str, array.shape) + array.tobytes()
+    return Array(str(array.dtype), array.shape, SERIALISATION, data)
+
+
+@lru_cache(maxsize=256)
+def _written(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """Return the header of an ``.npy`` file of an array in row order."""
+    file = io.BytesIO()
+    about = {"descr": dtype, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, about)
+    return file.getvalue()
+
+
+def _array(array: Array) -> np.ndarray:
+    """Return ``array.numpy()``, read-only; a header that was seen before is not parsed again."""
+    if array.stype != SERIALISATION:
+        raise ValueError(f"serialised as {array.stype!r}")
+    data = array.data
+    length = _npy_header(data)
+    dtype, shape, order = _header(data[:length])
+    return np.frombuffer(data, dtype, math.prod(shape), length).reshape(shape, order=order)
+
+
+@lru_cache(maxsize=256)
+def _header(header: bytes) -> tuple[np.dtype[Any], tuple[int, ...], Literal["C", "F"]]:
+    """Parse the header of an ``.npy`` file."""
+    file = io.BytesIO(header)
+    version = np.lib.format.read_magic(file)
+    old = version == (1, 0)
+    read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+    shape, by_columns, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("the array holds objects")
+    return dtype, shape, "F" if by_columns else "C"
 
 
 def _npy_header(data: bytes) -> int:

@@ -243,3 +243,32 @@ def test_share_ids_follow_the_recipe() -> None:
     assert wire.share_ids(recipe, "weights", 9, 0, 1) is None
     ids = wire.share_ids(recipe, "public", 9, 4, 2)
     assert torch.equal(ids, wire.public_ids(9, 3, 4, 2))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int64", "float64", "uint8"])
+def test_what_is_sent_is_what_numpy_would_write(dtype: str) -> None:
+    values = torch.arange(12).reshape(3, 4).to(getattr(torch, dtype))
+    one = Knowledge("statistics", {"mean": values, "empty": values[:0]})
+    for _ in range(2):  # written, and remembered
+        arrays = wire.encode(one, 1, None).arrays
+        assert arrays["t.mean"] == Array(values.numpy())
+        assert arrays["t.empty"] == Array(values[:0].numpy())
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(6, dtype=np.int64),
+        np.array(2.5, np.float32),
+        np.zeros((0, 3), np.float32),
+        np.asfortranarray(np.arange(6, dtype=np.float16).reshape(2, 3)),
+        np.arange(12, dtype=np.float64).reshape(3, 4)[:, ::2],
+    ],
+)
+def test_arrays_of_others_are_read_as_numpy_reads_them(array: np.ndarray) -> None:
+    record = ArrayRecord({"t.x": Array(array)})
+    packet = wire.Packet(record, ConfigRecord({"kind": "statistics", "round": 1, "codec": "none"}))
+    for _ in range(2):  # parsed, and remembered
+        (found,) = wire.decode(packet, lambda _: None).tensors.values()
+        assert found.numpy().dtype == array.dtype
+        assert np.array_equal(found.numpy(), array)
