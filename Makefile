@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types format coverage clean
+.PHONY: demo test lint types format coverage bench bench-quick clean
 
 demo: $(READY)
 	$(BIN)/fedkt compare benchmarks/demo.toml
@@ -29,6 +29,14 @@ format: $(READY)
 
 coverage: $(READY)
 	$(BIN)/pytest --cov --cov-report=term-missing:skip-covered
+
+# About two hours and a half; nothing else should run meanwhile.
+bench: $(READY)
+	$(BIN)/python benchmarks/speed/run.py
+
+# Fails if a ratio to the other variants is more than 25 % worse than in quick.json.
+bench-quick: $(READY)
+	$(BIN)/python benchmarks/speed/run.py --quick --out runs/speed-quick --check benchmarks/speed/quick.json
 
 clean:
 	rm -rf $(VENV) build

@@ -16,7 +16,11 @@ from fedkt.clients.state import FileStore
 
 # Variant, clients, public samples. The server holds the answers of all clients at once: of
 # 100,000 on 2,000 samples these would be 8 GB and more, so that few samples are in use there.
-FULL = (("nearest-ray", 10_000, 2000), ("averaged-in-memory", 100_000, 200))
+FULL = (
+    ("nearest-ray", 10_000, 2000),
+    ("averaged-in-memory", 100_000, 200),
+    ("averaged-in-files", 100_000, 200),
+)
 QUICK = (("nearest-in-process", 200, 256),)
 PRIVATE = 60
 
