@@ -204,9 +204,10 @@ def _straight(model: nn.Module) -> list[nn.Module]:
 def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
     if x.dim() != 2:
         return F.linear(x, layer.weight, layer.bias)
-    if layer.bias is None:
+    bias = layer._parameters["bias"]
+    if bias is None:
         return (layer.weight @ x.mT).mT
-    return torch.addmm(layer.bias[:, None], layer.weight, x.mT).mT
+    return torch.addmm(bias[:, None], layer.weight, x.mT).mT
 
 
 def _dim(value: object) -> int | None:

@@ -250,3 +250,17 @@ def test_a_compiled_step_is_the_same_step(monkeypatch: pytest.MonkeyPatch) -> No
         ends.append(Party(compile=compile_it).together()[0])
     assert apart(*ends) < 1e-12
     assert len(compiled) == len(STEPS)
+
+
+def test_linear_layers_without_bias_and_on_sequences() -> None:
+    def build() -> nn.Module:
+        # Rows of 8 numbers are a sequence; the first layer sees [B, 1, 8, 8].
+        layers = nn.Linear(8, 6, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(48, 10, bias=False)
+        return nn.Sequential(*layers)
+
+    party = Party()
+    party.learner = TorchLearner(build, 10, "bare")
+    party.learner.follow(Recipe())
+    steps = {"learn/0": Train("private", [CrossEntropy()], epochs=2)}
+    (loop, _), (ours, _) = party.in_the_loop(steps), party.together(steps)
+    assert apart(ours, loop) < 1e-12
