@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, get_args
@@ -326,10 +326,24 @@ class Uploads(Sequence[Upload]):
         held = list(self._uploads[0].knowledge)
         if name not in held:
             raise KnowledgeError(f"no share called {name!r}; there is {', '.join(held)}")
-        all_ = [u.knowledge[name] for u in self._uploads]
-        tensors = {key: torch.stack([k.tensors[key] for k in all_]) for key in all_[0].tensors}
+        first = self._uploads[0].knowledge[name]
+        count = len(self._uploads)
+        tensors = {key: t.new_empty(count, *t.shape) for key, t in first.tensors.items()}
+        for k, upload in enumerate(self._uploads):
+            own = upload.knowledge[name].tensors
+            for key, stacked in tensors.items():
+                if own[key].shape != stacked.shape[1:]:
+                    raise KnowledgeError(
+                        f"{name}: client {upload.client} has {key} of shape {_shape(own[key])}, "
+                        f"client {self._uploads[0].client} of {list(stacked.shape[1:])}"
+                    )
+                stacked[k] = own[key]
+            # The upload is a part of the stack from now on: thousands of answers fit once.
+            rows = {key: stacked[k] for key, stacked in tensors.items()}
+            knowledge = {**upload.knowledge, name: upload.knowledge[name].with_tensors(rows)}
+            self._uploads[k] = replace(upload, knowledge=knowledge)
         examples = torch.tensor([u.num_examples for u in self._uploads], dtype=torch.float32)
-        return Stack(name, all_[0].kind, tensors, all_[0].ids, self.clients, examples)
+        return Stack(name, first.kind, tensors, first.ids, self.clients, examples)
 
 
 @dataclass(frozen=True)

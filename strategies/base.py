@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from logging import INFO
 from typing import Any, ClassVar
 
@@ -21,7 +21,7 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from fedkt import wire
 from fedkt.errors import ConfigError, FedktError, KnowledgeError, RunFailedError
-from fedkt.knowledge import Fused, Knowledge, Uploads
+from fedkt.knowledge import Fused, Knowledge, Upload, Uploads
 from fedkt.recipe import Recipe, Weights
 from fedkt.registry import name_of
 from fedkt.server_model import ServerModel
@@ -203,13 +203,18 @@ class KnowledgeStrategy(Strategy):
         result = Result()
         for server_round in range(self.exchange.next_round, num_rounds + 1):
             began = time.monotonic()
-            messages = self.configure_train(server_round, arrays, train_config, grid)
-            replies = grid.send_and_receive(messages, timeout=timeout)
-            fused, trained = self.aggregate_train(server_round, replies)
+            # Messages and replies are given away, not kept: with thousands of clients they are
+            # gigabytes.
+            replies = grid.send_and_receive(
+                self.configure_train(server_round, arrays, train_config, grid), timeout=timeout
+            )
+            fused, trained = self.aggregate_train(server_round, _handed_over(replies))
             arrays = fused if fused is not None else arrays
-            messages = self.configure_evaluate(server_round, arrays, evaluate_config, grid)
-            replies = grid.send_and_receive(messages, timeout=timeout)
-            evaluated = self.aggregate_evaluate(server_round, replies)
+            replies = grid.send_and_receive(
+                self.configure_evaluate(server_round, arrays, evaluate_config, grid),
+                timeout=timeout,
+            )
+            evaluated = self.aggregate_evaluate(server_round, _handed_over(replies))
             served = evaluate_fn(server_round, arrays) if evaluate_fn and len(arrays) else None
             for store, metrics in (
                 (result.train_metrics_clientapp, trained),
@@ -260,7 +265,8 @@ class KnowledgeStrategy(Strategy):
         exchange = self.exchange
         if not self._has_first_message:
             return None, None
-        uploads, losses = [], []
+        uploads: list[Upload] = []
+        losses = []
         for client, content in exchange.contents(replies, "learn", exchange.report.participants):
             try:
                 upload = exchange.read_upload(client, content)
@@ -276,8 +282,10 @@ class KnowledgeStrategy(Strategy):
                 exchange.report.learnt[client] = learnt
         exchange.stop_unless(uploads, "learn")
         exchange.report.participants = [u.client for u in uploads]
-        if exchange.recipe.share:
-            exchange.accept(self._fused(Uploads(uploads)))
+        together = Uploads(uploads) if exchange.recipe.share else None
+        del uploads  # stacking frees them one by one
+        if together is not None:
+            exchange.accept(self._fused(together))
         known = [loss for loss in losses if loss is not None]
         metrics = MetricRecord({"loss": float(np.mean(known))}) if known else None
         return self._server_arrays(), metrics
@@ -343,3 +351,12 @@ class KnowledgeStrategy(Strategy):
             if values:
                 means[name] = float(np.mean(values))
         return means
+
+
+def _handed_over(replies: Iterable[Message]) -> Iterator[Message]:
+    """Yield replies without keeping those that were yielded."""
+    left = list(replies)[::-1]
+    if isinstance(replies, list):
+        replies.clear()
+    while left:
+        yield left.pop()

@@ -182,7 +182,7 @@ class Exchange:
             if client is not None:
                 by_client[client] = reply
         for client in asked:
-            answer = by_client.get(client)
+            answer = by_client.pop(client, None)
             if answer is None:
                 self.fail(client, phase, "no reply in time")
             elif answer.has_error():
