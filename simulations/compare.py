@@ -288,7 +288,7 @@ def ray_session(experiment: Experiment) -> AbstractContextManager[None]:
     """Keep one Ray for several runs on the Ray grid; do nothing on the others."""
     if experiment.run.grid != "ray":
         return nullcontext()
-    from fedkt.simulations.ray_grid import session
+    from fedkt.simulations.ray_session import session
 
     return session(workers_of(experiment), experiment.run.address)
 

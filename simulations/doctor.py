@@ -59,7 +59,7 @@ def _gpu() -> str:
 def _ray() -> str:
     import ray
 
-    from fedkt.simulations.ray_grid import join_ray
+    from fedkt.simulations.ray_session import join_ray
 
     joined = join_ray(1, None)
     cpus = int(ray.cluster_resources().get("CPU", 0))

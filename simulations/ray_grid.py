@@ -7,13 +7,11 @@ result is the same bit for bit.
 
 from __future__ import annotations
 
-import logging
 import os
-import socket
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,16 +19,18 @@ from typing import Any
 import ray
 import torch
 from flwr.app import ArrayRecord, Context, Error, Message, MessageType, Metadata, RecordDict
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError
 
 from fedkt.clients.state import ClientState, FileStore
 from fedkt.data.federation import Federation
-from fedkt.errors import ConfigError, FedktError, RunFailedError
+from fedkt.errors import RunFailedError
 from fedkt.simulations import _flwr_shim as shim
 from fedkt.simulations.grid import LOST_CLIENT, SimulationGrid, deliver_all
 from fedkt.simulations.population import Population, PopulationSpec
+from fedkt.simulations.ray_session import idle, join_ray, result_of, sessions
 
 CHUNKS_PER_WORKER = 32  # calls a worker gets per phase: fine enough for progress and redoing
+AHEAD = 2  # calls a worker has at a time: the next is there when one is done
 MAX_DEATHS = 3  # of a worker on one message, before its client is given up for the phase
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "MKL_NUM_THREADS": "1"}
 
@@ -51,6 +51,7 @@ class _Chunk:
     shells: list[_Shell]
     messages: list[Message]
     deaths: int = 0
+    stored: Any = None  # reference to the shells, once they are under way
 
 
 class _Worker:
@@ -102,7 +103,7 @@ class _Seat:
 
     actor: Any
     saved: Any = None  # reference to the last snapshot of its clients
-    done: list[list[_Shell]] = field(default_factory=list)  # handled since
+    done: list[Any] = field(default_factory=list)  # references to the shells handled since
 
 
 class RayGrid(SimulationGrid):
@@ -145,7 +146,7 @@ class RayGrid(SimulationGrid):
         self._seats: list[_Seat] = []
         try:
             self._seats = [_Seat(self._hire()) for _ in range(workers)]
-            _get([seat.actor.ready.remote() for seat in self._seats])
+            result_of([seat.actor.ready.remote() for seat in self._seats])
         except RayActorError as error:
             self.close()
             raise RunFailedError(f"A Ray worker cannot start: {error}") from error
@@ -153,29 +154,32 @@ class RayGrid(SimulationGrid):
     @property
     def worker_pids(self) -> list[int]:
         """Process ids of the workers, for tests of failure."""
-        return [int(p) for p in _get([s.actor.ready.remote() for s in self._seats])]
+        return [int(p) for p in result_of([s.actor.ready.remote() for s in self._seats])]
 
     def _hire(self) -> Any:
         """Return an actor that is ready for this run: an idle one of the session, or a new one."""
-        while _idle:
-            actor = _idle.pop()
+        while idle:
+            actor = idle.pop()
             try:
-                _get(actor.begin.remote(self._spec, self._federation, self._state))
+                result_of(actor.begin.remote(self._spec, self._federation, self._state))
                 return actor
             except RayActorError:
                 continue
         options = {"num_cpus": 1, "runtime_env": {"env_vars": ENVIRONMENT}, "max_restarts": 0}
         actor = ray.remote(**options)(_Worker).remote()
-        _get(actor.begin.remote(self._spec, self._federation, self._state))
+        result_of(actor.begin.remote(self._spec, self._federation, self._state))
         return actor
 
     # --- messages ----------------------------------------------------------------------
 
     def _handle(self, messages: Sequence[Message], timeout: float | None) -> list[Message]:
         deadline = None if timeout is None else time.monotonic() + timeout
+        ids = [m.metadata.message_id for m in messages]
         waiting = self._chunks(messages)
         replies: dict[str, Message] = {}
-        running = {self._submit(chunk): chunk for chunk in waiting}
+        running: dict[Any, _Chunk] = {}
+        for worker in range(len(self._seats)):
+            self._feed(worker, waiting, running)
         while running:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             ready, _ = ray.wait(list(running), num_returns=1, timeout=left)
@@ -184,20 +188,29 @@ class RayGrid(SimulationGrid):
                 break
             chunk = running.pop(ready[0])
             try:
-                answers = _get(ready[0])
+                answers = result_of(ready[0])
             except RayActorError:
                 lost = [chunk, *self._take(running, chunk.worker)]
                 self._replace(chunk.worker)
-                for again in self._blame(lost, replies):
-                    running[self._submit(again)] = again
-                continue
-            self._note(chunk)
-            replies.update({a.metadata.reply_to_message_id: a for a in answers})
-            self._tell(len(replies), len(messages))
-        ids = [m.metadata.message_id for m in messages]
+                waiting[chunk.worker].extendleft(reversed(self._blame(lost, replies)))
+            else:
+                self._note(chunk)
+                replies.update({a.metadata.reply_to_message_id: a for a in answers})
+                self._tell(len(replies), len(ids))
+            self._feed(chunk.worker, waiting, running)
         return [replies[i] for i in ids if i in replies]
 
-    def _chunks(self, messages: Sequence[Message]) -> list[_Chunk]:
+    def _feed(self, worker: int, waiting: list[deque[_Chunk]], running: dict[Any, _Chunk]) -> None:
+        """Give a worker calls until it has one more than it can handle."""
+        under_way = sum(chunk.worker == worker for chunk in running.values())
+        for _ in range(AHEAD - under_way):
+            if waiting[worker]:
+                chunk = waiting[worker].popleft()
+                # Put there once: for the call, and for the worker's successor should it die.
+                chunk.stored = ray.put(chunk.shells)
+                running[self._seats[worker].actor.handle.remote(chunk.stored)] = chunk
+
+    def _chunks(self, messages: Sequence[Message]) -> list[deque[_Chunk]]:
         """Deal the messages to the workers; records in several messages are stored once."""
         seen: dict[int, int] = {}
         for message in messages:
@@ -208,9 +221,11 @@ class RayGrid(SimulationGrid):
         for message in messages:
             per_worker[self._seat_of(self.client_of(message))].append(message)
         return [
-            _Chunk(worker, [self._shell(m, seen, stored) for m in part], part)
+            deque(
+                _Chunk(worker, [self._shell(m, seen, stored) for m in part], part)
+                for part in self._parts(own)
+            )
             for worker, own in enumerate(per_worker)
-            for part in self._parts(own)
         ]
 
     def _parts(self, messages: Sequence[Message]) -> Iterator[list[Message]]:
@@ -243,13 +258,9 @@ class RayGrid(SimulationGrid):
                 records[name] = record
         return _Shell(message.metadata, records)
 
-    def _submit(self, chunk: _Chunk) -> Any:
-        return self._seats[chunk.worker].actor.handle.remote(chunk.shells)
-
     def _note(self, chunk: _Chunk) -> None:
-        shells = [s for s in chunk.shells if s.metadata.message_type != MessageType.QUERY]
-        if shells:
-            self._seats[chunk.worker].done.append(shells)
+        if any(s.metadata.message_type != MessageType.QUERY for s in chunk.shells):
+            self._seats[chunk.worker].done.append(chunk.stored)
 
     # --- death and replacement ------------------------------------------------------------
 
@@ -284,9 +295,9 @@ class RayGrid(SimulationGrid):
             seat.actor = self._hire()
             try:
                 if seat.saved is not None:
-                    _get(seat.actor.restore.remote(seat.saved))
-                for shells in seat.done:
-                    _get(seat.actor.handle.remote(shells))
+                    result_of(seat.actor.restore.remote(seat.saved))
+                for stored in seat.done:
+                    result_of(seat.actor.handle.remote(stored))
                 return
             except RayActorError:
                 continue
@@ -307,7 +318,7 @@ class RayGrid(SimulationGrid):
             while True:
                 reference = seat.actor.snapshot.remote()
                 try:
-                    states.update(_get(reference))
+                    states.update(result_of(reference))
                     break
                 except RayActorError:
                     self._replace(worker)
@@ -320,89 +331,17 @@ class RayGrid(SimulationGrid):
             own = {c: s for c, s in states.items() if self._seat_of(c) == worker}
             seat.saved, seat.done = ray.put(own), []
             try:
-                _get(seat.actor.restore.remote(seat.saved))
+                result_of(seat.actor.restore.remote(seat.saved))
             except RayActorError:
                 self._replace(worker)
 
     def close(self) -> None:
         """Stop the workers, or keep them for the next run of a session."""
         for seat in self._seats:
-            if _sessions:
-                _idle.append(seat.actor)
+            if sessions:
+                idle.append(seat.actor)
             else:
                 ray.kill(seat.actor)
         self._seats = []
         if self._owns_ray and ray.is_initialized():
             ray.shutdown()
-
-
-_idle: list[Any] = []  # actors without a run, while a session is open
-_sessions: list[int] = []
-
-
-@contextmanager
-def session(workers: int, address: str | None = None) -> Iterator[None]:
-    """Keep Ray and its worker processes over several runs; starting them takes seconds."""
-    joined = join_ray(workers, address)
-    _sessions.append(workers)
-    try:
-        yield
-    finally:
-        _sessions.pop()
-        while _idle and not _sessions:
-            actor = _idle.pop()
-            if ray.is_initialized():
-                ray.kill(actor)
-        if joined:
-            ray.shutdown()
-
-
-def join_ray(workers: int, address: str | None) -> bool:
-    """Start or join Ray unless this process has; return whether it was done here.
-
-    Raises
-    ------
-    ConfigError
-        If the cluster cannot be reached or has fewer CPUs than workers.
-    """
-    joined = False
-    if not ray.is_initialized():
-        quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-        try:
-            if address:
-                _knock(address)
-                ray.init(address=address, **quiet)
-            else:
-                # "local": a cluster is joined only when asked for, whatever RAY_ADDRESS says.
-                ray.init("local", num_cpus=workers, include_dashboard=False, **quiet)
-        except (OSError, RuntimeError, ValueError) as error:
-            line = str(error).splitlines()[0]
-            raise ConfigError(f"Ray cannot be reached at {address!r}: {line}") from error
-        joined = True
-    cpus = int(ray.cluster_resources().get("CPU", 0))
-    if cpus < workers:
-        if joined:
-            ray.shutdown()
-        raise ConfigError(f"--workers {workers}: the Ray cluster has {cpus} CPUs.")
-    return joined
-
-
-def _get(reference: Any) -> Any:
-    """Return a result; an error of our own in a worker is raised as it is, on one line."""
-    try:
-        return ray.get(reference)
-    except RayActorError:
-        raise
-    except RayTaskError as error:
-        cause = error.cause
-        if isinstance(cause, FedktError):
-            raise type(cause)(str(cause.args[0] if cause.args else cause)) from None
-        text = " ".join(str(cause).split())
-        raise RunFailedError(f"A Ray worker failed: {type(cause).__name__}: {text}") from error
-
-
-def _knock(address: str) -> None:
-    """Raise OSError at once where nobody listens; Ray itself would try for minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=10).close()

@@ -53,16 +53,13 @@ class Exchange:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what must outlive a stop after a finished round."""
-        keep = self.recipe.needs("learn")  # all other knowledge is used up within its round
+        kept = self._kept()
         return {
             "next_round": self.next_round,
             "version": self._version,
             "held": {c: dict(h) for c, h in self._held.items()},
-            "shared": {n: k for n, k in self.latest.shared.items() if n in keep},
-            "personal": {
-                c: {n: k for n, k in own.items() if n in keep}
-                for c, own in self.latest.personal.items()
-            },
+            "shared": dict(kept.shared),
+            "personal": {c: dict(own) for c, own in kept.personal.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -70,6 +67,17 @@ class Exchange:
         self.next_round, self._version = state["next_round"], state["version"]
         self._held = {c: dict(h) for c, h in state["held"].items()}
         self.latest = Fused(state["shared"], state["personal"])
+
+    def _kept(self) -> Fused:
+        """Return what later rounds read; all other knowledge is used up within its round."""
+        keep = set(self.recipe.needs("learn"))
+        return Fused(
+            {n: k for n, k in self.latest.shared.items() if n in keep},
+            {
+                client: {n: k for n, k in own.items() if n in keep}
+                for client, own in self.latest.personal.items()
+            },
+        )
 
     # --- who is there ------------------------------------------------------------------
 
@@ -105,6 +113,8 @@ class Exchange:
     def begin(self, server_round: int) -> None:
         """Start a round: a new report, and the clients drawn for it."""
         self.report = RoundReport(server_round, self.roster.clients)
+        if self._version:  # what was there before the first round may be for its start
+            self.latest = self._kept()
         self.report.participants = self._draw(server_round)
         whole = [s for s in self.recipe.share if isinstance(s, Weights) and not s.local_norms]
         self.report.one_model = bool(whole)

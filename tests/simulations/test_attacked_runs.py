@@ -127,7 +127,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(
 
 @pytest.mark.ray
 def test_ray_gives_the_same_bits(tmp_path: Path, tiny: Any, figures: Any, final_state: Any) -> None:
-    from fedkt.simulations.ray_grid import session
+    from fedkt.simulations.ray_session import session
 
     with session(2):
         for kind in ("adaptive-flip", "mimic-noisy", "silent"):

@@ -17,7 +17,8 @@ from fedkt.recipe import Recipe
 from fedkt.simulations import _flwr_shim as shim
 from fedkt.simulations.grid import InProcessGrid, SimulationGrid
 from fedkt.simulations.population import Population
-from fedkt.simulations.ray_grid import CHUNKS_PER_WORKER, RayGrid, _Chunk, session
+from fedkt.simulations.ray_grid import CHUNKS_PER_WORKER, RayGrid, _Chunk
+from fedkt.simulations.ray_session import session
 from fedkt.simulations.records import round_row
 from fedkt.simulations.runner import Plan, execute, prepare, server_app
 from fedkt.strategies import KnowledgeStrategy, RoundReport
