@@ -62,7 +62,8 @@ def beside(
         raise KnowledgeError(f"{spec.source!r} holds neither features nor a mean and variance")
     mean, deviation = bank.tensors["mean"], bank.tensors["variance"].clamp_min(0).sqrt()
     shape = spec.batch_size, len(mean)
-    return (_known(mean + deviation * torch.randn(shape, generator=order)) for _ in iter(int, 1))
+    noise = (torch.randn(shape, generator=order).to(mean.device) for _ in iter(int, 1))
+    return (_known(mean + deviation * one) for one in noise)
 
 
 def _known(features: Tensor) -> Outputs:

@@ -130,7 +130,7 @@ def predict(
         learner.load_state(states[0])
         return [learner.predict(xs[0])] * len(xs)
     model = learner.template.eval()
-    tensors = stack([_of_model(s["model"]) for s in states])
+    tensors = stack([_of_model(s["model"]) for s in states], learner.device)
 
     def answer(tensors: Tensors, x: Tensor) -> Tensor:
         logits: Tensor = functional_call(model, tensors, (x,))
@@ -139,7 +139,8 @@ def predict(
     x = xs[0] if shared else nn.utils.rnn.pad_sequence(list(xs), batch_first=True)
     ask = vmap(answer, in_dims=(0, None if shared else 0))
     with vectorised(model):
-        parts = [ask(tensors, part) for part in torch.split(x, ROWS, dim=0 if shared else 1)]
+        split = torch.split(x, ROWS, dim=0 if shared else 1)
+        parts = [ask(tensors, part.to(learner.device)).cpu() for part in split]
     logits = torch.cat(parts, dim=1)
     return [logits[k, : len(one)] for k, one in enumerate(xs)]
 
@@ -205,7 +206,8 @@ class _Group:
         self._rows, self._tasks, self._epochs = rows, tasks, step.epochs
         trained = [n for n, _ in learner.template.named_parameters()]
         trained += [f"{HEADS}.{n}" for n, _ in learner.heads.named_parameters()]
-        stacked = stack([row.state["model"] for row in rows])
+        device = self._device = learner.device
+        stacked = stack([row.state["model"] for row in rows], device)
         options = rows[0].work.options
         keep = options.optimiser_state == "keep"
         states = [row.state["optimiser"] if keep else {} for row in rows]
@@ -213,7 +215,7 @@ class _Group:
         self._at = Descent.begin(parameters, options, states)
         self._names, self._buffers = trained, stacked
         self._rate = options.learning_rate * step.rate
-        self._knowledge = Stacked.of([task.knowledge for task in tasks])
+        self._knowledge = Stacked.of([task.knowledge for task in tasks], device)
         kinds, terms, rehearse = self._knowledge.kinds, tasks[0].terms, tasks[0].rehearse
         # The same object for the same kind of training: a compiled one is dear.
         key = repr((trained, terms, rehearse, sorted(kinds.items()), options))
@@ -221,18 +223,19 @@ class _Group:
             made = Advance(learner.template, trained, terms, rehearse, kinds, options)
             learner.steps[key] = made
         self._advance: Advance = learner.steps[key]
-        self._priors = torch.stack([row.work.data.log_prior for row in rows])
+        self._priors = torch.stack([row.work.data.log_prior for row in rows]).to(device)
 
     def run(self) -> list[float]:
         """Train; return each client's mean loss of its last epoch."""
-        whole = self._advance.compiled  # a compiled step wants batches of one size
-        feeds = [Feed([t.samples for t in self._tasks], [t.plan for t in self._tasks], whole)]
+        # A compiled step wants batches of one size.
+        where = self._device, self._advance.compiled
+        feeds = [Feed([t.samples for t in self._tasks], [t.plan for t in self._tasks], *where)]
         if private := [t.private for t in self._tasks if t.private is not None]:
-            feeds.append(Feed([row.work.data.train for row in self._rows], private, whole))
+            feeds.append(Feed([row.work.data.train for row in self._rows], private, *where))
         steps = torch.tensor([len(t.plan.widths) for t in self._tasks])
         per_epoch = steps // self._epochs
         counts = set(per_epoch.tolist())
-        sums = torch.zeros(len(self._rows), dtype=torch.float64)
+        sums = torch.zeros(len(self._rows), dtype=torch.float64, device=self._device)
         with self._advance.training():
             for number in range(int(steps.max())):
                 active = number < steps
@@ -240,8 +243,8 @@ class _Group:
                 losses = self._step(number, feeds, active, progress)
                 # A client counts the batches of its last epoch only.
                 last = active & (number >= steps - per_epoch)
-                sums += torch.where(last, losses, 0.0)
-        return (sums / per_epoch).tolist()
+                sums += torch.where(last.to(self._device), losses, 0.0)
+        return (sums.cpu() / per_epoch).tolist()
 
     def states(self) -> list[dict[str, Any]]:
         """Return the clients' states."""
@@ -261,7 +264,8 @@ class _Group:
         known = {"log_prior": self._priors, "progress": progress}
         batches = [{**feed.at(number), **known} for feed in feeds]
         # A compiled step would be compiled twice: with a mask and without.
-        masked = None if bool(active.all()) and not self._advance.compiled else active
+        whole = bool(active.all()) and not self._advance.compiled
+        masked = None if whole else active.to(self._device)
         self._at, self._buffers, losses = self._advance(
             self._at, self._buffers, self._knowledge, batches, self._rate, masked
         )
@@ -275,7 +279,7 @@ class _Group:
             epoch, batch = divmod(number, count)
             found.append(work.progress(min((epoch + batch / count) / self._epochs, 1.0)))
         if len(found) > 1:
-            return torch.tensor(found)
+            return torch.tensor(found, device=self._device)
         return torch.tensor(found[0]) if self._advance.compiled else found[0]
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from fedkt.clients import batches
+from fedkt.clients import batches, devices
 from fedkt.clients.features import FeatureTap
 from fedkt.clients.learner import Work
 from fedkt.data.samples import Samples
@@ -53,12 +53,15 @@ def train(
     float or None
         Mean loss of the last epoch.
     """
+    given, device = work, devices.device_of(model)
+    work = devices.on(work, device)
     ask = _Asking(model, heads, step, half=work.options.precision == "bfloat16")
     beside = batches.beside(step.beside, work, stream, ask)
     terms = ready(step.terms, work, beside is not None)
-    samples = samples_of(step, work, terms)
+    samples = samples_of(step, given, terms)  # on the CPU, where nothing waits for an answer
     if not terms or samples is None or not len(samples) or step.epochs == 0:
         return None
+    samples = work.data.train if step.on == "private" else devices.shared_on(samples, device)
     rehearse = ready(step.rehearse, work) if len(work.data.train) else []
     private = batches.rehearsal(work, stream) if rehearse else iter(())
     size = step.batch_size or batch_size(step, work)
@@ -94,20 +97,21 @@ def predict(model: nn.Module, x: Tensor, batch_size: int = 64) -> Tensor:
     The batches depend on ``n`` only, so equal weights give equal bits.
     """
     model.eval()
-    return torch.cat([model(part) for part in torch.split(x, batch_size)])
+    device = devices.device_of(model)
+    return torch.cat([model(part.to(device)).cpu() for part in torch.split(x, batch_size)])
 
 
 @torch.no_grad()
 def features(model: nn.Module, x: Tensor, batch_size: int = 64) -> Tensor:
     """Return features ``[n, d]`` in evaluation mode; see :func:`predict`."""
     model.eval()
-    found = []
+    found, device = [], devices.device_of(model)
     with FeatureTap(model) as tap:
         for part in torch.split(x, batch_size):
-            model(part)
+            model(part.to(device))
             if tap.features is None:
                 raise ConfigError(f"{type(model).__name__} has no linear layer, so no features.")
-            found.append(tap.features)
+            found.append(tap.features.cpu())
     return torch.cat(found)
 
 
@@ -132,8 +136,9 @@ def adapt_norms(model: nn.Module, x: Tensor, batch_size: int = 64) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # the mean of all batches instead of a moving one
         norm.train()
+    device = devices.device_of(model)
     for start in range(count if norms else 0):
-        model(x[start::count])
+        model(x[start::count].to(device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()
@@ -178,7 +183,7 @@ class _Asking:
             logits = self._model(x)
             features = self.tap.features
         else:  # the terms are computed in float32 all the same
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast(x.device.type, torch.bfloat16):
                 logits = self._model(x).float()
             features = None if self.tap.features is None else self.tap.features.float()
         return Outputs(logits, features, self.parameters, classify=self.tap.layer)
@@ -209,7 +214,7 @@ class _Loss:
             x = mix[1] * x + (1 - mix[1]) * x[mix[0]]
         y = None if samples.y is None else samples.y[rows]
         if len(rows) not in self._ones:
-            self._ones[len(rows)] = torch.ones(len(rows), dtype=x.dtype)
+            self._ones[len(rows)] = torch.ones(len(rows), dtype=x.dtype, device=x.device)
         weight, prior = self._ones[len(rows)], self._work.data.log_prior
         batch = Batch(x, y, samples.ids[rows], weight, prior, self.progress)
         outputs = self._ask(x)

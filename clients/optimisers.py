@@ -52,7 +52,7 @@ class Descent:
             for name in _names(options)
         }
         steps = torch.stack([_steps(state) for state in states])
-        return cls(list(parameters), moments, steps)
+        return cls(list(parameters), moments, steps.to(parameters[0].device))
 
     def copy(self) -> Descent:
         """Return tensors of its own."""
@@ -64,7 +64,7 @@ class Descent:
         if not self.moments:
             return [{} for _ in range(len(self.steps))]
         held = {name: unstack(tensors) for name, tensors in self.moments.items()}
-        counts = self.steps.unbind() if len(self.moments) > 1 else ()  # Adam's
+        counts = self.steps.cpu().unbind() if len(self.moments) > 1 else ()  # Adam's
         return [
             {
                 i: {
@@ -78,8 +78,8 @@ class Descent:
 
 
 def unstack(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Return what each of K clients has in tensors ``[K, ...]``, as tensors of their own."""
-    rows = zip(*(tensor.unbind() for tensor in tensors), strict=True)
+    """Return what each of K clients has in tensors ``[K, ...]``, as CPU tensors of their own."""
+    rows = zip(*(tensor.cpu().unbind() for tensor in tensors), strict=True)
     return [[one.clone() for one in row] for row in rows]
 
 
@@ -158,10 +158,10 @@ def _names(options: TrainingOptions) -> tuple[str, ...]:
 
 
 def _stacked(states: Sequence[Mapping[int, Any]], i: int, name: str, like: Tensor) -> Tensor:
-    zero = torch.zeros_like(like[0])
+    zero = torch.zeros_like(like[0], device="cpu")
     held = (state.get(i, {}).get(name) for state in states)
-    return torch.stack([zero if one is None else one for one in held]).contiguous()
+    return torch.stack([zero if one is None else one for one in held]).contiguous().to(like.device)
 
 
 def _steps(state: Mapping[int, Any]) -> Tensor:
-    return torch.as_tensor(state.get(0, {}).get("step", 0.0), dtype=torch.float32)
+    return torch.as_tensor(state.get(0, {}).get("step", 0.0), dtype=torch.float32, device="cpu")

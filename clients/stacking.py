@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fedkt.clients.devices import CPU
 from fedkt.data.samples import Samples
 from fedkt.knowledge import Knowledge
 
@@ -41,32 +42,40 @@ class Plan:
 
 
 class Feed:
-    """The batches of K clients, padded to the longest of each step, or (``whole``) of all."""
+    """The batches of K clients on a device, padded to the longest of each step.
+
+    If ``whole``, padded to the longest of all.
+    """
 
     def __init__(
-        self, samples: Sequence[Samples], plans: Sequence[Plan], whole: bool = False
+        self,
+        samples: Sequence[Samples],
+        plans: Sequence[Plan],
+        device: torch.device = CPU,
+        whole: bool = False,
     ) -> None:
         pad = nn.utils.rnn.pad_sequence
         rows = pad([plan.rows for plan in plans], batch_first=True)  # [K, S, B]
-        self._widths = pad([plan.widths for plan in plans], batch_first=True)
+        widths = pad([plan.widths for plan in plans], batch_first=True)
         wide = rows.shape[2]
-        self._widest = [wide if whole else w for w in self._widths.amax(0).tolist()]
+        self._widest = [wide if whole else w for w in widths.amax(0).tolist()]
         one = samples[0]
         if all(s.x is one.x for s in samples):
-            self._x, self._y, self._ids = one.x, one.y, one.ids
+            x, y, ids = one.x, one.y, one.ids
         else:  # one row of all clients' samples after another
             labels = [s.y for s in samples if s.y is not None]
-            self._x = torch.cat([s.x for s in samples])
-            self._y = torch.cat(labels) if labels else None
-            self._ids = torch.cat([s.ids for s in samples])
+            x, ids = torch.cat([s.x for s in samples]), torch.cat([s.ids for s in samples])
+            y = torch.cat(labels) if labels else None
             sizes = torch.tensor([0, *(len(s) for s in samples[:-1])])
             rows = rows + sizes.cumsum(0)[:, None, None]
-        self._rows = rows
+        self._rows, self._widths = rows.to(device), widths.to(device)
+        self._x, self._y, self._ids = x.to(device), y if y is None else y.to(device), ids.to(device)
 
     def at(self, number: int) -> dict[str, Any]:
         """Return x, y, ids and weight of a ``Batch``, each ``[K, B, ...]``."""
         rows = self._rows[:, number, : self._widest[number]]
-        weight = torch.arange(rows.shape[1]) < self._widths[:, number, None]
+        columns = torch.arange(rows.shape[1], device=rows.device)
+        weight = columns < self._widths[:, number, None]
         return {
             "x": _pick(self._x, rows),
             "y": None if self._y is None else _pick(self._y, rows),
@@ -89,8 +98,8 @@ class Stacked:
     dims: dict[str, Any]
 
     @classmethod
-    def of(cls, held: Sequence[Mapping[str, Knowledge]]) -> Stacked:
-        """Stack what the clients hold; all hold the same names, kinds and shapes."""
+    def of(cls, held: Sequence[Mapping[str, Knowledge]], device: torch.device = CPU) -> Stacked:
+        """Stack on a device what the clients hold: all the same names, kinds and shapes."""
         kinds: dict[str, Any] = {}
         tensors: dict[str, Any] = {}
         dims: dict[str, Any] = {}
@@ -101,7 +110,8 @@ class Stacked:
             for key in parts[0]:
                 values = [part[key] for part in parts]
                 same = all(v is values[0] for v in values) or _equal(values)
-                tensors[name][key] = values[0] if same else torch.stack(_padded(key, values))
+                one_or_all = values[0] if same else torch.stack(_padded(key, values))
+                tensors[name][key] = one_or_all.to(device)
                 dims[name][key] = None if same else 0
         return cls(kinds, tensors, dims)
 
@@ -119,7 +129,8 @@ def _padded(key: str, values: Sequence[Tensor]) -> list[Tensor]:
     return list(padded.unbind())
 
 
-def stack(states: Sequence[Mapping[str, Tensor]]) -> Tensors:
-    """Return tensors ``[K, ...]`` of K states with the same names."""
+def stack(states: Sequence[Mapping[str, Tensor]], device: torch.device = CPU) -> Tensors:
+    """Return tensors ``[K, ...]``, on a device, of K states with the same names."""
     # Contiguous, because vmap cannot keep channels_last for each client.
-    return {name: torch.stack([s[name] for s in states]).contiguous() for name in states[0]}
+    stacked = {name: torch.stack([s[name] for s in states]).contiguous() for name in states[0]}
+    return {name: tensor.to(device) for name, tensor in stacked.items()}

@@ -34,17 +34,22 @@ class TorchLearner:
         Width of its logits.
     name : str
         The architecture's name, for messages.
+    device : str
+        torch's name of where it computes; its state and its answers are on the CPU.
     """
 
-    def __init__(self, build: Callable[[], nn.Module], num_classes: int, name: str) -> None:
+    def __init__(
+        self, build: Callable[[], nn.Module], num_classes: int, name: str, device: str = "cpu"
+    ) -> None:
         self._build, self._num_classes, self._name = build, num_classes, name
+        self.device = torch.device(device)
         self._optimiser: torch.optim.Optimizer | None = None
         self._optimiser_state: dict[int, Any] = {}
         self._heads: tuple[Head, ...] = ()
         self._answered: tuple[Tensor, bytes, Tensor] | None = None  # samples, weights, logits
         # The architecture for the cohort executor, and the vectorised steps it has made of it.
         with global_torch_stream(0, "template"):
-            self.template = build()
+            self.template = build().to(self.device)
         self._adopt(copy.deepcopy(self.template))
         self.steps: dict[str, Any] = {}
         shapes = {n: tuple(t.shape) for n, t in self.model.state_dict().items()}
@@ -121,7 +126,8 @@ class TorchLearner:
         floats = {n: t for n, t in state["model"].items() if t.is_floating_point()}
         if local_norms:
             floats = {n: t for n, t in floats.items() if n.rpartition(".")[0] not in self._norms}
-        return Knowledge("weights", {n: t.to(torch.float32, copy=True) for n, t in floats.items()})
+        own = {n: t.to("cpu", torch.float32, copy=True) for n, t in floats.items()}
+        return Knowledge("weights", own)
 
     def load_weights(self, weights: Knowledge) -> None:
         """Take other weights; the optimiser begins anew."""
@@ -134,11 +140,8 @@ class TorchLearner:
             self._optimiser.state_dict()["state"] if self._optimiser else self._optimiser_state
         )
         return {
-            "model": {n: t.clone() for n, t in self._tensors().items()},
-            "optimiser": {
-                i: {k: v.clone() if isinstance(v, Tensor) else v for k, v in one.items()}
-                for i, one in moments.items()
-            },
+            "model": {n: _copied(t) for n, t in self._tensors().items()},
+            "optimiser": {i: {k: _copied(v) for k, v in one.items()} for i, one in moments.items()},
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -155,7 +158,7 @@ class TorchLearner:
         }
         width = feature_width(model) if self._heads else 0
         built = {h.name: h.build(width, self._num_classes) for h in self._heads}
-        self.model, self.heads = model, nn.ModuleDict(built)
+        self.model, self.heads = model.to(self.device), nn.ModuleDict(built).to(self.device)
         self._optimiser, self._optimiser_state = None, {}
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -181,7 +184,7 @@ class TorchLearner:
         floats = (t for t in self.model.state_dict().values() if t.is_floating_point())
         for tensor in floats:
             layout = tensor.permute(0, 2, 3, 1) if tensor.dim() == 4 else tensor
-            digest.update(layout.contiguous().numpy())
+            digest.update(layout.contiguous().cpu().numpy())
         return digest.digest()
 
     def _parameters(self) -> list[nn.Parameter]:
@@ -200,6 +203,11 @@ class TorchLearner:
         for group in self._optimiser.param_groups:
             group["lr"] = work.options.learning_rate * step.rate
         return loop.train(self.model, self._optimiser, step, work, stream, self.heads)
+
+
+def _copied(value: Any) -> Any:
+    """Return a copy on the CPU; plain values as they are."""
+    return value.to("cpu", copy=True) if isinstance(value, Tensor) else value
 
 
 def _of_a_head(name: str) -> bool:

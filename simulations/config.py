@@ -73,6 +73,9 @@ class RunSection(Section):
     executor: Literal["auto", "loop", "cohort", "tune"] = "auto"
     plan: dict[str, str] = Field({}, description="executor of each model: loop or cohort:N")
     address: str | None = None
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto: a GPU if there is one"
+    )
     state: Literal["memory", "disk"] = Field(
         "memory", description="where the clients' states are between messages; flower: disk"
     )

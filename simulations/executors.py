@@ -15,6 +15,7 @@ from functools import partial
 from torch import nn
 
 from fedkt.clients import TorchLearner, TrainingOptions, Work, cohort
+from fedkt.clients.devices import CPU
 from fedkt.data.federation import Federation
 from fedkt.errors import ConfigError
 from fedkt.objectives import CrossEntropy
@@ -54,6 +55,7 @@ def resolve(
     models: Sequence[str],
     federation: Federation,
     training: TrainingOptions,
+    device: str = "cpu",
 ) -> dict[str, str]:
     """Return the executor of every model.
 
@@ -70,6 +72,9 @@ def resolve(
         The data.
     training : TrainingOptions
         How clients train.
+    device : {"cpu", "cuda"}
+        Where. On a GPU a single client's steps leave most of it idle, so there ``auto`` takes
+        cohorts of every network that can be in one.
 
     Returns
     -------
@@ -87,7 +92,8 @@ def resolve(
     found = {}
     for model in dict.fromkeys(models):
         own = [c for c in range(federation.num_clients) if models[c % len(models)] == model]
-        learner = make_learner(model, federation.input_shape, federation.num_classes)
+        shape, classes = federation.input_shape, federation.num_classes
+        learner = make_learner(model, shape, classes, device)
         if half or run.grid == "flower" or len(own) < 2 or not isinstance(learner, TorchLearner):
             found[model] = LOOP
         elif absolute(model) in settled:
@@ -145,7 +151,8 @@ def _cost(act: Callable[[], None], clients: int) -> float:
 
 
 def _rule(executor: str, learner: TorchLearner, count: int) -> str:
-    if executor == LOOP or (executor == "auto" and not _is_small(learner.model)):
+    pays = _is_small(learner.model) if learner.device == CPU else not cohort.refuses(learner.model)
+    if executor == LOOP or (executor == "auto" and not pays):
         return LOOP
     # Two cohorts at least where there are enough clients, so that two workers have work.
     return f"cohort:{min(count, max(LEAST, min(LARGEST, -(-count // 2))))}"

@@ -47,6 +47,8 @@ class PopulationSpec:
         Python files of the user's whose parts (terms, models) the clients need.
     cohorts : tuple[int, ...]
         For each of ``models`` how many clients train together; 0: one by one. Empty: all so.
+    device : {"cpu", "cuda"}
+        Where networks compute.
     """
 
     models: tuple[str, ...]
@@ -54,6 +56,7 @@ class PopulationSpec:
     personalised: str = "split"
     extensions: tuple[str, ...] = ()
     cohorts: tuple[int, ...] = ()
+    device: str = "cpu"
 
     def model_of(self, client: int) -> str:
         """Return the reference of a client's model."""
@@ -95,9 +98,8 @@ class Population:
     def learner(self, reference: str) -> Learner:
         """Return this process's learner for a model; it serves all clients that have it."""
         if reference not in self._learners:
-            self._learners[reference] = make_learner(
-                reference, self.federation.input_shape, self.federation.num_classes
-            )
+            shape, classes = self.federation.input_shape, self.federation.num_classes
+            self._learners[reference] = make_learner(reference, shape, classes, self.spec.device)
         return self._learners[reference]
 
     def client(self, client: int) -> Client:
@@ -132,13 +134,15 @@ def _number(context: Context) -> int:
     return int(cast(int, context.node_config["partition-id"]))
 
 
-def make_learner(reference: str, input_shape: tuple[int, ...], num_classes: int) -> Learner:
+def make_learner(
+    reference: str, input_shape: tuple[int, ...], num_classes: int, device: str = "cpu"
+) -> Learner:
     """Return a learner for a model reference: torch module or scikit-learn classifier."""
     build: Callable[[], Any] = partial(build_model, reference, input_shape, num_classes)
     with global_torch_stream(0, "probe"):
         torch_model = is_torch_model(build())
     if torch_model:
-        return TorchLearner(build, num_classes, reference)
+        return TorchLearner(build, num_classes, reference, device)
     return SklearnLearner(build, num_classes, reference)
 
 

@@ -142,7 +142,7 @@ class RayGrid(SimulationGrid):
         self._owns_ray = join_ray(workers, address)
         self._population, self._spec = spec, ray.put(spec)
         self._federation, self._state = ray.put(federation), state and state.resolve()
-        workers = max(1, min(workers, self.clients))
+        workers = self._workers = max(1, min(workers, self.clients))
         self._seats: list[_Seat] = []
         try:
             self._seats = [_Seat(self._hire()) for _ in range(workers)]
@@ -165,8 +165,10 @@ class RayGrid(SimulationGrid):
                 return actor
             except RayActorError:
                 continue
+        gpus = ray.cluster_resources().get("GPU", 0) if self._population.device == "cuda" else 0
         options = {"num_cpus": 1, "runtime_env": {"env_vars": ENVIRONMENT}, "max_restarts": 0}
-        actor = ray.remote(**options)(_Worker).remote()
+        # Workers share the GPUs evenly; one each where there are more.
+        actor = ray.remote(num_gpus=min(1, gpus / self._workers), **options)(_Worker).remote()
         result_of(actor.begin.remote(self._spec, self._federation, self._state))
         return actor
 

@@ -15,7 +15,7 @@ import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedkt.clients import TrainingOptions
+from fedkt.clients import TrainingOptions, devices
 from fedkt.data.federation import Federation, FederationSpec, build_federation
 from fedkt.errors import ConfigError
 from fedkt.recipe import Recipe
@@ -77,9 +77,7 @@ class Plan:
             clients=self.federation.num_clients,
             codec=run.codec,
             public_labels=None if public_y is None else torch.tensor(public_y, dtype=torch.int64),
-            server_model=server_model(
-                strategy, self.experiment, self.federation, self.population.training
-            ),
+            server_model=server_model(strategy, self.experiment, self.federation, self.population),
             group_effect=run.group_effect,
             schedule_rounds=self.experiment.schedule_rounds,
         )
@@ -139,15 +137,18 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
     check_fits(strategy, models, federation)
     server = server_network(strategy, experiment, networks, federation)
     training = TrainingOptions(**experiment.training.model_dump())
-    executors = resolve(run, models, federation, training)
+    device = devices.resolve(run.device)
+    executors = resolve(run, models, federation, training, device)
     population = PopulationSpec(
         models=models,
         cohorts=tuple(size_of(executors[m]) for m in models),
         training=training,
         personalised=run.personalised,
         extensions=_extensions(experiment),
+        device=device,
     )
-    resolved = _resolved(experiment.with_values(server_model=server), models, executors)
+    known = experiment.with_values(server_model=server, run={**run.model_dump(), "device": device})
+    resolved = _resolved(known, models, executors)
     plan = Plan(resolved, federation, population, reduced)
     _ = plan.liars  # an attack that does not fit shows here
     return plan

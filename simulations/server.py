@@ -7,11 +7,16 @@ from collections.abc import Callable, Sequence
 import torch
 from flwr.app import ArrayRecord, MetricRecord
 
-from fedkt.clients import LearnerServerModel, TrainingOptions
+from fedkt.clients import LearnerServerModel
 from fedkt.data.federation import Federation
 from fedkt.errors import ConfigError
 from fedkt.simulations.config import Experiment
-from fedkt.simulations.population import Population, make_learner, torch_models
+from fedkt.simulations.population import (
+    Population,
+    PopulationSpec,
+    make_learner,
+    torch_models,
+)
 from fedkt.strategies import KnowledgeStrategy
 from fedkt.wire import weights_of
 
@@ -45,7 +50,7 @@ def server_model(
     strategy: KnowledgeStrategy,
     experiment: Experiment,
     federation: Federation,
-    training: TrainingOptions,
+    population: PopulationSpec,
 ) -> LearnerServerModel | None:
     """Return the server's own model, untrained, for a strategy that needs one.
 
@@ -58,8 +63,8 @@ def server_model(
     if public is None:
         raise ConfigError(f"{strategy.title} trains a model at the server on the public set.")
     shape, classes = federation.input_shape, federation.num_classes
-    learner = make_learner(experiment.server_model, shape, classes)
-    recipe = strategy.recipe()
+    learner = make_learner(experiment.server_model, shape, classes, population.device)
+    recipe, training = strategy.recipe(), population.training
     return LearnerServerModel(learner, public.x, recipe, experiment.seed, training)
 
 

@@ -108,5 +108,5 @@ def _mistaken(
     parameters: Mapping[str, Tensor], head: str, features: Tensor, domain: int, weight: Tensor
 ) -> Tensor:
     answers = apply_head(parameters, head, features, weight)
-    target = torch.full((len(features),), domain)
+    target = torch.full((len(features),), domain, device=features.device)
     return weighted_mean(F.cross_entropy(answers, target, reduction="none"), weight)

@@ -154,7 +154,7 @@ def mutual_information(
         A scalar; its maximum over T is the mutual information, in a batch it may be below 0.
     """
     together = apply_head(parameters, head, torch.cat([left, right], -1))[:, 0]
-    before = torch.arange(len(left)) - 1
+    before = torch.arange(len(left), device=left.device) - 1
     before = torch.where(before < 0, (weight > 0).sum() - 1, before)
     apart = apply_head(parameters, head, torch.cat([left, right[before]], -1))[:, 0]
     # A number as good as -infinity, whose gradient is 0 and not NaN where all is padding.

@@ -103,7 +103,7 @@ class Restyle:
         if x.dim() != 4 or x.shape[1] != mean.shape[1]:
             channels = mean.shape[1]
             raise KnowledgeError(f"restyle needs images of {channels} channels, not {[*x.shape]}")
-        chosen = torch.rand(len(x)) < self.probability
-        style = torch.randint(len(mean), (len(x),))
+        chosen = (torch.rand(len(x)) < self.probability).to(x.device)
+        style = torch.randint(len(mean), (len(x),)).to(x.device)
         changed = restyled(x, mean[style], std[style]).clamp(0, 1)
         return torch.where(chosen[:, None, None, None], changed, x)
