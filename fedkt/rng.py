@@ -61,7 +61,7 @@ def global_torch_stream(
     before = torch.random.get_rng_state()
     # Not torch.manual_seed, which spends a hundred times longer on absent accelerators.
     torch.default_generator.manual_seed(derive(seed, purpose, round_, client))
-    if torch.cuda.is_initialized():  # where a model on a GPU draws
+    if torch.cuda.is_available():  # where a model on a GPU draws
         torch.cuda.manual_seed(derive(seed, purpose, round_, client))
     try:
         yield
