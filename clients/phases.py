@@ -12,11 +12,11 @@ from fedkt.clients.learner import Learner, Work
 from fedkt.data.samples import ClientData, Samples
 from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Knowledge
-from fedkt.objectives.base import log_softmax
 from fedkt.objectives.restyle import styles_of
 from fedkt.readouts import LARGEST_LOSS, as_knowledge
 from fedkt.recipe import Gate, Load, Predict, Recipe, Share, Step, Styles, Validation, Weights
 from fedkt.rng import torch_rng
+from fedkt.softmax import softmax
 from fedkt.wire import public_ids
 
 
@@ -132,7 +132,7 @@ def _one_share(learner: Learner, one: Share, work: Work) -> Knowledge:
         return Knowledge.rows("labels", logits.argmax(-1), ids)
     if one.form == "logits":
         return Knowledge.rows("logits", logits, ids)
-    return Knowledge.rows("probabilities", log_softmax(logits / one.temperature).exp(), ids)
+    return Knowledge.rows("probabilities", softmax(logits / one.temperature), ids)
 
 
 def _styles(one: Styles, work: Work) -> Knowledge:

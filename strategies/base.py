@@ -205,16 +205,15 @@ class KnowledgeStrategy(Strategy):
             began = time.monotonic()
             # Messages and replies are given away, not kept: with thousands of clients they are
             # gigabytes.
-            replies = grid.send_and_receive(
-                self.configure_train(server_round, arrays, train_config, grid), timeout=timeout
-            )
-            fused, trained = self.aggregate_train(server_round, _handed_over(replies))
+            messages = self.configure_train(server_round, arrays, train_config, grid)
+            replies = _handed_over(grid.send_and_receive(messages, timeout=timeout))
+            del messages
+            fused, trained = self.aggregate_train(server_round, replies)
             arrays = fused if fused is not None else arrays
-            replies = grid.send_and_receive(
-                self.configure_evaluate(server_round, arrays, evaluate_config, grid),
-                timeout=timeout,
-            )
-            evaluated = self.aggregate_evaluate(server_round, _handed_over(replies))
+            messages = self.configure_evaluate(server_round, arrays, evaluate_config, grid)
+            replies = _handed_over(grid.send_and_receive(messages, timeout=timeout))
+            del messages
+            evaluated = self.aggregate_evaluate(server_round, replies)
             served = evaluate_fn(server_round, arrays) if evaluate_fn and len(arrays) else None
             for store, metrics in (
                 (result.train_metrics_clientapp, trained),
@@ -356,7 +355,6 @@ class KnowledgeStrategy(Strategy):
 def _handed_over(replies: Iterable[Message]) -> Iterator[Message]:
     """Yield replies without keeping those that were yielded."""
     left = list(replies)[::-1]
-    if isinstance(replies, list):
-        replies.clear()
+    del replies
     while left:
         yield left.pop()

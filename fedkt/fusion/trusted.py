@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fedkt.errors import ConfigError, KnowledgeError
@@ -16,6 +15,7 @@ from fedkt.fusion.averaging import mean
 from fedkt.fusion.weighting import sample_weighted_mean
 from fedkt.knowledge import Fused, Knowledge, Stack
 from fedkt.registry import register
+from fedkt.softmax import softmax
 
 Choice = Literal["off", "correlation", "per-class", "median", "root"]
 AnswerKind = Literal["logits", "probabilities"]
@@ -208,7 +208,7 @@ def _as(stack: Stack, kind: AnswerKind, softened: Tensor | None) -> Stack:
     if softened is None and stack.kind == kind:
         return stack
     logits = answer_logits(stack) if softened is None else softened
-    values = logits if kind == "logits" else F.softmax(logits, dim=-1)
+    values = logits if kind == "logits" else softmax(logits)
     return _with_values(stack, kind, values)
 
 

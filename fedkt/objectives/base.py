@@ -11,12 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from fedkt.knowledge import Knowledge
-
-REGISTER = 16  # float32 numbers in the widest vector register of today's processors
 
 
 @dataclass(frozen=True)
@@ -131,17 +128,6 @@ class Divergence(Protocol):
         ``kind`` says whether the target holds ``logits`` or ``probabilities``.
         """
         ...
-
-
-def log_softmax(logits: Tensor) -> Tensor:
-    """Return the log-softmax over the last axis of ``[..., B, C]``, in nats.
-
-    torch's own goes through a last axis shorter than a vector register number by number; along
-    the axis before it works on whole registers, which for ten classes is several times faster.
-    """
-    if logits.dim() < 2 or logits.shape[-1] >= REGISTER:
-        return F.log_softmax(logits, dim=-1)
-    return F.log_softmax(logits.mT, dim=-2).mT
 
 
 def weighted_mean(losses: Tensor, weight: Tensor) -> Tensor:

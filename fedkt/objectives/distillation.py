@@ -14,8 +14,9 @@ from torch import Tensor
 
 from fedkt.errors import ConfigError, KnowledgeError
 from fedkt.knowledge import Knowledge
-from fedkt.objectives.base import Batch, Divergence, Outputs, log_softmax, weighted_mean
+from fedkt.objectives.base import Batch, Divergence, Outputs, weighted_mean
 from fedkt.registry import register
+from fedkt.softmax import log_softmax
 
 
 @register

@@ -13,6 +13,7 @@ from fedkt.fusion.trust import correlations
 from fedkt.knowledge import Knowledge, Upload, Uploads
 from fedkt.readouts import as_knowledge
 from fedkt.recipe import Recipe
+from fedkt.softmax import softmax
 from fedkt.strategies.fedmd import FedMD
 from fedkt.strategies.fedpf import FedPF
 
@@ -49,7 +50,7 @@ def test_without_its_parts_the_target_is_fedmds_bit_for_bit() -> None:
     z = logits(6)
     averaged = Uploads(
         [
-            Upload(c, 10, {"public": Knowledge.rows("probabilities", v.softmax(-1))})
+            Upload(c, 10, {"public": Knowledge.rows("probabilities", softmax(v))})
             for c, v in enumerate(z)
         ]
     )
