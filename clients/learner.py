@@ -31,7 +31,7 @@ class TrainingOptions:
         step. Loading other weights always begins anew.
     compile : bool
         Whether cohorts run their steps under ``torch.compile``: it takes about a minute in
-        each process, and halves the time of small dense networks.
+        each process, and it depends on the network and the machine whether that is won back.
     precision : {"float32", "bfloat16"}
         Of the products in training; with ``bfloat16`` they are rounded to 8 bits of mantissa
         (torch's autocast) and weights, optimiser, losses and answers stay in float32. Loop
