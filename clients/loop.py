@@ -81,13 +81,17 @@ def train(
                 loss = loss_of(terms, samples, rows, other, transforms, mix)
                 if rehearse:
                     loss = loss + loss_of(rehearse, work.data.train, next(private))
-                for parameter in parameters:  # as zero_grad(), whose hooks cost more than a layer
-                    parameter.grad = None
-                loss.backward()  # type: ignore[no-untyped-call]  # torch's own annotation
-                optimiser.step()
+                _descend(loss, parameters, optimiser)
                 losses.append(loss.detach())
     model.eval()
     return float(torch.stack(losses).mean())
+
+
+def _descend(loss: Tensor, parameters: Sequence[Tensor], optimiser: torch.optim.Optimizer) -> None:
+    for parameter in parameters:  # as zero_grad(), whose hooks cost more than a layer
+        parameter.grad = None
+    loss.backward()  # type: ignore[no-untyped-call]  # torch's own annotation
+    optimiser.step()
 
 
 @torch.no_grad()

@@ -147,15 +147,15 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
         extensions=_extensions(experiment),
         device=device,
     )
-    known = experiment.with_values(server_model=server, run={**run.model_dump(), "device": device})
-    resolved = _resolved(known, models, executors)
+    experiment = experiment.with_values(server_model=server)
+    resolved = _resolved(experiment, models, executors, device)
     plan = Plan(resolved, federation, population, reduced)
     _ = plan.liars  # an attack that does not fit shows here
     return plan
 
 
 def _resolved(
-    experiment: Experiment, models: Sequence[str], executors: Mapping[str, str]
+    experiment: Experiment, models: Sequence[str], executors: Mapping[str, str], device: str
 ) -> Experiment:
     """Return the experiment as it will run: defaults filled in, paths absolute."""
     section = config_.resolved_strategy(experiment.strategy)
@@ -173,6 +173,7 @@ def _resolved(
         run={
             **experiment.run.model_dump(),
             "workers": workers_of(experiment),
+            "device": device,
             "plan": {absolute(model): entry for model, entry in executors.items()},
         },
         attack=attack and {**attack, "kind": absolute(attack["kind"])},
@@ -250,9 +251,7 @@ def execute(
     done = len(read_rounds(folder))
     saved = checkpoint.newest(folder / "checkpoints", at_most=done)
     began = saved[0] if saved else 0
-    alone = {row["round"]: row for row in read_rounds(baseline)} if baseline else {}
-    every, last = experiment.run.checkpoint_every, experiment.rounds
-    recorder = Recorder(folder, began, alone, progress, lambda r: r % every == 0 or r == last)
+    recorder = _recorder(experiment, folder, began, baseline, progress)
     clients, name = plan.federation.num_clients, f"{where}{label}"
     progress.run_started(name, experiment.rounds, clients, began + 1)
     with one_thread(), opened(plan.experiment.run, population, folder) as engine:
@@ -270,6 +269,15 @@ def execute(
     known = {"label": label, "command": command}
     write_json(folder / "summary.json", {**_summary(plan, folder, baseline), **known})
     progress.run_finished()
+
+
+def _recorder(
+    experiment: Experiment, folder: Path, began: int, baseline: Path | None, progress: RunProgress
+) -> Recorder:
+    """Return what writes a run's rounds, and its checkpoints as often as is asked for."""
+    alone = {row["round"]: row for row in read_rounds(baseline)} if baseline else {}
+    every, last = experiment.run.checkpoint_every, experiment.rounds
+    return Recorder(folder, began, alone, progress, lambda r: r % every == 0 or r == last)
 
 
 def _summary(plan: Plan, folder: Path, baseline: Path | None) -> dict[str, Any]:
