@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ class Advance:
     Parameters
     ----------
     model : torch.nn.Module
-        The architecture.
+        The architecture, :func:`vectorised`.
     names : Sequence[str]
         Of the trainable parameters, heads included.
     terms, rehearse : list
@@ -41,6 +42,8 @@ class Advance:
         Of the knowledge that the terms read.
     options : TrainingOptions
         The optimiser, and whether the step is compiled.
+    rate : float
+        The learning rate.
     """
 
     def __init__(
@@ -51,8 +54,10 @@ class Advance:
         rehearse: Terms,
         kinds: Mapping[str, Any],
         options: TrainingOptions,
+        rate: float,
     ) -> None:
-        self._model, self._names, self._kinds, self._options = model, names, kinds, options
+        self._model, self._names, self._kinds = model, names, kinds
+        self._options, self._rate = options, rate
         self._terms = (terms, rehearse)
         everything = [t for _, t in (*terms, *rehearse)]
         tapped = any(getattr(t, "needs_features", False) for t in everything)
@@ -60,14 +65,14 @@ class Advance:
         self._batch_norms = [m for m in model.modules() if isinstance(m, NORMS)]
         # Hooks, and batch sizes that change, are not for the compiler.
         self.compiled = options.compile and not (tapped or self._batch_norms or _straight(model))
-        self._step: Step = torch.compile(self._pure, dynamic=False) if self.compiled else self._pure
+        self._step: Step = _compiled(self._pure) if self.compiled else self._pure
 
     @contextmanager
     def training(self) -> Iterator[None]:
         """Get the model ready for steps."""
         self._model.train()
         try:
-            with self._tap, vectorised(self._model):
+            with self._tap:
                 yield
         finally:
             self._model.eval()
@@ -77,8 +82,7 @@ class Advance:
         at: Descent,
         buffers: Tensors,
         knowledge: Stacked,
-        batches: Sequence[Mapping[str, Any]],
-        rate: float,
+        batches: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
         active: Tensor | None,
     ) -> tuple[Descent, Tensors, Tensor]:
         """Take a step.
@@ -91,10 +95,9 @@ class Advance:
             The models' buffers, ``[K, ...]``.
         knowledge : Stacked
             What the terms read.
-        batches : Sequence[Mapping]
-            The fields of the clients' batches, and of the private ones beside them.
-        rate : float
-            The learning rate.
+        batches : Sequence[tuple[Mapping, Mapping]]
+            The fields of the clients' batches, and of the private ones beside them; and along
+            which dimension the clients lie in each, None where they share it.
         active : Tensor, optional
             bool ``[K]``: who has a batch; the others stay as they are.
 
@@ -103,10 +106,8 @@ class Advance:
         Descent, dict, Tensor
             Where they are now, their buffers, and the losses ``[K]``.
         """
-        dims = [{n: _dim(value) for n, value in fields.items()} for fields in batches]
-        return self._step(
-            at, buffers, knowledge.tensors, knowledge.dims, list(batches), dims, rate, active
-        )
+        fields, dims = [list(parts) for parts in zip(*batches, strict=True)]
+        return self._step(at, buffers, knowledge.tensors, knowledge.dims, fields, dims, active)
 
     def _pure(
         self,
@@ -116,7 +117,6 @@ class Advance:
         tensor_dims: Mapping[str, Any],
         batches: list[Mapping[str, Any]],
         batch_dims: list[Mapping[str, Any]],
-        rate: float,
         active: Tensor | None,
     ) -> tuple[Descent, Tensors, Tensor]:
         # Batch normalisation counts in place.
@@ -137,7 +137,7 @@ class Advance:
         after = {n: b.detach() for n, b in after.items()}
         if active is not None:
             after = {n: choose(active, b, before[n]) for n, b in after.items()}
-        return descend(at, gradients, self._options, rate, active), after, losses
+        return descend(at, gradients, self._options, self._rate, active), after, losses
 
     def _loss(
         self,
@@ -171,9 +171,8 @@ class Advance:
         return loop.sum_of(terms, outputs, batch, knowledge)
 
 
-@contextmanager
-def vectorised(model: nn.Module) -> Iterator[None]:
-    """Let layers work as they must, or as is fastest, under vmap.
+def vectorised(model: nn.Module) -> nn.Module:
+    """Let a model's layers work as they must, or as is fastest, under vmap; return the model.
 
     Group normalisation must have contiguous inputs, and convolutions of one pixel answer in
     channels_last, whatever they are given. Linear layers work on the transpose of a batch, y =
@@ -181,20 +180,31 @@ def vectorised(model: nn.Module) -> Iterator[None]:
     which with few classes makes them several times faster, and logits lie as the log-softmax
     likes them.
     """
-    hooks = [
-        m.register_forward_pre_hook(lambda _, given: (given[0].contiguous(),))
-        for m in _straight(model)
-    ]
-    layers = [m for m in model.modules() if type(m) is nn.Linear]
-    for layer in layers:
-        layer.__dict__["forward"] = partial(_linear, layer)
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for layer in layers:
-            del layer.__dict__["forward"]
+    for module in _straight(model):
+        module.register_forward_pre_hook(lambda _, given: (given[0].contiguous(),))
+    for layer in model.modules():
+        if type(layer) is nn.Linear:
+            layer.__dict__["forward"] = partial(_linear, layer)
+    return model
+
+
+def _compiled(step: Step) -> Step:
+    """Compile the method of one object for good, for tensors of each set of shapes.
+
+    torch keeps what it compiled by the method's code, which all objects share, and looks at every
+    call whether anything that the code has read is as it was, which takes as long as a third of
+    the arithmetic. So the method gets code of its own, and only the tensors are looked at:
+    nothing else changes.
+    """
+    code = step.__func__  # type: ignore[attr-defined]  # a method
+    own = FunctionType(code.__code__.replace(), code.__globals__, code.__name__)
+    return torch.compile(  # type: ignore[no-any-return]  # missing in torch's annotations
+        MethodType(own, step.__self__),  # type: ignore[attr-defined]  # a method
+        dynamic=False,
+        options={
+            "guard_filter_fn": lambda guards: [g.guard_type == "TENSOR_MATCH" for g in guards]
+        },
+    )
 
 
 def _straight(model: nn.Module) -> list[nn.Module]:
@@ -207,8 +217,4 @@ def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
     bias = layer._parameters["bias"]
     if bias is None:
         return (layer.weight @ x.mT).mT
-    return torch.addmm(bias[:, None], layer.weight, x.mT).mT
-
-
-def _dim(value: object) -> int | None:
-    return 0 if isinstance(value, Tensor) and value.dim() else None
+    return (layer.weight @ x.mT + bias[:, None]).mT

@@ -15,8 +15,14 @@ from fedkt.rng import torch_rng
 
 
 def orders(step: Train, work: Work, stream: str, total: int) -> Iterator[Tensor]:
-    """Yield for each epoch the rows of the ``total`` samples that it sees, in their order."""
-    order = torch_rng(work.seed, f"batches/{stream}", work.round, work.client)
+    """Yield for each epoch the rows of the ``total`` samples that it sees, in their order.
+
+    Public samples come in one order for all clients of a round: a cohort then asks all its
+    models about the same rows, whose first layers are one wide product.
+    """
+    mine = step.on == "private"
+    name = f"batches/{stream}" if mine else f"public-batches/{stream}"
+    order = torch_rng(work.seed, name, work.round, work.client if mine else 0)
     for _ in range(step.epochs):
         yield torch.randperm(total, generator=order)[: step.samples or total]
 

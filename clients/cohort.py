@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from fedkt.clients import batches, loop
-from fedkt.clients.advance import NORMS, Advance, vectorised
+from fedkt.clients.advance import NORMS, Advance
 from fedkt.clients.learner import Work
 from fedkt.clients.optimisers import Descent, unstack
 from fedkt.clients.stacking import Feed, Plan, Stacked, Tensors, stack
@@ -94,7 +94,8 @@ def train(
         raise RefusedError(f"cohorts train in float32, not {rows[0].work.options.precision}")
     losses: list[float | None] = [None] * len(rows)
     groups: dict[Any, list[int]] = {}
-    tasks = [_task(learner.template, step, row.work, stream) for row in rows]
+    shared: dict[Any, Plan] = {}
+    tasks = [_task(learner.template, step, row.work, stream, shared) for row in rows]
     for place, task in enumerate(tasks):
         if task is not None:
             groups.setdefault(task.kind, []).append(place)
@@ -138,9 +139,8 @@ def predict(
 
     x = xs[0] if shared else nn.utils.rnn.pad_sequence(list(xs), batch_first=True)
     ask = vmap(answer, in_dims=(0, None if shared else 0))
-    with vectorised(model):
-        split = torch.split(x, ROWS, dim=0 if shared else 1)
-        parts = [ask(tensors, part.to(learner.device)).cpu() for part in split]
+    split = torch.split(x, ROWS, dim=0 if shared else 1)
+    parts = [ask(tensors, part.to(learner.device)).cpu() for part in split]
     logits = torch.cat(parts, dim=1)
     return [logits[k, : len(one)] for k, one in enumerate(xs)]
 
@@ -161,14 +161,22 @@ class _Task:
     private: Plan | None  # rehearsal
 
 
-def _task(model: nn.Module, step: Train, work: Work, stream: str) -> _Task | None:
+def _task(
+    model: nn.Module, step: Train, work: Work, stream: str, shared: dict[Any, Plan]
+) -> _Task | None:
+    """Return what a client is to do; the clients' plans for public data are ``shared``."""
     terms = loop.ready(step.terms, work)
     samples = loop.samples_of(step, work, terms)
     if not terms or samples is None or not len(samples) or step.epochs == 0:
         return None
     rehearse = loop.ready(step.rehearse, work) if len(work.data.train) else []
     size = step.batch_size or loop.batch_size(step, work)
-    plan = Plan.of_orders(list(batches.orders(step, work, stream, len(samples))), size)
+    name = work.seed, work.round, len(samples)
+    plan = shared.get(name)
+    if plan is None:
+        plan = Plan.of_orders(list(batches.orders(step, work, stream, len(samples))), size)
+    if step.on == "public":
+        shared[name] = plan
     private = None
     if rehearse:
         drawn = itertools.islice(batches.rehearsal(work, stream), len(plan.widths))
@@ -214,24 +222,26 @@ class _Group:
         parameters = [stacked.pop(n) for n in trained]
         self._at = Descent.begin(parameters, options, states)
         self._names, self._buffers = trained, stacked
-        self._rate = options.learning_rate * step.rate
-        self._knowledge = Stacked.of([task.knowledge for task in tasks], device)
-        kinds, terms, rehearse = self._knowledge.kinds, tasks[0].terms, tasks[0].rehearse
+        rate = options.learning_rate * step.rate
+        held, terms, rehearse = tasks[0].knowledge, tasks[0].terms, tasks[0].rehearse
+        kinds = {name: knowledge.kind for name, knowledge in held.items()}
         # The same object for the same kind of training: a compiled one is dear.
-        key = repr((trained, terms, rehearse, sorted(kinds.items()), options))
+        key = repr((trained, terms, rehearse, sorted(kinds.items()), options, rate))
         if key not in learner.steps:
-            made = Advance(learner.template, trained, terms, rehearse, kinds, options)
+            made = Advance(learner.template, trained, terms, rehearse, kinds, options, rate)
             learner.steps[key] = made
         self._advance: Advance = learner.steps[key]
+        # A compiled step wants batches of one size.
+        where = device, self._advance.compiled
+        self._feeds = [Feed([t.samples for t in tasks], [t.plan for t in tasks], *where)]
+        if private := [t.private for t in tasks if t.private is not None]:
+            self._feeds.append(Feed([row.work.data.train for row in rows], private, *where))
+        shared = all(feed.shared for feed in self._feeds)
+        self._knowledge = Stacked.of([task.knowledge for task in tasks], device, shared)
         self._priors = torch.stack([row.work.data.log_prior for row in rows]).to(device)
 
     def run(self) -> list[float]:
         """Train; return each client's mean loss of its last epoch."""
-        # A compiled step wants batches of one size.
-        where = self._device, self._advance.compiled
-        feeds = [Feed([t.samples for t in self._tasks], [t.plan for t in self._tasks], *where)]
-        if private := [t.private for t in self._tasks if t.private is not None]:
-            feeds.append(Feed([row.work.data.train for row in self._rows], private, *where))
         steps = torch.tensor([len(t.plan.widths) for t in self._tasks])
         per_epoch = steps // self._epochs
         counts = set(per_epoch.tolist())
@@ -240,7 +250,7 @@ class _Group:
             for number in range(int(steps.max())):
                 active = number < steps
                 progress = self._progress(number, per_epoch if len(counts) > 1 else per_epoch[:1])
-                losses = self._step(number, feeds, active, progress)
+                losses = self._step(number, active, progress)
                 # A client counts the batches of its last epoch only.
                 last = active & (number >= steps - per_epoch)
                 sums += torch.where(last.to(self._device), losses, 0.0)
@@ -257,17 +267,17 @@ class _Group:
             for model, one in zip(models, moments, strict=True)
         ]
 
-    def _step(
-        self, number: int, feeds: Sequence[Feed], active: Tensor, progress: float | Tensor
-    ) -> Tensor:
+    def _step(self, number: int, active: Tensor, progress: float | Tensor) -> Tensor:
         """Take one step of all clients that have a batch left; return the losses ``[K]``."""
+        per_client = isinstance(progress, Tensor) and progress.dim() > 0
         known = {"log_prior": self._priors, "progress": progress}
-        batches = [{**feed.at(number), **known} for feed in feeds]
+        dims = {"log_prior": 0, "progress": 0 if per_client else None}
+        batches = [({**feed.at(number), **known}, {**feed.dims, **dims}) for feed in self._feeds]
         # A compiled step would be compiled twice: with a mask and without.
         whole = bool(active.all()) and not self._advance.compiled
         masked = None if whole else active.to(self._device)
         self._at, self._buffers, losses = self._advance(
-            self._at, self._buffers, self._knowledge, batches, self._rate, masked
+            self._at, self._buffers, self._knowledge, batches, masked
         )
         return losses.detach().double()
 

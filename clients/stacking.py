@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fedkt.clients.devices import CPU
 from fedkt.data.samples import Samples
-from fedkt.knowledge import Knowledge
+from fedkt.knowledge import SAMPLE_KINDS, Knowledge
 
 Tensors = dict[str, Tensor]
 
@@ -44,7 +44,19 @@ class Plan:
 class Feed:
     """The batches of K clients on a device, padded to the longest of each step.
 
-    If ``whole``, padded to the longest of all.
+    Clients that see the same rows of the same samples in one order have them once, ``shared``;
+    ``dims`` says where the clients lie in each field, as ``torch.func.vmap`` wants it.
+
+    Parameters
+    ----------
+    samples : Sequence[Samples]
+        Of each client.
+    plans : Sequence[Plan]
+        Of each client; one and the same object for all where their batches are.
+    device : torch.device
+        Where the batches are wanted.
+    whole : bool
+        Whether to pad to the longest batch of all.
     """
 
     def __init__(
@@ -54,13 +66,18 @@ class Feed:
         device: torch.device = CPU,
         whole: bool = False,
     ) -> None:
+        one = samples[0]
+        same = all(s.x is one.x for s in samples)
+        self.shared = same and all(plan is plans[0] for plan in plans)
+        lie = None if self.shared else 0
+        self.dims = {"x": lie, "y": lie if one.y is not None else None, "ids": lie, "weight": lie}
+        plans = plans[:1] if self.shared else plans
         pad = nn.utils.rnn.pad_sequence
         rows = pad([plan.rows for plan in plans], batch_first=True)  # [K, S, B]
         widths = pad([plan.widths for plan in plans], batch_first=True)
         wide = rows.shape[2]
         self._widest = [wide if whole else w for w in widths.amax(0).tolist()]
-        one = samples[0]
-        if all(s.x is one.x for s in samples):
+        if same:
             x, y, ids = one.x, one.y, one.ids
         else:  # one row of all clients' samples after another
             labels = [s.y for s in samples if s.y is not None]
@@ -72,10 +89,12 @@ class Feed:
         self._x, self._y, self._ids = x.to(device), y if y is None else y.to(device), ids.to(device)
 
     def at(self, number: int) -> dict[str, Any]:
-        """Return x, y, ids and weight of a ``Batch``, each ``[K, B, ...]``."""
+        """Return fields of a ``Batch``: ``[K, B, ...]``, or ``[B, ...]`` if shared."""
         rows = self._rows[:, number, : self._widest[number]]
         columns = torch.arange(rows.shape[1], device=rows.device)
         weight = columns < self._widths[:, number, None]
+        if self.shared:
+            rows, weight = rows[0], weight[0]
         return {
             "x": _pick(self._x, rows),
             "y": None if self._y is None else _pick(self._y, rows),
@@ -98,8 +117,17 @@ class Stacked:
     dims: dict[str, Any]
 
     @classmethod
-    def of(cls, held: Sequence[Mapping[str, Knowledge]], device: torch.device = CPU) -> Stacked:
-        """Stack on a device what the clients hold: all the same names, kinds and shapes."""
+    def of(
+        cls,
+        held: Sequence[Mapping[str, Knowledge]],
+        device: torch.device = CPU,
+        shared: bool = False,
+    ) -> Stacked:
+        """Stack on a device what the clients hold: all the same names, kinds and shapes.
+
+        If their batches are ``shared``, what they hold about samples is stacked sample by
+        sample, because it will be looked up so: ``[M, K, ...]``.
+        """
         kinds: dict[str, Any] = {}
         tensors: dict[str, Any] = {}
         dims: dict[str, Any] = {}
@@ -110,9 +138,10 @@ class Stacked:
             for key in parts[0]:
                 values = [part[key] for part in parts]
                 same = all(v is values[0] for v in values) or _equal(values)
-                one_or_all = values[0] if same else torch.stack(_padded(key, values))
+                dim = int(shared and kinds[name] in SAMPLE_KINDS and values[0].dim() > 1)
+                one_or_all = values[0] if same else torch.stack(_padded(key, values), dim)
                 tensors[name][key] = one_or_all.to(device)
-                dims[name][key] = None if same else 0
+                dims[name][key] = None if same else dim
         return cls(kinds, tensors, dims)
 
 

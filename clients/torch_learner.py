@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fedkt.clients import loop
+from fedkt.clients.advance import vectorised
 from fedkt.clients.features import feature_width
 from fedkt.clients.learner import TrainingOptions, Work
 from fedkt.knowledge import Knowledge
@@ -49,8 +50,9 @@ class TorchLearner:
         self._answered: tuple[Tensor, bytes, Tensor] | None = None  # samples, weights, logits
         # The architecture for the cohort executor, and the vectorised steps it has made of it.
         with global_torch_stream(0, "template"):
-            self.template = build().to(self.device)
-        self._adopt(copy.deepcopy(self.template))
+            own = build()
+        self.template = vectorised(copy.deepcopy(own).to(self.device))
+        self._adopt(own)
         self.steps: dict[str, Any] = {}
         shapes = {n: tuple(t.shape) for n, t in self.model.state_dict().items()}
         self._fingerprint = hashlib.sha256(repr(sorted(shapes.items())).encode()).hexdigest()[:12]

@@ -108,4 +108,8 @@ class LeanTrainer:
 
 def epoch_order(total: int, phase: str, round_: int, client: int) -> Tensor:
     """Return the order of an epoch, the very one that fedkt draws for the client."""
-    return torch.randperm(total, generator=torch_rng(SEED, f"batches/{phase}/0", round_, client))
+    if phase == "absorb":  # public samples, in one order for all
+        stream = torch_rng(SEED, f"public-batches/{phase}/0", round_)
+    else:
+        stream = torch_rng(SEED, f"batches/{phase}/0", round_, client)
+    return torch.randperm(total, generator=stream)

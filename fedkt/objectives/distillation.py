@@ -49,8 +49,10 @@ class KL:
             raise KnowledgeError(f"kl compares answers and the fused knowledge holds {kind}")
         softened = logits if self.temperature == 1 else logits / self.temperature
         log_student, teacher = log_softmax(softened), target.detach()
-        if kind == "probabilities":  # 0 log 0 is 0
-            losses = (torch.xlogy(teacher, teacher) - teacher * log_student).sum(-1)
+        if kind == "probabilities":
+            # 0 log 0 is 0; torch's xlogy, which knows that, goes number by number.
+            log_teacher = teacher.clamp_min(torch.finfo(teacher.dtype).tiny).log()
+            losses = (teacher * (log_teacher - log_student)).sum(-1)
         else:
             log_teacher = log_softmax(teacher / self.temperature)
             losses = (log_teacher.exp() * (log_teacher - log_student)).sum(-1)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fedkt.clients import TorchLearner, TrainingOptions, Work, cohort
 from fedkt.clients.cohort import Row
+from fedkt.clients.stacking import Feed
 from fedkt.data import ClientData, Samples
 from fedkt.knowledge import Knowledge
 from fedkt.objectives import CrossEntropy, Distil, Proximal
@@ -23,6 +24,7 @@ BUCKETS = (12, 12, 20, 12, 20)
 STEPS = {
     "learn/0": Train("private", [CrossEntropy()], epochs=2),
     "absorb/0": Train("public", [Distil()], rehearse=[CrossEntropy()], epochs=2),
+    "absorb/1": Train("public", [Distil()], samples=25),
     "learn/1": Train("private", [CrossEntropy(), Proximal(0.1)], samples=20),
 }
 
@@ -126,10 +128,29 @@ def test_a_cohort_is_the_loop_in_float64(model, sizes, optimiser) -> None:
 )
 def test_a_cohort_is_the_loop_in_float32(model, sizes) -> None:
     torch.manual_seed(0)
-    steps = {n: s for n, s in STEPS.items() if n != "learn/1"}  # a round: learn, then absorb
+    steps = {n: STEPS[n] for n in ("learn/0", "absorb/0")}  # a round
     party = Party(model, sizes, torch.float32, learning_rate=1e-3)
     loop, ours = party.in_the_loop(steps)[0], party.together(steps)[0]
     assert apart([s["model"] for s in ours], [s["model"] for s in loop]) < 1e-6
+
+
+@pytest.mark.parametrize("personal", [False, True])
+@pytest.mark.parametrize("sizes", [(9,) * 4, (9,) * 30])  # 30 clients for 30 answers: no mix-up
+def test_public_samples_are_one_batch_for_all(personal, sizes, monkeypatch) -> None:
+    seen = set()
+    at = Feed.at
+
+    def noting(feed: Feed, number: int) -> dict[str, Any]:
+        fields = at(feed, number)
+        seen.add(tuple(fields["x"].shape))
+        return fields
+
+    monkeypatch.setattr(Feed, "at", noting)
+    torch.manual_seed(0)
+    party = Party(sizes=sizes, personal=personal)
+    steps = {"absorb/1": STEPS["absorb/1"]}
+    assert apart(party.together(steps)[0], party.in_the_loop(steps)[0]) < 1e-12
+    assert seen == {(16, *SHAPE), (9, *SHAPE)}  # no dimension of the clients
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,13 @@ def sgd(model: nn.Module, rate: float = 0.1) -> torch.optim.Optimizer:
 
 
 def batches(stream: str, n: int, size: int, epochs: int, client: int = 1) -> list[torch.Tensor]:
-    """The rows of each batch: one named stream, one permutation an epoch."""
-    generator = torch_rng(7, f"batches/{stream}", 1, client)
+    """The rows of each batch: one named stream, one permutation an epoch.
+
+    Public data (``absorb``) come in one order for all clients.
+    """
+    public = stream.startswith("absorb")
+    name = f"public-batches/{stream}" if public else f"batches/{stream}"
+    generator = torch_rng(7, name, 1, 0 if public else client)
     return [
         rows
         for _ in range(epochs)

@@ -123,7 +123,7 @@ def test_rehearsal_draws_a_private_batch_beside_each_public_one(data, work_on, l
     learner, by_hand = learner_of(), learner_of()
     learner.absorb(step, work, "absorb/0")
 
-    order = torch_rng(7, "batches/absorb/0", 1, 1)
+    order = torch_rng(7, "public-batches/absorb/0", 1)
     public = torch.randperm(50, generator=order)
     private = torch.randperm(len(data.train), generator=torch_rng(7, "rehearsal/absorb/0", 1, 1))
     private = private[: work.options.batch_size]
