@@ -57,8 +57,9 @@ def _scaled(case: Case, grid: Any, strategy: str, files: bool = False) -> Result
 VARIANTS: Mapping[str, Callable[[Case], Result]] = {
     "ours-ray": lambda case: _ours(case, "ray"),
     "ours-in-process": lambda case: _ours(case, "in-process"),
-    "ours-ray-compiled": lambda case: _ours(case, "ray", compiled=True),
-    "ours-compiled": lambda case: _ours(case, "in-process", compiled=True),
+    "ours-ray-compiled": lambda case: _ours(case, "ray", training={"compile": True}),
+    "ours-compiled": lambda case: _ours(case, "in-process", training={"compile": True}),
+    "ours-bfloat16": lambda case: _ours(case, "in-process", training={"precision": "bfloat16"}),
     "ours-loop": lambda case: _ours(case, "in-process", executor="loop"),
     "ours-batch-10": lambda case: _ours(replace(case, batch=10), "in-process"),
     "stock": _stock,

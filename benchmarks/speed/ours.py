@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -91,11 +91,10 @@ def _steps(step: Train, work: Work) -> int:
     return 0 if data is None else step.epochs * -(-len(data) // size)
 
 
-def plan_of(case: Case, grid: Grid, strategy: str, compiled: bool = False, **run: Any) -> Plan:
+def plan_of(case: Case, grid: Grid, strategy: str, training: Mapping[str, Any], **run: Any) -> Plan:
     """Return fedkt's plan for a case, and check that it is the case."""
     experiment = experiment_of(case, strategy, grid=grid, **run)
-    if compiled:
-        experiment["training"]["compile"] = True
+    experiment["training"].update(training)
     plan = prepare(parse(experiment))
     sizes = {len(plan.federation.client(k).train) for k in range(min(case.clients, 10))}
     if sizes != {case.private} or len(plan.federation.public_x) != case.public:
@@ -108,7 +107,7 @@ def run_ours(
     grid: Grid,
     strategy: str = "Personalised",
     store: Callable[[], StateStore] | None = None,
-    compiled: bool = False,
+    training: Mapping[str, Any] | None = None,
     snapshots: bool = False,
     **run: Any,
 ) -> dict[str, Any]:
@@ -124,8 +123,8 @@ def run_ours(
         A class of ``methods.py``.
     store : callable, optional
         Makes the store of client state, in-process only; by default it is in memory.
-    compiled : bool
-        Whether cohorts run their steps under ``torch.compile``; the first round compiles.
+    training : Mapping, optional
+        More of the experiment's section ``training``. With ``compile`` the first round compiles.
     snapshots : bool
         Whether client state is fetched after every round, as for a checkpoint; the Ray grid
         then forgets the messages that it keeps for the case that a worker dies.
@@ -138,18 +137,18 @@ def run_ours(
         Seconds of a round (``cpu``, ``wall``, in-process also ``training``: CPU seconds of the
         executors alone), ``losses`` and ``accuracies`` of the rounds, ``peak_mb``.
     """
-    plan = plan_of(case, grid, strategy, compiled, **run)
-    population, training = Population(plan.population, plan.federation), Training()
+    plan = plan_of(case, grid, strategy, training or {}, **run)
+    population, trained = Population(plan.population, plan.federation), Training()
     engine = _engine(case, grid, plan, population, store)
-    watch = Watch(Laps(training=lambda: training.cpu), engine.snapshot if snapshots else None)
+    watch = Watch(Laps(training=lambda: trained.cpu), engine.snapshot if snapshots else None)
     try:
-        with one_thread(), training.counted():
+        with one_thread(), trained.counted():
             found = _run(case, plan, population, engine, watch)
     finally:
         engine.close()
     if grid == "ray":
         return {k: v for k, v in found.items() if k != "training"}  # which happens elsewhere
-    return {**found, "steps": training.steps / case.clients / case.rounds}
+    return {**found, "steps": trained.steps / case.clients / case.rounds}
 
 
 def _run(

@@ -8,7 +8,8 @@ answers, personalised fusion and distillation; what is measured begins at the en
 round. Writes results.json, tables.md and speed.png. With --check it compares with an earlier
 run of the same sizes and exits 1 if a CPU ratio is more than 25 % worse.
 
-  ours-ray, ours-in-process  fedkt on its two grids (-compiled: steps under torch.compile)
+  ours-ray, ours-in-process  fedkt on its two grids (-compiled: steps under torch.compile,
+                             -bfloat16: products rounded to bfloat16)
   stock                      Flower's simulation, a message a client and phase, lean training
   lean, lean-channels-last   a sequential loop with nothing beside the arithmetic
   typical                    DataLoader, optim.SGD, .item(), deep copies; one client in ten
@@ -38,9 +39,9 @@ from workloads import WORKLOADS, Case
 
 BATCH_10 = ("typical", "ours-batch-10", "typical-batch-10")
 VARIANTS: Mapping[str, tuple[str, ...]] = {
-    "W1": (*OURS, "stock", "lean", "lean-channels-last", *BATCH_10, "floor"),
+    "W1": (*OURS, "ours-bfloat16", "stock", "lean", "lean-channels-last", *BATCH_10, "floor"),
     "W2": (*OURS, "ours-ray-compiled", "ours-compiled", "stock", "lean", *BATCH_10, "floor"),
-    "W3": (*OURS, "stock", "lean", "lean-channels-last", "floor"),
+    "W3": (*OURS, "ours-bfloat16", "stock", "lean", "lean-channels-last", "floor"),
 }
 QUICK_VARIANTS: Mapping[str, tuple[str, ...]] = {
     "W1": ("ours-in-process", "lean", "typical", "floor"),
