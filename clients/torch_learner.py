@@ -152,15 +152,18 @@ class TorchLearner:
         self._optimiser, self._optimiser_state = None, state["optimiser"]
 
     def _adopt(self, model: nn.Module) -> None:
-        self._images = any(isinstance(m, nn.Conv2d) for m in model.modules())
+        modules = dict(model.named_modules())
+        self._images = any(isinstance(m, nn.Conv2d) for m in modules.values())
         if self._images:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
-        self._norms = {
-            n for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
-        }
+        norms = nn.modules.batchnorm._BatchNorm
+        self._norms = {n for n, m in modules.items() if isinstance(m, norms)}
         width = feature_width(model) if self._heads else 0
         built = {h.name: h.build(width, self._num_classes) for h in self._heads}
-        self.model, self.heads = model.to(self.device), nn.ModuleDict(built).to(self.device)
+        self.model, self.heads = model, nn.ModuleDict(built)
+        if self.device.type != "cpu":
+            self.model.to(self.device)
+            self.heads.to(self.device)
         self._optimiser, self._optimiser_state = None, {}
 
     def _tensors(self) -> dict[str, Tensor]:

@@ -138,9 +138,11 @@ def make_learner(
     reference: str, input_shape: tuple[int, ...], num_classes: int, device: str = "cpu"
 ) -> Learner:
     """Return a learner for a model reference: torch module or scikit-learn classifier."""
-    build: Callable[[], Any] = partial(build_model, reference, input_shape, num_classes)
     with global_torch_stream(0, "probe"):
-        torch_model = is_torch_model(build())
+        torch_model = is_torch_model(build_model(reference, input_shape, num_classes))
+    # What has been built and checked once is built for every client; checking takes as long.
+    part = registry.lookup("models", reference)
+    build: Callable[[], Any] = partial(part, tuple(input_shape), num_classes)
     if torch_model:
         return TorchLearner(build, num_classes, reference, device)
     return SklearnLearner(build, num_classes, reference)

@@ -39,11 +39,15 @@ def run_fusion(clients: int, samples: int, classes: int) -> dict[str, Any]:
         "public", "probabilities", {"values": answers}, ids, tuple(range(clients)), examples
     )
     forget_peak()
-    before, began, wall = resident_mb(), time.process_time(), time.perf_counter()
-    fused = personalised_mean(stack, weights)
-    for client in stack.clients:  # whoever fuses only when asked does it now
-        float(fused.for_client(client)["public"].values[0, 0])
-    seconds, elapsed = time.process_time() - began, time.perf_counter() - wall
+    before, seconds, elapsed = resident_mb(), float("inf"), float("inf")
+    for _ in range(2):  # at first a virtual machine has to find the memory of the result
+        began, wall = time.process_time(), time.perf_counter()
+        fused = personalised_mean(stack, weights)
+        for client in stack.clients:  # whoever fuses only when asked does it now
+            float(fused.for_client(client)["public"].values[0, 0])
+        seconds = min(seconds, time.process_time() - began)
+        elapsed = min(elapsed, time.perf_counter() - wall)
+        del fused
     extra, result = own_peak_mb() - before, answers.numel() * 4 / MB
     achieved = 2.0 * clients**2 * samples * classes / seconds
     return {

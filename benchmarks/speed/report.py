@@ -30,7 +30,7 @@ def text_of(results: Results) -> str:
     if results.get("scale"):
         parts.append(markdown(scale.table(results["scale"])))
     targets = [row for target in TARGETS if (row := target.row(results))]
-    if targets and not results["reduced"]:
+    if targets and not results["quick"]:
         parts.append(markdown([["Target", "measured", "wanted", "met"], *targets]))
     return "\n\n".join(parts)
 

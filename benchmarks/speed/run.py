@@ -60,7 +60,6 @@ def main() -> int:
     results: Results = {
         "machine": machine(),
         "quick": options.quick,
-        "reduced": options.quick or any((options.clients, options.private, options.public)),
         "repeats": options.repeats,
         "workloads": {},
         "failed": [],

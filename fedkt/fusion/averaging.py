@@ -74,11 +74,11 @@ def personalised_mean(stack: Stack, weights: Tensor) -> Fused:
 
 
 def mix_rows(weights: Tensor, values: Tensor) -> Tensor:
-    """Return ``Σ_m weights[n, m] · values[m]`` for each n, streamed over the rows of the values.
+    """Return ``Σ_m weights[n, m] · values[m]`` for each n.
 
-    Matrix products of some rows at a time, in float32 where the values are of half
-    precision, so that beside the result only tens of megabytes are needed. Weights of which
-    at most a hundredth is not 0 are multiplied as a sparse matrix, which then is faster.
+    One matrix product; of values of half precision, which are multiplied in float32, block by
+    block, so that beside the result only tens of megabytes are needed. So are weights of which
+    at most a hundredth is not 0, as a sparse matrix, which then is faster.
 
     Parameters
     ----------
@@ -92,20 +92,21 @@ def mix_rows(weights: Tensor, values: Tensor) -> Tensor:
     Tensor
         ``[N', M, ...]``, of the values' dtype.
     """
-    clients, rows = values.shape[:2]
-    flat = values.reshape(clients, rows, -1)
+    clients, flat = len(values), values.flatten(1)
     halved = values.dtype in (torch.float16, torch.bfloat16)
     dtype = torch.float32 if halved else values.dtype
     operator = weights.to(dtype)
-    if clients >= SPARSE_FROM and float((weights != 0).double().mean()) <= SPARSE:
+    sparse = clients >= SPARSE_FROM and float((weights != 0).double().mean()) <= SPARSE
+    mixed = torch.empty(len(weights), flat.shape[1], dtype=values.dtype)
+    if not (sparse or halved):  # in place: nothing is copied
+        return torch.mm(operator, flat, out=mixed).view(len(weights), *values.shape[1:])
+    if sparse:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
             operator = operator.to_sparse_csr()
-    mixed = torch.empty(len(weights), *flat.shape[1:], dtype=values.dtype)
-    step = max(1, BLOCK // max(1, max(clients, len(weights)) * flat.shape[2]))
-    for at in range(0, rows, step):
-        part = flat[:, at : at + step].flatten(1).to(dtype)
-        mixed[:, at : at + step] = (operator @ part).view(len(weights), -1, flat.shape[2])
+    step = max(1, BLOCK // max(clients, len(weights)))
+    for at in range(0, flat.shape[1], step):
+        mixed[:, at : at + step] = operator @ flat[:, at : at + step].to(dtype).contiguous()
     return mixed.view(len(weights), *values.shape[1:])
 
 
