@@ -211,7 +211,7 @@ class _Loss:
         transforms: Sequence[Transform] = (),
         mix: tuple[Tensor, float] | None = None,
     ) -> Tensor:
-        knowledge, x = self._work.knowledge, samples.x.index_select(0, rows)
+        knowledge, x = self._work.knowledge, samples.x[rows]
         for transform in transforms:
             x = transform(x, knowledge)
         if mix is not None:
