@@ -17,7 +17,7 @@ from fedkt.clients import loop
 from fedkt.clients.features import FeatureTap
 from fedkt.clients.learner import TrainingOptions
 from fedkt.clients.optimisers import Descent, choose, descend
-from fedkt.clients.stacking import Stacked, Tensors
+from fedkt.clients.stacking import OwnAndCommon, Tensors
 from fedkt.knowledge import Knowledge
 from fedkt.objectives.base import Batch, Outputs, Term
 from fedkt.objectives.heads import PREFIX as HEADS
@@ -81,8 +81,8 @@ class Advance:
         self,
         at: Descent,
         buffers: Tensors,
-        knowledge: Stacked,
-        batches: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
+        knowledge: OwnAndCommon,
+        batches: Sequence[OwnAndCommon],
         active: Tensor | None,
     ) -> tuple[Descent, Tensors, Tensor]:
         """Take a step.
@@ -93,11 +93,10 @@ class Advance:
             Where the clients are.
         buffers : dict
             The models' buffers, ``[K, ...]``.
-        knowledge : Stacked
-            What the terms read.
-        batches : Sequence[tuple[Mapping, Mapping]]
-            The fields of the clients' batches, and of the private ones beside them; and along
-            which dimension the clients lie in each, None where they share it.
+        knowledge : tuple[dict, dict]
+            What the terms read: what each client has of it, and what all share.
+        batches : Sequence[tuple[dict, dict]]
+            The fields of the clients' batches, and of the private ones beside them, likewise.
         active : Tensor, optional
             bool ``[K]``: who has a batch; the others stay as they are.
 
@@ -106,33 +105,31 @@ class Advance:
         Descent, dict, Tensor
             Where they are now, their buffers, and the losses ``[K]``.
         """
-        fields, dims = [list(parts) for parts in zip(*batches, strict=True)]
-        return self._step(at, buffers, knowledge.tensors, knowledge.dims, fields, dims, active)
+        return self._step(at, buffers, knowledge, batches, active)
 
     def _pure(
         self,
         at: Descent,
         buffers: Tensors,
-        tensors: Mapping[str, Any],
-        tensor_dims: Mapping[str, Any],
-        batches: list[Mapping[str, Any]],
-        batch_dims: list[Mapping[str, Any]],
+        knowledge: OwnAndCommon,
+        batches: Sequence[OwnAndCommon],
         active: Tensor | None,
     ) -> tuple[Descent, Tensors, Tensor]:
+        own = knowledge[0], [fields for fields, _ in batches]
+        loss = partial(self._loss, knowledge[1], [fields for _, fields in batches])
         # Batch normalisation counts in place.
         before = {n: b.clone() for n, b in buffers.items()} if active is not None else {}
-        ask = partial(vmap, in_dims=(0, 0, tensor_dims, batch_dims))
         if self.compiled or self._batch_norms:
             given = tuple(at.parameters)
-            step = ask(grad_and_value(self._loss, has_aux=True))
-            gradients, (losses, after) = step(given, buffers, tensors, batches)
+            step = vmap(grad_and_value(loss, has_aux=True))
+            gradients, (losses, after) = step(given, buffers, *own)
         else:
             # The clients do not know of each other, so the gradient of the sum is that of each;
             # one function transform less is a third of the overhead of a step. Not with batch
             # normalisation, whose own backward goes wrong here for a single sample in
             # channels_last.
             given = tuple(p.detach().requires_grad_() for p in at.parameters)
-            losses, after = ask(self._loss)(given, buffers, tensors, batches)
+            losses, after = vmap(loss)(given, buffers, *own)
             gradients = torch.autograd.grad(losses.sum(), given, materialize_grads=True)
         after = {n: b.detach() for n, b in after.items()}
         if active is not None:
@@ -141,17 +138,22 @@ class Advance:
 
     def _loss(
         self,
+        known_to_all: Mapping[str, Any],
+        seen_by_all: Sequence[Mapping[str, Any]],
         given: tuple[Tensor, ...],
         buffers: Tensors,
-        tensors: Mapping[str, Any],
-        batches: list[Mapping[str, Any]],
+        known: Mapping[str, Any],
+        seen: Sequence[Mapping[str, Any]],
     ) -> tuple[Tensor, Tensors]:
         """Return the loss of one client and its buffers; runs under vmap."""
         parameters = dict(zip(self._names, given, strict=True))
-        knowledge = {n: Knowledge.of_parts(self._kinds[n], parts) for n, parts in tensors.items()}
+        knowledge = {
+            n: Knowledge.of_parts(kind, {**known_to_all[n], **known[n]})
+            for n, kind in self._kinds.items()
+        }
         losses = [
-            self._sum(terms, parameters, buffers, Batch(**fields), knowledge)
-            for terms, fields in zip(self._terms, batches, strict=False)
+            self._sum(terms, parameters, buffers, Batch(**own, **common), knowledge)
+            for terms, own, common in zip(self._terms, seen, seen_by_all, strict=False)
         ]
         return losses[0] if len(losses) == 1 else losses[0] + losses[1], buffers
 
@@ -189,21 +191,23 @@ def vectorised(model: nn.Module) -> nn.Module:
 
 
 def _compiled(step: Step) -> Step:
-    """Compile the method of one object for good, for tensors of each set of shapes.
+    """Compile the method of one object.
 
     torch keeps what it compiled by the method's code, which all objects share, and looks at every
     call whether anything that the code has read is as it was, which takes as long as a third of
-    the arithmetic. So the method gets code of its own, and only the tensors are looked at:
-    nothing else changes.
+    the arithmetic. So the method gets code of its own, and only the tensors are looked at (their
+    shapes, and which are one and the same): nothing else of the object changes.
     """
     code = step.__func__  # type: ignore[attr-defined]  # a method
     own = FunctionType(code.__code__.replace(), code.__globals__, code.__name__)
+    options = {}
+    if hasattr(torch.compiler, "keep_tensor_guards_unsafe"):  # so the option is known
+        kept = "TENSOR_MATCH", "DUPLICATE_INPUT"
+        options = {"guard_filter_fn": lambda guards: [g.guard_type in kept for g in guards]}
     return torch.compile(  # type: ignore[no-any-return]  # missing in torch's annotations
         MethodType(own, step.__self__),  # type: ignore[attr-defined]  # a method
         dynamic=False,
-        options={
-            "guard_filter_fn": lambda guards: [g.guard_type == "TENSOR_MATCH" for g in guards]
-        },
+        options=options,
     )
 
 

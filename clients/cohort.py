@@ -21,7 +21,7 @@ from fedkt.clients import batches, loop
 from fedkt.clients.advance import NORMS, Advance
 from fedkt.clients.learner import Work
 from fedkt.clients.optimisers import Descent, unstack
-from fedkt.clients.stacking import Feed, Plan, Stacked, Tensors, stack
+from fedkt.clients.stacking import Feed, Plan, Tensors, stack, stacked_knowledge
 from fedkt.clients.torch_learner import TorchLearner
 from fedkt.data.samples import Samples
 from fedkt.knowledge import Knowledge
@@ -94,8 +94,10 @@ def train(
         raise RefusedError(f"cohorts train in float32, not {rows[0].work.options.precision}")
     losses: list[float | None] = [None] * len(rows)
     groups: dict[Any, list[int]] = {}
+    # Padding would enter the statistics of batch normalisation, so batches must be of one size.
+    norms = any(isinstance(m, NORMS) for m in learner.template.modules())
     shared: dict[Any, Plan] = {}
-    tasks = [_task(learner.template, step, row.work, stream, shared) for row in rows]
+    tasks = [_task(step, row.work, stream, norms, shared) for row in rows]
     for place, task in enumerate(tasks):
         if task is not None:
             groups.setdefault(task.kind, []).append(place)
@@ -162,9 +164,12 @@ class _Task:
 
 
 def _task(
-    model: nn.Module, step: Train, work: Work, stream: str, shared: dict[Any, Plan]
+    step: Train, work: Work, stream: str, sized: bool, shared: dict[Any, Plan]
 ) -> _Task | None:
-    """Return what a client is to do; the clients' plans for public data are ``shared``."""
+    """Return what a client is to do; the clients' plans for public data are ``shared``.
+
+    If ``sized``, only clients whose batches are of the same sizes can be stacked.
+    """
     terms = loop.ready(step.terms, work)
     samples = loop.samples_of(step, work, terms)
     if not terms or samples is None or not len(samples) or step.epochs == 0:
@@ -181,9 +186,7 @@ def _task(
     if rehearse:
         drawn = itertools.islice(batches.rehearsal(work, stream), len(plan.widths))
         private = Plan.of_batches(list(drawn))
-    # Padding would enter the statistics of batch normalisation, so batches must be of one size.
-    norms = any(isinstance(m, NORMS) for m in model.modules())
-    sizes = [p.widths.tolist() for p in (plan, private) if p is not None] if norms else []
+    sizes = [p.widths.tolist() for p in (plan, private) if p is not None] if sized else []
     names = sorted({name for _, term in (*terms, *rehearse) for name in term.needs()})
     known = {name: work.knowledge[name] for name in names}
     told = [(name, _signature(knowledge)) for name, knowledge in known.items()]
@@ -237,7 +240,7 @@ class _Group:
         if private := [t.private for t in tasks if t.private is not None]:
             self._feeds.append(Feed([row.work.data.train for row in rows], private, *where))
         shared = all(feed.shared for feed in self._feeds)
-        self._knowledge = Stacked.of([task.knowledge for task in tasks], device, shared)
+        self._knowledge = stacked_knowledge([task.knowledge for task in tasks], device, shared)
         self._priors = torch.stack([row.work.data.log_prior for row in rows]).to(device)
 
     def run(self) -> list[float]:
@@ -269,10 +272,11 @@ class _Group:
 
     def _step(self, number: int, active: Tensor, progress: float | Tensor) -> Tensor:
         """Take one step of all clients that have a batch left; return the losses ``[K]``."""
-        per_client = isinstance(progress, Tensor) and progress.dim() > 0
-        known = {"log_prior": self._priors, "progress": progress}
-        dims = {"log_prior": 0, "progress": 0 if per_client else None}
-        batches = [({**feed.at(number), **known}, {**feed.dims, **dims}) for feed in self._feeds]
+        each = isinstance(progress, Tensor) and progress.dim() > 0
+        batches = []
+        for own, common in (feed.at(number) for feed in self._feeds):
+            (own if each else common)["progress"] = progress
+            batches.append(({**own, "log_prior": self._priors}, common))
         # A compiled step would be compiled twice: with a mask and without.
         whole = bool(active.all()) and not self._advance.compiled
         masked = None if whole else active.to(self._device)

@@ -30,8 +30,9 @@ class TrainingOptions:
         Keep one optimiser per client over phases and rounds, or begin anew at every
         step. Loading other weights always begins anew.
     compile : bool
-        Whether cohorts run their steps under ``torch.compile``: it takes about a minute in
-        each process, and it depends on the network and the machine whether that is won back.
+        Whether cohorts run their steps under ``torch.compile``: it takes some ten seconds for
+        every kind of step, in each process, and again for each other number of clients or size
+        of batch (of which torch compiles eight), so it is for long runs in which all take part.
     precision : {"float32", "bfloat16"}
         Of the products in training; with ``bfloat16`` they are rounded to 8 bits of mantissa
         (torch's autocast) and weights, optimiser, losses and answers stay in float32. Loop

@@ -14,6 +14,8 @@ from fedkt.data.samples import Samples
 from fedkt.knowledge import SAMPLE_KINDS, Knowledge
 
 Tensors = dict[str, Tensor]
+# What each of K clients has, tensors [K, ...], and what all share, by name.
+OwnAndCommon = tuple[dict[str, Any], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,7 @@ class Plan:
 class Feed:
     """The batches of K clients on a device, padded to the longest of each step.
 
-    Clients that see the same rows of the same samples in one order have them once, ``shared``;
-    ``dims`` says where the clients lie in each field, as ``torch.func.vmap`` wants it.
+    Clients that see the same rows of the same samples in one order have them once, ``shared``.
 
     Parameters
     ----------
@@ -69,8 +70,6 @@ class Feed:
         one = samples[0]
         same = all(s.x is one.x for s in samples)
         self.shared = same and all(plan is plans[0] for plan in plans)
-        lie = None if self.shared else 0
-        self.dims = {"x": lie, "y": lie if one.y is not None else None, "ids": lie, "weight": lie}
         plans = plans[:1] if self.shared else plans
         pad = nn.utils.rnn.pad_sequence
         rows = pad([plan.rows for plan in plans], batch_first=True)  # [K, S, B]
@@ -88,19 +87,22 @@ class Feed:
         self._rows, self._widths = rows.to(device), widths.to(device)
         self._x, self._y, self._ids = x.to(device), y if y is None else y.to(device), ids.to(device)
 
-    def at(self, number: int) -> dict[str, Any]:
-        """Return fields of a ``Batch``: ``[K, B, ...]``, or ``[B, ...]`` if shared."""
+    def at(self, number: int) -> OwnAndCommon:
+        """Return x, y, ids and weight of a ``Batch``: each client's, or in common if shared."""
         rows = self._rows[:, number, : self._widest[number]]
         columns = torch.arange(rows.shape[1], device=rows.device)
         weight = columns < self._widths[:, number, None]
         if self.shared:
             rows, weight = rows[0], weight[0]
-        return {
+        fields = {
             "x": _pick(self._x, rows),
-            "y": None if self._y is None else _pick(self._y, rows),
             "ids": _pick(self._ids, rows),
             "weight": weight.to(self._x.dtype),
         }
+        if self._y is None:
+            return ({}, {**fields, "y": None}) if self.shared else (fields, {"y": None})
+        fields["y"] = _pick(self._y, rows)
+        return ({}, fields) if self.shared else (fields, {})
 
 
 def _pick(of: Tensor, rows: Tensor) -> Tensor:
@@ -108,41 +110,35 @@ def _pick(of: Tensor, rows: Tensor) -> Tensor:
     return of.index_select(0, rows.flatten()).view(*rows.shape, *of.shape[1:])
 
 
-@dataclass(frozen=True)
-class Stacked:
-    """The knowledge of K clients: what they share once, what is personal stacked."""
+def stacked_knowledge(
+    held: Sequence[Mapping[str, Knowledge]], device: torch.device = CPU, shared: bool = False
+) -> OwnAndCommon:
+    """Stack on a device the parts of what K clients know, by name.
 
-    kinds: Mapping[str, Any]
-    tensors: dict[str, Any]
-    dims: dict[str, Any]
-
-    @classmethod
-    def of(
-        cls,
-        held: Sequence[Mapping[str, Knowledge]],
-        device: torch.device = CPU,
-        shared: bool = False,
-    ) -> Stacked:
-        """Stack on a device what the clients hold: all the same names, kinds and shapes.
-
-        If their batches are ``shared``, what they hold about samples is stacked sample by
-        sample, because it will be looked up so: ``[M, K, ...]``.
-        """
-        kinds: dict[str, Any] = {}
-        tensors: dict[str, Any] = {}
-        dims: dict[str, Any] = {}
-        for name in held[0]:
-            parts = [one[name].parts() for one in held]
-            kinds[name] = held[0][name].kind
-            tensors[name], dims[name] = {}, {}
-            for key in parts[0]:
-                values = [part[key] for part in parts]
-                same = all(v is values[0] for v in values) or _equal(values)
-                dim = int(shared and kinds[name] in SAMPLE_KINDS and values[0].dim() > 1)
-                one_or_all = values[0] if same else torch.stack(_padded(key, values), dim)
-                tensors[name][key] = one_or_all.to(device)
-                dims[name][key] = None if same else dim
-        return cls(kinds, tensors, dims)
+    Parameters
+    ----------
+    held : Sequence[Mapping[str, Knowledge]]
+        All of the same names, kinds and shapes; what is the same for all is not stacked.
+    device : torch.device
+        Where it is wanted.
+    shared : bool
+        Whether all will look up the same samples: what they know about samples then lies
+        sample by sample in memory, ``[M, K, ...]`` seen from the side of the clients.
+    """
+    own: dict[str, Any] = {}
+    common: dict[str, Any] = {}
+    for name, first in held[0].items():
+        parts = [one[name].parts() for one in held]
+        own[name], common[name] = {}, {}
+        for key in parts[0]:
+            values = [part[key] for part in parts]
+            if all(v is values[0] for v in values) or _equal(values):
+                common[name][key] = values[0].to(device)
+            elif shared and first.kind in SAMPLE_KINDS and values[0].dim() > 1:
+                own[name][key] = torch.stack(values, 1).to(device).transpose(0, 1)
+            else:
+                own[name][key] = torch.stack(_padded(key, values)).to(device)
+    return own, common
 
 
 def _equal(values: Sequence[Tensor]) -> bool:

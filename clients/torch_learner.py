@@ -160,10 +160,7 @@ class TorchLearner:
         self._norms = {n for n, m in modules.items() if isinstance(m, norms)}
         width = feature_width(model) if self._heads else 0
         built = {h.name: h.build(width, self._num_classes) for h in self._heads}
-        self.model, self.heads = model, nn.ModuleDict(built)
-        if self.device.type != "cpu":
-            self.model.to(self.device)
-            self.heads.to(self.device)
+        self.model, self.heads = model.to(self.device), nn.ModuleDict(built).to(self.device)
         self._optimiser, self._optimiser_state = None, {}
 
     def _tensors(self) -> dict[str, Tensor]:

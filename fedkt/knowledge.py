@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, get_args
 
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedkt.errors import KnowledgeError
+from fedkt.memory import empty
 
 Kind = Literal[
     "logits",
@@ -79,11 +80,7 @@ class Knowledge:
         rows = self.values.shape[0] if self.values.dim() else 0
         if self.ids.dim() != 1 or self.ids.dtype != torch.int64 or rows != len(self.ids):
             raise KnowledgeError(f"{self.kind}: {rows} rows for ids of shape {_shape(self.ids)}")
-        ascending = bool((self.ids.diff() > 0).all())  # as almost always; cheaper than a sort
-        if not ascending and len(torch.unique(self.ids)) != len(self.ids):
-            raise KnowledgeError(f"{self.kind}: an id occurs twice")
-        if len(self.ids) and int(self.ids.min()) < 0:
-            raise KnowledgeError(f"{self.kind}: id {int(self.ids.min())} is negative")
+        _check_ids(self.kind, self.ids, self.ids._version)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A mapping proxy can be neither pickled nor deep-copied.
@@ -173,6 +170,15 @@ class Knowledge:
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> Knowledge:
         """Return the same knowledge (kind, ids, counts) with other content."""
         return Knowledge(self.kind, tensors, self.ids, self.counts)
+
+
+@lru_cache(maxsize=16)  # the very same tensor, because thousands speak about the same samples
+def _check_ids(kind: Kind, ids: Tensor, version: int) -> None:
+    ascending = bool((ids.diff() > 0).all())  # as almost always; cheaper than a sort
+    if not ascending and len(torch.unique(ids)) != len(ids):
+        raise KnowledgeError(f"{kind}: an id occurs twice")
+    if len(ids) and int(ids.min()) < 0:
+        raise KnowledgeError(f"{kind}: id {int(ids.min())} is negative")
 
 
 @dataclass(frozen=True)
@@ -328,7 +334,7 @@ class Uploads(Sequence[Upload]):
             raise KnowledgeError(f"no share called {name!r}; there is {', '.join(held)}")
         first = self._uploads[0].knowledge[name]
         count = len(self._uploads)
-        tensors = {key: t.new_empty(count, *t.shape) for key, t in first.tensors.items()}
+        tensors = {key: empty((count, *t.shape), t.dtype) for key, t in first.tensors.items()}
         for k, upload in enumerate(self._uploads):
             own = upload.knowledge[name].tensors
             for key, stacked in tensors.items():

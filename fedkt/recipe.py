@@ -101,7 +101,8 @@ class Train:
         On ``"public"``: terms on a private batch drawn beside every public one, so that
         the client does not forget its own data while it distils.
     samples : int
-        An epoch sees at most this many samples, drawn anew; 0 = all.
+        An epoch sees at most this many samples, drawn anew (on ``"public"`` the same for all
+        clients of a round); 0 = all.
     rate : float
         Multiplies the experiment's learning rate. A factor on the loss is something else
         under Adam, whose steps do not depend on the loss's scale.

@@ -17,6 +17,7 @@ from meters import MB, forget_peak, own_peak_mb, resident_mb
 
 from fedkt.fusion import personalised_mean
 from fedkt.knowledge import Stack
+from fedkt.memory import empty
 
 FULL, QUICK = (1000, 10_000, 100), (200, 500, 100)
 
@@ -32,7 +33,7 @@ def run_fusion(clients: int, samples: int, classes: int) -> dict[str, Any]:
         clients, float32), and ``work_mb``, which is the first without the second.
     """
     rate = gemm_rate()
-    answers = torch.rand(clients, samples, classes)
+    answers = empty((clients, samples, classes), torch.float32).uniform_()  # as uploads are stacked
     weights = torch.rand(clients, clients).softmax(1)
     ids, examples = torch.arange(samples), torch.ones(clients)
     stack = Stack(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Fused, Knowledge, Stack
+from fedkt.memory import empty
 from fedkt.registry import register
 
 BLOCK = 5_000_000  # numbers multiplied at a time: 20 MB, and as many for the result
@@ -97,9 +98,12 @@ def mix_rows(weights: Tensor, values: Tensor) -> Tensor:
     dtype = torch.float32 if halved else values.dtype
     operator = weights.to(dtype)
     sparse = clients >= SPARSE_FROM and float((weights != 0).double().mean()) <= SPARSE
-    mixed = torch.empty(len(weights), flat.shape[1], dtype=values.dtype)
+    shape = len(weights), *values.shape[1:]
+    if weights.requires_grad or values.requires_grad:  # somebody learns them
+        return (operator @ flat.to(dtype)).to(values.dtype).view(shape)
+    mixed = empty((len(weights), flat.shape[1]), values.dtype)
     if not (sparse or halved):  # in place: nothing is copied
-        return torch.mm(operator, flat, out=mixed).view(len(weights), *values.shape[1:])
+        return torch.mm(operator, flat, out=mixed).view(shape)
     if sparse:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
@@ -107,7 +111,7 @@ def mix_rows(weights: Tensor, values: Tensor) -> Tensor:
     step = max(1, BLOCK // max(clients, len(weights)))
     for at in range(0, flat.shape[1], step):
         mixed[:, at : at + step] = operator @ flat[:, at : at + step].to(dtype).contiguous()
-    return mixed.view(len(weights), *values.shape[1:])
+    return mixed.view(shape)
 
 
 def average(stack: Stack, weights: Tensor) -> Fused:

@@ -140,10 +140,11 @@ def test_public_samples_are_one_batch_for_all(personal, sizes, monkeypatch) -> N
     seen = set()
     at = Feed.at
 
-    def noting(feed: Feed, number: int) -> dict[str, Any]:
-        fields = at(feed, number)
-        seen.add(tuple(fields["x"].shape))
-        return fields
+    def noting(feed: Feed, number: int) -> Any:
+        own, common = at(feed, number)
+        assert not own
+        seen.add(tuple(common["x"].shape))
+        return own, common
 
     monkeypatch.setattr(Feed, "at", noting)
     torch.manual_seed(0)
@@ -271,6 +272,25 @@ def test_a_compiled_step_is_the_same_step(monkeypatch: pytest.MonkeyPatch) -> No
         ends.append(Party(compile=compile_it).together()[0])
     assert apart(*ends) < 1e-12
     assert len(compiled) == len(STEPS)
+
+
+def test_a_compiled_step_serves_other_clients_and_other_knowledge(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One step, whose guards look at tensors only: knowledge in common, then each its own."""
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **o: real(f, backend="aot_eager", **o))
+    steps = {n: STEPS[n] for n in ("absorb/0", "absorb/1")}
+    torch.manual_seed(0)
+    first = Party(compile=True)
+    for personal, sizes in ((False, UNEVEN), (True, UNEVEN), (True, (9, 30)), (False, UNEVEN)):
+        torch.manual_seed(1)
+        party = Party(sizes=sizes, personal=personal, compile=True)
+        torch.manual_seed(1)
+        plain = Party(sizes=sizes, personal=personal)
+        party.learner = first.learner
+        assert apart(party.together(steps)[0], plain.in_the_loop(steps)[0]) < 1e-12
+    assert len(first.learner.steps) == len(steps)
 
 
 def test_linear_layers_without_bias_and_on_sequences() -> None:

@@ -104,7 +104,7 @@ def test_personalised_mean_equals_the_double_loop() -> None:
 )
 @pytest.mark.parametrize("sparse", [False, True])
 def test_rows_mixed_in_blocks_equal_the_loops(dtype, off, sparse, monkeypatch) -> None:
-    """Blocks of three rows, the last one shorter; half precision is summed in single."""
+    """Blocks of twelve numbers a client, the last one shorter; halves are summed in single."""
     generator = torch.Generator().manual_seed(0)
     values = torch.rand(6, 7, 4, generator=generator, dtype=torch.float64).to(dtype)
     weights = torch.rand(5, 6, generator=generator).softmax(1)
@@ -112,12 +112,19 @@ def test_rows_mixed_in_blocks_equal_the_loops(dtype, off, sparse, monkeypatch) -
         weights = weights * torch.eye(6)[:5]
         monkeypatch.setattr(averaging, "SPARSE_FROM", 1)
         monkeypatch.setattr(averaging, "SPARSE", 0.2)
-    monkeypatch.setattr(averaging, "BLOCK", 3 * 6 * 4)
+    monkeypatch.setattr(averaging, "BLOCK", 12 * 6)
     mixed = averaging.mix_rows(weights, values)
     assert mixed.dtype == dtype
     for n in range(5):
         expected = sum(float(weights[n, m]) * values[m].double() for m in range(6))
         assert torch.allclose(mixed[n].double(), expected, atol=off)
+
+
+def test_a_fusion_may_learn_its_weights() -> None:
+    values = torch.rand(3, 4, 2, generator=torch.Generator().manual_seed(0))
+    weights = torch.full((3, 3), 1 / 3, requires_grad=True)
+    averaging.mix_rows(weights, values).sum().backward()
+    assert torch.allclose(weights.grad, values.sum((1, 2)).expand(3, 3))
 
 
 def test_personalised_mean_with_rows_of_more_axes() -> None:

@@ -14,6 +14,7 @@ from fedkt.knowledge import (
     Uploads,
     check,
 )
+from fedkt.memory import empty
 
 
 def probabilities(rows: int = 3, classes: int = 4, seed: int = 0) -> Knowledge:
@@ -284,3 +285,22 @@ def test_kinds_with_rows_need_ids() -> None:
     for kind in sorted(SAMPLE_KINDS):
         with pytest.raises(KnowledgeError):
             Knowledge(kind, {"values": torch.zeros(2, 2)})
+
+
+def test_ids_are_looked_at_again_when_they_have_changed() -> None:
+    ids = torch.arange(3)
+    Knowledge.rows("logits", torch.zeros(3, 2), ids)
+    ids[0] = 1
+    with pytest.raises(KnowledgeError, match="twice"):
+        Knowledge.rows("logits", torch.zeros(3, 2), ids)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int64])
+def test_memory_is_aligned_as_torch_has_it(dtype) -> None:
+    for shape in ((7,), (3, 5), (2, 0, 3), (1000, 33)):
+        made = empty(shape, dtype)
+        assert made.shape == torch.Size(shape)
+        assert made.dtype == dtype
+        assert made.is_contiguous()
+        assert made.data_ptr() % 64 == 0
+        assert bool((made.fill_(3) == 3).all())
