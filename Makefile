@@ -37,7 +37,8 @@ bench: $(READY)
 # Small sizes, under two minutes; fails where a CPU ratio is 25 % worse than in quick.json, also
 # when it is measured again. After a change that makes one faster, results.json is the new one.
 bench-quick: $(READY)
-	$(BIN)/python benchmarks/speed/run.py --quick --out runs/speed-quick --check benchmarks/speed/quick.json
+	$(BIN)/python benchmarks/speed/run.py --quick --out runs/speed-quick \
+		--check benchmarks/speed/quick.json
 
 clean:
 	rm -rf $(VENV) build

@@ -200,11 +200,11 @@ def _compiled(step: Step) -> Step:
     """
     code = step.__func__  # type: ignore[attr-defined]  # a method
     own = FunctionType(code.__code__.replace(), code.__globals__, code.__name__)
-    options = {}
+    options: dict[str, Any] = {}
     if hasattr(torch.compiler, "keep_tensor_guards_unsafe"):  # so the option is known
         kept = "TENSOR_MATCH", "DUPLICATE_INPUT"
         options = {"guard_filter_fn": lambda guards: [g.guard_type in kept for g in guards]}
-    return torch.compile(  # type: ignore[no-any-return]  # missing in torch's annotations
+    return torch.compile(
         MethodType(own, step.__self__),  # type: ignore[attr-defined]  # a method
         dynamic=False,
         options=options,

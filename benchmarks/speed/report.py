@@ -31,7 +31,9 @@ def text_of(results: Results) -> str:
         parts.append(markdown(scale.table(results["scale"])))
     targets = [row for target in TARGETS if (row := target.row(results))]
     if targets and not results["quick"]:
-        parts.append(markdown([["Target", "measured", "wanted", "met"], *targets]))
+        parts.append(
+            markdown([["Target (for the full size)", "measured", "wanted", "met"], *targets])
+        )
     return "\n\n".join(parts)
 
 
@@ -40,7 +42,7 @@ def _heading(results: Results) -> str:
     load = ", ".join(str(x) for x in where["load"])
     versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
     repeats = results["repeats"]
-    runs = "one run" if repeats == 1 else f"medians of {repeats} runs"
+    runs = "one run" if repeats == 1 else f"workloads as medians of {repeats} runs, all else once"
     return (
         f"{where['cpu']}, {where['cores']} cores, {where['memory_gb']} GB; load {load}; "
         f"{where['date']}; Python {where['python']}, {versions}; {runs}, one thread a worker. "
