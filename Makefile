@@ -34,7 +34,7 @@ coverage: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/speed/run.py
 
-# Small sizes, under two minutes; fails where a CPU ratio is 25 % worse than in quick.json, also
+# Small sizes, about two minutes; fails where a CPU ratio is 25 % worse than in quick.json, also
 # when it is measured again. After a change that makes one faster, results.json is the new one.
 bench-quick: $(READY)
 	$(BIN)/python benchmarks/speed/run.py --quick --out runs/speed-quick \

@@ -22,7 +22,6 @@ from fedkt.knowledge import Knowledge
 from fedkt.objectives.base import Batch, Outputs, Term
 from fedkt.objectives.heads import PREFIX as HEADS
 
-NORMS = nn.modules.batchnorm._BatchNorm
 Terms = list[tuple[float, Term]]
 Step = Callable[..., tuple[Descent, Tensors, Tensor]]
 
@@ -62,10 +61,10 @@ class Advance:
         everything = [t for _, t in (*terms, *rehearse)]
         tapped = any(getattr(t, "needs_features", False) for t in everything)
         self._tap = FeatureTap(model, tapped)
-        self._batch_norms = [m for m in model.modules() if isinstance(m, NORMS)]
+        self._batch_norms = [m for m in model.modules() if isinstance(m, loop.NORMS)]
         # Hooks, and batch sizes that change, are not for the compiler.
         self.compiled = options.compile and not (tapped or self._batch_norms or _straight(model))
-        self._step: Step = _compiled(self._pure) if self.compiled else self._pure
+        self._step: Step = self._compiled() if self.compiled else self._pure
 
     @contextmanager
     def training(self) -> Iterator[None]:
@@ -136,6 +135,22 @@ class Advance:
             after = {n: choose(active, b, before[n]) for n, b in after.items()}
         return descend(at, gradients, self._options, self._rate, active), after, losses
 
+    def _compiled(self) -> Step:
+        """Return the step, compiled.
+
+        torch keeps what it compiled by the method's code, which all objects share, and looks at
+        every call whether anything that the code has read is as it was, which takes as long as a
+        third of the arithmetic. So the method gets code of its own, and only the tensors are
+        looked at (their shapes, and which are one and the same): nothing else here changes.
+        """
+        code = Advance._pure.__code__.replace()
+        options: dict[str, Any] = {}
+        if hasattr(torch.compiler, "keep_tensor_guards_unsafe"):  # so the option is known
+            kept = "TENSOR_MATCH", "DUPLICATE_INPUT"
+            options = {"guard_filter_fn": lambda guards: [g.guard_type in kept for g in guards]}
+        own = MethodType(FunctionType(code, globals(), code.co_name), self)
+        return torch.compile(own, dynamic=False, options=options)
+
     def _loss(
         self,
         known_to_all: Mapping[str, Any],
@@ -188,27 +203,6 @@ def vectorised(model: nn.Module) -> nn.Module:
         if type(layer) is nn.Linear:
             layer.__dict__["forward"] = partial(_linear, layer)
     return model
-
-
-def _compiled(step: Step) -> Step:
-    """Compile the method of one object.
-
-    torch keeps what it compiled by the method's code, which all objects share, and looks at every
-    call whether anything that the code has read is as it was, which takes as long as a third of
-    the arithmetic. So the method gets code of its own, and only the tensors are looked at (their
-    shapes, and which are one and the same): nothing else of the object changes.
-    """
-    code = step.__func__  # type: ignore[attr-defined]  # a method
-    own = FunctionType(code.__code__.replace(), code.__globals__, code.__name__)
-    options: dict[str, Any] = {}
-    if hasattr(torch.compiler, "keep_tensor_guards_unsafe"):  # so the option is known
-        kept = "TENSOR_MATCH", "DUPLICATE_INPUT"
-        options = {"guard_filter_fn": lambda guards: [g.guard_type in kept for g in guards]}
-    return torch.compile(
-        MethodType(own, step.__self__),  # type: ignore[attr-defined]  # a method
-        dynamic=False,
-        options=options,
-    )
 
 
 def _straight(model: nn.Module) -> list[nn.Module]:

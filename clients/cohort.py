@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from fedkt.clients import batches, loop
-from fedkt.clients.advance import NORMS, Advance
+from fedkt.clients.advance import Advance
 from fedkt.clients.learner import Work
 from fedkt.clients.optimisers import Descent, unstack
 from fedkt.clients.stacking import Feed, Plan, Tensors, stack, stacked_knowledge
@@ -95,7 +95,7 @@ def train(
     losses: list[float | None] = [None] * len(rows)
     groups: dict[Any, list[int]] = {}
     # Padding would enter the statistics of batch normalisation, so batches must be of one size.
-    norms = any(isinstance(m, NORMS) for m in learner.template.modules())
+    norms = any(isinstance(m, loop.NORMS) for m in learner.template.modules())
     shared: dict[Any, Plan] = {}
     tasks = [_task(step, row.work, stream, norms, shared) for row in rows]
     for place, task in enumerate(tasks):

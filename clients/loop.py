@@ -19,6 +19,8 @@ from fedkt.objectives.heads import PREFIX as HEADS
 from fedkt.recipe import Train, Weighted, weighted
 from fedkt.rng import global_torch_stream
 
+NORMS = nn.modules.batchnorm._BatchNorm  # what keeps statistics of batches
+
 
 def train(
     model: nn.Module,
@@ -90,7 +92,7 @@ def train(
 def _descend(loss: Tensor, parameters: Sequence[Tensor], optimiser: torch.optim.Optimizer) -> None:
     for parameter in parameters:  # as zero_grad(), whose hooks cost more than a layer
         parameter.grad = None
-    loss.backward()  # type: ignore[no-untyped-call]  # torch's own annotation
+    torch.autograd.backward(loss)
     optimiser.step()
 
 
@@ -132,8 +134,7 @@ def adapt_norms(model: nn.Module, x: Tensor, batch_size: int = 64) -> None:
     if len(x) < 2:
         return
     count = -(-len(x) // batch_size)
-    kinds = nn.modules.batchnorm._BatchNorm
-    norms = [m for m in model.modules() if isinstance(m, kinds) and m.track_running_stats]
+    norms = [m for m in model.modules() if isinstance(m, NORMS) and m.track_running_stats]
     momenta = [m.momentum for m in norms]
     model.eval()
     for norm in norms:
@@ -175,8 +176,7 @@ class _Asking:
         self.parameters = dict(model.named_parameters())
         if heads is not None:
             self.parameters |= {f"{HEADS}.{n}": p for n, p in heads.named_parameters()}
-        norms = nn.modules.batchnorm._BatchNorm
-        self._batch_norms = [m for m in model.modules() if isinstance(m, norms)]
+        self._batch_norms = [m for m in model.modules() if isinstance(m, NORMS)]
         terms = [t for _, t in weighted((*step.terms, *step.rehearse))]
         self.tap = FeatureTap(model, any(getattr(t, "needs_features", False) for t in terms))
 

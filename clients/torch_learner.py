@@ -156,8 +156,7 @@ class TorchLearner:
         self._images = any(isinstance(m, nn.Conv2d) for m in modules.values())
         if self._images:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
-        norms = nn.modules.batchnorm._BatchNorm
-        self._norms = {n for n, m in modules.items() if isinstance(m, norms)}
+        self._norms = {n for n, m in modules.items() if isinstance(m, loop.NORMS)}
         width = feature_width(model) if self._heads else 0
         built = {h.name: h.build(width, self._num_classes) for h in self._heads}
         self.model, self.heads = model.to(self.device), nn.ModuleDict(built).to(self.device)

@@ -72,6 +72,9 @@ def main() -> int:
     except (OSError, ValueError) as error:
         print(f"Cannot compare with {options.check}: {error}")
         return 2
+    if before:  # results of other sizes are refused before anything is measured
+        cases = {n: {"case": _size(_case(n, options))} for n in options.workloads}
+        _slower({"workloads": cases, "ratios": before["ratios"]}, before)
     with tempfile.TemporaryDirectory() as folder:
         runs: Runs = {}
         for name, measure in _parts(options, Path(folder), runs):
@@ -101,7 +104,7 @@ def _options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--quick", action="store_true", help="small sizes and few variants: under two minutes")
+    add("--quick", action="store_true", help="small sizes and few variants: about two minutes")
     add("--workloads", default=",".join(WORKLOADS), help="default: all")
     add("--parts", default="", help=f"of {','.join(PARTS)}; default: all, quick the first alone")
     variants = tuple(dict.fromkeys(name for names in VARIANTS.values() for name in names))
@@ -190,10 +193,13 @@ def _workload(
         own.setdefault(name, []).append(found)
         _say(f"  {case.workload} {name}: {found['cpu']:.2f} CPU s")
     medians = {name: median_of(found) for name, found in own.items()}
-    size = {k: v for k, v in case.as_json().items() if k not in ("folder", "rounds")}
-    results["workloads"][case.workload] = {"case": size, "variants": medians}
+    results["workloads"][case.workload] = {"case": _size(case), "variants": medians}
     found = {name: one["variants"] for name, one in results["workloads"].items()}
     results["ratios"] = ratios_of(found)
+
+
+def _size(case: Case) -> dict[str, Any]:
+    return {k: v for k, v in case.as_json().items() if k not in ("folder", "rounds")}
 
 
 def _lasting(case: Case, name: str) -> Case:

@@ -108,7 +108,7 @@ def mix_rows(weights: Tensor, values: Tensor) -> Tensor:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
             operator = operator.to_sparse_csr()
-    step = max(1, BLOCK // max(clients, len(weights)))
+    step = max(1, BLOCK // max(1, clients, len(weights)))
     for at in range(0, flat.shape[1], step):
         mixed[:, at : at + step] = operator @ flat[:, at : at + step].to(dtype).contiguous()
     return mixed.view(shape)
