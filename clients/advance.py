@@ -62,6 +62,7 @@ class Advance:
         tapped = any(getattr(t, "needs_features", False) for t in everything)
         self._tap = FeatureTap(model, tapped)
         self._batch_norms = [m for m in model.modules() if isinstance(m, loop.NORMS)]
+        self._frozen = [n for n, p in model.named_parameters() if not p.requires_grad]
         # Hooks, and batch sizes that change, are not for the compiler.
         self.compiled = options.compile and not (tapped or self._batch_norms or _straight(model))
         self._step: Step = self._compiled() if self.compiled else self._pure
@@ -91,7 +92,7 @@ class Advance:
         at : Descent
             Where the clients are.
         buffers : dict
-            The models' buffers, ``[K, ...]``.
+            The models' buffers, and frozen parameters, ``[K, ...]``.
         knowledge : tuple[dict, dict]
             What the terms read: what each client has of it, and what all share.
         batches : Sequence[tuple[dict, dict]]
@@ -184,6 +185,7 @@ class Advance:
             module.train(len(batch.x) > 1)
         own = {n: t for n, t in {**parameters, **buffers}.items() if not n.startswith(f"{HEADS}.")}
         logits = functional_call(self._model, own, (batch.x,))
+        parameters = {**parameters, **{n: buffers[n] for n in self._frozen}}
         outputs = Outputs(logits, self._tap.features, parameters, classify=self._tap.layer)
         return loop.sum_of(terms, outputs, batch, knowledge)
 

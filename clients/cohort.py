@@ -215,7 +215,7 @@ class _Group:
         tasks: Sequence[_Task],
     ) -> None:
         self._rows, self._tasks, self._epochs = rows, tasks, step.epochs
-        trained = [n for n, _ in learner.template.named_parameters()]
+        trained = [n for n, p in learner.template.named_parameters() if p.requires_grad]
         trained += [f"{HEADS}.{n}" for n, _ in learner.heads.named_parameters()]
         device = self._device = learner.device
         stacked = stack([row.state["model"] for row in rows], device)
@@ -224,7 +224,7 @@ class _Group:
         states = [row.state["optimiser"] if keep else {} for row in rows]
         parameters = [stacked.pop(n) for n in trained]
         self._at = Descent.begin(parameters, options, states)
-        self._names, self._buffers = trained, stacked
+        self._names, self._buffers = trained, stacked  # frozen parameters too
         rate = options.learning_rate * step.rate
         held, terms, rehearse = tasks[0].knowledge, tasks[0].terms, tasks[0].rehearse
         kinds = {name: knowledge.kind for name, knowledge in held.items()}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fedkt.clients import batches, devices
 from fedkt.clients.features import FeatureTap
 from fedkt.clients.learner import Work
+from fedkt.clients.optimisers import Optimiser
 from fedkt.data.samples import Samples
 from fedkt.errors import ConfigError
 from fedkt.knowledge import SAMPLE_KINDS, Knowledge
@@ -24,7 +25,7 @@ NORMS = nn.modules.batchnorm._BatchNorm  # what keeps statistics of batches
 
 def train(
     model: nn.Module,
-    optimiser: torch.optim.Optimizer,
+    optimiser: Optimiser,
     step: Train,
     work: Work,
     stream: str,
@@ -39,7 +40,7 @@ def train(
     ----------
     model : nn.Module
         Its forward takes ``[B, ...]`` and returns logits ``[B, C]``.
-    optimiser : torch.optim.Optimizer
+    optimiser : Optimiser
         Over the parameters of the model and the heads; its state goes on.
     step : Train
         What to train.
@@ -71,7 +72,7 @@ def train(
     beta = torch.distributions.Beta(step.mixup, step.mixup) if step.mixup else None
     transforms = [t for t in step.transforms if work.knowledge.keys() >= set(t.needs())]
     losses: list[Tensor] = []
-    parameters = list(ask.parameters.values())
+    parameters, rate = list(ask.parameters.values()), work.options.learning_rate * step.rate
     model.train()
     with global_torch_stream(work.seed, f"dropout/{stream}", work.round, work.client), ask.tap:
         for epoch, order in enumerate(batches.orders(step, work, stream, len(samples))):
@@ -83,17 +84,13 @@ def train(
                 loss = loss_of(terms, samples, rows, other, transforms, mix)
                 if rehearse:
                     loss = loss + loss_of(rehearse, work.data.train, next(private))
-                _descend(loss, parameters, optimiser)
+                for parameter in parameters:  # as zero_grad(), whose hooks cost more than a layer
+                    parameter.grad = None
+                torch.autograd.backward(loss)
+                optimiser.step(rate)
                 losses.append(loss.detach())
     model.eval()
     return float(torch.stack(losses).mean())
-
-
-def _descend(loss: Tensor, parameters: Sequence[Tensor], optimiser: torch.optim.Optimizer) -> None:
-    for parameter in parameters:  # as zero_grad(), whose hooks cost more than a layer
-        parameter.grad = None
-    torch.autograd.backward(loss)
-    optimiser.step()
 
 
 @torch.no_grad()

@@ -1,21 +1,105 @@
-"""Gradient descent on the stacked parameters of many clients: torch's SGD and Adam, masked.
+"""SGD and Adam as torch has them: for one model, and masked for the stacked ones of many clients.
 
 The state of each client is what ``torch.optim`` would hold for it, so that a client can go
-on in either executor.
+on in either executor. Frozen parameters (``requires_grad`` is False) have no place in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
 
 from fedkt.clients.learner import TrainingOptions
 
 BETAS, EPS = (0.9, 0.999), 1e-8  # torch's defaults, as the loop executor has them
+
+
+class Optimiser:
+    """Moves one model's parameters by their gradients, with torch's fused kernels.
+
+    ``torch.optim``'s objects look at every step whether anything about them has changed, which
+    takes small convolutional nets a twentieth of their time.
+
+    Parameters
+    ----------
+    parameters : Sequence[Tensor]
+        The model's, in their order; changed in place.
+    options : TrainingOptions
+        Which optimiser.
+    state : Mapping[int, Any]
+        As ``torch.optim.Optimizer.state_dict()["state"]`` has it; an empty one begins anew.
+    """
+
+    def __init__(
+        self, parameters: Sequence[Tensor], options: TrainingOptions, state: Mapping[int, Any]
+    ) -> None:
+        self._parameters, self._options, self._given = list(parameters), options, state
+        self._held: dict[str, list[Tensor]] = {}  # moments by name, one for each parameter
+        self._move: Callable[..., None] | None = None
+
+    def step(self, rate: float) -> None:
+        """Take a step by the gradients that the parameters hold; those without one have 0."""
+        if self._move is None:
+            self._move = self._begin()
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
+        with torch.no_grad():
+            self._move(self._parameters, gradients, lr=rate)
+
+    def state(self) -> Mapping[int, Any]:
+        """Return the state; the tensors change with the next step."""
+        if self._move is None or not self._held:
+            return self._given
+        found = range(len(self._parameters))
+        return {i: {name: held[i] for name, held in self._held.items()} for i in found}
+
+    def _begin(self) -> Callable[..., None]:
+        options, parameters = self._options, self._parameters
+        if options.optimiser == "adam":
+            self._held["step"] = [_steps(self._given).to(p.device, copy=True) for p in parameters]
+        self._held |= {name: self._moments(name) for name in _names(options)}
+        if options.optimiser == "adam":
+            return partial(
+                adam,
+                state_steps=self._held["step"],
+                exp_avgs=self._held["exp_avg"],
+                exp_avg_sqs=self._held["exp_avg_sq"],
+                max_exp_avg_sqs=[],
+                beta1=BETAS[0],
+                beta2=BETAS[1],
+                eps=EPS,
+                weight_decay=options.weight_decay,
+                amsgrad=False,
+                maximize=False,
+                fused=True,
+            )
+        return partial(
+            sgd,
+            momentum_buffer_list=self._held.get("momentum_buffer", []),
+            momentum=options.momentum,
+            weight_decay=options.weight_decay,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+            fused=True,
+        )
+
+    def _moments(self, name: str) -> list[Tensor]:
+        """Return copies in the parameters' memory format, which a file does not keep.
+
+        The fused kernels walk the raw memory of both.
+        """
+        found = [torch.zeros_like(p, requires_grad=False) for p in self._parameters]
+        for i, moment in enumerate(found):
+            if (given := self._given.get(i, {}).get(name)) is not None:
+                moment.copy_(given)
+        return found
 
 
 @dataclass(frozen=True)

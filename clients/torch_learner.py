@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from fedkt.clients import loop
 from fedkt.clients.advance import vectorised
 from fedkt.clients.features import feature_width
-from fedkt.clients.learner import TrainingOptions, Work
+from fedkt.clients.learner import Work
+from fedkt.clients.optimisers import Optimiser
 from fedkt.knowledge import Knowledge
 from fedkt.objectives.heads import PREFIX as HEADS
 from fedkt.objectives.heads import Head
@@ -44,7 +45,7 @@ class TorchLearner:
     ) -> None:
         self._build, self._num_classes, self._name = build, num_classes, name
         self.device = torch.device(device)
-        self._optimiser: torch.optim.Optimizer | None = None
+        self._optimiser: Optimiser | None = None
         self._optimiser_state: dict[int, Any] = {}
         self._heads: tuple[Head, ...] = ()
         self._answered: tuple[Tensor, bytes, Tensor] | None = None  # samples, weights, logits
@@ -138,9 +139,7 @@ class TorchLearner:
 
     def state(self) -> dict[str, Any]:
         """Return a copy of the model's and the optimiser's state."""
-        moments = (
-            self._optimiser.state_dict()["state"] if self._optimiser else self._optimiser_state
-        )
+        moments = self._optimiser.state() if self._optimiser else self._optimiser_state
         return {
             "model": {n: _copied(t) for n, t in self._tensors().items()},
             "optimiser": {i: {k: _copied(v) for k, v in one.items()} for i, one in moments.items()},
@@ -195,14 +194,11 @@ class TorchLearner:
         return x.contiguous(memory_format=torch.channels_last) if self._images else x
 
     def _train(self, step: Train, work: Work, stream: str) -> float | None:
-        if self._optimiser is None or work.options.optimiser_state == "reset":
-            self._optimiser = _optimiser(self._parameters(), work.options)
-            if work.options.optimiser_state == "keep" and self._optimiser_state:
-                fresh = self._optimiser.state_dict()
-                state = _in_layout_of(self._parameters(), self._optimiser_state)
-                self._optimiser.load_state_dict({**fresh, "state": state})
-        for group in self._optimiser.param_groups:
-            group["lr"] = work.options.learning_rate * step.rate
+        reset = work.options.optimiser_state == "reset"
+        if self._optimiser is None or reset:
+            trained = [p for p in self._parameters() if p.requires_grad]
+            state = {} if reset else self._optimiser_state
+            self._optimiser = Optimiser(trained, work.options, state)
         return loop.train(self.model, self._optimiser, step, work, stream, self.heads)
 
 
@@ -213,28 +209,3 @@ def _copied(value: Any) -> Any:
 
 def _of_a_head(name: str) -> bool:
     return name.startswith(f"{HEADS}.")
-
-
-def _in_layout_of(parameters: list[nn.Parameter], state: Mapping[int, Any]) -> dict[int, Any]:
-    """Copy the moments into the memory format of their parameters.
-
-    A file does not keep memory formats, and torch's fused optimisers walk the raw memory
-    of both: moments in another layout would silently go to the wrong weights.
-    """
-
-    def copy(value: Any, like: nn.Parameter) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        same = value.shape == like.shape
-        return torch.empty_like(like).copy_(value) if same else value.clone()
-
-    return {i: {k: copy(v, parameters[i]) for k, v in one.items()} for i, one in state.items()}
-
-
-def _optimiser(parameters: list[nn.Parameter], options: TrainingOptions) -> torch.optim.Optimizer:
-    rate, decay = options.learning_rate, options.weight_decay
-    if options.optimiser == "adam":
-        return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=True)
-    return torch.optim.SGD(
-        parameters, lr=rate, momentum=options.momentum, weight_decay=decay, fused=True
-    )

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from fedkt.clients import batches, loop
+from fedkt.clients import TrainingOptions, batches, loop
 from fedkt.clients.features import feature_layer, feature_width
+from fedkt.clients.optimisers import Optimiser
 from fedkt.errors import ConfigError, KnowledgeError
 from fedkt.knowledge import Knowledge
 from fedkt.objectives import CrossEntropy
@@ -67,7 +68,8 @@ def net() -> nn.Module:
 
 def run(step: Train, work: Any, model: nn.Module | None = None) -> nn.Module:
     model = model or net()
-    loop.train(model, torch.optim.SGD(model.parameters(), lr=0.1), step, work, "x")
+    options = TrainingOptions(optimiser="sgd", momentum=0.0)
+    loop.train(model, Optimiser([*model.parameters()], options, {}), step, work, "x")
     return model
 
 

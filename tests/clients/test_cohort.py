@@ -305,3 +305,21 @@ def test_linear_layers_without_bias_and_on_sequences() -> None:
     steps = {"learn/0": Train("private", [CrossEntropy()], epochs=2)}
     (loop, _), (ours, _) = party.in_the_loop(steps), party.together(steps)
     assert apart(ours, loop) < 1e-12
+
+
+def test_frozen_parameters_stay_as_they_are() -> None:
+    def build() -> nn.Module:
+        model = make_learner("mlp", SHAPE, 10).model
+        next(model.parameters()).requires_grad_(False)
+        return model
+
+    party = Party()
+    party.learner = TorchLearner(build, 10, "frozen")
+    party.learner.follow(Recipe())
+    (loop, _), (ours, _) = party.in_the_loop(), party.together()
+    assert apart(ours, loop) < 1e-12
+    begins = [party.fresh(k)["model"] for k in range(len(ours))]
+    frozen, *others = (n for n, _ in party.learner.model.named_parameters())
+    for end, begin in zip(ours, begins, strict=True):
+        assert torch.equal(end["model"][frozen], begin[frozen])
+        assert not any(torch.equal(end["model"][n], begin[n]) for n in others)

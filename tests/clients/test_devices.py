@@ -8,7 +8,8 @@ a GPU would refuse, is an error.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fedkt.clients import TorchLearner, TrainingOptions, Work, cohort, devices
+from fedkt.clients import TorchLearner, TrainingOptions, Work, cohort, devices, optimisers
 from fedkt.clients.cohort import Row
 from fedkt.data import ClientData, Samples
 from fedkt.errors import ConfigError
@@ -58,10 +59,10 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     """Return a device that is not the CPU, from which only zeros come back."""
     to, cpu = Tensor.to, Tensor.cpu
 
-    def plain(parameters: list[nn.Parameter], options: TrainingOptions) -> torch.optim.Optimizer:
-        if options.optimiser == "adam":
-            return torch.optim.Adam(parameters)
-        return torch.optim.SGD(parameters, momentum=options.momentum)
+    def plain(move: Callable[..., None], *given: Any, **options: Any) -> None:
+        if "state_steps" in options:
+            options["state_steps"] = [torch.zeros(()) for _ in options["state_steps"]]
+        move(*given, **{**options, "fused": False})
 
     def fetched(tensor: Tensor, dtype: Any = None) -> Tensor:
         return torch.zeros(tensor.shape, dtype=dtype or tensor.dtype)
@@ -74,7 +75,8 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     monkeypatch.setattr(Tensor, "to", moved)
     monkeypatch.setattr(Tensor, "cpu", lambda t: fetched(t) if t.is_meta else cpu(t))
     monkeypatch.setattr(Tensor, "__float__", lambda t: 1.0 if t.is_meta else t.item())
-    monkeypatch.setattr("fedkt.clients.torch_learner._optimiser", plain)  # none are fused there
+    for move in (optimisers.sgd, optimisers.adam):  # no fused kernels there
+        monkeypatch.setattr(optimisers, move.__name__, partial(plain, move))
     with OneDevice():
         yield ELSEWHERE
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import pytest
@@ -11,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fedkt.clients import loop
+from fedkt.clients import TrainingOptions, loop
+from fedkt.clients.optimisers import Optimiser
 from fedkt.data import Samples
 from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Knowledge
@@ -39,8 +41,14 @@ def same(a: nn.Module, b: nn.Module, exactly: bool = False) -> bool:
     return all(close(left[n], right[n]) for n in left)
 
 
-def sgd(model: nn.Module, rate: float = 0.1) -> torch.optim.Optimizer:
-    return torch.optim.SGD(model.parameters(), lr=rate)
+def sgd(model: nn.Module, momentum: float = 0.0) -> Optimiser:
+    options = TrainingOptions(optimiser="sgd", momentum=momentum)
+    return Optimiser([*model.parameters()], options, {})
+
+
+@pytest.fixture
+def work_on(work_on):
+    return partial(work_on, learning_rate=0.1)
 
 
 def batches(stream: str, n: int, size: int, epochs: int, client: int = 1) -> list[torch.Tensor]:
@@ -87,10 +95,10 @@ def test_bfloat16_rounds_the_products_and_nothing_else(data, work_on, build) -> 
     moved = {}
     for precision in ("float32", "bfloat16"):
         model, before = build(), build()
-        optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        optimiser = sgd(model, momentum=0.9)
         work = work_on(data, batch_size=8, precision=precision)
         loss = loop.train(model, optimiser, replace(ON_PRIVATE, epochs=2), work, "learn/0")
-        held = [s["momentum_buffer"] for s in optimiser.state.values()]
+        held = [s["momentum_buffer"] for s in optimiser.state().values()]
         assert {t.dtype for t in (*model.parameters(), *held)} == {torch.float32}
         flat = [nn.utils.parameters_to_vector(m.parameters()) for m in (model, before)]
         moved[precision] = (flat[0] - flat[1]).detach(), loss
@@ -102,8 +110,9 @@ def test_bfloat16_rounds_the_products_and_nothing_else(data, work_on, build) -> 
 
 def test_adam_equals_the_formula(data, work_on) -> None:
     model, by_hand = mlp(), mlp()
-    adam = torch.optim.Adam(model.parameters(), lr=0.01, fused=True)
-    loop.train(model, adam, ON_PRIVATE, work_on(data, batch_size=16), "learn/0")
+    work = work_on(data, batch_size=16, learning_rate=0.01)
+    adam = Optimiser([*model.parameters()], work.options, {})
+    loop.train(model, adam, ON_PRIVATE, work, "learn/0")
     m = [torch.zeros_like(p, dtype=torch.float64) for p in by_hand.parameters()]
     v = [torch.zeros_like(x) for x in m]
     for t, rows in enumerate(batches("learn/0", 41, 16, 1), 1):

@@ -1,0 +1,78 @@
+"""One model's optimiser is torch's, without its objects; the stacked one is in test_cohort.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fedkt.clients import TrainingOptions
+from fedkt.clients.optimisers import Optimiser
+
+RATES = (0.1, 0.1, 0.05, 0.02)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 36, 4)
+    return nn.Sequential(*layers).to(memory_format=torch.channels_last)
+
+
+def theirs(model: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
+    decay = options.weight_decay
+    if options.optimiser == "adam":
+        return torch.optim.Adam(model.parameters(), weight_decay=decay, fused=True)
+    momentum = options.momentum
+    return torch.optim.SGD(model.parameters(), momentum=momentum, weight_decay=decay, fused=True)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"optimiser": "sgd"},
+        {"optimiser": "sgd", "momentum": 0.0},
+        {"optimiser": "sgd", "weight_decay": 0.1},
+        {"optimiser": "adam"},
+        {"optimiser": "adam", "weight_decay": 0.1},
+    ],
+)
+def test_steps_and_state_are_torch_s_to_the_bit(given: dict[str, Any]) -> None:
+    options = TrainingOptions(**given)
+    ours, others = network(), network()
+    torchs, optimiser = theirs(others, options), Optimiser([*ours.parameters()], options, {})
+    for number, rate in enumerate(RATES):
+        x = torch.randn(6, 3, 8, 8)
+        for model in (ours, others):
+            model.zero_grad()
+            model(x).square().mean().backward()
+        for group in torchs.param_groups:
+            group["lr"] = rate
+        torchs.step()
+        if number == 2:  # goes on from what was stored, of which a file keeps no memory format
+            stored = {
+                i: {name: t.contiguous() for name, t in one.items()}
+                for i, one in optimiser.state().items()
+            }
+            optimiser = Optimiser([*ours.parameters()], options, stored)
+            assert optimiser.state() is stored
+        optimiser.step(rate)
+        pairs = zip(ours.parameters(), others.parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+    held, expected = optimiser.state(), torchs.state_dict()["state"]
+    for i, one in held.items():
+        assert {n: t.tolist() for n, t in one.items()} == {
+            n: t.tolist() for n, t in expected[i].items() if t is not None
+        }
+
+
+def test_a_parameter_without_gradient_keeps_still() -> None:
+    model = network()
+    before = [p.detach().clone() for p in model.parameters()]
+    last = [*model.parameters()][-1]
+    last.grad = torch.ones_like(last)
+    Optimiser([*model.parameters()], TrainingOptions(optimiser="sgd"), {}).step(0.1)
+    *same, changed = zip(model.parameters(), before, strict=True)
+    assert all(torch.equal(a, b) for a, b in same)
+    assert torch.equal(changed[0], changed[1] - 0.1)
