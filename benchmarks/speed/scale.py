@@ -18,6 +18,7 @@ from fedkt.clients.state import FileStore
 # 100,000 on 2,000 samples these would be 8 GB and more, so that few samples are in use there.
 FULL = (
     ("nearest-ray", 10_000, 2000),
+    ("nearest-in-process", 10_000, 2000),
     ("averaged-in-memory", 100_000, 200),
     ("averaged-in-files", 100_000, 200),
 )

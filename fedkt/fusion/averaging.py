@@ -97,7 +97,8 @@ def mix_rows(weights: Tensor, values: Tensor) -> Tensor:
     halved = values.dtype in (torch.float16, torch.bfloat16)
     dtype = torch.float32 if halved else values.dtype
     operator = weights.to(dtype)
-    sparse = clients >= SPARSE_FROM and float((weights != 0).double().mean()) <= SPARSE
+    most = SPARSE * weights.numel()
+    sparse = clients >= SPARSE_FROM and int(torch.count_nonzero(weights)) <= most
     shape = len(weights), *values.shape[1:]
     if weights.requires_grad or values.requires_grad:  # somebody learns them
         return (operator @ flat.to(dtype)).to(values.dtype).view(shape)
