@@ -7,6 +7,7 @@ result is the same bit for bit.
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 import time
@@ -25,7 +26,7 @@ from fedkt.clients.state import ClientState, FileStore
 from fedkt.data.federation import Federation
 from fedkt.errors import RunFailedError
 from fedkt.simulations import _flwr_shim as shim
-from fedkt.simulations.grid import LOST_CLIENT, SimulationGrid, deliver_all
+from fedkt.simulations.grid import LOST_CLIENT, SimulationGrid, collect_rarely, deliver_all
 from fedkt.simulations.population import Population, PopulationSpec
 from fedkt.simulations.ray_session import idle, join_ray, result_of, sessions
 
@@ -69,6 +70,8 @@ class _Worker:
             store = FileStore(Path(tempfile.mkdtemp(dir=state)))
         self._app = Population(spec, federation).app(store)
         self._contexts: dict[int, Context] = {}
+        gc.unfreeze()  # what is left of a run before
+        collect_rarely()
 
     def handle(self, shells: list[_Shell]) -> list[Message]:
         """Handle messages one after the other."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedkt.clients import KnowledgeClientApp
 from fedkt.errors import ConfigError
 from fedkt.recipe import Recipe
-from fedkt.simulations.grid import InProcessGrid, one_thread
+from fedkt.simulations.grid import RARELY, InProcessGrid, one_thread
 from fedkt.simulations.population import Population
 from fedkt.simulations.runner import prepare, server_app
 
@@ -146,3 +147,24 @@ def test_one_thread_is_given_back() -> None:
         assert torch.get_num_threads() == 1
         raise RuntimeError
     assert torch.get_num_threads() == before
+
+
+def test_garbage_is_looked_for_rarely_and_as_before_after_the_run(grid: InProcessGrid) -> None:
+    before, seen = gc.get_threshold(), []
+
+    def server(*_: object) -> None:
+        seen.append((gc.get_threshold(), gc.get_freeze_count()))
+        raise ValueError("over")
+
+    with pytest.raises(ValueError, match="over"):
+        grid.run_server(server)
+    assert seen[0][0] == RARELY
+    assert seen[0][1] > 0
+    assert (gc.get_threshold(), gc.get_freeze_count()) == (before, 0)
+    gc.set_threshold(0, 1, 1)  # nobody wants it
+    try:
+        with pytest.raises(ValueError, match="over"):
+            grid.run_server(server)
+    finally:
+        gc.set_threshold(*before)
+    assert seen[1][0] == (0, 1, 1)
