@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedkt.errors import KnowledgeError
-from fedkt.memory import empty
+from fedkt.memory import empty, give_back
 
 Kind = Literal[
     "logits",
@@ -348,6 +348,8 @@ class Uploads(Sequence[Upload]):
             rows = {key: stacked[k] for key, stacked in tensors.items()}
             knowledge = {**upload.knowledge, name: upload.knowledge[name].with_tensors(rows)}
             self._uploads[k] = replace(upload, knowledge=knowledge)
+        del upload, own, knowledge
+        give_back(sum(t.nbytes for t in tensors.values()))
         examples = torch.tensor([u.num_examples for u in self._uploads], dtype=torch.float32)
         return Stack(name, first.kind, tensors, first.ids, self.clients, examples)
 
