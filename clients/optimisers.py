@@ -6,9 +6,8 @@ on in either executor. Frozen parameters (``requires_grad`` is False) have no pl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -41,54 +40,64 @@ class Optimiser:
         self, parameters: Sequence[Tensor], options: TrainingOptions, state: Mapping[int, Any]
     ) -> None:
         self._parameters, self._options, self._given = list(parameters), options, state
-        self._held: dict[str, list[Tensor]] = {}  # moments by name, one for each parameter
-        self._move: Callable[..., None] | None = None
+        self._held: dict[str, list[Tensor]] | None = None  # by name, one for each parameter
 
+    @torch.no_grad()
     def step(self, rate: float) -> None:
-        """Take a step by the gradients that the parameters hold; those without one have 0."""
-        if self._move is None:
-            self._move = self._begin()
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
-        with torch.no_grad():
-            self._move(self._parameters, gradients, lr=rate)
+        """Take a step by the gradients that the parameters hold; those without one stay."""
+        if self._held is None:
+            self._held = self._begin()
+        reached = [i for i, p in enumerate(self._parameters) if p.grad is not None]
+        moving = [self._parameters[i] for i in reached]
+        gradients = [p.grad for p in moving if p.grad is not None]
+        held = {name: [all_of_them[i] for i in reached] for name, all_of_them in self._held.items()}
+        decay = self._options.weight_decay
+        if self._options.optimiser == "adam":
+            adam(
+                moving,
+                gradients,
+                exp_avgs=held["exp_avg"],
+                exp_avg_sqs=held["exp_avg_sq"],
+                max_exp_avg_sqs=[],
+                state_steps=held["step"],
+                fused=True,
+                amsgrad=False,
+                beta1=BETAS[0],
+                beta2=BETAS[1],
+                lr=rate,
+                weight_decay=decay,
+                eps=EPS,
+                maximize=False,
+            )
+        else:
+            sgd(
+                moving,
+                gradients,
+                momentum_buffer_list=[*held.get("momentum_buffer", [])],
+                fused=True,
+                weight_decay=decay,
+                momentum=self._options.momentum,
+                lr=rate,
+                dampening=0.0,
+                nesterov=False,
+                maximize=False,
+            )
 
     def state(self) -> Mapping[int, Any]:
         """Return the state; the tensors change with the next step."""
-        if self._move is None or not self._held:
+        held = self._held
+        if not held:
             return self._given
         found = range(len(self._parameters))
-        return {i: {name: held[i] for name, held in self._held.items()} for i in found}
+        return {i: {name: tensors[i] for name, tensors in held.items()} for i in found}
 
-    def _begin(self) -> Callable[..., None]:
-        options, parameters = self._options, self._parameters
-        if options.optimiser == "adam":
-            self._held["step"] = [_steps(self._given).to(p.device, copy=True) for p in parameters]
-        self._held |= {name: self._moments(name) for name in _names(options)}
-        if options.optimiser == "adam":
-            return partial(
-                adam,
-                state_steps=self._held["step"],
-                exp_avgs=self._held["exp_avg"],
-                exp_avg_sqs=self._held["exp_avg_sq"],
-                max_exp_avg_sqs=[],
-                beta1=BETAS[0],
-                beta2=BETAS[1],
-                eps=EPS,
-                weight_decay=options.weight_decay,
-                amsgrad=False,
-                maximize=False,
-                fused=True,
-            )
-        return partial(
-            sgd,
-            momentum_buffer_list=self._held.get("momentum_buffer", []),
-            momentum=options.momentum,
-            weight_decay=options.weight_decay,
-            dampening=0.0,
-            nesterov=False,
-            maximize=False,
-            fused=True,
-        )
+    def _begin(self) -> dict[str, list[Tensor]]:
+        held = {name: self._moments(name) for name in _names(self._options)}
+        if self._options.optimiser == "adam":
+            counts = [_steps(self._given, i) for i in range(len(self._parameters))]
+            pairs = zip(counts, self._parameters, strict=True)
+            held["step"] = [count.to(p.device, copy=True) for count, p in pairs]
+        return held
 
     def _moments(self, name: str) -> list[Tensor]:
         """Return copies in the parameters' memory format, which a file does not keep.
@@ -247,5 +256,6 @@ def _stacked(states: Sequence[Mapping[int, Any]], i: int, name: str, like: Tenso
     return torch.stack([zero if one is None else one for one in held]).contiguous().to(like.device)
 
 
-def _steps(state: Mapping[int, Any]) -> Tensor:
-    return torch.as_tensor(state.get(0, {}).get("step", 0.0), dtype=torch.float32, device="cpu")
+def _steps(state: Mapping[int, Any], parameter: int = 0) -> Tensor:
+    count = state.get(parameter, {}).get("step", 0.0)
+    return torch.as_tensor(count, dtype=torch.float32, device="cpu")

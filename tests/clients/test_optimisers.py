@@ -67,12 +67,22 @@ def test_steps_and_state_are_torch_s_to_the_bit(given: dict[str, Any]) -> None:
         }
 
 
-def test_a_parameter_without_gradient_keeps_still() -> None:
-    model = network()
-    before = [p.detach().clone() for p in model.parameters()]
-    last = [*model.parameters()][-1]
-    last.grad = torch.ones_like(last)
-    Optimiser([*model.parameters()], TrainingOptions(optimiser="sgd"), {}).step(0.1)
-    *same, changed = zip(model.parameters(), before, strict=True)
-    assert all(torch.equal(a, b) for a, b in same)
-    assert torch.equal(changed[0], changed[1] - 0.1)
+@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+def test_a_parameter_without_gradient_keeps_still(optimiser: str) -> None:
+    """Not even its momentum moves it, as with torch."""
+    options = TrainingOptions(optimiser=optimiser, weight_decay=0.1)
+    ours, others = network(), network()
+    torchs, mine = theirs(others, options), Optimiser([*ours.parameters()], options, {})
+    for reached in (range(4), (2, 3), range(4)):
+        for model in (ours, others):
+            for i, p in enumerate(model.parameters()):
+                p.grad = torch.full_like(p, 0.5) if i in reached else None
+        before = [p.detach().clone() for p in ours.parameters()]
+        torchs.param_groups[0]["lr"] = 0.1
+        torchs.step()
+        mine.step(0.1)
+        for i, (p, old, other) in enumerate(
+            zip(ours.parameters(), before, others.parameters(), strict=True)
+        ):
+            assert torch.equal(p, old) == (i not in reached)
+            assert torch.equal(p, other)
