@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -315,8 +316,15 @@ def test_bars_in_a_terminal() -> None:
 # --- doctor --------------------------------------------------------------------------------
 
 
+def free_disk(monkeypatch: pytest.MonkeyPatch, free: float) -> None:
+    """Let the disk have ``free`` gigabytes left, whatever this machine's has."""
+    usage = shutil.disk_usage(".")._replace(free=int(free * 1e9))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+
+
 @pytest.mark.ray
-def test_doctor_finds_this_machine_well(fedkt: Any) -> None:
+def test_doctor_finds_a_machine_well(fedkt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    free_disk(monkeypatch, 20)
     answer = fedkt("doctor")
     assert answer.code == 0, answer.out
     lines = answer.out.splitlines()
@@ -326,13 +334,10 @@ def test_doctor_finds_this_machine_well(fedkt: Any) -> None:
 
 
 def test_doctor_names_what_is_wrong(fedkt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> str:
-        raise OSError("no room")
-
-    monkeypatch.setattr(doctor, "_disk", broken)
+    free_disk(monkeypatch, 1.5)
     monkeypatch.setattr(doctor, "_ray", lambda: "not tried")
     monkeypatch.setattr(doctor, "_federation", lambda: "not tried")
     answer = fedkt("doctor")
     assert answer.code == 1
-    assert "FAIL  disk: OSError: no room" in answer.out.splitlines()
+    assert "FAIL  disk: RuntimeError: 1.5 GB free here; 2 GB are needed" in answer.out.splitlines()
     assert "ok    Ray starts: not tried" in answer.out.splitlines(), "the other checks go on"
