@@ -185,7 +185,7 @@ def _task(
     private = None
     if rehearse:
         drawn = itertools.islice(batches.rehearsal(work, stream), len(plan.widths))
-        private = Plan.of_batches(list(drawn))
+        private = Plan.of_batches(list(drawn), work.options.batch_size)
     sizes = [p.widths.tolist() for p in (plan, private) if p is not None] if sized else []
     names = sorted({name for _, term in (*terms, *rehearse) for name in term.needs()})
     known = {name: work.knowledge[name] for name in names}

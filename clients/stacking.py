@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedkt.clients.devices import CPU
@@ -37,10 +38,11 @@ class Plan:
         return cls(rows.view(-1, size), widths.repeat(len(orders)))
 
     @classmethod
-    def of_batches(cls, drawn: Sequence[Tensor]) -> Plan:
-        """Take batches as they are."""
+    def of_batches(cls, drawn: Sequence[Tensor], size: int) -> Plan:
+        """Take batches of at most ``size`` rows as they are."""
         widths = torch.tensor([len(rows) for rows in drawn])
-        return cls(nn.utils.rnn.pad_sequence(list(drawn), batch_first=True), widths)
+        rows = nn.utils.rnn.pad_sequence(list(drawn), batch_first=True)
+        return cls(F.pad(rows, (0, size - rows.shape[1])), widths)
 
 
 class Feed:

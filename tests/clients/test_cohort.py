@@ -19,7 +19,7 @@ from fedkt.recipe import Recipe, Train
 from fedkt.simulations.population import make_learner
 
 SHAPE = (1, 8, 8)
-UNEVEN = (33, 41, 8, 60, 17)
+UNEVEN = (33, 41, 8, 60, 5)  # 5 are no whole batch
 BUCKETS = (12, 12, 20, 12, 20)
 STEPS = {
     "learn/0": Train("private", [CrossEntropy()], epochs=2),

@@ -9,7 +9,7 @@ import pytest
 
 from fedkt.errors import ConfigError
 from fedkt.simulations import config
-from fedkt.simulations.executors import size_of
+from fedkt.simulations.executors import cohort_size, size_of
 from fedkt.simulations.population import PopulationSpec
 from fedkt.simulations.runner import prepare
 
@@ -31,6 +31,11 @@ def test_small_dense_networks_run_in_cohorts(tiny: Any) -> None:
 def test_cohorts_are_neither_too_large_nor_too_few(tiny: Any, clients: int, entry: str) -> None:
     plan = prepare(tiny(models=["linear"], data__clients=clients, data__samples_per_client=8))
     assert plan.experiment.run.plan == {"linear": entry}
+
+
+@pytest.mark.parametrize(("clients", "size"), [(300, 100), (1000, 125), (3000, 250)])
+def test_many_clients_form_larger_cohorts(clients: int, size: int) -> None:
+    assert cohort_size(clients) == size
 
 
 def test_the_user_decides(tiny: Any) -> None:
