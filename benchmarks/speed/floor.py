@@ -27,6 +27,21 @@ def gemm_rate(repeats: int = 20) -> float:
     return 2 * SIZE**3 / best
 
 
+def rate_now(seconds: float = 2.0) -> float:
+    """Return the mean rate of the same products over some CPU seconds.
+
+    On a machine that is shared the best rate is not to be had all the time: what takes long is
+    compared with what products come to right before and after it.
+    """
+    torch.set_num_threads(1)
+    a, b = torch.randn(SIZE, SIZE), torch.randn(SIZE, SIZE)
+    out, count, began = torch.empty(SIZE, SIZE), 0, time.process_time()
+    while (spent := time.process_time() - began) < seconds:
+        torch.mm(a, b, out=out)
+        count += 1
+    return 2 * SIZE**3 * count / spent
+
+
 def flops(case: Case) -> dict[str, float]:
     """Return the FLOPs of a round: training and distillation, answers, fusion, and all."""
     model, shape = model_of(case.kind), case.kind.input_shape
