@@ -107,10 +107,16 @@ def mix_rows(weights: Tensor, values: Tensor) -> Tensor:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
             operator = operator.to_sparse_csr()
-    mixed = empty((len(weights), flat.shape[1]), values.dtype)
-    step = max(1, BLOCK // max(1, clients, len(weights)))
-    for at in range(0, flat.shape[1], step):
-        mixed[:, at : at + step] = operator @ flat[:, at : at + step].to(dtype).contiguous()
+    rows, total = len(weights), flat.shape[1]
+    mixed = empty((rows, total), values.dtype)
+    step = min(total, max(1, BLOCK // max(1, clients, rows)))
+    # Used for all blocks, because memory of this size is new, and slow, whenever it is asked for.
+    read, made = (torch.empty(step * n, dtype=dtype) for n in (clients, rows))
+    for at in range(0, total, step or 1):
+        part = flat[:, at : at + step]
+        block = read[: part.numel()].view(part.shape).copy_(part)
+        product = made[: rows * part.shape[1]].view(rows, -1)
+        mixed[:, at : at + step] = torch.mm(operator, block, out=product)
     return mixed.view(shape)
 
 
