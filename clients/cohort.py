@@ -175,7 +175,7 @@ def _task(
     if not terms or samples is None or not len(samples) or step.epochs == 0:
         return None
     rehearse = loop.ready(step.rehearse, work) if len(work.data.train) else []
-    size = step.batch_size or loop.batch_size(step, work)
+    size = loop.batch_size(step, work)
     name = work.seed, work.round, len(samples)
     plan = shared.get(name)
     if plan is None:

@@ -67,16 +67,14 @@ def train(
     samples = work.data.train if step.on == "private" else devices.shared_on(samples, device)
     rehearse = ready(step.rehearse, work) if len(work.data.train) else []
     private = batches.rehearsal(work, stream) if rehearse else iter(())
-    size = step.batch_size or batch_size(step, work)
     loss_of = _Loss(ask, work)
     beta = torch.distributions.Beta(step.mixup, step.mixup) if step.mixup else None
     transforms = [t for t in step.transforms if work.knowledge.keys() >= set(t.needs())]
     losses: list[Tensor] = []
-    parameters, rate = list(ask.parameters.values()), work.options.learning_rate * step.rate
     model.train()
     with global_torch_stream(work.seed, f"dropout/{stream}", work.round, work.client), ask.tap:
         for epoch, order in enumerate(batches.orders(step, work, stream, len(samples))):
-            losses, rows_of = [], torch.split(order, size)
+            losses, rows_of = [], torch.split(order, batch_size(step, work))
             for number, rows in enumerate(rows_of):
                 loss_of.progress = work.progress((epoch + number / len(rows_of)) / step.epochs)
                 other = None if beside is None else next(beside)
@@ -84,10 +82,9 @@ def train(
                 loss = loss_of(terms, samples, rows, other, transforms, mix)
                 if rehearse:
                     loss = loss + loss_of(rehearse, work.data.train, next(private))
-                for parameter in parameters:  # as zero_grad(), whose hooks cost more than a layer
-                    parameter.grad = None
+                optimiser.clear()
                 torch.autograd.backward(loss)
-                optimiser.step(rate)
+                optimiser.step(work.options.learning_rate * step.rate)
                 losses.append(loss.detach())
     model.eval()
     return float(torch.stack(losses).mean())
@@ -257,6 +254,7 @@ def ready(
 
 
 def batch_size(step: Train, work: Work) -> int:
-    """Return the experiment's batch size for the step's kind of data."""
+    """Return the step's batch size: its own, or the experiment's for its kind of data."""
     options = work.options
-    return options.batch_size if step.on == "private" else options.public_batch_size
+    usual = options.batch_size if step.on == "private" else options.public_batch_size
+    return step.batch_size or usual

@@ -42,6 +42,11 @@ class Optimiser:
         self._parameters, self._options, self._given = list(parameters), options, state
         self._held: dict[str, list[Tensor]] | None = None  # by name, one for each parameter
 
+    def clear(self) -> None:
+        """Forget the gradients, as ``zero_grad()``, whose hooks cost more than a layer."""
+        for parameter in self._parameters:
+            parameter.grad = None
+
     @torch.no_grad()
     def step(self, rate: float) -> None:
         """Take a step by the gradients that the parameters hold; those without one stay."""

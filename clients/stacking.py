@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedkt.clients.devices import CPU
@@ -42,7 +41,7 @@ class Plan:
         """Take batches of at most ``size`` rows as they are."""
         widths = torch.tensor([len(rows) for rows in drawn])
         rows = nn.utils.rnn.pad_sequence(list(drawn), batch_first=True)
-        return cls(F.pad(rows, (0, size - rows.shape[1])), widths)
+        return cls(nn.functional.pad(rows, (0, size - rows.shape[1])), widths)
 
 
 class Feed:

@@ -161,8 +161,8 @@ def cohort_size(count: int) -> int:
     """Return how many of ``count`` clients of one network form a cohort.
 
     There are two cohorts at least where there are enough clients, so that two workers have
-    work; and more than a hundred clients in each, which spares a tenth of the time, only where
-    eight workers have. How many workers there are does not count: the last digits of a result
+    work; and more than a hundred clients in each, which spares up to a tenth of the time, only
+    where eight workers have. How many workers there are does not count: the last digits of a result
     can depend on who shares a cohort.
     """
     size = max(LEAST, min(USUAL, -(-count // 2)), min(LARGEST, -(-count // 8)))

@@ -20,8 +20,6 @@ from fedkt.knowledge import Stack
 from fedkt.memory import empty
 
 FULL, QUICK = (1000, 10_000, 100), (200, 500, 100)
-
-
 REPEATS = 3  # after one in which a virtual machine has to find the memory of the result
 
 

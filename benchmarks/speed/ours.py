@@ -85,10 +85,8 @@ class Training:
 
 def _steps(step: Train, work: Work) -> int:
     """Return how many batches a step has for one client."""
-    private, options = step.on == "private", work.options
-    data = work.data.train if private else work.data.public
-    size = step.batch_size or (options.batch_size if private else options.public_batch_size)
-    return 0 if data is None else step.epochs * -(-len(data) // size)
+    data = work.data.train if step.on == "private" else work.data.public
+    return 0 if data is None else step.epochs * -(-len(data) // loop.batch_size(step, work))
 
 
 def plan_of(case: Case, grid: Grid, strategy: str, training: Mapping[str, Any], **run: Any) -> Plan:
