@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Small tensors are slower on two threads, and several processes test at once. torch reads it when
+# it is imported; worker processes, Ray's and pytest-xdist's, inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 OPTION = "--fedkt-strategy"
 HERE = Path(__file__).parent

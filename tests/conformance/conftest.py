@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,21 @@ VARIANTS = (
 REPRESENTATIVES = ("knfu", "fedavg")
 
 
+@lru_cache
+def _groups(asked: tuple[str, ...]) -> dict[str, list[Any]]:
+    """Return over what a test runs, by the fixture it asks for."""
+    methods = [Method(reference) for reference in asked or registry.names("strategies")]
+    kinds = list({_kind(m): m for m in reversed(methods)}.values())
+    return {
+        "method": methods,
+        "sharing": [m for m in methods if m.recipe.share],
+        "variant": methods if asked else [*methods, *map(Method, VARIANTS)],
+        "kind": kinds,
+        "spoiled": [(m, r) for m in kinds for r in RUBBISH if r.fits(m.recipe)],
+        "representative": methods if asked else [Method(r) for r in REPRESENTATIVES],
+    }
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test over strategies; the fixture it asks for says over which.
 
@@ -39,17 +55,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     and rubbish that it may be sent.
     """
     kit.EXECUTOR = metafunc.config.getoption("--fedkt-executor")
-    asked = list(dict.fromkeys(metafunc.config.getoption("--fedkt-strategy")))
-    methods = [Method(r) for r in asked or registry.names("strategies")]
-    kinds = list({_kind(m): m for m in reversed(methods)}.values())
-    groups: dict[str, list[Any]] = {
-        "method": methods,
-        "sharing": [m for m in methods if m.recipe.share],
-        "variant": methods if asked else [*methods, *map(Method, VARIANTS)],
-        "kind": kinds,
-        "spoiled": [(m, r) for m in kinds for r in RUBBISH if r.fits(m.recipe)],
-        "representative": methods if asked else [Method(r) for r in REPRESENTATIVES],
-    }
+    groups = _groups(tuple(dict.fromkeys(metafunc.config.getoption("--fedkt-strategy"))))
     for name, group in groups.items():
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, group, ids=_id)

@@ -7,6 +7,7 @@ import pickle
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -40,29 +41,29 @@ class Method:
     def __str__(self) -> str:
         return self.reference.rpartition("/")[2].replace(" ", "")
 
-    @property
+    @cached_property
     def section(self) -> dict[str, Any]:
         return read_strategy(self.reference)
 
-    @property
-    def strategy(self) -> KnowledgeStrategy:
+    def make(self) -> KnowledgeStrategy:
+        """Return a new object."""
         strategy: KnowledgeStrategy = make_strategy(self.section)
         return strategy
 
-    @property
+    @cached_property
     def recipe(self) -> Recipe:
-        return self.strategy.recipe()
+        return self.make().recipe()
 
-    @property
+    @cached_property
     def title(self) -> str:
-        return self.strategy.title
+        return self.make().title
 
-    @property
+    @cached_property
     def models(self) -> tuple[str, ...]:
         """Return the richest mixture of quick models that the strategy accepts."""
         return ("cnn",) if self.recipe.needs_one_architecture else self._mixture("logistic")
 
-    @property
+    @cached_property
     def slow_models(self) -> tuple[str, ...]:
         """Return the same with a model that is random in itself."""
         return ("cnn",) if self.recipe.needs_one_architecture else self._mixture("forest")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from .engines import plan_on, run_in
 from .kit import Method, difference
@@ -21,6 +23,17 @@ def two_workers() -> Iterator[None]:
 
     with session(workers=2):
         yield
+
+
+def test_workers_have_as_many_threads_as_these_tests() -> None:
+    import ray
+
+    def threads() -> tuple[str | None, int]:
+        return os.environ.get("OMP_NUM_THREADS"), torch.get_num_threads()
+
+    asked = os.environ["OMP_NUM_THREADS"]  # 1, unless the one who runs the tests says otherwise
+    assert threads() == (asked, int(asked))
+    assert ray.get(ray.remote(threads).remote()) == (asked, int(asked))
 
 
 def test_any_number_of_workers(method: Method, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_stopped_in_the_middle_of_a_round(
 
 
 def test_planned_shorter_at_first(variant: Method, whole: dict[str, Any], tmp_path: Path) -> None:
-    if variant.strategy.follows_progress:
+    if variant.make().follows_progress:
         pytest.skip("a round depends on how many are planned, so the longer run is another run")
     shorter = run_in(tmp_path, plan_on(variant, "in-process", rounds=1))
     assert len(shorter["rounds"]) == 1

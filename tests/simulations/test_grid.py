@@ -143,10 +143,14 @@ def test_errors_of_the_server_come_through(grid: InProcessGrid) -> None:
 
 def test_one_thread_is_given_back() -> None:
     before = torch.get_num_threads()
-    with contextlib.suppress(RuntimeError), one_thread():
-        assert torch.get_num_threads() == 1
-        raise RuntimeError
-    assert torch.get_num_threads() == before
+    try:
+        torch.set_num_threads(2)
+        with contextlib.suppress(RuntimeError), one_thread():
+            assert torch.get_num_threads() == 1
+            raise RuntimeError
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_garbage_is_looked_for_rarely_and_as_before_after_the_run(grid: InProcessGrid) -> None:
