@@ -54,6 +54,7 @@ def test_recipe_is_constant_plain_data(variant: Method) -> None:
     after = torch.random.get_rng_state(), np.random.get_state()[1].tolist()
     drawn = not torch.equal(before[0], after[0]) or before[1] != after[1]
     assert not drawn, f"{variant}: making a strategy and its recipe draws no random numbers"
-    assert recipe == variant.make().recipe(), f"{variant}: two objects with the same options do the same"
+    law = f"{variant}: two objects with the same options do the same"
+    assert recipe == variant.make().recipe(), law
     travelled = Recipe.from_json(recipe.to_json())
     assert travelled == recipe, f"{variant}: the recipe travels to the clients unchanged"
