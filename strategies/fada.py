@@ -41,13 +41,13 @@ class FADA(KnowledgeStrategy):
        temperature, where I_k is how loosely the target's features under k's weights cluster in C
        clusters (``fedkt.fusion.attention``); equal weights in the first round.
 
-    A reconstruction: the equations are recalled, the disentangler is marked as such in its own
-    file, and no table is claimed. Differences: one extractor for all, its weights
-    averaged (the paper keeps one for each source and averages gradients for the target's); the
-    judges and all other heads travel and are averaged with it (the paper has a judge for each
-    pair); the target's features are constants, one draw a round, so the confusion loss works on
-    the source's side only; I is scaled to [0, 1], hence a temperature; the model answers
-    from the whole features, which the disentangler shapes but does not replace.
+    A reconstruction: all equations are recalled, so none is cited by number, the disentangler is
+    marked as such in its own file, and no table is claimed. Differences: one extractor for all,
+    its weights averaged (the paper keeps one for each source and averages gradients for the
+    target's); the judges and all other heads travel and are averaged with it (the paper has a
+    judge for each pair); the target's features are constants, one draw a round, so the confusion
+    loss works on the source's side only; I is scaled to [0, 1], hence a temperature; the model
+    answers from the whole features, which the disentangler shapes but does not replace.
     Target features, without labels, shape training.
 
     Bytes a round and client, all float32: with P parameters and float buffers of the model, d

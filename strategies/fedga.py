@@ -55,11 +55,15 @@ class FedGA(KnowledgeStrategy):
     measure both figures of a round in the next one, when they share; without validation
     samples on their training samples.
 
-    Different from the paper's code: it writes 1/3 for 1/K, divides by 0 if all gaps are 0, and
-    does not subtract the mean gap, so equal gaps move its weights towards equality. Its weights
-    start equal; these start as FedAvg's. Between rounds a weight is kept as a number of examples,
-    at first the client's own: a client that did not take part in the round before keeps its, and
-    its gap counts as the mean one. ``metric="accuracy"`` takes 1 − accuracy for the loss.
+    Different from the paper's code: it measures gaps in accuracy by default, here
+    ``metric="accuracy"``. It writes 1/3 for 1/K, divides by 0 if all gaps are 0, and does not
+    subtract the mean gap, so equal gaps move its weights towards equality. It measures both
+    models in the same round and adjusts after each of R + 1 rounds, with steps that fall from 1 +
+    1/R to 1/R times the given one; here the first adjustment comes in round 2, with 1 − 1/R, and
+    the last in round R, with 1/R. Its weights start equal; these start as FedAvg's. Between
+    rounds a weight is kept as a number of examples, at first the client's own: a client that did
+    not take part in the round before keeps its, and its gap counts as the mean one.
+    ``metric="accuracy"`` takes 1 − accuracy for the loss.
 
     Bytes a round and client, P parameters: up 4P + 16, down 4P (broadcast); 4P more down as in
     FedAvg. The 16 are two losses and two accuracies, all that is told of the labels.

@@ -62,9 +62,13 @@ class FedKA(KnowledgeStrategy):
         The three parts: domain classifier, embedding matching, federated voting.
     workspace : {"features", "fourier", "gaussian"}
         How the target is described: features of S samples; the mean of D random Fourier
-        features, whose distance tends to the MMD (Rahimi and Recht, 2007); mean and variance of
-        every feature, then compared instead of the MMD. In the last two the domain
-        classifier sees draws from the normal distribution of that mean and variance.
+        features, whose distance tends to the biased MMD of the same bandwidth (Rahimi and Recht,
+        2007); mean and variance of every feature, then compared instead of the MMD. In the last
+        two the domain classifier sees draws from the normal distribution of that mean and
+        variance. The bandwidths differ: with ``features`` it is the mean squared distance within
+        each private batch and the target features beside it, together, so it follows the gap
+        between the domains; with ``fourier`` it is that of the target's S features alone, once a
+        round, so where the domains lie far apart its kernels are narrower.
     estimator : {"biased", "unbiased"}
         Of the MMD, V- or U-statistic (``features`` only).
     gamma : float

@@ -23,8 +23,13 @@ class FedSR(FedAvg):
     what a ReLU let through, where the paper's networks end in a linear layer for μ and σ; σ is
     a linear layer on those features. One z is drawn a sample and step. The authors' code
     multiplies μ and σ by one more learnable scalar within the KL: that divides m and s of r
-    by it, which are free anyway, so it is left out. α of 0.01 and 0.001 are those the code's
-    README gives for PACS; its defaults are 0.01 and 0.0005, with 5 local epochs.
+    by it, which are free anyway, so it is left out. Their clients communicate the network alone
+    (with μ and σ, its last layer), averaged with equal weights, and each keeps its own r and that
+    scalar; here the r of all clients are averaged too. At test time their model answers with the
+    mean probabilities of several drawn z, here once with μ. Their r begins with m = 0 and s =
+    softplus(1) = 1.31 for every class; here ``class-mean`` and ``class-scale`` begin as linear
+    layers do, so the classes differ by chance. α of 0.01 and 0.001 are those the code's README
+    gives for PACS; its defaults are 0.01 and 0.0005, with 5 local epochs.
 
     Bytes a round and client, P parameters of the model, features of width d, C classes: with
     Q = P + d(d + 1) + 2d(C + 1), up 4Q, down 4Q (broadcast); 4Q more down as in FedAvg.

@@ -79,10 +79,11 @@ class KnFu(KnowledgeStrategy):
         μ ≥ 0: while distilling, every step also draws a private batch, whose cross-entropy
         counts μ times.
     trust : {"off", "correlation"}
-        Not of the paper. ``correlation``: the weights a_nm are multiplied by the trust r_m in
-        each client m (at least 0.001; see ``fedkt.fusion.trusted.peer_trust``) and the rows
-        normalised again. The answers are not softened: unlike entropy weights, KnFu's do not
-        reward confidence in single samples.
+        Not of the paper. ``correlation``: the weights a_nm of the others, m ≠ n, are multiplied
+        by the trust r_m in each client m (at least 0.001; see
+        ``fedkt.fusion.trusted.peer_trust``) and the rows normalised again; a_nn is left as it
+        is, so a client that is unlike all others keeps its own knowledge. The answers are not
+        softened: unlike entropy weights, KnFu's do not reward confidence in single samples.
     """
 
     name = "knfu"
@@ -151,7 +152,9 @@ class KnFu(KnowledgeStrategy):
         judged: dict[str, Tensor] = {}
         if self.trust == "correlation":
             judged["trust"] = peer_trust(stack_all, self.memory)
+            own = weights.diagonal().clone()  # nobody needs the others' trust to rely on itself
             weights = weights * judged["trust"].clamp_min(FLOOR)
+            weights.diagonal().copy_(own)
             weights = weights / weights.sum(1, keepdim=True)
             judged["mean_weight"] = weights.mean(0)
         weights = keep_nearest(weights, self.nearest)

@@ -30,7 +30,7 @@ class DomainIdentifier:
     """A judge learns to tell the batch's features from those beside it; the model learns nothing.
 
     The mean of two cross-entropies, Σ over the two domains of -log D(domain | features) / 2,
-    with features held constant: FADA (Peng et al., ICLR 2020), equation 2.
+    with features held constant, as in FADA (Peng et al., ICLR 2020), recalled from memory.
 
     Parameters
     ----------
@@ -69,9 +69,9 @@ class DomainIdentifier:
 class DomainConfusion:
     """The model learns features that the judge takes for those of the other domain.
 
-    -log D(the other domain | features) on the batch, with the judge held constant: FADA,
-    equation 3, for the one extractor that is trained here (the features beside the batch came
-    as knowledge, so there is nothing to train behind them).
+    -log D(the other domain | features) on the batch, with the judge held constant: FADA's
+    confusion, recalled from memory, for the one extractor that is trained here (the features
+    beside the batch came as knowledge, so there is nothing to train behind them).
 
     Parameters
     ----------

@@ -133,7 +133,7 @@ def mutual_information(
 ) -> Tensor:
     """Return a lower bound of the mutual information of two parts, in nats.
 
-    The Donsker-Varadhan bound of MINE (Belghazi et al. 2018, arXiv:1801.04062), equation 10,
+    The Donsker-Varadhan bound of MINE (Belghazi et al. 2018, arXiv:1801.04062),
     E[T(l, r)] - log E[exp T(l, r')], with each r' from the sample before l's own: batches come in
     random order. A batch of one gives 0.
 

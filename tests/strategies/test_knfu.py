@@ -277,7 +277,7 @@ def test_knowledge_helps_these_clients(world, with_options) -> None:
 # --- trust ---------------------------------------------------------------------------------
 
 
-def test_trust_multiplies_the_neighbours_and_keeps_rows_normal(uploads_of) -> None:
+def test_trust_multiplies_the_others_and_keeps_rows_normal(uploads_of) -> None:
     rng = torch.Generator().manual_seed(0)
     truth = 3 * torch.eye(C)[torch.arange(M) % C]
     answers = dict(enumerate((truth + torch.randn(6, M, C, generator=rng)).softmax(-1)))
@@ -286,12 +286,33 @@ def test_trust_multiplies_the_neighbours_and_keeps_rows_normal(uploads_of) -> No
     strategy = KnFu(beta=1, trust="correlation")
     told = strategy.fuse(uploads_of(answers)).diagnostics
     assert told["trust"].tolist() == [1.0, 1.0, 0.0, 1.0, 1.0, 1.0]
-    expected = plain["weights"] * told["trust"].clamp_min(1e-3)
+    factors = told["trust"].clamp_min(1e-3).repeat(6, 1).fill_diagonal_(1.0)
+    expected = plain["weights"] * factors
     expected = expected / expected.sum(1, keepdim=True)
     assert torch.allclose(told["weights"], expected, atol=1e-6)
     assert torch.allclose(told["mean_weight"], expected.mean(0), atol=1e-6)
     assert len(strategy.memory["agreement"]) == 36
     assert "trust" not in plain
+
+
+@pytest.mark.parametrize("nearest", [1, 3])
+@pytest.mark.parametrize("neighbours", ["sampled", "all"])
+@pytest.mark.parametrize("odd", [0, 2, 5])
+def test_whoever_is_not_trusted_keeps_its_own_knowledge(
+    uploads_of, nearest: int, neighbours: str, odd: int
+) -> None:
+    """An honest client may be unlike all others; what it knows is no less its own."""
+    rng = torch.Generator().manual_seed(nearest)
+    truth = 3 * torch.eye(C)[torch.arange(M) % C]
+    answers = dict(enumerate((truth + torch.randn(6, M, C, generator=rng)).softmax(-1)))
+    answers[odd] = (truth.roll(1, 0) + torch.randn(M, C, generator=rng)).softmax(-1)
+    uploads = uploads_of(answers)
+    options = {"beta": 0.5, "nearest": nearest, "neighbours": neighbours}
+    plain = KnFu(**options).fuse(uploads).diagnostics["weights"]
+    told = KnFu(**options, trust="correlation").fuse(uploads).diagnostics
+    assert float(told["trust"][odd]) < 0.2 < float(told["trust"].median())
+    assert bool((told["weights"].diagonal() >= plain.diagonal() - 1e-6).all())
+    assert float(told["weights"][odd, odd]) == float(told["weights"][odd].max())
 
 
 def test_honest_clients_are_fused_as_without_trust(uploads_of) -> None:
