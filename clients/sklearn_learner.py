@@ -37,7 +37,9 @@ class SklearnLearner:
     keeps in its weights what it has distilled. Epochs have no meaning here, and a step
     that would fit the same rows again does nothing. So from the second round on its answers
     on the public set come from a classifier that has been fitted on the last targets for
-    those very rows: they echo them more than a network's do.
+    those very rows: they echo them more than a network's do. A classifier has no temperature:
+    where a step compares answers softened by T (``KL(T)``), target probabilities are raised to
+    the power T and normalised, which a network's answer at T = 1 tends to as well.
 
     Its logits are log-probabilities, floored at log(1e-4). Under a recipe with the
     logit-adjusted cross-entropy they are corrected for the prior instead of being trained
@@ -123,7 +125,7 @@ class SklearnLearner:
         if names:
             knowledge = work.knowledge[names[0]]
             assert knowledge.ids is not None
-            self._absorbed = {"ids": knowledge.ids, "targets": _probabilities(knowledge)}
+            self._absorbed = {"ids": knowledge.ids, "targets": _targets(knowledge, step)}
         elif public.y is None:
             raise KnowledgeError("cross-entropy needs labels and this data has none")
         else:
@@ -212,9 +214,15 @@ def _flat(x: Tensor) -> Any:
     return x.flatten(1).numpy()
 
 
-def _probabilities(knowledge: Knowledge) -> Tensor:
-    if knowledge.kind == "probabilities":
-        return knowledge.values
+def _targets(knowledge: Knowledge, step: Train) -> Tensor:
+    """Return what a model must answer at T = 1 to meet the targets of a step at its T."""
     if knowledge.kind == "logits":
         return knowledge.values.softmax(-1)
-    raise ConfigError(f"a scikit-learn model cannot absorb {knowledge.kind}.")
+    if knowledge.kind != "probabilities":
+        raise ConfigError(f"a scikit-learn model cannot absorb {knowledge.kind}.")
+    divergences = (getattr(term, "divergence", None) for _, term in weighted(step.terms))
+    temperature = next((d.temperature for d in divergences if hasattr(d, "temperature")), 1.0)
+    if temperature == 1:
+        return knowledge.values
+    tiny = torch.finfo(knowledge.values.dtype).tiny
+    return F.softmax(temperature * knowledge.values.clamp_min(tiny).log(), dim=-1)

@@ -266,3 +266,56 @@ def test_it_has_no_weights() -> None:
 def test_classifiers_it_cannot_use(build, message) -> None:
     with pytest.raises(ConfigError, match=message):
         SklearnLearner(build, 10, "other")
+
+
+# --- temperature ---------------------------------------------------------------------------
+
+
+def answers_at(temperature: float) -> tuple[torch.Tensor, dict[str, Knowledge]]:
+    """Return logits and what a share with that temperature makes of them."""
+    logits = 3 * torch.randn(50, 10, generator=torch.Generator().manual_seed(3))
+    softened = torch.softmax(logits / temperature, -1)
+    return logits, {"public": Knowledge.rows("probabilities", softened)}
+
+
+@pytest.mark.parametrize("name", list(BUILDS))
+@pytest.mark.parametrize("temperature", [0.5, 3.0, 20.0, 300.0])
+def test_softened_targets_are_refitted_unsoftened(data, work_on, name, temperature) -> None:
+    """A network's answer at T = 1 is fitted too, where its answer at T meets the target."""
+    logits, softened = answers_at(temperature)
+    learner, plain = learner_of(name), learner_of(name)
+    step = Train("public", [Distil(KL(temperature))])
+    learner.absorb(step, work_on(data, softened), "absorb/0")
+    targets = learner.state()["absorbed"]["targets"]
+    # Float32 probabilities near 1 / C carry T times less of the logits.
+    assert torch.allclose(targets, logits.softmax(-1), atol=1e-6 * max(temperature, 1))
+    unsoftened = {"public": Knowledge.rows("probabilities", targets)}
+    plain.absorb(ABSORB, work_on(data, unsoftened), "absorb/0")
+    assert torch.equal(plain.predict(data.common_test.x), learner.predict(data.common_test.x))
+
+
+def test_targets_at_temperature_one_are_taken_bit_for_bit(data, work_on) -> None:
+    learner, fused = learner_of(), targets(data)
+    learner.absorb(ABSORB, work_on(data, fused), "absorb/0")
+    assert torch.equal(learner.state()["absorbed"]["targets"], fused["public"].values)
+
+
+@pytest.mark.parametrize("zeros", [1, 9])
+def test_certain_targets_stay_certain(data, work_on, zeros: int) -> None:
+    sure = torch.full((50, 10), 1 / (10 - zeros))
+    sure[:, :zeros] = 0
+    learner = learner_of()
+    step = Train("public", [Distil(KL(50.0))])
+    fused = {"public": Knowledge.rows("probabilities", sure)}
+    learner.absorb(step, work_on(data, fused), "absorb/0")
+    assert torch.allclose(learner.state()["absorbed"]["targets"], sure, atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_logits_are_read_at_temperature_one(data, work_on, temperature: float) -> None:
+    logits, _ = answers_at(1.0)
+    learner = learner_of("tree")
+    step = Train("public", [Distil(KL(temperature))])
+    work = work_on(data, {"public": Knowledge.rows("logits", logits)})
+    learner.absorb(step, work, "absorb/0")
+    assert torch.equal(learner.state()["absorbed"]["targets"], logits.softmax(-1))
