@@ -9,12 +9,13 @@ votes, and the same networks trained on their own domain alone.
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from fedkt.simulations.results import load_run
 
 Row = list[Sequence[float]]  # by column, one number a seed
 
@@ -22,7 +23,7 @@ Row = list[Sequence[float]]  # by column, one number a seed
 def last_rounds(cell: Path, label: str) -> Iterator[dict[str, Any]]:
     """Yield the last round of each seed of a strategy."""
     for run in sorted((cell / "runs").glob(f"{label}-seed*")):
-        yield json.loads((run / "rounds.jsonl").read_text().splitlines()[-1])
+        yield load_run(run).rounds[-1]
 
 
 def row_of(cell: Path) -> Row:

@@ -40,6 +40,17 @@ def newest(folder: Path, at_most: int) -> tuple[int, dict[str, Any]] | None:
     return None
 
 
+def latest(folder: Path) -> int:
+    """Return the round of the newest checkpoint, readable or not; 0 without any."""
+    return max(_rounds(folder), default=0)
+
+
+def discard_after(folder: Path, round_: int) -> None:
+    """Remove the checkpoints of later rounds, which are run again."""
+    for later in (r for r in _rounds(folder) if r > round_):
+        _path(folder, later).unlink()
+
+
 def _path(folder: Path, round_: int) -> Path:
     return folder / f"round-{round_:05d}.safetensors"
 

@@ -17,9 +17,9 @@ from fedkt.simulations.compare import Part, compare, plan_parts, ray_session
 from fedkt.simulations.config import Experiment
 from fedkt.simulations.files import only_user
 from fedkt.simulations.progress import progress_for
-from fedkt.simulations.records import read_rounds
 from fedkt.simulations.report import write_comparison_report, write_run_report
 from fedkt.simulations.results import load_comparison, load_run
+from fedkt.simulations.rounds import read_rounds
 from fedkt.simulations.runner import execute, fresh_folder, local_twin, prepare
 from fedkt.simulations.tables import comparison_table, plain_differences, plain_table
 from fedkt.simulations.verdict import load_cells

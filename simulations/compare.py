@@ -23,6 +23,7 @@ from fedkt.simulations.config import Experiment
 from fedkt.simulations.files import write_atomic
 from fedkt.simulations.progress import RunProgress, Silent
 from fedkt.simulations.results import load_run, write_comparison_csv
+from fedkt.simulations.rounds import read_rounds
 from fedkt.simulations.runner import Plan, execute, local_twin, prepare, workers_of
 from fedkt.strategies.local import Local
 
@@ -151,9 +152,14 @@ def compare(
 
     Raises
     ------
+    ConfigError
+        Before anything runs, if the rounds of a run that is there are damaged.
     RunFailedError
         At the end, if runs have failed; the others are complete.
     """
+    for part in parts:
+        for job in part.jobs:
+            read_rounds(part.cell.folder(out) / "runs" / job.folder)
     cells = list({id(p.cell): p.cell for p in parts}.values())
     failed: list[str] = []
     with ray_session(experiment):

@@ -73,7 +73,7 @@ def _federation() -> str:
     from pathlib import Path
 
     from fedkt.simulations import config
-    from fedkt.simulations.records import read_rounds
+    from fedkt.simulations.rounds import read_rounds
     from fedkt.simulations.runner import execute, prepare
 
     tiny = {"clients": 2, "partition": "iid", "samples_per_client": 50, "test_samples": 100}

@@ -33,7 +33,7 @@ from fedkt.simulations.drawing import (
 )
 from fedkt.simulations.grid import one_thread
 from fedkt.simulations.population import Population
-from fedkt.simulations.records import read_rounds
+from fedkt.simulations.rounds import read_rounds
 from fedkt.simulations.runner import Plan, prepare
 
 if TYPE_CHECKING:

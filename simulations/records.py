@@ -18,6 +18,7 @@ from fedkt.simulations import checkpoint
 from fedkt.simulations.files import write_atomic
 from fedkt.simulations.liars import Liars
 from fedkt.simulations.progress import RunProgress
+from fedkt.simulations.rounds import read_rounds
 from fedkt.simulations.selection import (
     last_round,
     source_validation,
@@ -154,18 +155,6 @@ def _group_effect(report: RoundReport, lying: Collection[int]) -> float | None:
     learnt = [None if c in lying else report.learnt.get(c) for c in report.clients]
     served = report.server_accuracy if report.one_model else None
     return group_effect(learnt, report.per_client("global-accuracy") if served is None else served)
-
-
-def read_rounds(folder: Path) -> list[dict[str, Any]]:
-    """Read ``rounds.jsonl``; a torn last line is left out, a missing file is empty."""
-    path = folder / "rounds.jsonl"
-    rows = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
 
 
 def summarise(

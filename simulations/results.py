@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 import tomllib
 from collections.abc import Callable, Iterable
@@ -20,6 +19,7 @@ from typing import Any, TypeVar
 from fedkt.errors import ConfigError
 from fedkt.metrics import transfer
 from fedkt.simulations.files import write_atomic
+from fedkt.simulations.rounds import parse_object, read_rounds
 from fedkt.simulations.selection import SELECTIONS
 
 COLUMNS = (
@@ -36,13 +36,6 @@ COLUMNS = (
 """The columns of ``comparison.csv``, in order."""
 
 JUDGED = ("personalised_accuracy", "global_accuracy", "server_accuracy", "negative_transfer")
-_OBJECTS = (
-    "personalised_accuracy",
-    "global_accuracy",
-    "validation_accuracy",
-    "leakage",
-    "transfer",
-)
 _REFERENCE = "local"
 
 _T = TypeVar("_T")
@@ -211,7 +204,7 @@ def load_run(path: str | Path) -> Run:
     Returns
     -------
     Run
-        The run. A torn last line of ``rounds.jsonl`` is dropped.
+        The run.
 
     Raises
     ------
@@ -222,9 +215,11 @@ def load_run(path: str | Path) -> Run:
     if not path.is_dir():
         raise ConfigError(f"{path} is not a run directory: there is no such folder.")
     config = _read(path / "config.toml", "run", tomllib.loads)
-    rounds = _read(path / "rounds.jsonl", "run", _parse_rounds)
-    summary = _read(path / "summary.json", "run", _parse_object)
-    federation = _read(path / "federation.json", "run", _parse_object)
+    summary = _read(path / "summary.json", "run", parse_object)
+    federation = _read(path / "federation.json", "run", parse_object)
+    rounds = read_rounds(path)
+    if not (path / "rounds.jsonl").is_file():
+        raise _no_directory(path / "rounds.jsonl", "run")
     if "strategy" not in summary or not isinstance(summary.get("seed"), int):
         raise ConfigError(f"{path / 'summary.json'} is damaged: no strategy or no whole seed.")
     wrong = [key for key in SELECTIONS if not isinstance(summary.get(key) or {}, dict)]
@@ -304,39 +299,13 @@ def _read(path: Path, what: str, parse: Callable[[str], _T]) -> _T:
     try:
         return parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(
-            f"{path.parent} is not a {what} directory: it has no {path.name}."
-        ) from None
+        raise _no_directory(path, what) from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is damaged: {' '.join(str(error).split())}.") from error
 
 
-def _parse_object(text: str) -> dict[str, Any]:
-    # NaN and Infinity are not JSON; a figure that is not a number counts as not measured.
-    value = json.loads(text, parse_constant=lambda _: None)
-    if not isinstance(value, dict):
-        raise ValueError("not an object")
-    return value
-
-
-def _parse_rounds(text: str) -> list[dict[str, Any]]:
-    # Not splitlines(): a reason in the file may hold other line separators.
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    rounds = []
-    for number, line in lines:
-        try:
-            entry = _parse_object(line)
-        except ValueError as error:
-            if number == lines[-1][0]:
-                break
-            raise ValueError(f"line {number}: {error}") from error
-        if not isinstance(entry.get("round"), int):
-            raise ValueError(f"line {number}: no round number")
-        wrong = [key for key in _OBJECTS if not isinstance(entry.get(key) or {}, dict)]
-        if wrong:
-            raise ValueError(f"line {number}: {wrong[0]} is not an object")
-        rounds.append(entry)
-    return rounds
+def _no_directory(path: Path, what: str) -> ConfigError:
+    return ConfigError(f"{path.parent} is not a {what} directory: it has no {path.name}.")
 
 
 def _parse_rows(text: str) -> list[tuple[str, int]]:

@@ -31,7 +31,8 @@ from fedkt.simulations.grid import SimulationGrid, one_thread
 from fedkt.simulations.liars import AttackedGrid, Liars, resolved_attack
 from fedkt.simulations.population import Population, PopulationSpec, torch_models
 from fedkt.simulations.progress import RunProgress, Silent
-from fedkt.simulations.records import Recorder, read_rounds, summarise, write_json
+from fedkt.simulations.records import Recorder, summarise, write_json
+from fedkt.simulations.rounds import read_rounds
 from fedkt.simulations.server import server_evaluation, server_model, server_network
 from fedkt.strategies import KnowledgeStrategy, ServerOptions
 from fedkt.wire import codec_chain
@@ -235,6 +236,8 @@ def execute(
 
     Raises
     ------
+    ConfigError
+        If the rounds that the folder holds are damaged (:func:`read_rounds`).
     RunFailedError
         If no client is left; what was done so far can be resumed.
     """
@@ -248,8 +251,7 @@ def execute(
     strategy, part = plan.strategy, experiment.run.participation
     if warning := fusion_warning(strategy, plan.population, plan.federation, part):
         logger.warning(warning)
-    done = len(read_rounds(folder))
-    saved = checkpoint.newest(folder / "checkpoints", at_most=done)
+    saved = _last_checkpoint(folder, experiment.run.checkpoint_every)
     began = saved[0] if saved else 0
     recorder = _recorder(experiment, folder, began, baseline, progress)
     clients, name = plan.federation.num_clients, f"{where}{label}"
@@ -269,6 +271,21 @@ def execute(
     known = {"label": label, "command": command}
     write_json(folder / "summary.json", {**_summary(plan, folder, baseline), **known})
     progress.run_finished()
+
+
+def _last_checkpoint(folder: Path, every: int) -> tuple[int, dict[str, Any]] | None:
+    """Return the checkpoint that a run goes on from; what stands for later rounds is removed."""
+    done = len(read_rounds(folder))
+    saved = checkpoint.newest(folder / "checkpoints", at_most=done)
+    began = saved[0] if saved else 0
+    if began < done - every:  # an interruption alone costs less
+        logger.warning(
+            f"{folder}: no checkpoint after round {began} can be read; "
+            f"rounds {began + 1} to {done} are run again."
+        )
+    (folder / "summary.json").unlink(missing_ok=True)
+    checkpoint.discard_after(folder / "checkpoints", began)
+    return saved
 
 
 def _recorder(

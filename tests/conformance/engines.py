@@ -8,7 +8,7 @@ from typing import Any
 
 from fedkt.simulations import checkpoint
 from fedkt.simulations.progress import Silent
-from fedkt.simulations.records import read_rounds
+from fedkt.simulations.rounds import read_rounds
 from fedkt.simulations.runner import Plan, execute
 
 from .kit import BATCH, Method, figures, plan_for

@@ -9,7 +9,7 @@ import pytest
 from flwr.app import Message
 
 from fedkt.simulations.grid import InProcessGrid
-from fedkt.simulations.records import read_rounds
+from fedkt.simulations.rounds import read_rounds
 from fedkt.simulations.runner import Plan, execute
 
 from .formulas import Down, Sizes, downloads, upload

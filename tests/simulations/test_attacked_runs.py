@@ -11,8 +11,8 @@ import pytest
 
 from fedkt.errors import ConfigError, RunFailedError
 from fedkt.simulations import config
-from fedkt.simulations.records import read_rounds
 from fedkt.simulations.report import write_run_report
+from fedkt.simulations.rounds import read_rounds
 from fedkt.simulations.runner import execute, local_twin, prepare
 
 FEDMD = {"name": "fedmd", "local_epochs": 1, "distil_epochs": 1}

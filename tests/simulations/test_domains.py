@@ -12,7 +12,7 @@ import pytest
 
 from fedkt.errors import ConfigError
 from fedkt.simulations import config
-from fedkt.simulations.records import read_rounds
+from fedkt.simulations.rounds import read_rounds
 from fedkt.simulations.runner import prepare
 
 FOUR = ["digits-plain", "digits-inverted", "digits-rotated", "digits-blurred"]

@@ -10,7 +10,7 @@ import pytest
 from fedkt.clients import FileStore
 from fedkt.errors import RunFailedError
 from fedkt.simulations.flower_engine import FlowerEngine
-from fedkt.simulations.records import read_rounds
+from fedkt.simulations.rounds import read_rounds
 from fedkt.simulations.runner import execute, prepare
 
 # Gives up in the third round while a file called "armed" lies beside it.

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from fedkt.data.federation import Federation
-from fedkt.simulations.records import read_rounds, round_row
+from fedkt.simulations.records import round_row
+from fedkt.simulations.rounds import read_rounds
 from fedkt.simulations.runner import execute, prepare
 from fedkt.strategies import RoundReport
 

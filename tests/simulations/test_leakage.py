@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from fedkt.errors import ConfigError
-from fedkt.simulations.records import read_rounds
 from fedkt.simulations.results import load_run
+from fedkt.simulations.rounds import read_rounds
 from fedkt.simulations.runner import execute, prepare
 
 

@@ -12,7 +12,8 @@ import torch
 from fedkt.errors import ConfigError
 from fedkt.simulations import checkpoint
 from fedkt.simulations.progress import Silent
-from fedkt.simulations.records import Recorder, read_rounds, round_row, summarise
+from fedkt.simulations.records import Recorder, round_row, summarise
+from fedkt.simulations.rounds import read_rounds
 from fedkt.simulations.runner import execute, prepare
 from fedkt.strategies import Failure, RoundReport
 

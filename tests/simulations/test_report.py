@@ -312,7 +312,10 @@ def test_run_report_without_baseline_or_rounds(tmp_path: Path) -> None:
     write_run_report(home)
     assert not (home / "figures" / "gain.png").exists()
     (home / "rounds.jsonl").write_text("")
-    edit(home / "summary.json", lambda data: data.update(last=None, validation_selected=None))
+    edit(
+        home / "summary.json",
+        lambda data: data.update(rounds=0, last=None, validation_selected=None),
+    )
     assert "One run of 0 rounds" in write_run_report(home).read_text()
 
 

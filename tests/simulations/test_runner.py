@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from fedkt.errors import RunFailedError
-from fedkt.simulations.records import read_rounds
+from fedkt.simulations.rounds import read_rounds
 from fedkt.simulations.runner import Plan, execute, local_twin, prepare, workers_of
 
 # Trains like a linear model; fails in training while a file called "broken" lies beside it.

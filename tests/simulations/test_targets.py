@@ -13,7 +13,7 @@ import pytest
 from fedkt.errors import ConfigError
 from fedkt.simulations.cells import cells_of, settled, slug
 from fedkt.simulations.compare import plan_parts
-from fedkt.simulations.records import read_rounds
+from fedkt.simulations.rounds import read_rounds
 from fedkt.simulations.runner import prepare
 
 FOUR = ["digits-plain", "digits-inverted", "digits-rotated", "digits-blurred"]

@@ -10,7 +10,7 @@ from fedkt.errors import ConfigError
 from fedkt.objectives import KL, MAE, MSE, Distil
 from fedkt.recipe import Predict
 from fedkt.simulations.config import parse
-from fedkt.simulations.records import read_rounds
+from fedkt.simulations.rounds import read_rounds
 from fedkt.simulations.runner import execute, prepare
 from fedkt.strategies import ServerOptions
 from fedkt.strategies.fedmd import FedMD
