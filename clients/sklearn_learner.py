@@ -220,8 +220,9 @@ def _targets(knowledge: Knowledge, step: Train) -> Tensor:
         return knowledge.values.softmax(-1)
     if knowledge.kind != "probabilities":
         raise ConfigError(f"a scikit-learn model cannot absorb {knowledge.kind}.")
-    divergences = (getattr(term, "divergence", None) for _, term in weighted(step.terms))
-    temperature = next((d.temperature for d in divergences if hasattr(d, "temperature")), 1.0)
+    divergence = next(getattr(term, "divergence", None) for _, term in weighted(step.terms)
+                      if term.needs())  # fmt: skip
+    temperature = float(getattr(divergence, "temperature", 1.0))
     if temperature == 1:
         return knowledge.values
     tiny = torch.finfo(knowledge.values.dtype).tiny
