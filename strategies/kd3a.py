@@ -27,22 +27,31 @@ class KD3A(KnowledgeStrategy):
     1. The sources train the global model by cross-entropy and upload its weights.
     2. *Knowledge vote*: the models whose confidence on x reaches the gate g vote. The target
        p(x) is the mean answer of the n(x) of them that name the class with the largest sum of
-       confidences; where none passes, the mean answer of all with weight 0.001. g rises
-       linearly over the run.
+       confidences; where none passes, n(x) = 0. g rises linearly over the run.
     3. A copy of the last global model learns Σ n(x) KL(p(x) ‖ h(x)), batches mixed with
-       themselves (mixup).
+       themselves (mixup), from the supported samples alone.
     4. *Consensus focus*: source k's share s_k of the votes is its Shapley value in the game
        whose worth is Q(S) = Σ_x n_S(x) · confidence_S(x), over the sum of all;
        r_k ← m r_k + (1 - m) K s_k, from 1.
-    5. The global model is the mean of the target's with weight α/(K + 1) and of the sources'
-       with the rest in proportion to r_k, batch normalisation's running means and variances
-       included ("BatchNorm MMD").
+    5. The global model is the mean of the target's with weight σ α/(K + 1), σ the share of the
+       supported samples, and of the sources' with the rest in proportion to r_k, batch
+       normalisation's running means and variances included ("BatchNorm MMD").
 
-    Written from a digest of the paper and of its program; its tables are not claimed.
-    Differences: Shapley values are exact up to 8 sources and from 128 random orders beyond (the
-    program walks through all K! orders); the shares are not multiplied by the sources' numbers
-    of examples (as recalled, the paper's are; its sources are of one size); mixup mixes the
-    n(x) too; learning rates do not decay.
+    Written from a digest of the paper and of the authors' program; its tables are not claimed.
+    Differences from both: Shapley values are exact up to 8 sources and from 128 random orders
+    beyond (the program walks through all K! orders); the shares are not multiplied by the
+    sources' numbers of examples (as recalled, the paper's are; its sources are of one size);
+    mixup mixes the n(x) too; learning rates do not decay.
+
+    From the paper: it keeps unsupported samples with weight 0.001 and has no σ
+    (``skip_unsupported=False``). That leaves them out under plain gradient descent only: Adam
+    does not care for a loss's scale, and a target that nobody supports moves as far as a source.
+
+    From the program, which has σ too: there the target is the consensus class, one-hot, with
+    cross-entropy; a sample weighs 1 or 0 and not n(x), and batches hold those of weight 0; the
+    moving average is of all K + 1 weights, the target's too, and begins with the first round's as
+    they are; a confidence must lie above the gate, here it may equal it; models vote in training
+    mode, with batch normalisation's statistics of the target's batches, here in evaluation mode.
     What the target model learns from are the target's own samples, without labels.
 
     Bytes a round and client, P parameters and float buffers in float32: up 4P, down 4P
@@ -53,7 +62,8 @@ class KD3A(KnowledgeStrategy):
     local_epochs, target_epochs : int
         Passes over the private data and over the target a round.
     local_samples, target_samples : int
-        How many samples, drawn anew, a pass sees; 0 = all.
+        How many samples, drawn anew, a pass sees; 0 = all. Of the target's samples the share of
+        the supported ones, from among them.
     gate_start, gate_end : float
         g in the first round and towards the end, in (0, 1]; without a known number of rounds
         it stays where it starts.
@@ -63,6 +73,9 @@ class KD3A(KnowledgeStrategy):
         m in [0, 1).
     target_weight : float
         α in [0, 2]; 0 leaves the target's model out.
+    skip_unsupported : bool
+        Whether the target's model learns from supported samples alone and weighs as much less
+        in the average as there are fewer of them.
     """
 
     name = "kd3a"
@@ -80,6 +93,7 @@ class KD3A(KnowledgeStrategy):
         mixup_alpha: float = 2.0,
         momentum: float = 0.9,
         target_weight: float = 1.0,
+        skip_unsupported: bool = True,
     ) -> None:
         if not (0 < gate_start <= 1 and 0 < gate_end <= 1):
             raise ConfigError(
@@ -93,6 +107,7 @@ class KD3A(KnowledgeStrategy):
         self.local_samples, self.target_samples = local_samples, target_samples
         self.gate_start, self.gate_end = gate_start, gate_end
         self.mixup_alpha, self.momentum, self.target_weight = mixup_alpha, momentum, target_weight
+        self.skip_unsupported = skip_unsupported
         self._adapt()  # a bad number shows here
 
     def recipe(self) -> Recipe:
@@ -107,13 +122,16 @@ class KD3A(KnowledgeStrategy):
         gate, round_, rounds = self._gate(), self.exchange.report.round, self.exchange.rounds
         answers = torch.stack([self._answers(stack, k) for k in range(len(stack))])
         targets, support = knowledge_vote(answers, gate)
-        ids = torch.arange(len(targets))
-        votes = Knowledge("probabilities", {"values": targets}, ids, support)
+        share = float((support > 0).double().mean())
+        kept = support > 0 if self.skip_unsupported else torch.ones_like(support, dtype=torch.bool)
+        ids = kept.nonzero()[:, 0]
+        votes = Knowledge("probabilities", {"values": targets[ids]}, ids, support[ids])
         self.server.load_weights(self.exchange.latest.shared["weights"])
-        loss = self.server.train(self._adapt(), {"votes": votes}, round_, rounds)
+        step = self._adapt(share if self.skip_unsupported else 1.0)
+        loss = self.server.train(step, {"votes": votes}, round_, rounds) if len(ids) else None
         orders = torch_rng(self.options.seed, "kd3a", round_)
         focus = shares(contributions(ballots(answers, gate), generator=orders))
-        weights = self._weights(stack.clients, focus)
+        weights = self._weights(stack.clients, focus, share if self.skip_unsupported else 1.0)
         own = self.server.weights().tensors
         models = {n: torch.cat([t, own[n][None]]) for n, t in stack.tensors.items()}
         examples = torch.cat([stack.num_examples, torch.tensor([float(len(targets))])])
@@ -121,7 +139,7 @@ class KD3A(KnowledgeStrategy):
         return average(everyone, weights).with_diagnostics(
             clients=list(stack.clients),
             gate=gate,
-            supported=float((support > 0).double().mean()),
+            supported=share,
             supporters=float(support.double().mean()),
             focus=focus,
             weights=weights,  # the target's is the last
@@ -133,12 +151,14 @@ class KD3A(KnowledgeStrategy):
         progress = (self.exchange.report.round - 1) / rounds if rounds else 0.0
         return self.gate_start + (self.gate_end - self.gate_start) * progress
 
-    def _adapt(self) -> Train:
+    def _adapt(self, supported: float = 1.0) -> Train:
+        # Of the samples of a pass the supported ones: that many on the average.
+        samples = max(round(supported * self.target_samples), min(self.target_samples, 1))
         return Train(
             on="public",
             terms=[Supported(source="votes")],
             epochs=self.target_epochs,
-            samples=self.target_samples,
+            samples=samples,
             mixup=self.mixup_alpha,
         )
 
@@ -151,12 +171,12 @@ class KD3A(KnowledgeStrategy):
         broken = answers.isnan().any(-1, keepdim=True)
         return torch.where(broken, torch.full_like(answers, 1 / answers.shape[-1]), answers)
 
-    def _weights(self, clients: tuple[int, ...], focus: Tensor) -> Tensor:
+    def _weights(self, clients: tuple[int, ...], focus: Tensor, supported: float) -> Tensor:
         """Return the weights of the sources and of the target, float32 ``[K + 1]``."""
         kept: dict[int, float] = self.memory.setdefault("focus", {})
         for client, share in zip(clients, focus.tolist(), strict=True):
             fresh = (1 - self.momentum) * share * len(clients)
             kept[client] = self.momentum * kept.get(client, 1.0) + fresh
-        own = self.target_weight / (len(clients) + 1)
+        own = supported * self.target_weight / (len(clients) + 1)
         sources = shares(torch.tensor([kept[c] for c in clients], dtype=torch.float64))
         return torch.cat([(1 - own) * sources, torch.tensor([own])]).to(torch.float32)

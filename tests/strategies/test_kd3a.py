@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fedkt.clients import TrainingOptions
 from fedkt.errors import ConfigError
 from fedkt.fusion import average
 from fedkt.knowledge import Stack, Uploads
@@ -29,12 +30,13 @@ def stack_of(*values: float) -> Stack:
 
 
 def test_the_result_is_the_weighted_mean_of_sources_and_target(world, with_options) -> None:
-    strategy = with_options(Keeping(local_epochs=2, gate_start=0.3, gate_end=0.3))
-    run = world()
+    strategy = with_options(Keeping(local_epochs=2, gate_start=0.6, gate_end=0.6))
+    run = world(learning_rate=0.02)
     result = run.start(strategy, 1)
     told = run.reports[0].diagnostics
     assert float(told["weights"].sum()) == pytest.approx(1)
-    assert float(told["weights"][-1]) == pytest.approx(1 / 5)
+    assert 0 < told["supported"] < 1
+    assert float(told["weights"][-1]) == pytest.approx(told["supported"] / 5)
     models = [u.knowledge["weights"].tensors["1.weight"] for u in strategy.seen]
     models.append(strategy.server.weights().tensors["1.weight"])
     by_hand = sum(float(w) * m for w, m in zip(told["weights"], models, strict=True))
@@ -45,19 +47,73 @@ def test_focus_moves_slowly_from_equal_weights(world, with_options) -> None:
     run = world(learning_rate=0.05)
     run.start(with_options(KD3A(local_epochs=3, gate_start=0.3, gate_end=0.3)), 2)
     first, second = (r.diagnostics for r in run.reports)
-    expected = 0.9 + 0.1 * 4 * first["focus"]
-    assert torch.allclose(first["weights"][:-1].double(), 0.8 * expected / 4, atol=1e-6)
-    expected = 0.9 * expected + 0.1 * 4 * second["focus"]
-    assert torch.allclose(second["weights"][:-1].double(), 0.8 * expected / 4, atol=1e-6)
+    expected = torch.ones(4, dtype=torch.float64)
+    for told in (first, second):
+        expected = 0.9 * expected + 0.1 * 4 * told["focus"]
+        sources = (1 - told["supported"] / 5) * expected / 4
+        assert torch.allclose(told["weights"][:-1].double(), sources, atol=1e-6)
     assert float(first["focus"].std()) > 0
 
 
-def test_nobody_sure_means_equal_weights_and_hardly_any_target_training(
-    world, with_options
+@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
+@pytest.mark.parametrize("model", ["linear", "resnet8-bn"])
+@pytest.mark.parametrize("mixup", [0.0, 2.0])
+def test_what_nobody_supports_is_neither_learnt_nor_averaged(
+    world, with_options, federation, optimiser: str, model: str, mixup: float
 ) -> None:
-    strategy = with_options(KD3A(gate_start=1.0, gate_end=1.0, mixup_alpha=0))
-    run = world()
+    strategy = with_options(Keeping(gate_start=1.0, gate_end=1.0, mixup_alpha=mixup), model=model)
+    strategy.server._options = TrainingOptions(optimiser=optimiser)
+    run = world(models=(model,), optimiser=optimiser)
+    before = weights_of(run.population.initial_arrays(3, strategy.recipe())).tensors
     run.start(strategy, 1)
+    told = run.reports[0].diagnostics
+    assert told["supported"] == 0
+    assert told["target_loss"] is None
+    assert torch.allclose(told["weights"], torch.tensor([0.25] * 4 + [0.0]))
+    after = strategy.server.weights().tensors
+    assert all(torch.equal(after[n], before[n]) for n in before)
+
+
+def test_with_everything_supported_it_is_the_paper_s_rule(world, with_options) -> None:
+    arrays = []
+    for skip in (True, False):
+        strategy = KD3A(gate_start=0.05, gate_end=0.05, skip_unsupported=skip)
+        run = world()
+        arrays.append(run.start(with_options(strategy), 2).arrays)
+        assert [r.diagnostics["supported"] for r in run.reports] == [1, 1]
+        assert float(run.reports[-1].diagnostics["weights"][-1]) == pytest.approx(1 / 5)
+    assert all((arrays[0][n].numpy() == arrays[1][n].numpy()).all() for n in arrays[0])
+
+
+@pytest.mark.parametrize("drawn", [0, 1, 20])
+def test_the_target_learns_from_supported_samples_alone(
+    world, with_options, monkeypatch, drawn: int
+) -> None:
+    options = {"local_epochs": 2, "gate_start": 0.6, "gate_end": 0.6, "target_samples": drawn}
+    strategy = with_options(Keeping(**options))
+    learnt, samples = [], []
+    train = strategy.server.train
+
+    def watched(step, knowledge, *names):
+        learnt.append(knowledge["votes"])
+        samples.append(step.samples)
+        return train(step, knowledge, *names)
+
+    monkeypatch.setattr(strategy.server, "train", watched)
+    run = world(learning_rate=0.02)
+    run.start(strategy, 2)
+    for votes, seen, report in zip(learnt, samples, run.reports, strict=True):
+        share = report.diagnostics["supported"]
+        assert 0 < share < 1
+        assert int(votes.counts.min()) >= 1
+        assert len(votes.ids) == round(50 * share)
+        assert seen == (max(1, round(share * drawn)) if drawn else 0)
+
+
+def test_the_paper_s_rule_learns_and_averages_all(world, with_options) -> None:
+    strategy = KD3A(gate_start=1.0, gate_end=1.0, mixup_alpha=0, skip_unsupported=False)
+    run = world()
+    run.start(with_options(strategy), 1)
     told = run.reports[0].diagnostics
     assert told["supported"] == 0
     assert torch.allclose(told["weights"], torch.full((5,), 0.2))
@@ -76,14 +132,15 @@ def test_target_weight_is_the_target_s_own(world, with_options) -> None:
     run.start(with_options(KD3A(target_weight=0.0)), 1)
     assert float(run.reports[0].diagnostics["weights"][-1]) == 0
     strategy = KD3A(target_weight=2.0)
-    assert strategy._weights((4,), torch.ones(1)).tolist() == [0.0, 1.0]
+    assert strategy._weights((4,), torch.ones(1), 1.0).tolist() == [0.0, 1.0]
+    assert strategy._weights((4,), torch.ones(1), 0.25).tolist() == [0.75, 0.25]
 
 
 def test_absent_sources_keep_their_focus() -> None:
     strategy = KD3A(momentum=0.5)
-    strategy._weights((0, 1), torch.tensor([1.0, 0.0]))
+    strategy._weights((0, 1), torch.tensor([1.0, 0.0]), 1.0)
     assert strategy.memory["focus"] == {0: 1.5, 1: 0.5}
-    strategy._weights((1, 2), torch.tensor([0.0, 1.0]))
+    strategy._weights((1, 2), torch.tensor([0.0, 1.0]), 1.0)
     assert strategy.memory["focus"] == {0: 1.5, 1: 0.25, 2: 1.5}
 
 
