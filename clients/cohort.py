@@ -20,7 +20,7 @@ from torch.func import functional_call, vmap
 from fedkt.clients import batches, loop
 from fedkt.clients.advance import Advance
 from fedkt.clients.learner import Work
-from fedkt.clients.optimisers import Descent, unstack
+from fedkt.clients.optimisers import Descent, finite_rows, unstack
 from fedkt.clients.stacking import Feed, Plan, Tensors, stack, stacked_knowledge
 from fedkt.clients.torch_learner import TorchLearner
 from fedkt.data.samples import Samples
@@ -81,7 +81,8 @@ def train(
     Returns
     -------
     list of float or None
-        Mean loss of the last epoch of each client, None where nothing was to be done.
+        Mean loss of the last epoch of each client, None where nothing was to be done; NaN
+        if a client's weights, moments or buffers are no longer finite.
 
     Raises
     ------
@@ -244,7 +245,8 @@ class _Group:
         self._priors = torch.stack([row.work.data.log_prior for row in rows]).to(device)
 
     def run(self) -> list[float]:
-        """Train; return each client's mean loss of its last epoch."""
+        """Train; return each client's mean loss of its last epoch, NaN if it has diverged."""
+        watched = [n for n, b in self._buffers.items() if bool(finite_rows([b]).all())]
         steps = torch.tensor([len(t.plan.widths) for t in self._tasks])
         per_epoch = steps // self._epochs
         counts = set(per_epoch.tolist())
@@ -257,7 +259,8 @@ class _Group:
                 # A client counts the batches of its last epoch only.
                 last = active & (number >= steps - per_epoch)
                 sums += torch.where(last.to(self._device), losses, 0.0)
-        return (sums.cpu() / per_epoch).tolist()
+        sound = self._at.finite([self._buffers[n] for n in watched])  # the others may be masks
+        return torch.where(sound, sums.cpu() / per_epoch, torch.nan).tolist()
 
     def states(self) -> list[dict[str, Any]]:
         """Return the clients' states."""

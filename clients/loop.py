@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from fedkt.answers import is_finite
 from fedkt.clients import batches, devices
 from fedkt.clients.features import FeatureTap
 from fedkt.clients.learner import Work
@@ -54,7 +56,7 @@ def train(
     Returns
     -------
     float or None
-        Mean loss of the last epoch.
+        Mean loss of the last epoch; NaN if weights, moments or buffers are no longer finite.
     """
     given, device = work, devices.device_of(model)
     work = devices.on(work, device)
@@ -71,6 +73,7 @@ def train(
     beta = torch.distributions.Beta(step.mixup, step.mixup) if step.mixup else None
     transforms = [t for t in step.transforms if work.knowledge.keys() >= set(t.needs())]
     losses: list[Tensor] = []
+    watched = [name for name, b in model.named_buffers() if is_finite(b)]  # others may be masks
     model.train()
     with global_torch_stream(work.seed, f"dropout/{stream}", work.round, work.client), ask.tap:
         for epoch, order in enumerate(batches.orders(step, work, stream, len(samples))):
@@ -87,7 +90,9 @@ def train(
                 optimiser.step(work.options.learning_rate * step.rate)
                 losses.append(loss.detach())
     model.eval()
-    return float(torch.stack(losses).mean())
+    buffers = dict(model.named_buffers())
+    sound = optimiser.finite([buffers[name] for name in watched])
+    return float(torch.stack(losses).mean()) if sound else math.nan
 
 
 @torch.no_grad()

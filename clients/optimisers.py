@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
+from fedkt.answers import is_finite
 from fedkt.clients.learner import TrainingOptions
 
 BETAS, EPS = (0.9, 0.999), 1e-8  # torch's defaults, as the loop executor has them
@@ -96,6 +97,11 @@ class Optimiser:
         found = range(len(self._parameters))
         return {i: {name: tensors[i] for name, tensors in held.items()} for i in found}
 
+    def finite(self, beside: Sequence[Tensor] = ()) -> bool:
+        """Return whether parameters, moments and some tensors ``beside`` them all are finite."""
+        moments = [t for held in (self._held or {}).values() for t in held]
+        return all(is_finite(t.detach()) for t in (*self._parameters, *moments, *beside))
+
     def _begin(self) -> dict[str, list[Tensor]]:
         held = {name: self._moments(name) for name in _names(self._options)}
         if self._options.optimiser == "adam":
@@ -157,6 +163,17 @@ class Descent:
         moments = {name: [t.clone() for t in held] for name, held in self.moments.items()}
         return Descent([p.clone() for p in self.parameters], moments, self.steps)
 
+    def finite(self, beside: Sequence[Tensor] = ()) -> Tensor:
+        """Return of which clients parameters, moments and what is ``beside`` are finite, ``[K]``.
+
+        Parameters
+        ----------
+        beside : Sequence[Tensor]
+            Each ``[K, ...]``.
+        """
+        moments = [t for held in self.moments.values() for t in held]
+        return finite_rows([*self.parameters, *moments, *beside])
+
     def states(self) -> list[dict[int, Any]]:
         """Return the K states."""
         if not self.moments:
@@ -173,6 +190,14 @@ class Descent:
             }
             for k in range(len(self.steps))
         ]
+
+
+def finite_rows(tensors: Sequence[Tensor]) -> Tensor:
+    """Return of which of K clients all numbers of tensors ``[K, ...]`` are finite, bool ``[K]``."""
+    # A sum in float64 cannot overflow, and is finite only if all are; see ``fedkt.answers``.
+    rows = (t.detach().reshape(len(t), -1) for t in tensors)
+    sums = torch.stack([row.sum(1, dtype=torch.float64) for row in rows])
+    return sums.sum(0).cpu().isfinite()
 
 
 def unstack(tensors: Sequence[Tensor]) -> list[list[Tensor]]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from fedkt.answers import accuracy, correct, finite, is_finite, mean_loss, top
 from fedkt.clients.learner import Learner, Work
 from fedkt.data.samples import ClientData, Samples
-from fedkt.errors import KnowledgeError
+from fedkt.errors import KnowledgeError, NotFiniteError
 from fedkt.knowledge import Knowledge
 from fedkt.objectives.restyle import styles_of
 from fedkt.readouts import LARGEST_LOSS, as_knowledge
@@ -29,7 +30,13 @@ def refuses(recipe: Recipe, data: ClientData) -> str | None:
 
 
 def run_steps(learner: Learner, steps: Sequence[Step], work: Work, phase: str) -> float | None:
-    """Run the steps of a phase; return the loss of the last step that has one."""
+    """Run the steps of a phase; return the loss of the last step that has one.
+
+    Raises
+    ------
+    NotFiniteError
+        If training has diverged; see :func:`sound`.
+    """
     loss = None
     for index, step in enumerate(steps):
         stream = f"{phase}/{index}"
@@ -38,14 +45,38 @@ def run_steps(learner: Learner, steps: Sequence[Step], work: Work, phase: str) -
                 learner.load_weights(work.knowledge[step.source])
             continue
         train = learner.fit if step.on == "private" else learner.absorb
-        result = train(step, work, stream)
+        result = sound(train(step, work, stream))
         loss = result if result is not None else loss
     return loss
 
 
+def sound(loss: float | None) -> float | None:
+    """Return the loss of a step.
+
+    Raises
+    ------
+    NotFiniteError
+        If it is not finite: then neither is the model, or it will not be after the next step.
+    """
+    if loss is not None and not math.isfinite(loss):
+        raise NotFiniteError("training has diverged: the loss or the weights are not finite")
+    return loss
+
+
 def share(learner: Learner, recipe: Recipe, work: Work) -> dict[str, Knowledge]:
-    """Return what the client uploads, by share name."""
-    return {one.name: _one_share(learner, one, work) for one in recipe.share}
+    """Return what the client uploads, by share name.
+
+    Raises
+    ------
+    NotFiniteError
+        If any of it is not finite: the server would reject it, but the client shall not keep
+        the model that it comes from.
+    """
+    made = {one.name: _one_share(learner, one, work) for one in recipe.share}
+    for name, one in made.items():
+        if not all(map(is_finite, one.tensors.values())):
+            raise NotFiniteError(f"the {one.kind} to share as {name!r} hold NaN or infinity")
+    return made
 
 
 def evaluate(
@@ -79,6 +110,11 @@ def evaluate(
     dict[str, float]
         ``personalised-accuracy``, ``validation-accuracy``, ``global-accuracy`` in [0, 1],
         each only if there are samples to measure it on.
+
+    Raises
+    ------
+    NotFiniteError
+        If an answer is not finite.
     """
     measured = {"validation-accuracy": _accuracy(learner, readout, data.validation)}
     if personalised == "split":
@@ -87,15 +123,14 @@ def evaluate(
     if common is not None and len(common):
         assert common.y is not None
         logits = learner.predict(common.x)
-        right = logits.argmax(-1) == common.y
-        measured["global-accuracy"] = float(right.double().mean())
+        measured["global-accuracy"] = accuracy(logits, common.y)
         if personalised == "matched":
             own = data.matched_test
             assert own is not None
             assert own.y is not None
             if own is not common:
                 logits = learner.predict(own.x)
-            right = _personal(readout, own.x, logits).argmax(-1) == own.y
+            right = correct(_personal(readout, own.x, logits), own.y)
             measured["personalised-accuracy"] = _matched(right, own.y, data)
     return {name: value for name, value in measured.items() if value is not None}
 
@@ -127,9 +162,9 @@ def _one_share(learner: Learner, one: Share, work: Work) -> Knowledge:
     if isinstance(one, Validation):
         return _validation(learner, one, work)
     asked = _asked(one, work)
-    ids, logits = asked.ids, learner.predict(asked.x)
+    ids, logits = asked.ids, finite(learner.predict(asked.x))
     if one.form == "labels":
-        return Knowledge.rows("labels", logits.argmax(-1), ids)
+        return Knowledge.rows("labels", top(logits), ids)
     if one.form == "logits":
         return Knowledge.rows("logits", logits, ids)
     return Knowledge.rows("probabilities", softmax(logits / one.temperature), ids)
@@ -163,8 +198,8 @@ def _fit(learner: Learner, held: Samples) -> Tensor:
     if not len(held):
         return torch.zeros(2)
     logits = learner.predict(held.x)
-    loss = F.cross_entropy(logits, held.y).clamp_max(LARGEST_LOSS)
-    return torch.stack([loss, (logits.argmax(-1) == held.y).float().mean()])
+    loss = mean_loss(logits, held.y).clamp_max(LARGEST_LOSS)
+    return torch.stack([loss, correct(logits, held.y).float().mean()])
 
 
 def _personal(
@@ -179,7 +214,7 @@ def _accuracy(
     if not len(samples) or samples.y is None:
         return None
     answers = _personal(readout, samples.x, learner.predict(samples.x))
-    return float((answers.argmax(-1) == samples.y).double().mean())
+    return accuracy(answers, samples.y)
 
 
 def _matched(right: Tensor, labels: Tensor, data: ClientData) -> float | None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from fedkt.clients import cohort
 from fedkt.clients.client import Client
 from fedkt.clients.member import Member
-from fedkt.clients.phases import run_steps
+from fedkt.clients.phases import run_steps, sound
 from fedkt.clients.state import StateStore
 from fedkt.clients.torch_learner import TorchLearner
 from fedkt.clients.turn import Turn
@@ -132,7 +132,8 @@ class _Group:
             else:
                 for p, row in zip(places, rows, strict=True):
                     self._members[p].take(row.state)
-                return dict(zip(places, losses, strict=True))
+                pairs = zip(places, losses, strict=True)
+                return {p: self._guarded(p, partial(self._sound, p, phase, x)) for p, x in pairs}
         return {p: self._guarded(p, partial(self._alone, p, step, phase, index)) for p in places}
 
     def _alone(self, place: int, step: Step, phase: str, index: int) -> float | None:
@@ -140,7 +141,11 @@ class _Group:
         if isinstance(step, Load):
             return run_steps(member, [step], work, phase)
         train = member.fit if step.on == "private" else member.absorb
-        return train(step, work, f"{phase}/{index}")
+        return self._sound(place, phase, train(step, work, f"{phase}/{index}"))
+
+    def _sound(self, place: int, phase: str, loss: float | None) -> float | None:
+        with self._turns[place].named(phase):
+            return sound(loss)
 
     def _ask(self) -> None:
         """Let all members answer at once what their turns will ask them."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Any, Literal, cast
 
@@ -15,7 +16,7 @@ from fedkt.clients.learner import Work
 from fedkt.clients.phases import common_accuracy, evaluate, public_inputs, run_steps, share
 from fedkt.clients.readouts import Settled, settle
 from fedkt.clients.state import ClientState, StateStore
-from fedkt.errors import ConfigError
+from fedkt.errors import ConfigError, NotFiniteError
 from fedkt.knowledge import Knowledge
 from fedkt.recipe import Predict, Recipe, Step
 
@@ -84,8 +85,17 @@ class Turn:
         """Run the steps and answer."""
         loss = None
         for phase, steps in self.phases.items():
-            loss = run_steps(self.client.learner, steps, self.work, phase)
+            with self.named(phase):
+                loss = run_steps(self.client.learner, steps, self.work, phase)
         return self.answer(loss)
+
+    @contextmanager
+    def named(self, phase: str) -> Iterator[None]:
+        """Say in which phase, and of which client, something was not finite."""
+        try:
+            yield
+        except NotFiniteError as error:
+            raise NotFiniteError(f"client {self.client.id}, {phase}: {error}") from error
 
     def answer(self, loss: float | None) -> RecordDict:
         """Return the upload, or the accuracies, and keep the client's new state.
@@ -117,11 +127,10 @@ class Turn:
         if loss is not None:
             metrics["loss"] = loss
         content = RecordDict({"metrics": metrics})
-        uploads = share(learner, self.recipe, work)
+        with self.named("share"):
+            uploads = share(learner, self.recipe, work)
         if self.group_effect:
-            learnt = common_accuracy(learner, self.client.data)
-            if learnt is not None:
-                metrics["learnt-accuracy"] = learnt
+            self._learnt(content)
         wire.attach(content, {
             name: wire.encode(one, self.round, self._ids(name, self.round), self.codec)
             for name, one in uploads.items()
@@ -129,12 +138,24 @@ class Turn:
         self._save(started=True)
         return content
 
+    def _learnt(self, content: RecordDict) -> None:
+        """Add the accuracy after learning, or why there is none: measuring changes no model."""
+        try:
+            with self.named("group effect"):
+                learnt = common_accuracy(self.client.learner, self.client.data)
+        except NotFiniteError as error:
+            content["unmeasured"] = ConfigRecord({"group-effect": str(error)})
+        else:
+            if learnt is not None:
+                content.metric_records["metrics"]["learnt-accuracy"] = learnt
+
     def _accuracies(self) -> RecordDict:
         client, settled = self.client, self.settled
-        if self.absorbs or settled is None:
-            settled = settle(client.learner, self.recipe, self.work)
-        readout = settled.readout(client.learner, client.data.log_prior)
-        metrics = evaluate(client.learner, client.data, client.personalised, readout)
+        with self.named("evaluate"):
+            if self.absorbs or settled is None:
+                settled = settle(client.learner, self.recipe, self.work)
+            readout = settled.readout(client.learner, client.data.log_prior)
+            metrics = evaluate(client.learner, client.data, client.personalised, readout)
         # What was trained or measured for the read-out is kept even where nothing was absorbed.
         if self.absorbs or (self.known and self.settled is None and settled.own):
             self._save(self.started, settled)

@@ -22,6 +22,10 @@ class KnowledgeError(FedktError, ValueError):
     """Knowledge is malformed: wrong kind, shape, ids or values."""
 
 
+class NotFiniteError(FedktError, ArithmeticError):
+    """What should be measured, kept or shared holds NaN or infinity."""
+
+
 class RunFailedError(FedktError, RuntimeError):
     """A run started well and could not go on (command line: exit 1)."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TypedDict
 
@@ -22,21 +23,24 @@ def over_clients(values: Sequence[float | None]) -> OverClients:
     Parameters
     ----------
     values : Sequence[float or None]
-        One value for each client, in client order; ``None`` where it is missing.
+        One value for each client, in client order; ``None`` where it is missing. One that is
+        not finite counts as missing.
 
     Returns
     -------
     OverClients
         Mean and standard deviation (population form) over the clients that have one.
     """
-    present = np.array([v for v in values if v is not None], dtype=np.float64)
+    known = [_known(v) for v in values]
+    present = np.array([v for v in known if v is not None], dtype=np.float64)
     if not len(present):
-        return {"mean": None, "std": None, "per_client": list(values)}
-    return {
-        "mean": float(present.mean()),
-        "std": float(present.std()),
-        "per_client": list(values),
-    }
+        return {"mean": None, "std": None, "per_client": known}
+    return {"mean": float(present.mean()), "std": float(present.std()), "per_client": known}
+
+
+def _known(value: float | None) -> float | None:
+    """Return a figure; one that is NaN or infinite was not measured."""
+    return value if value is None or math.isfinite(value) else None
 
 
 def negative_transfer(
@@ -57,11 +61,11 @@ def negative_transfer(
     loss : float or None
         Mean accuracy those clients lose, 0 if there are none.
     """
-    pairs = [(a, b) for a, b in zip(accuracies, alone, strict=True) if None not in (a, b)]
-    if not pairs:
+    gained = [gain for gain in transfer(accuracies, alone) if gain is not None]
+    if not gained:
         return None, None
-    losses = [float(b) - float(a) for a, b in pairs if a is not None and b is not None and a < b]
-    return len(losses) / len(pairs), float(np.mean(losses)) if losses else 0.0
+    losses = [-gain for gain in gained if gain < 0]
+    return len(losses) / len(gained), float(np.mean(losses)) if losses else 0.0
 
 
 def transfer(
@@ -77,9 +81,10 @@ def transfer(
     Returns
     -------
     list[float or None]
-        One difference in [-1, 1] for each client; ``None`` where either side is missing.
+        One difference in [-1, 1] for each client; ``None`` where either side is missing or not
+        finite.
     """
-    pairs = zip(accuracies, alone, strict=True)
+    pairs = zip(map(_known, accuracies), map(_known, alone), strict=True)
     return [None if a is None or b is None else a - b for a, b in pairs]
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fedkt.answers import mean_loss
 from fedkt.knowledge import Knowledge, Stack
 
 
@@ -96,10 +97,15 @@ def held_out_losses(
     -------
     Tensor
         float32 ``[75]`` in the order of ``GATE``, in nats, at most 10000; None without samples.
+
+    Raises
+    ------
+    NotFiniteError
+        If a blend of them is not finite.
     """
     if not len(labels):
         return None
-    losses = [F.cross_entropy(blend(logits, refreshed, log_prior), labels) for blend in GATE]
+    losses = [mean_loss(blend(logits, refreshed, log_prior), labels) for blend in GATE]
     return torch.stack(losses).clamp(0, LARGEST_LOSS)
 
 

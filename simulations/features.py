@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedkt.answers import finite
 from fedkt.clients import TorchLearner
 from fedkt.data.federation import Federation
-from fedkt.errors import ConfigError, unknown
+from fedkt.errors import ConfigError, NotFiniteError, unknown
 from fedkt.knowledge import Knowledge
 from fedkt.rng import derive, numpy_rng
 from fedkt.simulations import checkpoint
@@ -249,9 +250,12 @@ def features_of(learner: TorchLearner, x: Tensor) -> Array:
     Raises
     ------
     ConfigError
-        If the model has no linear layer whose input they could be.
+        If the model has no linear layer whose input they could be, or if they are not finite.
     """
-    found: Array = learner.features(x).to(torch.float64).numpy()
+    try:
+        found: Array = finite(learner.features(x), "samples' features").to(torch.float64).numpy()
+    except NotFiniteError as error:
+        raise ConfigError(f"features: {error}; there is nothing to draw.") from error
     return found
 
 

@@ -137,6 +137,7 @@ def round_row(
         "failures": [
             vars(f) for f in report.failures if f.client not in silent or f.phase != "learn"
         ],
+        "notes": report.notes,
         "strategy": plain(report.diagnostics),
     }
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
 from flwr.app import ArrayRecord, MetricRecord
 
+from fedkt.answers import accuracy
 from fedkt.clients import LearnerServerModel
 from fedkt.data.federation import Federation
 from fedkt.errors import ConfigError
@@ -71,7 +71,10 @@ def server_model(
 def server_evaluation(
     experiment: Experiment, population: Population
 ) -> Callable[[int, ArrayRecord], MetricRecord | None]:
-    """Return the evaluation of the server's weights on the common test set."""
+    """Return the evaluation of the server's weights on the common test set.
+
+    It raises ``NotFiniteError`` where their answers are not finite.
+    """
     test = population.federation.client(0).common_test
     learner = population.learner(experiment.server_model or population.spec.models[0])
 
@@ -79,7 +82,6 @@ def server_evaluation(
         if test is None or test.y is None or not len(test):
             return None
         learner.load_weights(weights_of(arrays))
-        right = learner.predict(test.x).argmax(-1) == test.y
-        return MetricRecord({"accuracy": float(right.to(torch.float64).mean())})
+        return MetricRecord({"accuracy": accuracy(learner.predict(test.x), test.y)})
 
     return evaluate

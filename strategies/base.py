@@ -20,12 +20,19 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fedkt import wire
-from fedkt.errors import ConfigError, FedktError, KnowledgeError, RunFailedError
+from fedkt.errors import (
+    ConfigError,
+    FedktError,
+    KnowledgeError,
+    NotFiniteError,
+    RunFailedError,
+)
 from fedkt.knowledge import Fused, Knowledge, Upload, Uploads
 from fedkt.recipe import Recipe, Weights
 from fedkt.registry import name_of
 from fedkt.server_model import ServerModel
 from fedkt.strategies.exchange import Exchange
+from fedkt.strategies.roster import first_line
 from fedkt.strategies.rounds import Observer, ServerOptions
 
 ACCURACIES = ("personalised-accuracy", "global-accuracy", "validation-accuracy")
@@ -214,7 +221,7 @@ class KnowledgeStrategy(Strategy):
             replies = _handed_over(grid.send_and_receive(messages, timeout=timeout))
             del messages
             evaluated = self.aggregate_evaluate(server_round, replies)
-            served = evaluate_fn(server_round, arrays) if evaluate_fn and len(arrays) else None
+            served = self._served(evaluate_fn, server_round, arrays) if evaluate_fn else None
             for store, metrics in (
                 (result.train_metrics_clientapp, trained),
                 (result.evaluate_metrics_clientapp, evaluated),
@@ -225,6 +232,19 @@ class KnowledgeStrategy(Strategy):
             self._finish_round(served, time.monotonic() - began)
         result.arrays = arrays
         return result
+
+    def _served(
+        self,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None],
+        server_round: int,
+        arrays: ArrayRecord,
+    ) -> MetricRecord | None:
+        """Return the figures of the server's model; none, and a note, if they are not finite."""
+        try:
+            return evaluate_fn(server_round, arrays) if len(arrays) else None
+        except NotFiniteError as error:
+            self.exchange.report.notes.append(f"the server's model is not measured: {error}")
+            return None
 
     def _finish_round(self, served: MetricRecord | None, seconds: float) -> None:
         report = self.exchange.report
@@ -279,6 +299,9 @@ class KnowledgeStrategy(Strategy):
             exchange.look_at(upload)
             if learnt is not None:
                 exchange.report.learnt[client] = learnt
+            elif "unmeasured" in content.config_records:
+                reason = str(content.config_records["unmeasured"].get("group-effect"))
+                exchange.fail(client, "group effect", first_line(reason))
         exchange.stop_unless(uploads, "learn")
         exchange.report.participants = [u.client for u in uploads]
         together = Uploads(uploads) if exchange.recipe.share else None

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
+from fedkt.answers import is_finite, top
 from fedkt.errors import ConfigError
 from fedkt.fusion import weighted_mean
 from fedkt.fusion.voting import counts, majority, tally
@@ -189,8 +190,8 @@ class FedKA(KnowledgeStrategy):
             if self.adapt_norms:
                 server.adapt_norms(ids)
             logits = server.predict(ids)
-            if logits.isfinite().all():  # weights that are huge, but finite, may have come
-                cast.append(logits.argmax(-1))
+            if is_finite(logits):  # weights that are huge, but finite, may have come
+                cast.append(top(logits))
         if not cast:
             return average, {"voted": 0.0}
         labels = torch.stack(cast)

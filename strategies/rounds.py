@@ -112,6 +112,9 @@ class RoundReport:
         Bytes.
     failures : list[Failure]
         Clients dropped.
+    notes : list[str]
+        What else did not go as it should, a line each: a figure of the server's own that could
+        not be taken.
     diagnostics : Mapping[str, Any]
         The strategy's own.
     mean_predictions : dict[int, Tensor]
@@ -130,6 +133,7 @@ class RoundReport:
     learnt: dict[int, float] = field(default_factory=dict)
     traffic: Traffic = field(default_factory=Traffic)
     failures: list[Failure] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
     mean_predictions: dict[int, Tensor] = field(default_factory=dict)
     seconds: float = 0.0

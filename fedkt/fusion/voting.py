@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fedkt.answers import top
 from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Fused, Knowledge, Stack
 from fedkt.registry import register
@@ -70,7 +71,7 @@ def vote(stack: Stack, num_classes: int, seed: int, round_: int) -> Fused:
     if stack.kind not in ("labels", "probabilities", "logits"):
         raise KnowledgeError(f"{stack.kind} cannot vote; share labels or answers")
     assert stack.ids is not None
-    labels = stack.values if stack.kind == "labels" else stack.values.argmax(-1)
+    labels = stack.values if stack.kind == "labels" else top(stack.values)
     voted = majority(labels, stack.ids, num_classes, seed, round_)
     one_hot = F.one_hot(voted, num_classes).to(torch.float32)
     knowledge = Knowledge.rows("probabilities", one_hot, stack.ids)
