@@ -71,6 +71,7 @@ class SklearnLearner:
         if not has_fit_parameter(template, "sample_weight"):
             raise ConfigError(f"model {name!r} cannot distil: its fit() takes no sample_weight.")
         self._classifier: Any = None
+        self._classes = torch.zeros(0, dtype=torch.int64)  # those it was fitted on, ascending
         self._absorbed: dict[str, Tensor] = {}
         self._adjusted = False
         self._log_prior = torch.zeros(num_classes)  # of the rows it was fitted on, if adjusted
@@ -139,7 +140,7 @@ class SklearnLearner:
         answers = np.full((len(x), self._num_classes), 1 / self._num_classes)
         if self._classifier is not None and len(x):
             answers = np.zeros_like(answers)
-            columns = self._classifier.classes_.astype(int)
+            columns = self._classes.numpy()[self._classifier.classes_.astype(int)]
             answers[:, columns] = self._classifier.predict_proba(_flat(x))
         answers = np.maximum(answers, FLOOR)
         answers = np.log(answers / answers.sum(1, keepdims=True))
@@ -165,6 +166,7 @@ class SklearnLearner:
         """Return the fitted classifier (pickled; it never leaves the client) and its targets."""
         return {
             "classifier": pickle.dumps(self._classifier),
+            "classes": self._classes,
             "absorbed": dict(self._absorbed),
             "adjusted": self._adjusted,
             "log_prior": self._log_prior,
@@ -172,7 +174,7 @@ class SklearnLearner:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Become the client that ``state`` describes."""
-        self._classifier = pickle.loads(state["classifier"])
+        self._classifier, self._classes = pickle.loads(state["classifier"]), state["classes"]
         self._absorbed = dict(state["absorbed"])
         self._adjusted, self._log_prior = state["adjusted"], state["log_prior"]
 
@@ -192,14 +194,16 @@ class SklearnLearner:
         labels = np.concatenate(y)
         if not len(labels):
             return
-        several = len(np.unique(labels)) > 1
+        # Without gaps, which not every classifier takes: a client seldom holds all classes.
+        classes, encoded = np.unique(labels, return_inverse=True)
+        several = len(classes) > 1
         classifier = self._build() if several else DummyClassifier(strategy="prior")
         if "random_state" in classifier.get_params():
             seed = derive(work.seed, f"fit/{stream}", work.round, work.client)
             classifier.set_params(random_state=seed % 2**32)
         weights = np.concatenate(weight)
-        classifier.fit(np.concatenate(x), labels, sample_weight=weights)
-        self._classifier = classifier
+        classifier.fit(np.concatenate(x), encoded, sample_weight=weights)
+        self._classifier, self._classes = classifier, torch.from_numpy(classes)
         if self._adjusted:
             counts = np.bincount(labels, weights=weights, minlength=self._num_classes)
             self._log_prior = empirical_bayes_prior(torch.tensor(counts)).log()

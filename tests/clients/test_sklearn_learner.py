@@ -10,6 +10,7 @@ import pytest
 import torch
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.tree import DecisionTreeClassifier
 
@@ -319,3 +320,53 @@ def test_logits_are_read_at_temperature_one(data, work_on, temperature: float) -
     work = work_on(data, {"public": Knowledge.rows("logits", logits)})
     learner.absorb(step, work, "absorb/0")
     assert torch.equal(learner.state()["absorbed"]["targets"], logits.softmax(-1))
+
+
+# --- labels with gaps ----------------------------------------------------------------------
+
+
+class Strict(GaussianNB):
+    """Refuses labels that are not 0, ..., k - 1, as the classifiers of some libraries do."""
+
+    def fit(self, x, y, sample_weight=None):
+        classes = np.unique(y)
+        if not np.array_equal(classes, np.arange(len(classes))):
+            raise ValueError(f"Invalid classes inferred from unique values of y: {classes}")
+        return super().fit(x, y, sample_weight)
+
+
+def holding(data, *classes: int):
+    """Return the data of a client that holds these classes only."""
+    kept = torch.isin(data.train.y, torch.tensor(classes))
+    return replace(data, train=data.train.select(kept.nonzero()[:, 0]))
+
+
+def two_classes(data) -> list[int]:
+    """Return the client's two commonest classes, of which 0 is none."""
+    counts = torch.bincount(data.train.y, minlength=10)
+    counts[0] = 0
+    return sorted(counts.topk(2).indices.tolist())
+
+
+@pytest.mark.parametrize("kind", ["probabilities", "logits"])
+def test_a_strict_classifier_takes_clients_that_lack_classes(data, work_on, kind) -> None:
+    first, second = two_classes(data)
+    some = holding(data, first, second)
+    learner = SklearnLearner(Strict, 10, "strict")
+    learner.fit(LEARN, work_on(some), "learn/0")
+    assert learner.predict(data.common_test.x).argmax(-1).unique().tolist() == [first, second]
+    plain = GaussianNB().fit(some.train.x.flatten(1).numpy(), some.train.y.numpy())
+    by_hand = plain.predict_proba(data.common_test.x.flatten(1).numpy())
+    by_hand = np.maximum(by_hand, FLOOR) / np.maximum(by_hand, FLOOR).sum(1, keepdims=True)
+    answers = learner.predict(data.common_test.x).exp()[:, [first, second]]
+    assert np.allclose(answers / answers.sum(1, keepdims=True), by_hand, atol=1e-5)
+    learner.absorb(ABSORB, work_on(some, targets(data, kind=kind)), "absorb/0")
+    assert len(learner.predict(data.common_test.x).argmax(-1).unique()) > 2
+
+
+def test_the_classes_are_part_of_the_state(data, work_on) -> None:
+    some = holding(data, *two_classes(data))
+    learner, other = SklearnLearner(Strict, 10, "strict"), SklearnLearner(Strict, 10, "strict")
+    learner.fit(LEARN, work_on(some), "learn/0")
+    other.load_state(learner.state())
+    assert torch.equal(other.predict(data.test.x), learner.predict(data.test.x))
