@@ -7,6 +7,7 @@ which fused knowledge each already holds, and what was sent.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -24,6 +25,9 @@ from fedkt.recipe import Gate, Predict, Recipe, Styles, Validation, Weights
 from fedkt.rng import numpy_rng
 from fedkt.strategies.roster import Roster, first_line, meet
 from fedkt.strategies.rounds import Failure, RoundReport, ServerOptions
+
+# A client says in which part of a message's work something was not finite; see ``clients.turn``.
+NAMED_PHASE = re.compile(r"NotFiniteError: client \d+, (start|learn|share|absorb|evaluate): ")
 
 
 class Exchange:
@@ -196,7 +200,9 @@ class Exchange:
             if answer is None:
                 self.fail(client, phase, "no reply in time")
             elif answer.has_error():
-                self.fail(client, phase, first_line(answer.error.reason))
+                reason = first_line(answer.error.reason)
+                named = NAMED_PHASE.match(reason)
+                self.fail(client, named[1] if named else phase, reason)
             else:
                 held = self._held.setdefault(client, {})
                 held.update(dict.fromkeys(self._sent.get(client, ()), self._version))

@@ -306,3 +306,22 @@ def test_a_client_does_not_silently_start_anew(client, tmp_path: Path) -> None:
     reply = talk.absorb(1)
     named = talk.app.store.get(1, str(handle["state"]))
     assert reply.has_error() or (named is not None and bits(named) == first)
+
+
+@pytest.mark.parametrize(
+    ("scale", "phase"), [(1e30, "learn"), (float("nan"), "share"), (float("nan"), "evaluate")]
+)
+def test_what_is_not_finite_is_a_failure_with_its_phase_and_leaves_the_state(
+    client, scale: float, phase: str
+) -> None:
+    talk = Talk(client)
+    talk.learn(1)
+    talk.absorb(1)
+    before = bits(talk.state)
+    of = {"learn": "train", "share": "public", "evaluate": "common_test"}[phase]
+    samples = getattr(client.data, of)
+    spoiled(talk, **{of: replace(samples, x=samples.x * scale)})
+    reply = talk.say("evaluate", 2) if phase == "evaluate" else talk.learn(2)
+    assert reply.error.reason.startswith(f"NotFiniteError: client 1, {phase}: ")
+    assert "\n" not in reply.error.reason
+    assert bits(talk.state) == before

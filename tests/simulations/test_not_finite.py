@@ -90,7 +90,7 @@ def test_the_servers_figure_is_null_with_a_note(
     said = {f["client"]: (f["phase"], f["reason"]) for f in first["failures"]}
     assert len(said) == 2, "both that took part; the third was not asked to take the weights"
     for client, (phase, reason) in said.items():
-        assert phase == "absorb"
+        assert phase == "evaluate"
         assert reason.startswith(f"NotFiniteError: client {client}, evaluate: ")
         assert first["personalised_accuracy"]["per_client"][client] is None
 
@@ -114,7 +114,7 @@ def test_the_group_effect_is_null_and_training_goes_on(
     rows = run(tmp_path / "a", section, group_effect=True, **options)
     for row in rows:
         phases = [(f["client"], f["phase"]) for f in row["failures"]]
-        assert phases == [(ODD, "group effect"), (ODD, "absorb")]
+        assert phases == [(ODD, "group effect"), (ODD, "evaluate")]
         assert row["participants"] == [0, 1, 2]
         assert row["group_effect"] is not None
 
