@@ -66,11 +66,14 @@ class Advance:
         # Hooks, and batch sizes that change, are not for the compiler.
         self.compiled = options.compile and not (tapped or self._batch_norms or _straight(model))
         self._step: Step = self._compiled() if self.compiled else self._pure
+        self._reached: tuple[bool, ...] | None = None  # by the loss, of the parameters
 
     @contextmanager
     def training(self) -> Iterator[None]:
         """Get the model ready for steps."""
         self._model.train()
+        if not self.compiled:  # a compiled step has it for a constant
+            self._reached = None
         try:
             with self._tap:
                 yield
@@ -105,7 +108,26 @@ class Advance:
         Descent, dict, Tensor
             Where they are now, their buffers, and the losses ``[K]``.
         """
+        if self._reached is None and self._inside:
+            own = knowledge[0], [fields for fields, _ in batches]
+            loss = self._loss_beside(knowledge, batches)
+            given = tuple(p.detach().requires_grad_() for p in at.parameters)
+            # Batch normalisation counts in place.
+            losses, _ = vmap(loss)(given, {n: b.clone() for n, b in buffers.items()}, *own)
+            found = torch.autograd.grad(losses.sum(), given, allow_unused=True)
+            self._reached = tuple(gradient is not None for gradient in found)
         return self._step(at, buffers, knowledge, batches, active)
+
+    @property
+    def _inside(self) -> bool:
+        """Whether gradients are taken inside vmap, which does not say what is not reached."""
+        return self.compiled or bool(self._batch_norms)
+
+    def _loss_beside(
+        self, knowledge: OwnAndCommon, batches: Sequence[OwnAndCommon]
+    ) -> Callable[..., tuple[Tensor, Tensors]]:
+        """Return the loss of one client as a function of what is its own."""
+        return partial(self._loss, knowledge[1], [fields for _, fields in batches])
 
     def _pure(
         self,
@@ -116,13 +138,15 @@ class Advance:
         active: Tensor | None,
     ) -> tuple[Descent, Tensors, Tensor]:
         own = knowledge[0], [fields for fields, _ in batches]
-        loss = partial(self._loss, knowledge[1], [fields for _, fields in batches])
+        loss = self._loss_beside(knowledge, batches)
         # Batch normalisation counts in place.
         before = {n: b.clone() for n, b in buffers.items()} if active is not None else {}
-        if self.compiled or self._batch_norms:
+        if self._inside:
             given = tuple(at.parameters)
             step = vmap(grad_and_value(loss, has_aux=True))
-            gradients, (losses, after) = step(given, buffers, *own)
+            found, (losses, after) = step(given, buffers, *own)
+            pairs = zip(found, self._reached or (), strict=True)
+            gradients = [gradient if reached else None for gradient, reached in pairs]
         else:
             # The clients do not know of each other, so the gradient of the sum is that of each;
             # one function transform less is a third of the overhead of a step. Not with batch
@@ -130,7 +154,7 @@ class Advance:
             # channels_last.
             given = tuple(p.detach().requires_grad_() for p in at.parameters)
             losses, after = vmap(loss)(given, buffers, *own)
-            gradients = torch.autograd.grad(losses.sum(), given, materialize_grads=True)
+            gradients = list(torch.autograd.grad(losses.sum(), given, allow_unused=True))
         after = {n: b.detach() for n, b in after.items()}
         if active is not None:
             after = {n: choose(active, b, before[n]) for n, b in after.items()}

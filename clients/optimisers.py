@@ -133,7 +133,7 @@ class Descent:
     moments : Mapping[str, list of Tensor]
         By torch's name of the moment: one stacked tensor for each parameter.
     steps : Tensor
-        float32 ``[K]``: how many steps each client has taken (Adam's).
+        float32 ``[P, K]``: how many steps each parameter of each client has taken (Adam's).
     """
 
     parameters: list[Tensor]
@@ -155,7 +155,8 @@ class Descent:
             name: [_stacked(states, i, name, p) for i, p in enumerate(parameters)]
             for name in _names(options)
         }
-        steps = torch.stack([_steps(state) for state in states])
+        places = range(len(parameters))
+        steps = torch.stack([torch.stack([_steps(s, i) for s in states]) for i in places])
         return cls(list(parameters), moments, steps.to(parameters[0].device))
 
     def copy(self) -> Descent:
@@ -176,20 +177,32 @@ class Descent:
 
     def states(self) -> list[dict[int, Any]]:
         """Return the K states."""
+        clients = self.steps.shape[1]
         if not self.moments:
-            return [{} for _ in range(len(self.steps))]
+            return [{} for _ in range(clients)]
         held = {name: unstack(tensors) for name, tensors in self.moments.items()}
-        counts = self.steps.cpu().unbind() if len(self.moments) > 1 else ()  # Adam's
+        if len(self.moments) > 1:  # Adam's
+            held = {"step": unstack(self.steps.unbind()), **held}
         return [
-            {
-                i: {
-                    **({"step": counts[k].clone()} if counts else {}),
-                    **{name: rows[k][i] for name, rows in held.items()},
-                }
-                for i in range(len(self.parameters))
-            }
-            for k in range(len(self.steps))
+            {i: {n: rows[k][i] for n, rows in held.items()} for i in range(len(self.parameters))}
+            for k in range(clients)
         ]
+
+    def at(self, places: Sequence[int]) -> Descent:
+        """Return a part of it, the parameters at some places; the tensors are the same."""
+        moments = {name: [held[i] for i in places] for name, held in self.moments.items()}
+        return Descent([self.parameters[i] for i in places], moments, self.steps[list(places)])
+
+    def replaced(self, places: Sequence[int], part: Descent) -> Descent:
+        """Return the whole with another part at some places; see :meth:`at`."""
+        at = {place: k for k, place in enumerate(places)}
+
+        def chosen(new: Sequence[Tensor], old: Sequence[Tensor]) -> list[Tensor]:
+            return [new[at[i]] if i in at else one for i, one in enumerate(old)]
+
+        moments = {n: chosen(part.moments[n], held) for n, held in self.moments.items()}
+        steps = torch.stack(chosen(part.steps.unbind(), self.steps.unbind()))
+        return Descent(chosen(part.parameters, self.parameters), moments, steps)
 
 
 def finite_rows(tensors: Sequence[Tensor]) -> Tensor:
@@ -208,7 +221,7 @@ def unstack(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
 
 def descend(
     at: Descent,
-    gradients: Sequence[Tensor],
+    gradients: Sequence[Tensor | None],
     options: TrainingOptions,
     rate: float,
     active: Tensor | None = None,
@@ -219,8 +232,10 @@ def descend(
     ----------
     at : Descent
         Where the clients are; used up: its tensors may be changed in place.
-    gradients : Sequence[Tensor]
-        One for each parameter, ``[K, ...]``.
+    gradients : Sequence[Tensor or None]
+        One for each parameter, ``[K, ...]``; None where the loss does not reach it. As with
+        torch, such a parameter stays as it is, with its moments and its number of steps:
+        neither decay nor momentum moves it.
     options : TrainingOptions
         Which optimiser.
     rate : float
@@ -228,7 +243,20 @@ def descend(
     active : Tensor, optional
         bool ``[K]``: the others keep weights, moments and steps.
     """
-    gradients = list(gradients)
+    reached = [g for g in gradients if g is not None]
+    if len(reached) == len(gradients):
+        return _moved(at, reached, options, rate, active)
+    places = [i for i, g in enumerate(gradients) if g is not None]
+    return at.replaced(places, _moved(at.at(places), reached, options, rate, active))
+
+
+def _moved(
+    at: Descent,
+    gradients: list[Tensor],
+    options: TrainingOptions,
+    rate: float,
+    active: Tensor | None,
+) -> Descent:
     if options.weight_decay:
         decayed = torch._foreach_add(gradients, at.parameters, alpha=options.weight_decay)
         gradients = list(decayed)
@@ -242,7 +270,7 @@ def descend(
     }
     pairs = zip(after.parameters, at.parameters, strict=True)
     parameters = [choose(active, new, old) for new, old in pairs]
-    return Descent(parameters, moments, choose(active, after.steps, at.steps))
+    return Descent(parameters, moments, torch.where(active, after.steps, at.steps))
 
 
 def choose(active: Tensor, new: Tensor, old: Tensor) -> Tensor:
@@ -267,10 +295,10 @@ def _adam(at: Descent, gradients: list[Tensor], options: TrainingOptions, rate: 
     torch._foreach_mul_(second, BETAS[1])
     torch._foreach_addcmul_(second, gradients, gradients, 1 - BETAS[1])
     scale, root = 1 - BETAS[0] ** steps.double(), (1 - BETAS[1] ** steps.double()).sqrt()
-    for parameter, m, v in zip(at.parameters, first, second, strict=True):
+    for i, (parameter, m, v) in enumerate(zip(at.parameters, first, second, strict=True)):
         shape = -1, *[1] * (m.dim() - 1)
-        size = v.sqrt().div_(root.to(v.dtype).view(shape)).add_(EPS)
-        parameter.addcdiv_(m, size.mul_(scale.to(v.dtype).view(shape)), value=-rate)
+        size = v.sqrt().div_(root[i].to(v.dtype).view(shape)).add_(EPS)
+        parameter.addcdiv_(m, size.mul_(scale[i].to(v.dtype).view(shape)), value=-rate)
     return Descent(at.parameters, at.moments, steps)
 
 
@@ -286,6 +314,6 @@ def _stacked(states: Sequence[Mapping[int, Any]], i: int, name: str, like: Tenso
     return torch.stack([zero if one is None else one for one in held]).contiguous().to(like.device)
 
 
-def _steps(state: Mapping[int, Any], parameter: int = 0) -> Tensor:
+def _steps(state: Mapping[int, Any], parameter: int) -> Tensor:
     count = state.get(parameter, {}).get("step", 0.0)
     return torch.as_tensor(count, dtype=torch.float32, device="cpu")

@@ -60,13 +60,15 @@ def _network(
 ) -> nn.Module:
     channels, height, width = image_shape(name, input_shape, 2**POOLINGS)
     pixels = (height // 2**POOLINGS) * (width // 2**POOLINGS)
+    # The largest of some positive parts is the positive part of the largest: pooling first gives
+    # the same bits, forward and backward, and leaves a quarter of the numbers to the ReLU.
     return nn.Sequential(
         nn.Conv2d(channels, widths[0], 3, padding=1),
-        nn.ReLU(),
         nn.MaxPool2d(2),
+        nn.ReLU(),
         nn.Conv2d(widths[0], widths[1], 3, padding=1),
-        nn.ReLU(),
         nn.MaxPool2d(2),
+        nn.ReLU(),
         nn.Flatten(),
         nn.Linear(widths[1] * pixels, hidden),
         nn.ReLU(),

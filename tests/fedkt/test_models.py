@@ -198,3 +198,22 @@ def test_models_that_do_not_fit(file: Path, name: str, words: str) -> None:
 def test_unknown_model() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'cnn-wide'"):
         build_model("cnn-wid", (1, 8, 8), 10)
+
+
+def test_pooling_before_the_relu_gives_the_bits_of_pooling_after_it() -> None:
+    torch.manual_seed(0)
+    quick = build_model("cnn", (1, 12, 12), 10)
+    layers = list(quick)
+    for place, layer in enumerate(layers[:-1]):
+        if isinstance(layer, nn.MaxPool2d):
+            layers[place], layers[place + 1] = layers[place + 1], layer
+    usual = nn.Sequential(*layers)
+    x = torch.randn(40, 1, 12, 12).mul(4).round().div(4)  # with many ties
+    answers = []
+    for model in (quick, usual):
+        model.zero_grad()
+        logits = model(x)
+        logits.square().sum().backward()
+        answers.append([logits.detach(), *(p.grad.clone() for p in model.parameters())])
+    assert [type(m) for m in usual[:3]] == [nn.Conv2d, nn.ReLU, nn.MaxPool2d]
+    assert all(torch.equal(a, b) for a, b in zip(*answers, strict=True))
