@@ -171,13 +171,10 @@ def in_float64(work: Work) -> Work:
     data = work.data
     assert data.public is not None
     data = replace(data, train=samples(data.train), public=samples(data.public))
-    known = {
-        name: Knowledge(
-            one.kind, {n: t.double() if t.is_floating_point() else t for n, t in one.tensors.items()},
-            one.ids,
-        )
-        for name, one in work.knowledge.items()
-    }  # fmt: skip
+    known = {}
+    for name, one in work.knowledge.items():
+        tensors = {n: t.double() if t.is_floating_point() else t for n, t in one.tensors.items()}
+        known[name] = replace(one, tensors=tensors)
     return replace(work, data=data, knowledge=known)
 
 
