@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 from flwr.app import ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
 from torch import Tensor
 
-from fedkt import wire
+from fedkt import registry, wire
 from fedkt.clients.client import Client
 from fedkt.clients.learner import Work
 from fedkt.clients.phases import common_accuracy, evaluate, public_inputs, run_steps, share
@@ -199,7 +199,12 @@ class Turn:
         self.context.state["fedkt"] = ConfigRecord({"state": handle})
 
 
-@lru_cache(maxsize=16)
 def read_recipe(text: str) -> Recipe:
     """Return the recipe that a message carries."""
+    return _recipe(text, registry.version())
+
+
+@lru_cache(maxsize=16)
+def _recipe(text: str, version: int) -> Recipe:
+    """Return a recipe as the registry had it; ``version`` is of the registry."""
     return Recipe.from_json(text)

@@ -39,6 +39,8 @@ PARTS: dict[str, tuple[str, str]] = {
 
 _known: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
 _discovered: set[str] = set()
+_files: dict[Path, ModuleType] = {}  # the user's, as loaded last
+_version = 0
 
 
 @overload
@@ -78,6 +80,8 @@ def register_as(obj: T, part: str | None, name: str | None) -> T:
     kind = part or getattr(obj, "part", None)
     if kind not in PARTS:
         raise ConfigError(f"Cannot register {obj!r}: part must be one of {', '.join(PARTS)}.")
+    global _version
+    _version += 1
     _known[kind][name or name_of(obj)] = obj
     return obj
 
@@ -131,25 +135,75 @@ def lookup(part: str, reference: str, files: bool = True) -> Any:
     return _known[part][reference]
 
 
-def load_file(path: str | Path) -> ModuleType:
-    """Import a Python file once under a private name; its parts register themselves."""
+def load_file(path: str | Path, digest: str | None = None) -> ModuleType:
+    """Import a Python file under a private name; its parts register themselves.
+
+    A file is imported once for each content: after an edit it is imported anew, and its parts
+    replace those it had before. What the file itself imports is as Python has it.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    digest : str, optional
+        What :func:`file_digest` gave when the run was planned, here or on another machine.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such file, it cannot be imported, or its content is another.
+    """
     file = Path(path).resolve()
     if not file.is_file():
         raise ConfigError(f"No such file: {path}.")
-    module_name = f"fedkt_user_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
-    if module_name in sys.modules:
-        return sys.modules[module_name]
+    source = file.read_bytes()
+    content = hashlib.sha256(source).hexdigest()
+    if digest not in (None, content):
+        raise ConfigError(f"{path} has another content than when this run was planned.")
+    # The path as well: each of two equal files knows where it lies.
+    place = hashlib.sha256(str(file).encode()).hexdigest()
+    module_name = f"fedkt_user_{place[:12]}_{content[:12]}"
+    before = _files.pop(file, None)
+    if before is not None and before.__name__ == module_name:
+        return _files.setdefault(file, before)
+    if before is not None:
+        _forget(before)
     spec = importlib.util.spec_from_file_location(module_name, file)
-    if spec is None or spec.loader is None:
+    if spec is None:
         raise ConfigError(f"{path} is not a Python file.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module  # before execution: dataclasses look their module up
     try:
-        spec.loader.exec_module(module)
+        # Not by the spec's loader: its cached bytecode knows a file by size and second.
+        exec(compile(source, str(file), "exec", dont_inherit=True), module.__dict__)
     except Exception as error:
         del sys.modules[module_name]
+        _forget(module)
         raise ConfigError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
-    return module
+    return _files.setdefault(file, module)
+
+
+def file_digest(path: str | Path) -> str:
+    """Return the SHA-256 of a file's content in hexadecimal; ConfigError if there is none."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigError(f"No such file: {path}.") from error
+
+
+def version() -> int:
+    """Return a number that changes with every part registered: for caches of what names mean."""
+    return _version
+
+
+def _forget(module: ModuleType) -> None:
+    """Take back what a file has registered."""
+    global _version
+    _version += 1
+    for known in _known.values():
+        own = [n for n, o in known.items() if getattr(o, "__module__", "") == module.__name__]
+        for name in own:
+            del known[name]
 
 
 def _from_file(what: str, reference: str) -> Any:

@@ -15,12 +15,13 @@ from fedkt.simulations.cells import cells_of, settled, slug
 from fedkt.simulations.cells_report import cells_markdown, print_cells, write_cells_report
 from fedkt.simulations.compare import Part, compare, plan_parts, ray_session
 from fedkt.simulations.config import Experiment
-from fedkt.simulations.files import only_user
+from fedkt.simulations.content import check_content
+from fedkt.simulations.files import fresh_folder, only_user
 from fedkt.simulations.progress import progress_for
 from fedkt.simulations.report import write_comparison_report, write_run_report
 from fedkt.simulations.results import load_comparison, load_run
 from fedkt.simulations.rounds import read_rounds
-from fedkt.simulations.runner import execute, fresh_folder, local_twin, prepare
+from fedkt.simulations.runner import execute, local_twin, prepare
 from fedkt.simulations.tables import comparison_table, plain_differences, plain_table
 from fedkt.simulations.verdict import load_cells
 
@@ -35,6 +36,7 @@ def run_simulate(experiment: Experiment, out: Path | None, resume: bool, command
     folder = fresh_folder(out, slug(label), resume, "config.toml")
     if resume:
         _check_same(folder / "config.toml", plan.experiment)
+        check_content(folder, plan.content)
     alone = experiment.strategy["name"] == "local"
     progress = progress_for(console, experiment.rounds * (1 if alone else 2))
     try:

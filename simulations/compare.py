@@ -20,6 +20,7 @@ from fedkt.errors import ConfigError, RunFailedError, unknown
 from fedkt.simulations import config as config_
 from fedkt.simulations.cells import Cell, cells_of, slug
 from fedkt.simulations.config import Experiment
+from fedkt.simulations.content import check_content
 from fedkt.simulations.files import write_atomic
 from fedkt.simulations.progress import RunProgress, Silent
 from fedkt.simulations.results import load_run, write_comparison_csv
@@ -153,7 +154,8 @@ def compare(
     Raises
     ------
     ConfigError
-        Before anything runs, if the rounds of a run that is there are damaged.
+        Before anything runs, if the rounds of a run that is there are damaged, or were made with
+        other data or other files of the user's.
     RunFailedError
         At the end, if runs have failed; the others are complete.
     """
@@ -162,6 +164,7 @@ def compare(
             read_rounds(part.cell.folder(out) / "runs" / job.folder)
     cells = list({id(p.cell): p.cell for p in parts}.values())
     failed: list[str] = []
+    _check_contents([p for p in parts if p.seed == experiment.seed], out)
     with ray_session(experiment):
         save_settings(out, experiment, command)
         for cell in cells:
@@ -277,6 +280,15 @@ def run_part(part: Part, out: Path, command: str | None, progress: RunProgress) 
             failed.append(f"{name}: {type(error).__name__}: {text}")
             broken.add(job.folder)
     return failed
+
+
+def _check_contents(parts: Sequence[Part], out: Path) -> None:
+    """Refuse to add runs to those of other data: one table would show both."""
+    for part in parts:
+        for job in part.jobs:
+            folder = part.cell.folder(out) / "runs" / job.folder
+            if (folder / "federation.json").is_file():
+                check_content(folder, prepare(job.experiment, reduce_to_one=True).content)
 
 
 def _write_table(cell: Cell, out: Path, parts: Sequence[Part]) -> None:

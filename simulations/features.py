@@ -24,6 +24,7 @@ from fedkt.knowledge import Knowledge
 from fedkt.rng import derive, numpy_rng
 from fedkt.simulations import checkpoint
 from fedkt.simulations import config as config_
+from fedkt.simulations.content import check_content
 from fedkt.simulations.drawing import (
     WIDTH,
     canvas,
@@ -175,14 +176,15 @@ def draw_features(folder: Path, method: str = "pca", samples: int = SAMPLES) -> 
     Raises
     ------
     ConfigError
-        If it is no run directory or has no checkpoint, or if the model is no network with a
-        linear layer.
+        If it is no run directory or has no checkpoint, if its data or the user's files have
+        changed, or if the model is no network with a linear layer.
     """
     if method not in get_args(Method):
         raise unknown("method of features", method, get_args(Method))
     if not (folder / "config.toml").is_file():
         raise ConfigError(f"{folder} is not a run directory: it has no config.toml.")
     plan = prepare(config_.parse(config_.load(folder / "config.toml")))
+    check_content(folder, plan.content)
     done = len(read_rounds(folder))
     saved = checkpoint.newest(folder / "checkpoints", at_most=done)
     if saved is None:

@@ -44,7 +44,7 @@ class FlowerEngine:
         shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
         self._store = FileStore(folder / "state")
         federation.save(folder / "federation")
-        self._app = _lazy_app(spec, folder.resolve())
+        self._app = _lazy_app(spec, folder.resolve(), federation.token)
 
     def run_server(self, server_app: ServerApp) -> None:
         """Run a ServerApp; its exceptions are raised here."""
@@ -77,28 +77,28 @@ class FlowerEngine:
         """Hold nothing that must be given back."""
 
 
-def _lazy_app(spec: PopulationSpec, folder: Path) -> ClientApp:
+def _lazy_app(spec: PopulationSpec, folder: Path, token: str) -> ClientApp:
     """Return a ClientApp that is small to send: it finds its data in ``folder``."""
     app = ClientApp()
 
     @app.query()
     def query(message: Message, context: Context) -> Message:
-        return _app(spec, folder)(message, context)
+        return _app(spec, folder, token)(message, context)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        return _app(spec, folder)(message, context)
+        return _app(spec, folder, token)(message, context)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        return _app(spec, folder)(message, context)
+        return _app(spec, folder, token)(message, context)
 
     return app
 
 
 @lru_cache(maxsize=1)
-def _app(spec: PopulationSpec, folder: Path) -> KnowledgeClientApp:
-    """Load this process's clients, once."""
+def _app(spec: PopulationSpec, folder: Path, token: str) -> KnowledgeClientApp:
+    """Load this process's clients, once for each content of their data."""
     torch.set_num_threads(1)
     federation = Federation.load(folder / "federation")
     return Population(spec, federation).app(FileStore(folder / "state"))

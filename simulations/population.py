@@ -43,8 +43,9 @@ class PopulationSpec:
         How they train.
     personalised : {"split", "matched"}
         How personalised accuracy is measured.
-    extensions : tuple[str, ...]
-        Python files of the user's whose parts (terms, models) the clients need.
+    extensions : tuple[tuple[str, str], ...]
+        Python files of the user's whose parts (terms, models) the clients need, each with the
+        digest of its content.
     cohorts : tuple[int, ...]
         For each of ``models`` how many clients train together; 0: one by one. Empty: all so.
     device : {"cpu", "cuda"}
@@ -54,7 +55,7 @@ class PopulationSpec:
     models: tuple[str, ...]
     training: TrainingOptions = field(default_factory=TrainingOptions)
     personalised: str = "split"
-    extensions: tuple[str, ...] = ()
+    extensions: tuple[tuple[str, str], ...] = ()
     cohorts: tuple[int, ...] = ()
     device: str = "cpu"
 
@@ -83,12 +84,16 @@ class Population:
         What they are.
     federation : Federation
         Their data.
+
+    Raises
+    ------
+    ConfigError
+        If one of the user's files is not here or has another content than the one planned with.
     """
 
     def __init__(self, spec: PopulationSpec, federation: Federation) -> None:
         self.spec, self.federation = spec, federation
-        for file in spec.extensions:
-            registry.load_file(file)
+        self._load_files()
         self._learners: dict[str, Learner] = {}
         # Tensors of the clients' own data, as far as they take no more than a gigabyte.
         size = 4 * math.prod(federation.input_shape) * len(federation.rows)
@@ -98,9 +103,14 @@ class Population:
     def learner(self, reference: str) -> Learner:
         """Return this process's learner for a model; it serves all clients that have it."""
         if reference not in self._learners:
+            self._load_files()
             shape, classes = self.federation.input_shape, self.federation.num_classes
             self._learners[reference] = make_learner(reference, shape, classes, self.spec.device)
         return self._learners[reference]
+
+    def _load_files(self) -> None:
+        for file, digest in self.spec.extensions:
+            registry.load_file(file, digest)
 
     def client(self, client: int) -> Client:
         """Return a client."""

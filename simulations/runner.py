@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,17 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedkt.clients import TrainingOptions, devices
 from fedkt.data.federation import Federation, FederationSpec, build_federation
+from fedkt.data.identity import content_of
 from fedkt.errors import ConfigError
 from fedkt.recipe import Recipe
 from fedkt.simulations import checkpoint
 from fedkt.simulations import config as config_
 from fedkt.simulations.config import Experiment
+from fedkt.simulations.content import check_content, user_files
 from fedkt.simulations.costs import fusion_warning
 from fedkt.simulations.engines import opened
 from fedkt.simulations.executors import resolve, size_of
-from fedkt.simulations.files import LOCK, absolute
+from fedkt.simulations.files import absolute
 from fedkt.simulations.fitting import adapts, check_fits, check_settings
 from fedkt.simulations.grid import SimulationGrid, one_thread
 from fedkt.simulations.liars import AttackedGrid, Liars, resolved_attack
@@ -54,12 +55,20 @@ class Plan:
         What the clients are.
     one_architecture : str, optional
         Set when a mixed federation was cut down to one model for this strategy.
+    files : Mapping[str, str]
+        The user's Python files that it runs, each with the digest of its content.
     """
 
     experiment: Experiment
     federation: Federation
     population: PopulationSpec
     one_architecture: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """What the run is made of, whatever it is called: digests of the data and the files."""
+        return {"data": self.federation.fingerprint(), "files": dict(self.files)}
 
     @property
     def recipe(self) -> Recipe:
@@ -145,12 +154,14 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
         cohorts=tuple(size_of(executors[m]) for m in models),
         training=training,
         personalised=run.personalised,
-        extensions=_extensions(experiment),
+        extensions=tuple(user_files(experiment.strategy["name"], *experiment.models).items()),
         device=device,
     )
     experiment = experiment.with_values(server_model=server)
     resolved = _resolved(experiment, models, executors, device)
-    plan = Plan(resolved, federation, population, reduced)
+    kind = experiment.attack.kind if experiment.attack else ""
+    files = {**dict(population.extensions), **user_files(server, kind)}
+    plan = Plan(resolved, federation, population, reduced, files)
     _ = plan.liars  # an attack that does not fit shows here
     return plan
 
@@ -191,9 +202,14 @@ def federation_spec(experiment: Experiment) -> FederationSpec:
     return FederationSpec(**experiment.data.model_dump(), seed=experiment.seed)
 
 
-@lru_cache(maxsize=4)
 def federation_of(spec: FederationSpec) -> Federation:
-    """Build a federation, or return the one just built for another strategy."""
+    """Build a federation, or return the one just built of the same data for another strategy."""
+    return _federation(spec, content_of(spec))
+
+
+@lru_cache(maxsize=4)
+def _federation(spec: FederationSpec, content: str) -> Federation:
+    """Return the federation of a specification whose names stood for ``content``."""
     return build_federation(spec)
 
 
@@ -237,11 +253,13 @@ def execute(
     Raises
     ------
     ConfigError
-        If the rounds that the folder holds are damaged (:func:`read_rounds`).
+        If the rounds that the folder holds are damaged (:func:`read_rounds`), or were made with
+        other data or other files of the user's (:func:`check_content`).
     RunFailedError
         If no client is left; what was done so far can be resumed.
     """
     experiment, progress = plan.experiment, progress or Silent()
+    check_content(folder, plan.content, baseline)
     if len(read_rounds(folder)) >= experiment.rounds and (folder / "summary.json").is_file():
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -341,50 +359,7 @@ def server_app(
 def _describe(plan: Plan) -> dict[str, Any]:
     clients = range(plan.federation.num_clients)
     models = [plan.population.model_of(c) for c in clients]
-    return {**plan.federation.describe(), "models": models}
-
-
-def _extensions(experiment: Experiment) -> tuple[str, ...]:
-    """Return the user's Python files that an experiment names."""
-    names = [str(experiment.strategy.get("name", "")), *experiment.models]
-    files = [n.rpartition(":")[0] for n in names if ".py:" in n]
-    return tuple(dict.fromkeys(str(Path(f).resolve()) for f in files))
-
-
-def fresh_folder(out: Path | None, stem: str, resume: bool, marker: str) -> Path:
-    """Return the folder to write to; an existing one only when resuming.
-
-    Parameters
-    ----------
-    out : Path, optional
-        As asked for; by default a new one under ``runs/``.
-    stem : str
-        What the new one's name begins with.
-    resume : bool
-        Whether to go on with what is there.
-    marker : str
-        The file that tells a run of the right kind from any other folder.
-
-    Raises
-    ------
-    ConfigError
-        If the folder cannot be used so.
-    """
-    if out is None:
-        if resume:
-            raise ConfigError("--resume needs --out: which run is to go on?")
-        return Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    blocking = next((p for p in (out, *out.parents) if p.exists() and not p.is_dir()), None)
-    if blocking is not None:
-        raise ConfigError(f"--out {out}: {blocking} is a file, not a folder.")
-    filled = out.is_dir() and any(path.name != LOCK for path in out.iterdir())
-    if filled and not resume:
-        raise ConfigError(f"{out} exists; add --resume to go on with it, or choose another --out.")
-    if resume and not out.is_dir():
-        raise ConfigError(f"{out} does not exist; there is nothing to resume.")
-    if filled and not (out / marker).is_file():
-        raise ConfigError(f"{out} holds no run that could go on: it has no {marker}.")
-    return out
+    return {**plan.federation.describe(), "models": models, "content": plan.content}
 
 
 __all__ = [
@@ -392,7 +367,6 @@ __all__ = [
     "execute",
     "federation_of",
     "federation_spec",
-    "fresh_folder",
     "local_twin",
     "prepare",
     "server_app",

@@ -78,12 +78,18 @@ def load_domain(reference: str, data_dir: str | Path | None = None, seed: int = 
     ConfigError
         If there is no such set, column or value, or the domain lacks a part.
     """
+    base, value = base_of(reference, data_dir)
+    dataset = open_dataset(base, data_dir, seed)
+    return dataset if value is None else domain_of(dataset, value)
+
+
+def base_of(reference: str, data_dir: str | Path | None = None) -> tuple[str, str | None]:
+    """Return the data set that a reference names, and which of its domains (None: all of it)."""
     if not is_dataset(reference, data_dir):
         for place in (i for i, character in enumerate(reference) if character == "/"):
-            base, value = reference[:place], reference[place + 1 :]
-            if is_dataset(base, data_dir):
-                return domain_of(open_dataset(base, data_dir, seed), value)
-    return open_dataset(reference, data_dir, seed)
+            if is_dataset(reference[:place], data_dir):
+                return reference[:place], reference[place + 1 :]
+    return reference, None
 
 
 def domain_of(dataset: Dataset, value: str) -> Dataset:

@@ -199,7 +199,7 @@ def open_dataset(reference: str, data_dir: str | Path | None = None, seed: int =
         from fedkt.data.hub import load_from_hub
 
         return load_from_hub(reference.removeprefix("hub:"))
-    if ".py:" in reference or reference.endswith(".py") or reference in names("datasets"):
+    if _is_function(reference):
         return _from_function(reference, seed)
     if data_dir is None:
         message = str(unknown("data set", reference, names("datasets")))
@@ -207,8 +207,7 @@ def open_dataset(reference: str, data_dir: str | Path | None = None, seed: int =
     folder = Path(data_dir).expanduser()
     if not folder.is_dir():
         raise ConfigError(f"The data folder {str(data_dir)!r} is not a folder.")
-    file = folder / f"{reference.removesuffix('.npz')}.npz"
-    if reference and file.is_file():
+    if file := npz_file(reference, data_dir):
         return load_npz(file, reference.removesuffix(".npz"))
     stored = sorted(f.relative_to(folder).with_suffix("").as_posix() for f in folder.rglob("*.npz"))
     near = difflib.get_close_matches(reference, [*names("datasets"), *stored], n=1, cutoff=0.5)
@@ -260,9 +259,19 @@ def is_dataset(reference: str, data_dir: str | Path | None = None) -> bool:
     _, is_python, attribute = reference.rpartition(".py:")
     if is_python:
         return "/" not in attribute
-    if data_dir is None or not reference:
-        return False
-    return (Path(data_dir).expanduser() / f"{reference.removesuffix('.npz')}.npz").is_file()
+    return npz_file(reference, data_dir) is not None
+
+
+def npz_file(reference: str, data_dir: str | Path | None) -> Path | None:
+    """Return the file that a reference names; None if it names a function or there is none."""
+    if data_dir is None or not reference or _is_function(reference):
+        return None
+    file = Path(data_dir).expanduser() / f"{reference.removesuffix('.npz')}.npz"
+    return file if file.is_file() else None
+
+
+def _is_function(reference: str) -> bool:
+    return ".py:" in reference or reference.endswith(".py") or reference in names("datasets")
 
 
 def complete(dataset: Dataset) -> Dataset:

@@ -187,7 +187,8 @@ class Federation:
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the content (arrays, names, scaling) in hexadecimal."""
-        digest = hashlib.sha256(json.dumps(self._header(), sort_keys=True).encode())
+        header = {key: value for key, value in self._header().items() if key != "notes"}
+        digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
         for key, array in self._arrays().items():
             digest.update(f"{key}/{array.dtype.str}/{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data if array.size else b"")

@@ -1,0 +1,52 @@
+"""Which data a specification means, by content: a name may come to mean other rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+import numpy as np
+
+from fedkt.data.columns import ALL, base_of
+from fedkt.data.sources import Dataset, npz_file, open_dataset
+from fedkt.data.spec import FederationSpec, check_spec
+from fedkt.registry import file_digest, version
+
+
+def content_of(spec: FederationSpec) -> str:
+    """Return a digest of all that the names in a specification stand for at present.
+
+    Of an ``.npz`` file it is the bytes, of a function what it returns, of a partition in a
+    file the file. A set of the hub is taken by its name, since its library keeps it by version.
+
+    Raises
+    ------
+    ConfigError
+        If a set cannot be opened.
+    """
+    check_spec(spec)
+    named = [*(spec.domains or (spec.dataset,)), *filter(None, [spec.public_dataset])]
+    bases = {base_of(reference.removesuffix(ALL), spec.data_dir)[0] for reference in named}
+    parts = [f"{base} {_digest(base, spec)}" for base in sorted(bases)]
+    path, in_file, _ = spec.partition.partition(".py:")
+    parts += [file_digest(f"{path}.py")] if in_file else []
+    return hashlib.sha256("\n".join([*parts, f"parts {version()}"]).encode()).hexdigest()
+
+
+def _digest(reference: str, spec: FederationSpec) -> str:
+    if reference.startswith("hub:"):
+        return reference
+    file = npz_file(reference, spec.data_dir)
+    return file_digest(file) if file else _rows(open_dataset(reference, spec.data_dir, spec.seed))
+
+
+def _rows(dataset: Dataset) -> str:
+    digest = hashlib.sha256()
+    for field in dataclasses.fields(dataset):
+        value = getattr(dataset, field.name)
+        if isinstance(value, np.ndarray):
+            digest.update(f"{field.name} {value.dtype.str} {value.shape}".encode())
+            digest.update(np.ascontiguousarray(value).data if value.size else b"")
+        else:
+            digest.update(f"{field.name} {value!r}".encode())
+    return digest.hexdigest()
