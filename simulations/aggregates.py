@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from fedkt.simulations.intervals import t_interval
 from fedkt.simulations.results import COLUMNS, JUDGED, Comparison, Run
 
 
@@ -28,8 +28,7 @@ def aggregate(comparison: Comparison, selection: str = "last") -> list[dict[str,
         and every numeric column of `COLUMNS`; ``one_architecture`` and ``transductive``; and
         ``differences``: paired over seeds, against the reference label, and against the
         runs' own baseline where that is another run, each ``{"against",
-        "personalised_accuracy", "global_accuracy"}`` with ``{"mean", "standard_error",
-        "n"}`` or None.
+        "personalised_accuracy", "global_accuracy"}`` with an `Interval` or None.
     """
     reference = {run.seed: run for run in comparison.groups[comparison.reference]}
     rows = []
@@ -65,11 +64,7 @@ def _difference(
             ours = run.selected(selection).get(key)
             theirs = other.selected(selection).get(key) if other else None
             values.append(None if ours is None or theirs is None else ours - theirs)
-        found = spread(values)
-        if found is not None:
-            std, n = found.pop("std"), found["n"]
-            found["standard_error"] = None if std is None else std / math.sqrt(n)
-        result[key] = found
+        result[key] = t_interval(values)
     return result
 
 

@@ -23,7 +23,6 @@ from fedkt.simulations.report import embed, render
 from fedkt.simulations.results import Comparison
 from fedkt.simulations.tables import ABSENT, markdown
 from fedkt.simulations.verdict import (
-    CLEAR,
     METRICS,
     CellVerdict,
     Margin,
@@ -38,6 +37,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 TABLE = "cells_table.md"
+MARGINS_NOTE = (
+    "Margin: minus the rival with the highest mean in the cell, in percentage points: mean ± "
+    "half-width of the 95 % t interval, paired over the seeds. Green or red: differs from 0 at 5 % "
+    "after Holm's correction over all cells (red also over the rivals of the cell). Else grey, as "
+    "is every margin of fewer than 3 seeds, or one that all seeds have alike (no spread)."
+)
 _INK = {"green": "#00795C", "grey": "#555555", "red": "#B3261E"}
 _DOTS = {"green": "o", "grey": "s", "red": "X"}
 _SHORT = {"personalised_accuracy": "personalised", "global_accuracy": "global"}
@@ -75,6 +80,7 @@ def write_cells_report(out: str | Path) -> Path:
         verdict=verdict,
         summary=summary_line(verdict) if verdict else "",
         lines=verdict_lines(verdict) if verdict else [],
+        margins_note=MARGINS_NOTE,
         colours=[_colours(c) for c in verdict.cells] if verdict else [],
         cell_count=len(results),
         tables=tables,
@@ -90,7 +96,7 @@ def cells_markdown(out: str | Path) -> str:
     verdict = _verdict(cells, results)
     parts = []
     if verdict is not None and verdict.cells:
-        parts += [markdown(verdict_lines(verdict)), summary_line(verdict)]
+        parts += [markdown(verdict_lines(verdict)), MARGINS_NOTE, summary_line(verdict)]
     return "\n\n".join([*parts, tables_markdown(cell_tables(results), results)])
 
 
@@ -100,6 +106,7 @@ def print_cells(out: Path, console: Console) -> None:
     verdict, tables = _verdict(cells, results), cell_tables(results)
     if verdict is not None and verdict.cells:
         console.print(verdict_table(verdict))
+        console.print(MARGINS_NOTE, markup=False, highlight=False)
         console.print(summary_line(verdict), markup=False, highlight=False)
     for table in tables_for_terminal(tables, console.width):
         console.print(table)
@@ -120,14 +127,14 @@ def summary_line(verdict: Verdict) -> str:
 
 
 def verdict_lines(verdict: Verdict) -> list[list[str]]:
-    """Return header and body of the verdict table; margins in points ± standard error."""
-    header = ["Cell"]
+    """Return header and body of the verdict table; see `MARGINS_NOTE`."""
+    header = ["Cell", "Seeds"]
     for metric in METRICS:
         name = _SHORT[metric]
         header += [f"{name.capitalize()} (%)", "Best rival", "Margin", f"Bar, {name}"]
     body = []
     for cell in verdict.cells:
-        line = [cell.cell]
+        line = [cell.cell, _seeds(cell)]
         for metric in METRICS:
             line += _margin_cells(cell, metric)
         body.append([*line, "holds" if cell.holds else "fails"])
@@ -140,18 +147,18 @@ def verdict_table(verdict: Verdict) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    title = f"{verdict.subject} against the best rival (points ± standard error)"
+    title = f"{verdict.subject} against the best rival (points, 95 % t intervals over seeds)"
     table = Table(title=Text(title), box=SIMPLE_HEAD, padding=(0, 1), show_edge=False)
     table.add_column("Cell", overflow="fold", max_width=32)
-    for name in (*(_SHORT[m].capitalize() for m in METRICS), "Criterion"):
+    for name in ("Seeds", *(_SHORT[m].capitalize() for m in METRICS), "Criterion"):
         table.add_column(name, justify="right", no_wrap=True)
     for cell in verdict.cells:
-        line = [Text(cell.cell)]
+        line = [Text(cell.cell), Text(_seeds(cell))]
         for metric in METRICS:
             margin = cell.margins.get(metric)
             style = margin.colour if margin and margin.colour != "grey" else ""
-            line.append(Text(_margin_text(margin) if margin else ABSENT, style=style))
-        table.add_row(*line, "holds" if cell.holds else Text("fails", style="red"))
+            line.append(Text(margin.difference.shown(1) if margin else ABSENT, style=style))
+        table.add_row(*line, "holds" if cell.holds else "fails")
     return table
 
 
@@ -178,11 +185,10 @@ def margin_figure(verdict: Verdict, target: Path) -> Path:
                 margin = cell.margins.get(metric)
                 if margin is None:
                     continue
-                error = CLEAR * 100 * (margin.standard_error or 0)
                 axes.errorbar(
-                    100 * margin.mean,
+                    100 * margin.difference.mean,
                     place,
-                    xerr=error,
+                    xerr=100 * (margin.difference.half_width or 0),
                     fmt=_DOTS[margin.colour],
                     color=_INK[margin.colour],
                     markersize=5,
@@ -195,7 +201,13 @@ def margin_figure(verdict: Verdict, target: Path) -> Path:
             axes.grid(axis="x", alpha=0.3)
         panels[0].set_yticks(np.arange(len(cells)), [cell.cell for cell in cells])
         panels[0].invert_yaxis()
-        figure.suptitle(f"{verdict.subject} against the best of the others (± {CLEAR:g} SE)")
+        counts = sorted({m.seeds for cell in cells for m in cell.margins.values()})
+        seeds = (
+            f"{' or '.join(map(str, counts))} seeds" if counts != [1] else "one seed, no interval"
+        )
+        figure.suptitle(
+            f"{verdict.subject} against the best of the others (95 % t intervals, {seeds})"
+        )
     return target
 
 
@@ -214,23 +226,24 @@ def _margin_cells(cell: CellVerdict, metric: str) -> list[str]:
     return [
         f"{100 * margin.subject:.1f}",
         f"{margin.rival} {100 * margin.best:.1f}",
-        f"{_margin_text(margin)} {margin.colour}",
+        f"{margin.difference.shown(1)} {margin.colour}",
         ABSENT if above is None else f"{100 * above:+.1f}",
     ]
 
 
-def _margin_text(margin: Margin) -> str:
-    error = "" if margin.standard_error is None else f" ± {100 * margin.standard_error:.1f}"
-    return f"{100 * margin.mean:+.1f}{error}"
+def _seeds(cell: CellVerdict) -> str:
+    """Return over how many seeds a cell's margins are."""
+    counts = dict.fromkeys(margin.seeds for margin in cell.margins.values())
+    return " / ".join(map(str, counts))
 
 
 def _colours(cell: CellVerdict) -> list[str]:
-    """Return the class of each table cell of a verdict's line."""
-    found: list[str] = [""]
+    """Return the class of each table cell of a verdict's line; the criterion has no test."""
+    found: list[str] = ["", ""]
     for metric in METRICS:
         margin = cell.margins.get(metric)
         found += ["", "", margin.colour if margin else "", ""]
-    return [*found, "green" if cell.holds else "red"]
+    return [*found, ""]
 
 
 def _figures(folder: Path, results: Mapping[str, Comparison]) -> dict[str, Path]:

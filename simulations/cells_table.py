@@ -154,11 +154,13 @@ def labels_of(results: Mapping[str, Comparison]) -> list[str]:
 def notes_of(tables: Sequence[CellsTable], results: Mapping[str, Comparison]) -> list[str]:
     """Say what the figures are and what the marks mean."""
     runs = [run for comparison in results.values() for run in comparison.runs]
-    seeds = len({run.seed for run in runs})
-    text = f"Percent, mean ± std over {seeds} seeds" if seeds > 1 else "Percent; one seed"
+    shown = [value for table in tables for line in table.values for value in line if value]
+    counts = sorted({value["n"] for value in shown})
+    seeds, several = " or ".join(map(str, counts)), counts != [1]
+    text = f"Percent, mean ± std over {seeds} seeds" if several else "Percent; one seed"
     text += ". Average: over the cells with each seed"
-    text += ", then mean ± std over seeds" if seeds > 1 else ""
-    text += f"; {ABSENT} where a cell is missing. Bold: the best of its cell"
+    text += ", then mean ± std over seeds" if several else ""
+    text += f"; {ABSENT} where a cell is missing. Bold: the highest mean of its cell, untested"
     ran = [{k: run.summary.get(k) for k in ("one_architecture", "transductive")} for run in runs]
     excepted = " (strategies with † aside)" if any(table.no_rivals for table in tables) else ""
     return [f"{text}{excepted}.", *marks(ran)]

@@ -163,8 +163,8 @@ def targets_figure(results: Mapping[str, Comparison], target: Path) -> Path:
         for axes in grid[len(panels) :]:
             axes.remove()
         kind = "Target" if all(map(target_of, results.values())) else "Global"
-        single = len({run.seed for run in runs}) < 2
-        note = "one seed" if single else "± 1 standard deviation over seeds"
+        seeds = len({run.seed for run in runs})
+        note = f"± 1 standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
         figure.suptitle(f"{kind} accuracy after the last round, % ({note})")
     return target
 

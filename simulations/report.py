@@ -27,6 +27,7 @@ from fedkt.simulations.results import (
 from fedkt.simulations.selection import SELECTIONS
 from fedkt.simulations.tables import (
     ABSENT,
+    DIFFERENCES_NOTE,
     attack_of,
     differences,
     marks,
@@ -114,6 +115,7 @@ def write_comparison_report(directory: str | Path) -> Path:
         facts=_facts(comparison.runs, comparison.config),
         tables={name: table_of(found, name == "last") for name, found in rows.items()},
         differences=differences(headline),
+        differences_note=DIFFERENCES_NOTE,
         own_baselines=any(len(row["differences"]) > 1 for row in headline),
         over=over(headline),
         marks=marks(headline),

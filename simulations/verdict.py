@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,11 +14,11 @@ from fedkt.errors import ConfigError, unknown
 from fedkt.simulations.cells import Cell, cells_of
 from fedkt.simulations.config import VerdictSection, load, parse
 from fedkt.simulations.files import write_atomic
+from fedkt.simulations.intervals import Interval, clear, t_interval
 from fedkt.simulations.results import COLUMNS, Comparison, comparison_rows, load_comparison
 
 METRICS = ("personalised_accuracy", "global_accuracy")
 Colour = Literal["green", "grey", "red"]
-CLEAR = 2.0  # standard errors; what a margin needs to be called one
 
 
 @dataclass(frozen=True)
@@ -32,27 +31,26 @@ class Margin:
         Mean accuracies over the seeds that both have, in [0, 1].
     rival : str
         The rival with the highest mean.
-    mean : float
-        Mean over seeds of subject minus rival.
-    standard_error : float, optional
-        Of that mean; None for one seed.
-    seeds : int
-        How many.
+    difference : Interval
+        Subject minus rival, paired over seeds.
+    p : float
+        Of the difference. A negative one is multiplied by the number of rivals, at most 1:
+        the best of several equals is above the subject by chance.
+    colour : {"green", "grey", "red"}
+        Green or red for a margin that is clear among those of all cells, else grey.
     """
 
     subject: float
     best: float
     rival: str
-    mean: float
-    standard_error: float | None
-    seeds: int
+    difference: Interval
+    p: float
+    colour: Colour = "grey"
 
     @property
-    def colour(self) -> Colour:
-        """Green or red for a margin of more than two standard errors, else grey."""
-        if self.standard_error is None or abs(self.mean) <= CLEAR * self.standard_error:
-            return "grey"
-        return "green" if self.mean > 0 else "red"
+    def seeds(self) -> int:
+        """The number of seeds."""
+        return self.difference.n
 
 
 @dataclass(frozen=True)
@@ -137,7 +135,8 @@ def judge(
     """Judge one strategy over the cells.
 
     A strategy that ran on another model than the rest (it needs one architecture) is no
-    rival there. Accuracies are those of the last round.
+    rival there. Accuracies are those of the last round. Margins get their colours from t tests
+    over seeds at 5 %, with Holm's correction over the cells of each accuracy.
 
     Raises
     ------
@@ -166,12 +165,12 @@ def judge(
             unfinished.append(cell.name)
             continue
         above = {
-            metric: margin.mean
+            metric: margin.difference.mean
             for metric, bar in bars.items()
             if (margin := _margin(found, section, bar, metric))
         }
         judged.append(CellVerdict(cell.name, margins, above, section.tolerance))
-    return Verdict(section.subject, section, judged, unfinished)
+    return Verdict(section.subject, section, _coloured(judged), unfinished)
 
 
 def write_cells_csv(path: Path, results: Mapping[str, Comparison]) -> None:
@@ -214,13 +213,26 @@ def _margin(
         return None
     means = {rival: statistics.fmean(by[s] for s in seeds) for rival, by in there.items()}
     best = max(means, key=lambda rival: means[rival])
-    differences = [ours[s] - there[best][s] for s in seeds]
-    error = statistics.stdev(differences) / math.sqrt(len(seeds)) if len(seeds) > 1 else None
+    difference = t_interval(ours[s] - there[best][s] for s in seeds)
+    assert difference is not None
     return Margin(
         subject=statistics.fmean(ours[s] for s in seeds),
         best=means[best],
         rival=best,
-        mean=statistics.fmean(differences),
-        standard_error=error,
-        seeds=len(seeds),
+        difference=difference,
+        p=difference.p if difference.mean > 0 else min(1.0, len(there) * difference.p),
     )
+
+
+def _coloured(cells: Sequence[CellVerdict]) -> list[CellVerdict]:
+    """Give clear margins their colours: those of each accuracy are corrected for all cells."""
+    coloured: list[dict[str, Margin]] = [dict(cell.margins) for cell in cells]
+    for metric in METRICS:
+        margins = [(found, found[metric]) for found in coloured if metric in found]
+        for (found, margin), told in zip(
+            margins, clear([margin.p for _, margin in margins]), strict=True
+        ):
+            if told:
+                colour: Colour = "green" if margin.difference.mean > 0 else "red"
+                found[metric] = replace(margin, colour=colour)
+    return [replace(cell, margins=found) for cell, found in zip(cells, coloured, strict=True)]

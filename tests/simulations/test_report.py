@@ -210,8 +210,10 @@ def test_paired_differences_are_over_seeds_against_local(
     gaps = [100 * (a - b) for a, b in zip(ours, alone, strict=True)]
     error = statistics.stdev(gaps) / 3**0.5
     assert row[1] == "local"
-    assert row[2] == f"{statistics.mean(gaps):+.2f} ± {error:.2f}"
+    half_width = 4.302653 * error  # the 97.5 % quantile of t with two degrees of freedom
+    assert row[2] == f"{statistics.mean(gaps):+.2f} ± {half_width:.2f} *"
     assert row[4] == "3"
+    assert "95 % t interval" in comparison_page
 
 
 def test_validation_selected_round_has_its_own_table(comparison_page: str) -> None:

@@ -15,6 +15,7 @@ from fedkt.simulations.results import (
     load_run,
     write_comparison_csv,
 )
+from fedkt.simulations.tables import plain_differences
 
 HEADER = (
     "strategy,seed,personalised_accuracy,global_accuracy,server_accuracy,"
@@ -206,12 +207,38 @@ def test_aggregate_against_a_hand_computation(tmp_path: Path) -> None:
     assert knfu["server_accuracy"] is None
     assert knfu["bytes_up"] == {"mean": 200, "std": 0, "n": 3}
     (pair,) = knfu["differences"]
-    # Differences 0.1, 0.2, 0.2: mean 1/6, std sqrt(1/300), standard error sqrt(1/900).
-    expected = {"mean": 1 / 6, "n": 3, "standard_error": 1 / 30}
+    # Differences 0.1, 0.2, 0.2: mean 1/6, std sqrt(1/300), standard error sqrt(1/900), and the
+    # 97.5 % quantile of t with 2 degrees of freedom is 4.302653. t = 5, p = 0.037750.
     assert pair["against"] == "local"
-    assert pair["personalised_accuracy"] == pytest.approx(expected)
-    halves = {"mean": 1 / 12, "n": 3, "standard_error": 1 / 60}
-    assert pair["global_accuracy"] == pytest.approx(halves)
+    found, halved = pair["personalised_accuracy"], pair["global_accuracy"]
+    assert (found.mean, found.n) == (pytest.approx(1 / 6), 3)
+    assert found.half_width == pytest.approx(4.302653 / 30)
+    assert found.p == halved.p == pytest.approx(0.037750, abs=1e-6)
+    assert halved.half_width == pytest.approx(4.302653 / 60)
+
+
+def test_differences_are_starred_after_a_correction_over_the_lines(tmp_path: Path) -> None:
+    some = [0.52, 0.53, 0.54]  # p = 0.035 against 0.5 thrice: enough alone, not of two
+    alone = write_comparison(tmp_path / "alone", {"local": [0.5] * 3, "a": some})
+    assert "| a | local | +3.00 ± 2.48 * | +1.50 ± 1.24 * | 3 |" in shown_differences(alone)
+    both = write_comparison(tmp_path / "both", {"local": [0.5] * 3, "a": some, "b": some})
+    assert "| a | local | +3.00 ± 2.48 | +1.50 ± 1.24 | 3 |" in shown_differences(both)
+    assert "95 % t interval" in shown_differences(both)
+
+
+def test_two_seeds_and_equal_seeds_are_never_starred(tmp_path: Path) -> None:
+    home = write_comparison(
+        tmp_path,
+        {"local": [0.5] * 3, "two": [0.583, 0.583], "same": [0.9] * 3, "near": [0.9, 0.91]},
+    )
+    shown = shown_differences(home)
+    assert "| two | local | +8.30 (no spread) | +4.15 (no spread) | 2 |" in shown
+    assert "| same | local | +40.00 (no spread) | +20.00 (no spread) | 3 |" in shown
+    assert "| near | local | +40.50 ± 6.35 | +20.25 ± 3.18 | 2 |" in shown
+
+
+def shown_differences(home: Path) -> str:
+    return plain_differences(load_comparison(home))
 
 
 def test_differences_pair_by_seed_not_by_position(tmp_path: Path) -> None:
@@ -219,9 +246,8 @@ def test_differences_pair_by_seed_not_by_position(tmp_path: Path) -> None:
     lines = (home / "comparison.csv").read_text().splitlines()
     (home / "comparison.csv").write_text("\n".join([lines[0], *lines[2:4], *lines[4:6]]) + "\n")
     (pair,) = aggregate(load_comparison(home))[1]["differences"]
-    assert pair["personalised_accuracy"]["n"] == 1
-    assert pair["personalised_accuracy"]["mean"] == pytest.approx(0.2)
-    assert pair["personalised_accuracy"]["standard_error"] is None
+    found = pair["personalised_accuracy"]
+    assert (found.mean, found.half_width, found.n) == (pytest.approx(0.2), None, 1)
 
 
 def test_without_local_the_first_label_is_the_reference(tmp_path: Path) -> None:
