@@ -25,7 +25,8 @@ def aggregate(comparison: Comparison, selection: str = "last") -> list[dict[str,
     list[dict[str, Any]]
         Each with ``strategy``, ``n`` and ``seeds``; ``{"mean", "std", "n"}`` (sample
         standard deviation, None for one seed) or None for ``round``, ``target_accuracy``
-        and every numeric column of `COLUMNS`; ``one_architecture`` and ``transductive``; and
+        and every numeric column of `COLUMNS`; ``failures``, how many there were in all;
+        ``one_architecture`` and ``transductive``; and
         ``differences``: paired over seeds, against the reference label, and against the
         runs' own baseline where that is another run, each ``{"against",
         "personalised_accuracy", "global_accuracy"}`` with an `Interval` or None.
@@ -39,6 +40,7 @@ def aggregate(comparison: Comparison, selection: str = "last") -> list[dict[str,
             row[key] = spread([run.selected(selection).get(key) for run in runs])
         for key in COLUMNS[6:]:
             row[key] = spread([run.summary.get(key) for run in runs])
+        row["failures"] = sum(int(run.summary.get("failures") or 0) for run in runs)
         row["one_architecture"] = runs[0].summary.get("one_architecture")
         row["transductive"] = bool(runs[0].summary.get("transductive"))
         pairs = [(run, reference.get(run.seed)) for run in runs]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fedkt.data.targets import short_names
 from fedkt.simulations.aggregates import spread
 from fedkt.simulations.drawing import PANELS, shortened
+from fedkt.simulations.dropouts import failure_lines
 from fedkt.simulations.results import Comparison, Run
 from fedkt.simulations.selection import target_accuracy
 from fedkt.simulations.tables import ABSENT, markdown, marks, pm
@@ -163,7 +164,7 @@ def notes_of(tables: Sequence[CellsTable], results: Mapping[str, Comparison]) ->
     text += f"; {ABSENT} where a cell is missing. Bold: the highest mean of its cell, untested"
     ran = [{k: run.summary.get(k) for k in ("one_architecture", "transductive")} for run in runs]
     excepted = " (strategies with † aside)" if any(table.no_rivals for table in tables) else ""
-    return [f"{text}{excepted}.", *marks(ran)]
+    return [f"{text}{excepted}.", *marks(ran), *failure_lines(runs)]
 
 
 def tables_markdown(tables: Sequence[CellsTable], results: Mapping[str, Comparison]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -16,10 +17,11 @@ from fedkt.simulations.cells_report import cells_markdown, print_cells, write_ce
 from fedkt.simulations.compare import Part, compare, plan_parts, ray_session
 from fedkt.simulations.config import Experiment
 from fedkt.simulations.content import check_content
+from fedkt.simulations.dropouts import failures_said
 from fedkt.simulations.files import fresh_folder, only_user
 from fedkt.simulations.progress import progress_for
 from fedkt.simulations.report import write_comparison_report, write_run_report
-from fedkt.simulations.results import load_comparison, load_run
+from fedkt.simulations.results import Run, load_comparison, load_run
 from fedkt.simulations.rounds import read_rounds
 from fedkt.simulations.runner import execute, local_twin, prepare
 from fedkt.simulations.tables import comparison_table, plain_differences, plain_table
@@ -54,15 +56,18 @@ def run_simulate(experiment: Experiment, out: Path | None, resume: bool, command
     finally:
         progress.close()
     report = write_run_report(folder)
-    last = load_run(folder).summary["last"]
+    run = load_run(folder)
+    last = run.summary["last"]
     on_target = last.get("target_accuracy")
     adapted = "" if on_target is None else f"on the target {_percent(on_target)}, "
     console.print(
         f"{label}, round {last['round']}: {adapted}personalised accuracy "
         f"{_percent(last['personalised_accuracy'])}, global {_percent(last['global_accuracy'])}, "
-        f"clients worse than alone {_percent(last['negative_transfer'])}",
+        f"clients worse than alone {_percent(last['negative_transfer'])}"
+        + "".join(f"; {clause}" for clause in _failed(run)),
         highlight=False,
         soft_wrap=True,
+        markup=False,
     )
     console.print(f"Report: {escape(str(report))}", soft_wrap=True, highlight=False)
 
@@ -204,6 +209,15 @@ def _lost(before: Experiment, now: Experiment) -> str:
         if cell.name and cells.get(cell.name) != cell.experiment.model_dump(exclude={"compare"}):
             return f"cell {cell.name!r} as it was"
     return "no cells" if bool(now.compare.cells) != bool(before.compare.cells) else ""
+
+
+def _failed(run: Run) -> Iterator[str]:
+    """Yield what is said of the failures of a run, and of its baseline's."""
+    if clause := failures_said(run):
+        yield clause
+    baseline = run.baseline()
+    if baseline is not None and (clause := failures_said(baseline)):
+        yield f"local training: {clause}"
 
 
 def _percent(value: float | None) -> str:

@@ -27,6 +27,8 @@ from fedkt.simulations.selection import (
 from fedkt.simulations.selection import oracle as best_on_test
 from fedkt.strategies import KnowledgeStrategy, RoundReport
 
+MOST_NAMED = 8  # clients whom the notes of a run name one by one
+
 
 class Recorder:
     """Writes a run's rounds and checkpoints as they come.
@@ -133,6 +135,7 @@ def round_row(
             "down_broadcast": report.traffic.down_broadcast,
         },
         "participants": report.participants,
+        "untrained": [client for client in report.untrained if client not in lying],
         "seconds": report.seconds,
         "failures": [
             vars(f) for f in report.failures if f.client not in silent or f.phase != "learn"
@@ -178,7 +181,8 @@ def summarise(
     -------
     dict
         ``last`` and ``validation_selected`` (null without validation data), bytes per client
-        over the run, seconds, number of failures.
+        over the run, seconds, number of failures, the clients that have failed, and those that
+        never trained.
     """
     last, validated = last_round(rows), source_validation(rows)
     assert last is not None
@@ -189,11 +193,38 @@ def summarise(
         "bytes_down": sum(r["bytes_down"] for r in rows),
         "seconds": sum(r["seconds"] for r in rows),
         "failures": sum(len(r["failures"]) for r in rows),
+        "failing": sorted({f["client"] for r in rows for f in r["failures"]}),
+        "untrained": last.get("untrained", []),
     }
     best = best_on_test(rows, target) if oracle else None
     if best is not None:
         summary["oracle"] = _headline(best, target)
     return summary
+
+
+def run_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what a reader of a run's figures must know of its rounds, a line each.
+
+    Who never trained, and why (the last reason), and the notes of the rounds, each once with the
+    rounds that it stands in.
+    """
+    reasons = {f["client"]: f["reason"] for row in rows for f in row["failures"]}
+    never = rows[-1].get("untrained", [])
+    lines = [
+        f"client {client} never trained and is left out of all means and of negative transfer: "
+        f"{reasons[client]}"
+        for client in never[:MOST_NAMED]
+    ]
+    if len(never) > MOST_NAMED:
+        lines.append(f"so are {len(never) - MOST_NAMED} other clients that never trained")
+    found: dict[str, list[int]] = {}
+    for row in rows:
+        for note in row.get("notes", ()):
+            found.setdefault(note, []).append(row["round"])
+    for note, at in found.items():
+        when = f"round {at[0]}" if len(at) == 1 else f"{len(at)} rounds from {at[0]} on"
+        lines.append(f"{when}: {note}")
+    return lines
 
 
 def _headline(row: Mapping[str, Any], target: bool) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 from fedkt.simulations import figures
 from fedkt.simulations.aggregates import aggregate
 from fedkt.simulations.domain_figures import fuses, group_effect_figure
+from fedkt.simulations.dropouts import failure_lines, failures_said
 from fedkt.simulations.files import write_atomic
 from fedkt.simulations.results import (
     Comparison,
@@ -79,6 +80,7 @@ def write_run_report(run_dir: str | Path) -> Path:
         target=run.federation.get("target"),
         clients=_clients(run, baseline),
         failures=_failures([run]),
+        failed=[(r.label, failures_said(r)) for r in (run, baseline) if r and failures_said(r)],
         notes=_notes([run]),
     )
 
@@ -118,7 +120,7 @@ def write_comparison_report(directory: str | Path) -> Path:
         differences_note=DIFFERENCES_NOTE,
         own_baselines=any(len(row["differences"]) > 1 for row in headline),
         over=over(headline),
-        marks=marks(headline),
+        marks=[*marks(headline), *failure_lines(comparison.runs)],
         figures=_comparison_figures(comparison),
         failures=_failures(comparison.runs),
         notes=_notes(comparison.runs),

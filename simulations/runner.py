@@ -32,7 +32,7 @@ from fedkt.simulations.grid import SimulationGrid, one_thread
 from fedkt.simulations.liars import AttackedGrid, Liars, resolved_attack
 from fedkt.simulations.population import Population, PopulationSpec, torch_models
 from fedkt.simulations.progress import RunProgress, Silent
-from fedkt.simulations.records import Recorder, summarise, write_json
+from fedkt.simulations.records import Recorder, run_notes, summarise, write_json
 from fedkt.simulations.rounds import read_rounds
 from fedkt.simulations.server import server_evaluation, server_model, server_network
 from fedkt.strategies import KnowledgeStrategy, ServerOptions
@@ -329,7 +329,7 @@ def _summary(plan: Plan, folder: Path, baseline: Path | None) -> dict[str, Any]:
         "adapts": bool(target) and adapting,
         "transductive": plan.federation.transductive and adapting,
         "baseline": None if baseline is None else os.path.relpath(baseline, folder),
-        "notes": about["notes"],
+        "notes": [*about["notes"], *run_notes(rows)],
     }
 
 

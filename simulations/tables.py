@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fedkt.simulations.aggregates import aggregate
 from fedkt.simulations.drawing import MEGABYTE
+from fedkt.simulations.dropouts import failure_lines
 from fedkt.simulations.intervals import Interval, clear
 from fedkt.simulations.results import Comparison
 
@@ -39,8 +40,10 @@ _SHORT = {
     "MB up": "MB up",
     "MB down": "down",
     "Seconds": "s",
+    "Failures": "Fail.",
 }
 _SOME = ("target_accuracy", "server_accuracy")  # that not every federation or method has
+FAILURES = "Failures"  # a column where there are any: over all rounds and seeds
 _COST = {"bytes_up": "MB up", "bytes_down": "MB down", "seconds": "Seconds"}
 
 
@@ -60,6 +63,8 @@ def comparison_table(comparison: Comparison) -> Table:
     hidden = {_ACCURACY["server_accuracy"]}
     if _ACCURACY["target_accuracy"] in header:
         hidden.add(_ACCURACY["global_accuracy"])
+    if FAILURES in header:
+        hidden.add(_COST["seconds"])
     kept = [i for i, name in enumerate(header) if name not in hidden]
     header, *body = [[line[i] for i in kept] for line in [header, *body]]
     # Text, not str: a label in square brackets is no markup.
@@ -121,7 +126,8 @@ def table_of(
         if key not in _SOME or any(row[key] for row in rows)
     }
     header = ["Strategy", *([] if with_cost else ["Round"]), *shown.values()]
-    table = [header + (list(_COST.values()) if with_cost else [])]
+    failing = with_cost and any(row.get("failures") for row in rows)
+    table = [header + (list(_COST.values()) if with_cost else []) + [FAILURES] * failing]
     for row in rows:
         line = [_marked(row)]
         if not with_cost:
@@ -131,7 +137,7 @@ def table_of(
             sent = [row["bytes_up"], row["bytes_down"]]
             line += [megabytes(one["mean"], one["std"]) if one else ABSENT for one in sent]
             line.append(pm(row["seconds"], digits=1))
-        table.append(line)
+        table.append(line + [str(row.get("failures", 0))] * failing)
     return table
 
 
@@ -193,7 +199,8 @@ def attack_of(config: Mapping[str, Any]) -> str | None:
 def _below(comparison: Comparison, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the lines below a comparison's table."""
     attack = attack_of(comparison.config)
-    return [over(rows), *([f"Attack: {attack}."] if attack else []), *marks(rows)]
+    lines = [over(rows), *([f"Attack: {attack}."] if attack else []), *marks(rows)]
+    return lines + failure_lines(comparison.runs)
 
 
 def over(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -286,7 +286,7 @@ class KnowledgeStrategy(Strategy):
             return None, None
         uploads: list[Upload] = []
         losses = []
-        for client, content in exchange.contents(replies, "learn", exchange.report.participants):
+        for client, content in exchange.learning(replies, exchange.report.participants):
             try:
                 upload = exchange.read_upload(client, content)
                 loss = wire.scalar(content.metric_records["metrics"], "loss")

@@ -52,6 +52,7 @@ class Exchange:
         self._version = 0  # the round in which `latest` was fused; 0 is before the first
         self._held: dict[int, dict[str, int]] = {}  # client -> share name -> version
         self._sent: dict[int, tuple[str, ...]] = {}  # what each client was sent this phase
+        self._learnt: dict[int, bool] = {}  # whether a client that was asked to learn ever has
 
     # --- state -----------------------------------------------------------------------
 
@@ -62,6 +63,7 @@ class Exchange:
             "next_round": self.next_round,
             "version": self._version,
             "held": {c: dict(h) for c, h in self._held.items()},
+            "learnt": dict(self._learnt),
             "shared": dict(kept.shared),
             "personal": {c: dict(own) for c, own in kept.personal.items()},
         }
@@ -70,6 +72,7 @@ class Exchange:
         """Take up a state."""
         self.next_round, self._version = state["next_round"], state["version"]
         self._held = {c: dict(h) for c, h in state["held"].items()}
+        self._learnt = dict(state["learnt"])
         self.latest = Fused(state["shared"], state["personal"])
 
     def _kept(self) -> Fused:
@@ -207,6 +210,17 @@ class Exchange:
                 held = self._held.setdefault(client, {})
                 held.update(dict.fromkeys(self._sent.get(client, ()), self._version))
                 yield client, answer.content
+
+    def learning(
+        self, replies: Iterable[Message], asked: Sequence[int]
+    ) -> Iterator[tuple[int, RecordDict]]:
+        """Yield the good replies of those asked to learn; note in the report who never has."""
+        for client, content in self.contents(replies, "learn", asked):
+            self._learnt[client] = True
+            yield client, content
+        for client in asked:
+            self._learnt.setdefault(client, False)
+        self.report.untrained = tuple(sorted(c for c, ever in self._learnt.items() if not ever))
 
     def read_upload(self, client: int, content: RecordDict) -> Upload:
         """Decode and check one client's upload.

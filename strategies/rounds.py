@@ -98,6 +98,9 @@ class RoundReport:
         All client ids, ascending.
     participants : list[int]
         Those drawn for the round; once the uploads are in, those whose upload was good.
+    untrained : tuple[int, ...]
+        Clients that have failed whenever they were asked to learn, until now: they hold the model
+        that they began with, and no figure is theirs.
     metrics : dict[int, dict[str, float]]
         By client: ``personalised-accuracy``, ``global-accuracy``,
         ``validation-accuracy``, each in [0, 1], as far as the client has them.
@@ -127,6 +130,7 @@ class RoundReport:
     round: int
     clients: tuple[int, ...]
     participants: list[int] = field(default_factory=list)
+    untrained: tuple[int, ...] = ()
     metrics: dict[int, dict[str, float]] = field(default_factory=dict)
     server_accuracy: float | None = None
     one_model: bool = False
@@ -139,8 +143,12 @@ class RoundReport:
     seconds: float = 0.0
 
     def per_client(self, metric: str) -> list[float | None]:
-        """Return one metric for each client in order, ``None`` where it is missing."""
-        return [self.metrics.get(c, {}).get(metric) for c in self.clients]
+        """Return one metric for each client in order.
+
+        ``None`` where it is missing, and for clients that never trained.
+        """
+        never = set(self.untrained)
+        return [None if c in never else self.metrics.get(c, {}).get(metric) for c in self.clients]
 
 
 class Observer(Protocol):

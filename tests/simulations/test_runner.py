@@ -308,7 +308,9 @@ def test_one_failing_client_stops_nobody(tmp_path: Path, tiny: Any) -> None:
         assert row["failures"] == [
             {"client": 1, "phase": "learn", "reason": "RuntimeError: out of ink"}
         ]
-        assert None not in row["global_accuracy"]["per_client"], "it is still measured"
+        assert row["untrained"] == [1]
+        missing = [value is None for value in row["global_accuracy"]["per_client"]]
+        assert missing == [False, True, False], "an untrained model has no figure"
     plan = prepare(tiny(models=[f"{tmp_path}/fragile.py:Fragile"]))
     with pytest.raises(RunFailedError, match="every client failed to learn; client 0"):
         execute(plan, tmp_path / "all", label="x")

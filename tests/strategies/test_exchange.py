@@ -316,3 +316,34 @@ def test_replies_in_any_order_give_the_same_bits(world, with_options) -> None:
     for name in results[0].arrays:
         left, right = (r.arrays[name].numpy() for r in results)
         assert np.array_equal(left, right)
+
+
+@pytest.mark.parametrize(
+    ("at", "untrained"), [({2}, [(2,), ()]), ({2, 4}, [(2,), (2,)]), ({4}, [(), ()])]
+)
+def test_who_never_trained_has_no_figure(world, with_options, at, untrained) -> None:
+    """Client 2 fails to learn in round 1 (its message 2), in round 2 (message 4), or in both."""
+
+    def adapt(client, message):
+        if client.id == 2 and message in at:
+            raise RuntimeError("out of memory")
+        return client
+
+    run = world(adapt=adapt)
+    run.start(with_options(KnFu(**QUICK)), 2)
+    assert [report.untrained for report in run.reports] == untrained
+    for report in run.reports:
+        assert "personalised-accuracy" in report.metrics[2], "it was evaluated all the same"
+        missing = report.per_client("personalised-accuracy")[2] is None
+        assert missing is (2 in report.untrained)
+
+
+def test_who_never_trained_is_known_after_a_resume(world, with_options) -> None:
+    run = world(adapt=failing(2, 2))
+    first = with_options(KnFu(**QUICK))
+    run.start(first, 1)
+    again = world(adapt=failing(2, 2))
+    second = with_options(KnFu(**QUICK))
+    second.load_state_dict(first.state_dict())
+    again.start(second, 2)
+    assert [report.untrained for report in again.reports] == [(2,)]
