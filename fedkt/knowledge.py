@@ -36,6 +36,7 @@ SAMPLE_KINDS = frozenset({"logits", "probabilities", "labels", "features"})
 CLASS_KINDS = frozenset({"class-logits", "prototypes"})
 # Rows of probabilities may miss the simplex by this much (float16 transport).
 SIMPLEX_TOLERANCE = 5e-3
+LARGEST_COUNT = 10**9  # of examples behind a row; beyond it a count is taken for nonsense
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,12 +55,13 @@ class Knowledge:
     ids : Tensor, optional
         int64 ``[M]``, the sample or class id of each row, each at most once.
     counts : Tensor, optional
-        int64 ``[M]``, how many examples stand behind each row.
+        int64 ``[M]``, how many examples stand behind each row; 0: this party has no such row, and
+        its values are there for the shape only.
 
     Raises
     ------
     KnowledgeError
-        If kind, ids and tensors do not fit together.
+        If kind, ids, tensors and counts do not fit together.
     """
 
     kind: Kind
@@ -72,8 +74,9 @@ class Knowledge:
         if self.kind not in KINDS:
             raise KnowledgeError(f"unknown kind {self.kind!r}; one of {', '.join(KINDS)}")
         if self.kind not in SAMPLE_KINDS | CLASS_KINDS:
-            if self.ids is not None:
-                raise KnowledgeError(f"{self.kind} have no rows and take no ids")
+            for what, given in (("ids", self.ids), ("counts", self.counts)):
+                if given is not None:
+                    raise KnowledgeError(f"{self.kind} have no rows and take no {what}")
             return
         if set(self.tensors) != {"values"} or self.ids is None:
             raise KnowledgeError(f"{self.kind} need ids and one tensor called 'values'")
@@ -81,6 +84,11 @@ class Knowledge:
         if self.ids.dim() != 1 or self.ids.dtype != torch.int64 or rows != len(self.ids):
             raise KnowledgeError(f"{self.kind}: {rows} rows for ids of shape {_shape(self.ids)}")
         _check_ids(self.kind, self.ids, self.ids._version)
+        counts = self.counts
+        if counts is not None and (counts.dim() != 1 or len(counts) != rows):
+            raise KnowledgeError(f"{self.kind}: counts of shape {_shape(counts)} for {rows} rows")
+        if counts is not None and counts.dtype != torch.int64:
+            raise KnowledgeError(f"{self.kind}: counts have dtype {_dtype(counts)}, not int64")
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A mapping proxy can be neither pickled nor deep-copied.
@@ -104,6 +112,11 @@ class Knowledge:
     def num_bytes(self) -> int:
         """Exact size of the tensors in bytes; ids and counts not included."""
         return sum(t.numel() * t.element_size() for t in self.tensors.values())
+
+    @property
+    def absent(self) -> int:
+        """How many rows this party does not have: those with a count of 0."""
+        return 0 if self.counts is None else int((self.counts == 0).sum())
 
     @cached_property
     def _row_of(self) -> Tensor:
@@ -216,7 +229,7 @@ def check(knowledge: Knowledge, expected: Expected, num_classes: int) -> None:
     ------
     KnowledgeError
         Naming the first fault: kind, tensors, shape, dtype, ids, non-finite values,
-        rows off the simplex, labels out of range.
+        counts outside [0, 10⁹], rows off the simplex (but for absent ones), labels out of range.
     """
     if knowledge.kind != expected.kind:
         raise KnowledgeError(f"kind is {knowledge.kind}, not {expected.kind}")
@@ -234,15 +247,27 @@ def check(knowledge: Knowledge, expected: Expected, num_classes: int) -> None:
             raise KnowledgeError(f"{name} holds NaN or infinity")
     if expected.ids is not None and not _same_ids(knowledge.ids, expected.ids):
         raise KnowledgeError("ids differ from those asked for")
+    _check_counts(knowledge.counts)
     _check_values(knowledge, num_classes)
+
+
+def _check_counts(counts: Tensor | None) -> None:
+    if counts is None or not len(counts):
+        return
+    low, high = int(counts.min()), int(counts.max())
+    if low < 0 or high > LARGEST_COUNT:
+        raise KnowledgeError(f"counts lie in [{low}, {high}], not in [0, {LARGEST_COUNT}]")
 
 
 def _check_values(knowledge: Knowledge, num_classes: int) -> None:
     if knowledge.kind == "probabilities":
-        off = (knowledge.values.sum(-1) - 1).abs().max()
-        if float(off) > SIMPLEX_TOLERANCE or float(knowledge.values.min()) < -SIMPLEX_TOLERANCE:
+        values, counts = knowledge.values, knowledge.counts
+        if counts is not None:
+            values = values[counts > 0]
+        off = (values.sum(-1) - 1).abs()
+        if bool((off > SIMPLEX_TOLERANCE).any()) or bool((values < -SIMPLEX_TOLERANCE).any()):
             raise KnowledgeError("rows are not probabilities (non-negative, summing to 1)")
-    if knowledge.kind == "labels":
+    if knowledge.kind == "labels" and len(knowledge.values):
         low, high = int(knowledge.values.min()), int(knowledge.values.max())
         if low < 0 or high >= num_classes:
             raise KnowledgeError(f"labels lie in [{low}, {high}], not in [0, {num_classes - 1}]")
@@ -275,6 +300,9 @@ class Stack:
         The N client ids, ascending.
     num_examples : Tensor
         float32 ``[N]``.
+    counts : Tensor, optional
+        int64 ``[N, M]``: how many examples stand behind each client's row, 0 where the client has
+        no such row; 1 for a client that told no counts. ``None`` if nobody told any.
     """
 
     name: str
@@ -283,11 +311,39 @@ class Stack:
     ids: Tensor | None
     clients: tuple[int, ...]
     num_examples: Tensor
+    counts: Tensor | None = None
 
     @property
     def values(self) -> Tensor:
         """The rows of all clients, ``[N, M, ...]``."""
         return self.tensors["values"]
+
+    @property
+    def present(self) -> Tensor | None:
+        """Which rows each client has, bool ``[N, M]``; ``None`` if every client has all."""
+        if self.counts is None or bool((self.counts > 0).all()):
+            return None
+        return self.counts > 0
+
+    def need_all_rows(self, what: str) -> None:
+        """Refuse to go on where a client lacks rows.
+
+        Parameters
+        ----------
+        what : str
+            What cannot do without, for the message.
+
+        Raises
+        ------
+        KnowledgeError
+            Naming it, and a client that lacks rows.
+        """
+        present = self.present
+        if present is not None:
+            client = self.clients[int((~present).any(1).nonzero()[0])]
+            raise KnowledgeError(
+                f"{what} needs all rows of every client, and client {client} lacks some"
+            )
 
     def __len__(self) -> int:
         return len(self.clients)
@@ -350,7 +406,8 @@ class Uploads(Sequence[Upload]):
         del upload, own, knowledge
         give_back(sum(t.nbytes for t in tensors.values()))
         examples = torch.tensor([u.num_examples for u in self._uploads], dtype=torch.float32)
-        return Stack(name, first.kind, tensors, first.ids, self.clients, examples)
+        counts = _stacked_counts([u.knowledge[name] for u in self._uploads])
+        return Stack(name, first.kind, tensors, first.ids, self.clients, examples, counts)
 
 
 @dataclass(frozen=True)
@@ -378,6 +435,15 @@ class Fused:
     def with_diagnostics(self, **diagnostics: Any) -> Fused:
         """Return the same knowledge with ``diagnostics`` added."""
         return Fused(self.shared, self.personal, {**self.diagnostics, **diagnostics})
+
+
+def _stacked_counts(held: Sequence[Knowledge]) -> Tensor | None:
+    told = [one.counts for one in held]
+    if all(counts is None for counts in told):
+        return None
+    rows = len(held[0].values)
+    whole = torch.ones(rows, dtype=torch.int64)
+    return torch.stack([whole if counts is None else counts for counts in told])
 
 
 def _same_ids(given: Tensor | None, wanted: Tensor) -> bool:

@@ -39,7 +39,8 @@ class Leakage(TypedDict):
 def mean_prediction(answers: Knowledge, num_classes: int) -> Tensor:
     """Return the mean over samples of what a client predicts, float32 ``[C]``.
 
-    It sums to 1 as exactly as the rows do: probabilities are taken as they came.
+    It sums to 1 as exactly as the rows do: probabilities are taken as they came. Rows that the
+    client does not have (counts of 0) are left out.
 
     Parameters
     ----------
@@ -49,6 +50,8 @@ def mean_prediction(answers: Knowledge, num_classes: int) -> Tensor:
         C.
     """
     values = answers.values
+    if answers.counts is not None:
+        values = values[answers.counts > 0]
     if answers.kind == "labels":
         values = F.one_hot(values, num_classes).float()
     rows = values.softmax(-1) if answers.kind == "logits" else values

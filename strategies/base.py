@@ -87,6 +87,14 @@ class KnowledgeStrategy(Strategy):
         """
         raise ConfigError(f"{self.title} shares knowledge but does not define fuse().")
 
+    @property
+    def takes_partial(self) -> bool:
+        """Whether ``fuse`` takes uploads that lack rows, which have a count of 0 in the stack.
+
+        If not, such an upload is refused on arrival, with its reason.
+        """
+        return False
+
     def fusion_flops(self, clients: int, rows: float, classes: int) -> float:
         """Return the FLOPs of a fusion whose cost grows faster than the number of clients.
 
@@ -288,7 +296,7 @@ class KnowledgeStrategy(Strategy):
         losses = []
         for client, content in exchange.learning(replies, exchange.report.participants):
             try:
-                upload = exchange.read_upload(client, content)
+                upload = exchange.read_upload(client, content, self.takes_partial)
                 loss = wire.scalar(content.metric_records["metrics"], "loss")
                 learnt = wire.scalar(content.metric_records["metrics"], LEARNT)
             except KnowledgeError as error:

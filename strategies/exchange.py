@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fedkt import wire
 from fedkt.errors import ConfigError, KnowledgeError, RunFailedError
-from fedkt.knowledge import Expected, Fused, Knowledge, Upload, check
+from fedkt.knowledge import LARGEST_COUNT, Expected, Fused, Knowledge, Upload, check
 from fedkt.leakage import mean_prediction
 from fedkt.readouts import GATE
 from fedkt.recipe import Gate, Predict, Recipe, Styles, Validation, Weights
@@ -222,8 +222,17 @@ class Exchange:
             self._learnt.setdefault(client, False)
         self.report.untrained = tuple(sorted(c for c, ever in self._learnt.items() if not ever))
 
-    def read_upload(self, client: int, content: RecordDict) -> Upload:
+    def read_upload(self, client: int, content: RecordDict, incomplete: bool = False) -> Upload:
         """Decode and check one client's upload.
+
+        Parameters
+        ----------
+        client : int
+            Its id.
+        content : RecordDict
+            The reply.
+        incomplete : bool
+            Whether the client may lack rows.
 
         Raises
         ------
@@ -238,17 +247,26 @@ class Exchange:
             ids = partial(self._ids, share.name)
             one = wire.decode(packets[share.name], ids, self.options.codec)
             check(one, self._expected(share), self.roster.num_classes)
+            if one.absent and not incomplete:
+                raise KnowledgeError(
+                    f"{one.absent} of {len(one.values)} rows are absent (counts of 0), and "
+                    f"{self.title} takes whole uploads only"
+                )
             knowledge[share.name] = one
         examples = wire.scalar(content.metric_records.get("metrics"), "num-examples")
-        if examples is None or examples < 0:
-            raise KnowledgeError("the reply does not say num-examples, a number from 0")
+        if examples is None or not 0 <= examples <= LARGEST_COUNT:
+            said = f"a number from 0 to {LARGEST_COUNT}"
+            raise KnowledgeError(f"the reply does not say num-examples, {said}")
         return Upload(client, int(examples), knowledge)
 
     def look_at(self, upload: Upload) -> None:
         """Note what the client's answers give away on the average, for the report."""
         answers = next((s.name for s in self.recipe.share if isinstance(s, Predict)), None)
-        if answers is not None:
-            mean = mean_prediction(upload.knowledge[answers], self.roster.num_classes)
+        if answers is None:
+            return
+        told = upload.knowledge[answers]
+        if told.absent < len(told.values):
+            mean = mean_prediction(told, self.roster.num_classes)
             self.report.mean_predictions[upload.client] = mean
 
     def _expected(self, share: Any) -> Expected:

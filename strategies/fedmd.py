@@ -106,6 +106,11 @@ class FedMD(KnowledgeStrategy):
             absorb=[distil],
         )
 
+    @property
+    def takes_partial(self) -> bool:
+        """Averages go over the clients that have a row; trust needs all rows."""
+        return self.trust == "off"
+
     def fuse(self, uploads: Uploads) -> Fused:
         """Average with equal weights, or as far as the clients are trusted."""
         if self.trust == "off":

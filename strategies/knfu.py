@@ -143,6 +143,7 @@ class KnFu(KnowledgeStrategy):
     def fuse(self, uploads: Uploads) -> Fused:
         """Fuse for each client with its own weights."""
         stack: Stack = uploads["public"]
+        stack.need_all_rows("knfu's estimate of the clients' classes")
         if self.neighbours == "sampled":
             stack_all, age = stack, torch.zeros(len(stack))
         else:

@@ -29,7 +29,9 @@ def mean(stack: Stack) -> Fused:
     -------
     Fused
         Knowledge of the same kind. The mean of probabilities is not the softmax of the
-        mean of logits: the kind that was shared is the kind that is averaged.
+        mean of logits: the kind that was shared is the kind that is averaged. A row is averaged
+        over the clients that have it; one that nobody has is left out, here and in the other
+        averages.
     """
     return average(stack, torch.full((len(stack),), 1 / len(stack)))
 
@@ -65,6 +67,8 @@ def personalised_mean(stack: Stack, weights: Tensor) -> Fused:
     _check_averageable(stack)
     if set(stack.tensors) != {"values"}:
         raise KnowledgeError(f"{stack.kind} have no rows; the personalised mean needs rows")
+    if stack.present is not None:
+        return _personalised_over_present(stack, weights, stack.present)
     fused = mix_rows(weights, stack.values)
     return Fused(
         personal={
@@ -72,6 +76,48 @@ def personalised_mean(stack: Stack, weights: Tensor) -> Fused:
             for n, client in enumerate(stack.clients)
         }
     )
+
+
+def _personalised_over_present(stack: Stack, weights: Tensor, present: Tensor) -> Fused:
+    held = weights @ present.to(weights.dtype)
+    masked = torch.where(_like(present, stack.values), stack.values, 0)
+    sums, personal = mix_rows(weights, masked), {}
+    assert stack.ids is not None
+    for n, client in enumerate(stack.clients):
+        rows = held[n] > 0
+        total = held[n][rows].to(sums.dtype)
+        values = sums[n][rows] / _like(total, sums[n][rows])
+        personal[client] = {stack.name: Knowledge(stack.kind, {"values": values}, stack.ids[rows])}
+    return Fused(personal=personal)
+
+
+def average_rows(stack: Stack, weights: Tensor) -> Knowledge:
+    """Average each row with weights of its own, over those that have any.
+
+    Parameters
+    ----------
+    stack : Stack
+        Knowledge with rows, ``values`` of shape ``[N, M, ...]``.
+    weights : Tensor
+        ``[N, M]``, non-negative; they need not sum to 1.
+
+    Returns
+    -------
+    Knowledge
+        Of the same kind, without the rows to which nobody gives weight.
+    """
+    assert stack.ids is not None
+    total = weights.sum(0)
+    held = total > 0
+    values = stack.values[:, held]
+    share = (weights[:, held] / total[held]).to(values.dtype)
+    mixed = torch.einsum("nm,nm...->m...", share, values)
+    return Knowledge(stack.kind, {"values": mixed}, stack.ids[held])
+
+
+def _like(rows: Tensor, values: Tensor) -> Tensor:
+    """Return one number a row, ``[...]``, in a shape that goes with ``values [..., *row]``."""
+    return rows.view(*rows.shape, *[1] * (values.dim() - rows.dim()))
 
 
 def mix_rows(weights: Tensor, values: Tensor) -> Tensor:
@@ -131,6 +177,9 @@ def average(stack: Stack, weights: Tensor) -> Fused:
         ``[N]`` float32 on the simplex.
     """
     _check_averageable(stack)
+    if stack.present is not None:
+        rows = average_rows(stack, weights[:, None] * stack.present)
+        return Fused(shared={stack.name: rows})
     tensors = {
         name: (weights.to(t.dtype) @ t.flatten(1)).view(t.shape[1:]) if t.dim() > 1 else weights @ t
         for name, t in stack.tensors.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -90,6 +90,7 @@ def peer_trust(stack: Stack, memory: dict[str, Any], history: float = 0.5) -> Te
     Tensor
         r, ``[N]`` in [0, 1]; all 1 for fewer than five clients.
     """
+    stack.need_all_rows("trust")
     if len(stack) < FEWEST:
         return torch.ones(len(stack))
     now = rules.correlations(answer_logits(stack))
@@ -148,6 +149,8 @@ def trusted_mean(
         If ``root`` is asked for without labels, or of logits.
     """
     kind = kind or ("logits" if stack.kind == "logits" else "probabilities")
+    if trust.choice != "off":
+        stack.need_all_rows(f"trust {trust.choice!r}")
     if trust.choice == "median":
         answers = _median(_as(stack, kind, None))
         return _reported(mean(answers), stack, torch.ones(len(stack)), torch.ones(len(stack), 1))
@@ -159,6 +162,8 @@ def trusted_mean(
     logits = answer_logits(stack) if softened is None else softened
     weights = torch.ones(logits.shape[:2]) if weigh is None else weigh(logits)
     weights = weights * r.clamp_min(rules.FLOOR)[:, None]
+    if stack.present is not None:
+        weights = weights * stack.present
     if trust.choice == "per-class" and len(stack) >= FEWEST:
         weights = rules.class_reliability(_as(stack, "probabilities", softened).values, weights)
     if trust.choice == "root":
@@ -214,7 +219,7 @@ def _as(stack: Stack, kind: AnswerKind, softened: Tensor | None) -> Stack:
 
 def _with_values(stack: Stack, kind: Any, values: Tensor) -> Stack:
     tensors = {"values": values}
-    return Stack(stack.name, kind, tensors, stack.ids, stack.clients, stack.num_examples)
+    return replace(stack, kind=kind, tensors=tensors)
 
 
 def _reported(fused: Fused, stack: Stack, r: Tensor, weights: Tensor) -> Fused:

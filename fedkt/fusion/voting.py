@@ -70,6 +70,7 @@ def vote(stack: Stack, num_classes: int, seed: int, round_: int) -> Fused:
     """
     if stack.kind not in ("labels", "probabilities", "logits"):
         raise KnowledgeError(f"{stack.kind} cannot vote; share labels or answers")
+    stack.need_all_rows("a vote")
     assert stack.ids is not None
     labels = stack.values if stack.kind == "labels" else top(stack.values)
     voted = majority(labels, stack.ids, num_classes, seed, round_)

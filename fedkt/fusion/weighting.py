@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fedkt.errors import ConfigError
+from fedkt.fusion.averaging import average_rows
 from fedkt.knowledge import Fused, Knowledge, Stack
 from fedkt.registry import register
 
@@ -60,8 +61,13 @@ def sample_weighted_mean(stack: Stack, weights: Tensor) -> Fused:
     Returns
     -------
     Fused
-        Σ_n w_n(x) v_n(x) / Σ_n w_n(x), of the stack's kind.
+        Σ_n w_n(x) v_n(x) / Σ_n w_n(x), of the stack's kind; over the clients that have the sample,
+        and without samples that nobody has.
     """
+    if stack.present is not None:
+        weights = weights * stack.present
+        weights = torch.where(weights.sum(0) > 0, weights, stack.present.to(weights.dtype))
+        return Fused(shared={stack.name: average_rows(stack, weights)})
     total = weights.sum(0)
     share = torch.where(total > 0, weights / total.clamp_min(1e-38), 1 / len(stack))
     values = torch.einsum("nm,nmc->mc", share, stack.values)

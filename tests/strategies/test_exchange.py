@@ -17,6 +17,7 @@ from fedkt.knowledge import Fused, Knowledge, Uploads
 from fedkt.simulations.grid import InProcessGrid, one_thread
 from fedkt.strategies.exchange import Exchange
 from fedkt.strategies.fedavg import FedAvg
+from fedkt.strategies.fedmd import FedMD
 from fedkt.strategies.fedprox import FedProx
 from fedkt.strategies.knfu import KnFu
 from fedkt.strategies.local import Local
@@ -347,3 +348,69 @@ def test_who_never_trained_is_known_after_a_resume(world, with_options) -> None:
     second.load_state_dict(first.state_dict())
     again.start(second, 2)
     assert [report.untrained for report in again.reports] == [(2,)]
+
+
+# --- counts --------------------------------------------------------------------------------
+
+
+def counted(counts: Any):
+    """Return what adds counts to an upload."""
+
+    def tamper(content: Any) -> None:
+        arrays = {**content["knowledge.public"], "counts": Array(np.asarray(counts))}
+        content["knowledge.public"] = ArrayRecord(arrays)
+
+    return tamper
+
+
+@pytest.mark.parametrize("strategy", [KnFu, FedMD])
+@pytest.mark.parametrize(
+    ("counts", "reason"),
+    [
+        ([-5, 0, 10**9], r"counts of shape \[3\] for 50 rows"),
+        ([1] * 49 + [-1], r"counts lie in \[-1, 1\], not in \[0, 1000000000\]"),
+        ([1] * 49 + [10**12], "counts lie in"),
+        ([1.0] * 50, "counts have dtype float64, not int64"),
+    ],
+)
+def test_bad_counts_are_refused_with_their_reason(
+    world, with_options, strategy, counts, reason
+) -> None:
+    report = tampered(world(), with_options(strategy(**QUICK)), counted(counts))
+    assert report.participants == [0, 2, 3]
+    (failure,) = report.failures
+    assert (failure.client, failure.phase) == (1, "share")
+    assert re.search(reason, failure.reason)
+
+
+def test_a_strategy_that_needs_all_rows_refuses_an_upload_without(world, with_options) -> None:
+    report = tampered(world(), with_options(KnFu(**QUICK)), counted([0] * 20 + [3] * 30))
+    (failure,) = report.failures
+    assert (failure.client, failure.phase) == (1, "share")
+    said = "20 of 50 rows are absent (counts of 0), and knfu takes whole uploads only"
+    assert failure.reason == said
+
+
+@pytest.mark.parametrize("absent", [20, 50])
+def test_one_that_averages_takes_what_is_there(world, with_options, absent: int) -> None:
+    """Rows that client 1 lacks are the average of the others'."""
+    partial, without = world(), world()
+    ours, theirs = with_options(FedMD(**QUICK)), with_options(FedMD(**QUICK))
+    report = tampered(partial, ours, counted([0] * absent + [3] * (50 - absent)))
+    tampered(without, theirs, TAMPER["share missing"])
+    assert report.participants == [0, 1, 2, 3]
+    assert report.failures == []
+    fused, rest = (s.exchange.latest.shared["public"] for s in (ours, theirs))
+    assert torch.allclose(fused.values[:absent], rest.values[:absent], atol=1e-6)
+    assert not torch.allclose(fused.values, rest.values, atol=1e-3) or absent == 50
+    assert (1 in report.mean_predictions) is (absent < 50)
+
+
+@pytest.mark.parametrize("examples", [-1.0, 1e10, 1e30])
+def test_a_number_of_examples_is_bounded(world, with_options, examples: float) -> None:
+    def tamper(content: Any) -> None:
+        content["metrics"] = MetricRecord({"num-examples": examples})
+
+    report = tampered(world(), with_options(KnFu(**QUICK)), tamper)
+    (failure,) = report.failures
+    assert "num-examples, a number from 0 to 1000000000" in failure.reason
