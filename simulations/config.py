@@ -37,7 +37,13 @@ class DataSection(Section):
     target: str | None = Field(None, description="the unlabelled domain; each: see cells")
     transductive: bool = Field(False, description="test on what methods adapt to")
     input_shape: tuple[Whole, ...] = Field((), description="empty: of dataset or first domain")
+    layout: Literal["image", "series", "vector"] | None = Field(
+        None, description="what the axes of samples mean; unset: as the data set says"
+    )
     features: Literal["as-stored", "standardise", "log"] = "as-stored"
+    scale: Literal["none", "unit", "standardise"] | None = Field(
+        None, description="unset: images to [0, 1], all else as stored"
+    )
     data_dir: str | None = None
     clients: Whole = Field(10, ge=1)
     partition: str = "dirichlet:0.5"

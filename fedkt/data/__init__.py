@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fedkt.data.federation import Federation, FederationSpec, build_federation
 from fedkt.data.samples import ClientData, Samples
-from fedkt.data.sources import Dataset, load_dataset, scale
+from fedkt.data.scaling import model_inputs
+from fedkt.data.sources import Dataset, load_dataset
 
 __all__ = [
     "ClientData",
@@ -14,5 +15,5 @@ __all__ = [
     "Samples",
     "build_federation",
     "load_dataset",
-    "scale",
+    "model_inputs",
 ]

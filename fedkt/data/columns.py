@@ -67,11 +67,13 @@ def expand(
     return tuple(found)
 
 
-def load_domain(reference: str, data_dir: str | Path | None = None, seed: int = 0) -> Dataset:
+def load_domain(
+    reference: str, data_dir: str | Path | None = None, seed: int = 0, layout: str = ""
+) -> Dataset:
     """Load a data set, or the one domain ``VALUE`` of a set for ``NAME/VALUE``.
 
     A data set of that very name, such as a file in a folder ``NAME``, goes before a value.
-    Missing values pass; see :func:`fedkt.data.features.with_features`.
+    Missing values pass; see :func:`fedkt.data.inputs.prepared`.
 
     Raises
     ------
@@ -79,7 +81,7 @@ def load_domain(reference: str, data_dir: str | Path | None = None, seed: int = 
         If there is no such set, column or value, or the domain lacks a part.
     """
     base, value = base_of(reference, data_dir)
-    dataset = open_dataset(base, data_dir, seed)
+    dataset = open_dataset(base, data_dir, seed, layout)
     return dataset if value is None else domain_of(dataset, value)
 
 

@@ -4,44 +4,71 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 
-from fedkt.data.columns import load_domain
-from fedkt.data.features import AS_STORED, with_features
-from fedkt.data.inputs import check_input_shape, fit_input, one_scale
+from fedkt.data.inputs import check_input_shape, fit_input, prepared
+from fedkt.data.scaling import scaled, unit_bytes
 from fedkt.data.sources import Dataset
-from fedkt.data.splits import Ints
+from fedkt.data.spec import FederationSpec
+from fedkt.data.splits import Array, Ints
 from fedkt.errors import ConfigError
 from fedkt.rng import derive
 
 
 @dataclass(frozen=True, eq=False)
 class Domains:
-    """One or several domains as one data set, domain by domain.
+    """One or several domains with one shape and one set of classes.
+
+    Rows are counted domain by domain, in the training and in the test part.
 
     Parameters
     ----------
-    joint : Dataset
-        The rows of domain 0, then those of domain 1, ..., in the training and the test part.
-    names : tuple[str, ...]
-        One per domain.
-    train_domain, test_domain : ndarray
-        int64 ``[N]``: the domain of each training and each test row, ascending.
+    parts : tuple[Dataset, ...]
+        The domains, not yet scaled.
+    classes : tuple[str, ...]
+        Of all of them.
     target : int, optional
         The domain that no client owns, see :mod:`fedkt.data.targets`.
     """
 
-    joint: Dataset
-    names: tuple[str, ...]
-    train_domain: Ints
-    test_domain: Ints
+    parts: tuple[Dataset, ...]
+    classes: tuple[str, ...]
     target: int | None = None
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.parts)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One per domain."""
+        return tuple(part.name for part in self.parts)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one sample as models see it."""
+        return self.parts[0].input_shape
+
+    @cached_property
+    def y_train(self) -> Ints:
+        """int64 ``[N]``: the label of each training row."""
+        return np.concatenate([part.y_train for part in self.parts])
+
+    @cached_property
+    def y_test(self) -> Ints:
+        """int64 ``[T]``: the label of each test row."""
+        return np.concatenate([part.y_test for part in self.parts])
+
+    @cached_property
+    def train_domain(self) -> Ints:
+        """int64 ``[N]``: the domain of each training row, ascending."""
+        return _numbered([len(part.y_train) for part in self.parts])
+
+    @cached_property
+    def test_domain(self) -> Ints:
+        """int64 ``[T]``: the domain of each test row, ascending."""
+        return _numbered([len(part.y_test) for part in self.parts])
 
     @property
     def sources(self) -> tuple[int, ...]:
@@ -54,60 +81,81 @@ class Domains:
         return self.sources if self.target is None else (self.target,)
 
 
-def load_domains(
-    references: Sequence[str],
-    data_dir: str | Path | None,
-    input_shape: tuple[int, ...],
-    seed: int,
-    features: str = AS_STORED,
-    target: int | None = None,
-) -> Domains:
-    """Load domains and bring them to one shape, one scale and one set of classes.
+def load_domains(references: Sequence[str], spec: FederationSpec, target: int | None) -> Domains:
+    """Load domains and bring them to one shape and one set of classes.
 
     Parameters
     ----------
     references : Sequence[str]
         At least one; see :func:`fedkt.data.columns.load_domain`.
-    data_dir : str or Path, optional
-        The folder with ``.npz`` files.
-    input_shape : tuple[int, ...]
-        The shape of a sample, see :func:`fedkt.data.inputs.fit_input`; empty for that of the
-        first domain.
-    seed : int
-        The seed of the run.
-    features : str
-        See :func:`fedkt.data.features.with_features`; each domain by itself.
+    spec : FederationSpec
+        What the federation is built from. Images get its ``input_shape``, by default the
+        shape of the first domain.
     target : int, optional
         The place of the target among the domains.
 
     Returns
     -------
     Domains
-        A single domain that has the shape is left as it is stored.
+        As stored, in the layout and form asked for.
 
     Raises
     ------
     ConfigError
         If one cannot be loaded or converted, two have one name, or class names differ.
     """
-    if input_shape:
-        check_input_shape(input_shape)
-    loaded = [
-        with_features(load_domain(reference, data_dir, seed), features) for reference in references
-    ]
-    names = tuple(dataset.name for dataset in loaded)
+    if spec.input_shape:
+        check_input_shape(spec.input_shape)
+    loaded = [prepared(reference, spec) for reference in references]
+    names = [dataset.name for dataset in loaded]
     twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if twice is not None:
         raise ConfigError(f"Two domains are called {twice!r}; each must be a data set of its own.")
-    shape = input_shape or loaded[0].input_shape
-    fitted = one_scale([fit_input(dataset, shape) for dataset in loaded])
-    return Domains(
-        joint=_joined(fitted),
-        names=names,
-        train_domain=_numbered([len(d.y_train) for d in fitted]),
-        test_domain=_numbered([len(d.y_test) for d in fitted]),
-        target=target,
+    shape = spec.input_shape or loaded[0].input_shape
+    fitted = tuple(fit_input(dataset, shape) for dataset in loaded)
+    return Domains(fitted, _common_classes(fitted), target)
+
+
+def joined(domains: Domains, how: str | None, held_out: Ints) -> tuple[Dataset, tuple[str, ...]]:
+    """Return all domains as one data set on one scale, and notes.
+
+    Parameters
+    ----------
+    domains : Domains
+        As stored.
+    how : str, optional
+        See :func:`fedkt.data.scaling.scaled`; each domain by itself.
+    held_out : ndarray
+        int64: the training rows that clients validate and test on, which no statistic knows.
+
+    Returns
+    -------
+    Dataset
+        A single domain that needs no scaling is the same object.
+    tuple[str, ...]
+        Notes.
+    """
+    hidden = np.zeros(len(domains.y_train), dtype=bool)
+    hidden[held_out] = True
+    parts: list[Dataset] = []
+    notes: list[str] = []
+    for d, part in enumerate(domains.parts):
+        dataset, said = scaled(part, how, hidden[domains.train_domain == d])
+        parts.append(dataset)
+        notes += said
+    if len(parts) == 1:
+        return parts[0], tuple(notes)
+    alike = len({part.x_train.dtype for part in parts}) == 1
+    x_train, x_test = (
+        np.concatenate([_like(getattr(part, key), parts[0], alike) for part in parts])
+        for key in ("x_train", "x_test")
     )
+    name = " + ".join(domains.names)
+    joint = Dataset(
+        name, x_train, domains.y_train, x_test, domains.y_test, domains.classes,
+        layout=parts[0].layout,
+    )  # fmt: skip
+    return joint, tuple(notes)
 
 
 def domain_seed(seed: int, domain: int) -> int:
@@ -119,19 +167,12 @@ def domain_seed(seed: int, domain: int) -> int:
     return derive(seed, f"domain/{domain}") if domain else seed
 
 
-def _joined(datasets: Sequence[Dataset]) -> Dataset:
-    first = datasets[0]
-    if len(datasets) == 1:
-        return first
-    arrays: dict[str, Any] = {
-        # Grey images may be stored with or without an axis for their channel.
-        key: np.concatenate(
-            [getattr(d, key).reshape(-1, *getattr(first, key).shape[1:]) for d in datasets]
-        )
-        for key in ("x_train", "y_train", "x_test", "y_test")
-    }
-    name = " + ".join(d.name for d in datasets)
-    return Dataset(name, classes=_common_classes(datasets), **arrays)
+def _like(x: Array, first: Dataset, alike: bool) -> Array:
+    """Return samples in the axes of the first domain, in floats where dtypes differ."""
+    if not alike:
+        x = unit_bytes(x) if first.layout == "image" else x.astype(np.float32)
+    # Grey images may be stored with or without an axis for their channel.
+    return x.reshape(-1, *first.x_train.shape[1:])
 
 
 def _common_classes(datasets: Sequence[Dataset]) -> tuple[str, ...]:

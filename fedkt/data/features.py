@@ -1,8 +1,7 @@
-"""What is done to feature vectors before anything else sees them."""
+"""Forms of feature vectors that need no statistics of other rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +10,7 @@ from fedkt.data.sources import Dataset, complete
 from fedkt.data.splits import Array
 from fedkt.errors import ConfigError
 
-AS_STORED = "as-stored"
+FEATURES = ("as-stored", "standardise", "log")
 
 
 def with_features(dataset: Dataset, how: str) -> Dataset:
@@ -20,61 +19,38 @@ def with_features(dataset: Dataset, how: str) -> Dataset:
     Parameters
     ----------
     dataset : Dataset
-        Images may only be taken as stored: they are scaled to [0, 1] in any case.
+        Of vectors, unless they are taken as stored.
     how : str
-        ``as-stored``; ``standardise``: every column centred and scaled to variance 1, by the
-        present values of the training part of this very data set, then missing values set to
-        0, which is the mean (constant columns become 0 altogether); ``log``, for counts:
-        log(1 + count), then every row scaled to length √d (mean square 1; rows of zeros stay).
+        ``log``, for counts: log(1 + count), then every row scaled to length √d (mean square 1;
+        rows of zeros stay). ``as-stored`` and ``standardise`` change nothing here: the latter
+        is a scale, see :mod:`fedkt.data.scaling`.
 
     Returns
     -------
     Dataset
-        The same object for ``as-stored``, else in float32.
+        The same object, or in float32.
 
     Raises
     ------
     ConfigError
-        For ``as-stored`` with missing values, images with another form, and logarithms of
-        what are no counts.
+        For images and series with another form than as stored, and logarithms of what are no
+        counts.
     """
-    if how == AS_STORED:
-        return complete(dataset)
-    if dataset.x_train.ndim != 2:
+    if how == "as-stored":
+        return dataset
+    if dataset.layout != "vector":
         raise ConfigError(
-            f'features is "{how}" and {dataset.name} holds images, which are scaled to [0, 1] as '
-            f'they are; use features = "{AS_STORED}".'
+            f'features is "{how}" and {dataset.name} holds {_KINDS[dataset.layout]}; it is for '
+            'feature vectors, scale = "standardise" is for all.'
         )
-    x_train, x_test = CHANGES[how](dataset)
-    return replace(dataset, x_train=x_train, x_test=x_test)
-
-
-def standardised(x_train: Array, x_test: Array) -> tuple[Array, Array]:
-    """Standardise columns by the training part alone.
-
-    Parameters
-    ----------
-    x_train, x_test : ndarray
-        ``[N, d]`` and ``[T, d]``; NaN = missing.
-
-    Returns
-    -------
-    tuple of two ndarrays
-        float32: over the present training values each column has mean 0 and variance 1
-        (population variance), missing values are 0, and so are columns of which the training
-        part knows no two different values.
-    """
-    values = x_train.astype(np.float64)
-    present = ~np.isnan(values)
-    count = np.maximum(present.sum(0), 1)
-    mean = np.where(present, values, 0).sum(0) / count
-    variance = np.square(np.where(present, values - mean, 0)).sum(0) / count
-    # Not by the variance: that of equal values is a rounding error, which would be blown up.
-    varies = np.where(present, values, -np.inf).max(0) > np.where(present, values, np.inf).min(0)
-    factor = np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1)), 0)
-    both = (np.nan_to_num((x - mean) * factor, nan=0.0) for x in (values, x_test))
-    train, test = (x.astype(np.float32) for x in both)
-    return train, test
+    if how == "standardise":
+        return dataset
+    for x in (complete(dataset).x_train, dataset.x_test):
+        if (low := float(x.min())) < 0:
+            raise ConfigError(
+                f'features is "log" and {dataset.name} holds {low:g}; counts are 0 or more.'
+            )
+    return replace(dataset, x_train=damped(dataset.x_train), x_test=damped(dataset.x_test))
 
 
 def damped(counts: Array) -> Array:
@@ -89,21 +65,4 @@ def damped(counts: Array) -> Array:
     return out
 
 
-def _standardise(dataset: Dataset) -> tuple[Array, Array]:
-    return standardised(dataset.x_train, dataset.x_test)
-
-
-def _log(dataset: Dataset) -> tuple[Array, Array]:
-    for x in (complete(dataset).x_train, dataset.x_test):
-        if (low := float(x.min())) < 0:
-            raise ConfigError(
-                f'features is "log" and {dataset.name} holds {low:g}; counts are 0 or more.'
-            )
-    return damped(dataset.x_train), damped(dataset.x_test)
-
-
-CHANGES: dict[str, Callable[[Dataset], tuple[Array, Array]]] = {
-    "standardise": _standardise,
-    "log": _log,
-}
-FEATURES = (AS_STORED, *CHANGES)
+_KINDS = {"image": "images", "series": "series"}

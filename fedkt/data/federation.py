@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedkt.data.domains import Domains, domain_seed, load_domains
+from fedkt.data.domains import Domains, domain_seed, joined, load_domains
 from fedkt.data.partition import drawn_shares, overlaps, partition_with_notes
-from fedkt.data.public import common_test_rows, public_set, without_test_rows
+from fedkt.data.public import common_test_rows, public_rows, public_set, without_test_rows
+from fedkt.data.sources import Dataset
 from fedkt.data.spec import FederationSpec, check_spec
 from fedkt.data.splits import Array, Ints, sizes_around, split_rows, split_sizes
 from fedkt.data.store import Federation
@@ -44,15 +45,17 @@ def build_federation(spec: FederationSpec) -> Federation:
     """
     check_spec(spec)
     references, target = references_of(spec)
-    shape, how = spec.input_shape, spec.features
-    domains = load_domains(references, spec.data_dir, shape, spec.seed, how, target)
-    dataset = domains.joint
+    domains = load_domains(references, spec, target)
     common = np.empty(0, np.int64) if spec.transductive else common_test_rows(domains, spec)
-    public, pool = public_set(domains, spec)
+    rows, pool = public_rows(domains, spec)
     splits, shares, notes = _client_rows(domains, pool, spec)
-    tests = np.concatenate([parts[2] for parts in splits])
+    validation, tests = (np.concatenate([parts[i] for parts in splits]) for i in (1, 2))
+    # After the split: what clients hold out has no part in statistics.
+    dataset, said = joined(domains, spec.scaling, np.concatenate([validation, tests]))
+    public = public_set(domains, dataset, rows, spec)
     public = without_test_rows(public, dataset, tests, common, drop=not spec.public_dataset)
-    test_x, test_y, test_domain = _common_test(domains, common, public.rows, spec.transductive)
+    measured = None if spec.transductive else common
+    test_x, test_y, test_domain = _common_test(domains, dataset, measured, public.rows)
 
     flat = np.concatenate([rows for parts in splits for rows in parts])
     held = np.unique(flat)
@@ -70,8 +73,6 @@ def build_federation(spec: FederationSpec) -> Federation:
         public_y=public.y,
         rows=np.searchsorted(held, flat).astype(np.int64),
         bounds=_bounds(splits),
-        peak=dataset.peak,
-        public_peak=public.peak,
         public_name=public.name,
         class_shares=shares,
         domains=domains.names if spec.domains else (),
@@ -79,7 +80,7 @@ def build_federation(spec: FederationSpec) -> Federation:
         test_domain=test_domain if spec.domains else None,
         target="" if target is None else domains.names[target],
         transductive=spec.transductive,
-        notes=(*notes, *public.notes, *([TRANSDUCTIVE] if spec.transductive else [])),
+        notes=(*said, *notes, *public.notes, *([TRANSDUCTIVE] if spec.transductive else [])),
     )
 
 
@@ -97,11 +98,10 @@ def _owned(domains: Domains, clients: int) -> Ints:
 
 
 def _common_test(
-    domains: Domains, common: Ints, public: Ints | None, transductive: bool
+    domains: Domains, dataset: Dataset, common: Ints | None, public: Ints | None
 ) -> tuple[Array, Array, Ints]:
-    """Return inputs, labels and domains of the common test set."""
-    dataset = domains.joint
-    if not transductive:
+    """Return inputs, labels and domains of the common test set; None for the public one."""
+    if common is not None:
         return dataset.x_test[common], dataset.y_test[common], domains.test_domain[common]
     assert public is not None  # a target's public set is of its training part
     return dataset.x_train[public], dataset.y_train[public], domains.train_domain[public]
@@ -112,7 +112,7 @@ def _client_rows(
 ) -> tuple[list[list[Ints]], Array | None, list[str]]:
     """Return each client's training, validation and test rows, all class shares, and notes."""
     splits: list[list[Ints]] = [[] for _ in range(spec.clients)]
-    shares = np.zeros((spec.clients, domains.joint.num_classes))
+    shares = np.zeros((spec.clients, len(domains.classes)))
     notes = []
     sources = domains.sources
     for place, d in enumerate(sources):
@@ -120,7 +120,7 @@ def _client_rows(
         # Streams are numbered as if every domain had clients: the target changes none of them.
         streams = range(d, d + len(domains) * len(clients), len(domains))
         rows = pool[domains.train_domain[pool] == d]
-        labels, seed = domains.joint.y_train[rows], domain_seed(spec.seed, d)
+        labels, seed = domains.y_train[rows], domain_seed(spec.seed, d)
         try:
             found, said = _share_out(labels, streams, seed, spec)
             drawn = drawn_shares(labels, spec.partition, len(clients), seed, shares.shape[1])

@@ -1,8 +1,7 @@
-"""Bringing the samples of a data set to one shape and one scale."""
+"""Opening data sets and bringing their samples to one shape."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedkt.data.sources import Dataset, scale, unit
+from fedkt.data.columns import load_domain
+from fedkt.data.features import with_features
+from fedkt.data.scaling import WHITE, model_inputs
+from fedkt.data.sources import Dataset, complete
+from fedkt.data.spec import FederationSpec
 from fedkt.data.splits import Array
 from fedkt.errors import ConfigError
 
@@ -52,8 +55,7 @@ def fit_input(dataset: Dataset, shape: tuple[int, ...]) -> Dataset:
     -------
     Dataset
         The same object if its samples have the shape. Else uint8 images stay uint8, rounded
-        to the nearest; float images are divided by their :attr:`Dataset.peak`, so that
-        models see every intensity as before.
+        to the nearest, and float images keep their scale.
 
     Raises
     ------
@@ -67,44 +69,38 @@ def fit_input(dataset: Dataset, shape: tuple[int, ...]) -> Dataset:
             f"{dataset.name} has samples of shape {list(dataset.input_shape)}, which cannot be "
             f"brought to {list(shape)}: only images [channels, height, width] can be converted."
         )
-    x_train, x_test = (_fitted(x, dataset.peak, shape) for x in (dataset.x_train, dataset.x_test))
+    before = dataset.input_shape
+    x_train, x_test = (_fitted(x, before, shape) for x in (dataset.x_train, dataset.x_test))
     return replace(dataset, x_train=x_train, x_test=x_test)
 
 
-def one_scale(datasets: Sequence[Dataset]) -> list[Dataset]:
-    """Store several data sets such that one peak fits all of them.
+def prepared(reference: str, spec: FederationSpec) -> Dataset:
+    """Return a data set, or one domain of it, in the layout and form that a federation asks for.
 
-    Parameters
-    ----------
-    datasets : Sequence[Dataset]
-        Each with its own dtype and :attr:`Dataset.peak`.
-
-    Returns
-    -------
-    list[Dataset]
-        The same objects if dtype and peak agree, else copies in float32 as models see them,
-        with images in [0, 1]: :func:`fedkt.data.sources.scale` gives what it gave before.
+    Raises
+    ------
+    ConfigError
+        If it cannot be opened, or values are missing where nothing fills them.
     """
-    if len({(d.x_train.dtype, d.peak) for d in datasets}) == 1:
-        return list(datasets)
-    return [
-        replace(d, x_train=unit(d.x_train, d.peak), x_test=unit(d.x_test, d.peak)) for d in datasets
-    ]
+    loaded = load_domain(reference, spec.data_dir, spec.seed, spec.layout or "")
+    dataset = with_features(loaded, spec.features)
+    return dataset if spec.scaling == "standardise" else complete(dataset)
 
 
-def _fitted(x: Array, peak: float, shape: tuple[int, ...]) -> Array:
+def _fitted(x: Array, current: tuple[int, ...], shape: tuple[int, ...]) -> Array:
     channels, height, width = shape
     stored = (height, width) if channels == 1 else (height, width, channels)
     out = np.empty((len(x), *stored), dtype=x.dtype)
+    white = 1.0 if x.dtype == np.uint8 else float(x.max())
     for start in range(0, len(x), CONVERTED_AT_ONCE):
         rows = slice(start, start + CONVERTED_AT_ONCE)
-        images = _with_channels(torch.from_numpy(scale(x[rows], peak)), channels)
+        images = _with_channels(torch.from_numpy(model_inputs(x[rows], current)), channels)
         if images.shape[2:] != (height, width):
             images = F.interpolate(images, (height, width), mode="bilinear", antialias=True)
         # White must not come out brighter than white by a rounding error.
-        pixels = images.clamp(max=1).permute(0, 2, 3, 1).reshape(-1, *stored)
+        pixels = images.clamp(max=white).permute(0, 2, 3, 1).reshape(-1, *stored)
         if x.dtype == np.uint8:
-            pixels = (pixels * 255).round().to(torch.uint8)
+            pixels = (pixels * WHITE).round().to(torch.uint8)
         out[rows] = pixels.numpy()
     return out
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fedkt.data.columns import load_domain
 from fedkt.data.domains import Domains, domain_seed
-from fedkt.data.features import with_features
-from fedkt.data.inputs import fit_input
-from fedkt.data.sources import Dataset, scale
+from fedkt.data.inputs import fit_input, prepared
+from fedkt.data.scaling import model_inputs, scaled
+from fedkt.data.sources import Dataset
 from fedkt.data.spec import FederationSpec
 from fedkt.data.splits import Array, Ints, row_digests, stratified
 from fedkt.errors import ConfigError
@@ -27,9 +26,7 @@ class Public:
     Parameters
     ----------
     x, y : ndarray
-        As stored; ``y`` is None where labels are unknown or mean other classes.
-    peak : float
-        What float images are divided by.
+        Scaled; ``y`` is None where labels are unknown or mean other classes.
     name : str
         The data set.
     rows : ndarray, optional
@@ -40,7 +37,6 @@ class Public:
 
     x: Array
     y: Array | None
-    peak: float
     name: str
     rows: Ints | None = None
     notes: tuple[str, ...] = ()
@@ -74,23 +70,27 @@ def common_test_rows(domains: Domains, spec: FederationSpec) -> Ints:
             name = domains.names[d]
             raise ConfigError(f"{asked}; the test part of {name} has {len(rows)}.")
         rng = numpy_rng(domain_seed(spec.seed, d), "common-test")
-        labels = domains.joint.y_test[rows]
+        labels = domains.y_test[rows]
         chosen.append(rows[stratified(labels, part or len(rows), rng)])
     return np.concatenate(chosen)
 
 
-def public_set(domains: Domains, spec: FederationSpec) -> tuple[Public, Ints]:
-    """Return the public set and the rows of the training part that are left to the clients.
+def public_rows(domains: Domains, spec: FederationSpec) -> tuple[Ints | None, Ints]:
+    """Return the rows of the training part that are the public set, and those of the clients.
+
+    Returns
+    -------
+    tuple of two ndarrays
+        int64 ``[M]`` (None where another data set is the public one) and ``[n]``.
 
     Raises
     ------
     ConfigError
-        If there are too few samples, or another data set does not fit.
+        If there are too few samples.
     """
-    dataset = domains.joint
-    everything = np.arange(len(dataset.y_train), dtype=np.int64)
+    everything = np.arange(len(domains.y_train), dtype=np.int64)
     if spec.public_dataset:
-        return _other_public_set(dataset, spec), everything
+        return None, everything
     if domains.target is not None:
         left = everything[domains.train_domain != domains.target]
         return _adaptation_pool(domains, domains.target, spec), left
@@ -104,32 +104,55 @@ def public_set(domains: Domains, spec: FederationSpec) -> tuple[Public, Ints]:
                 "clients need some."
             )
         rng = numpy_rng(domain_seed(spec.seed, d), "public-set")
-        chosen.append(rows[stratified(dataset.y_train[rows], wanted, rng)])
+        chosen.append(rows[stratified(domains.y_train[rows], wanted, rng)])
     rows = np.concatenate(chosen)
-    x, y = dataset.x_train[rows], dataset.y_train[rows]
-    public = Public(x, y, dataset.peak, dataset.name, rows)
-    return public, np.setdiff1d(everything, rows, assume_unique=True)
+    return rows, np.setdiff1d(everything, rows, assume_unique=True)
 
 
-def _adaptation_pool(domains: Domains, target: int, spec: FederationSpec) -> Public:
-    dataset, name = domains.joint, domains.names[target]
+def public_set(
+    domains: Domains, dataset: Dataset, rows: Ints | None, spec: FederationSpec
+) -> Public:
+    """Return the public set.
+
+    Parameters
+    ----------
+    domains : Domains
+        The domains.
+    dataset : Dataset
+        All of them, scaled.
+    rows : ndarray, optional
+        What :func:`public_rows` chose.
+    spec : FederationSpec
+        What the federation is built from.
+
+    Raises
+    ------
+    ConfigError
+        If another data set does not fit.
+    """
+    if rows is None:
+        return _other_public_set(dataset, spec)
+    if domains.target is None:
+        return Public(dataset.x_train[rows], dataset.y_train[rows], dataset.name, rows)
+    return Public(dataset.x_train[rows], None, domains.names[domains.target], rows)
+
+
+def _adaptation_pool(domains: Domains, target: int, spec: FederationSpec) -> Ints:
     rows = np.flatnonzero(domains.train_domain == target)
     if spec.public_samples > len(rows):
         raise ConfigError(
-            f"public_samples is {spec.public_samples}; the training part of target {name} has "
-            f"{len(rows)}."
+            f"public_samples is {spec.public_samples}; the training part of target "
+            f"{domains.names[target]} has {len(rows)}."
         )
     wanted = spec.public_samples or min(len(rows), LARGEST_DEFAULT_PUBLIC)
     # Not stratified: the labels of a target must not even choose among its samples.
     rng = numpy_rng(domain_seed(spec.seed, target), "public-set")
-    rows = np.sort(rng.permutation(rows)[:wanted])
-    return Public(dataset.x_train[rows], None, dataset.peak, name, rows)
+    return np.sort(rng.permutation(rows)[:wanted])
 
 
 def _other_public_set(dataset: Dataset, spec: FederationSpec) -> Public:
     assert spec.public_dataset is not None
-    other = load_domain(spec.public_dataset, spec.data_dir, spec.seed)
-    other = with_features(other, spec.features)
+    other = prepared(spec.public_dataset, spec)
     if spec.input_shape or spec.domains:
         other = fit_input(other, dataset.input_shape)
     if other.input_shape != dataset.input_shape:
@@ -146,14 +169,11 @@ def _other_public_set(dataset: Dataset, spec: FederationSpec) -> Public:
         )
     rng = numpy_rng(spec.seed, "public-set")
     rows = stratified(other.y_train, spec.public_samples or min(there, LARGEST_DEFAULT_PUBLIC), rng)
-    same_classes = other.classes == dataset.classes
-    notes = (
-        ()
-        if same_classes
-        else (f"the labels of public set {other.name} are not used: its classes differ",)
-    )
-    y = other.y_train[rows] if same_classes else None
-    return Public(other.x_train[rows], y, other.peak, other.name, notes=notes)
+    other, notes = scaled(other, spec.scaling, np.zeros(there, dtype=bool))
+    if other.classes == dataset.classes:
+        return Public(other.x_train[rows], other.y_train[rows], other.name, notes=notes)
+    unused = f"the labels of public set {other.name} are not used: its classes differ"
+    return Public(other.x_train[rows], None, other.name, notes=(*notes, unused))
 
 
 def without_test_rows(
@@ -179,9 +199,10 @@ def without_test_rows(
     ConfigError
         If there are any and they are not to be dropped, or none would be left.
     """
-    tests = set(row_digests(scale(dataset.x_test[common], dataset.peak)))
-    tests.update(row_digests(scale(dataset.x_train[own_tests], dataset.peak)))
-    kept = np.array([d not in tests for d in row_digests(scale(public.x, public.peak))], dtype=bool)
+    shape = dataset.input_shape
+    tests = set(row_digests(model_inputs(dataset.x_test[common], shape)))
+    tests.update(row_digests(model_inputs(dataset.x_train[own_tests], shape)))
+    kept = np.array([d not in tests for d in row_digests(model_inputs(public.x, shape))], bool)
     overlap = int((~kept).sum())
     if not overlap:
         return public

@@ -19,7 +19,8 @@ class Samples:
     Parameters
     ----------
     x : Tensor
-        float32 ``[n, C, H, W]`` (images, channels first) or ``[n, d]`` (feature vectors).
+        float32 ``[n, C, H, W]`` (images, channels first), ``[n, T, C]`` (series) or ``[n, d]``
+        (feature vectors).
     y : Tensor, optional
         int64 ``[n]``, labels from 0; ``None`` where they are unknown.
     ids : Tensor

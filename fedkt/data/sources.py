@@ -2,7 +2,8 @@
 
 A file ``NAME.npz`` holds the arrays ``x_train``, ``y_train``, ``x_test``, ``y_test`` and, if
 known, the class names ``classes``. Images are uint8 or float ``[N, H, W]`` or
-``[N, H, W, 3]``, feature vectors uint8 or float ``[N, d]``, labels integers from 0. A set
+``[N, H, W, 3]``, feature vectors uint8 or float ``[N, d]``, series ``[N, T, C]`` or ``[N, T]``
+where that is said (``layout``), labels integers from 0. A set
 that holds several domains says which row is of which in ``domain_train`` and ``domain_test``
 (integers, then ``domain_names`` may name them, or strings); ``client_*`` means the same.
 """
@@ -14,7 +15,7 @@ import inspect
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +31,24 @@ COLUMNS = ("domain", "client")  # what a domain column is called, the first foun
 # For data without an official split; the same for every run, whatever its seed.
 HOLD_OUT_SEED = 0
 HOLD_OUT_FRACTION = 0.2
+LAYOUTS = ("image", "series", "vector")
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A classification data set, as stored.
 
-    Labels become int64 and floats float32 on construction.
+    Labels become int64, floats float32, and inputs take the axes of their layout on
+    construction.
 
     Parameters
     ----------
     name : str
         The name it was asked for by.
     x_train, x_test : ndarray
-        uint8 or float: images ``[N, H, W]`` or ``[N, H, W, C]`` (C = 1 or 3), or feature
-        vectors ``[N, d]``. Float vectors may hold NaN for missing values.
+        uint8 or float: images ``[N, H, W]`` or ``[N, H, W, C]`` (C = 1 or 3), series
+        ``[N, T, C]`` (``[N, T]``: of one channel), or feature vectors ``[N, d]``. Float vectors
+        and series may hold NaN for missing values.
     y_train, y_test : ndarray
         Integers ``[N]`` in [0, K).
     classes : tuple[str, ...]
@@ -54,6 +58,9 @@ class Dataset:
         are checked when a federation asks for them; see :mod:`fedkt.data.columns`.
     domain_names : tuple[str, ...]
         The names of integer domains 0, 1, ...; by default their numbers.
+    layout : {"", "image", "series", "vector"}
+        What the axes mean. Empty: two axes are vectors, three or four are images. Vectors of
+        more axes are flattened.
 
     Raises
     ------
@@ -70,12 +77,17 @@ class Dataset:
     domain_train: Array | None = None
     domain_test: Array | None = None
     domain_names: tuple[str, ...] = ()
+    layout: str = ""
 
     def __post_init__(self) -> None:
+        if self.layout not in ("", *LAYOUTS):
+            raise unknown(f"layout of {self.name}", self.layout, LAYOUTS)
+        if not self.layout:
+            object.__setattr__(self, "layout", "vector" if np.ndim(self.x_train) == 2 else "image")
         for part in ("train", "test"):
             for key in (f"x_{part}", f"y_{part}"):
                 object.__setattr__(self, key, np.asarray(getattr(self, key)))
-            x = _checked_inputs(self.name, f"x_{part}", getattr(self, f"x_{part}"))
+            x = _checked_inputs(self.name, f"x_{part}", getattr(self, f"x_{part}"), self.layout)
             y = _checked_labels(self.name, f"y_{part}", getattr(self, f"y_{part}"), len(x))
             object.__setattr__(self, f"x_{part}", x)
             object.__setattr__(self, f"y_{part}", y)
@@ -98,15 +110,11 @@ class Dataset:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """The shape of one sample as models see it: ``(C, H, W)`` or ``(d,)``."""
-        return input_shape(self.x_train)
-
-    @property
-    def peak(self) -> float:
-        """What :func:`scale` divides by: 255 for bytes, else the largest value (at least 1)."""
-        if self.x_train.dtype == np.uint8:
-            return 255.0
-        return max(float(self.x_train.max()), float(self.x_test.max()), 1.0)
+        """The shape of one sample as models see it: ``(C, H, W)``, ``(T, C)`` or ``(d,)``."""
+        axes = self.x_train.shape[1:]
+        if self.layout != "image":
+            return tuple(axes)
+        return (*(axes[2:] or (1,)), *axes[:2])
 
     def _checked_classes(self) -> tuple[str, ...]:
         low = int(min(self.y_train.min(), self.y_test.min()))
@@ -125,46 +133,9 @@ class Dataset:
         return found
 
 
-def input_shape(x: Array) -> tuple[int, ...]:
-    """Return the shape that one stored sample has after :func:`scale`."""
-    height_width, channels = tuple(x.shape[1:3]), tuple(x.shape[3:])
-    return tuple(x.shape[1:]) if x.ndim == 2 else (*(channels or (1,)), *height_width)
-
-
-def scale(x: Array, peak: float | None = None) -> Array:
-    """Turn stored samples into what models see.
-
-    Parameters
-    ----------
-    x : ndarray
-        As stored; see :class:`Dataset`.
-    peak : float, optional
-        What float images are divided by; by default their largest value, or 1 if that is
-        smaller. Give the :attr:`Dataset.peak` so that all parts of a set are scaled alike.
-
-    Returns
-    -------
-    ndarray
-        float32. Images become ``[N, C, H, W]``, bytes divided by 255 and floats by
-        ``peak``; feature vectors ``[N, d]`` keep their values.
-    """
-    out = unit(x, peak)
-    if x.ndim == 2:
-        return out
-    return out[:, None] if x.ndim == 3 else np.ascontiguousarray(out.transpose(0, 3, 1, 2))
-
-
-def unit(x: Array, peak: float | None = None) -> Array:
-    """Do as :func:`scale`, and leave the axes as stored."""
-    out = x.astype(np.float32)
-    if x.ndim > 2 and x.dtype == np.uint8:
-        out /= np.float32(255)
-    elif x.ndim > 2 and out.size:
-        out /= np.float32(max(float(out.max()) if peak is None else peak, 1.0))
-    return out
-
-
-def load_dataset(reference: str, data_dir: str | Path | None = None, seed: int = 0) -> Dataset:
+def load_dataset(
+    reference: str, data_dir: str | Path | None = None, seed: int = 0, layout: str = ""
+) -> Dataset:
     """Load a data set.
 
     Parameters
@@ -178,6 +149,8 @@ def load_dataset(reference: str, data_dir: str | Path | None = None, seed: int =
         The folder with ``.npz`` files.
     seed : int
         For functions with a ``seed`` argument.
+    layout : str
+        What the axes mean, see :class:`Dataset`; empty: as the set says.
 
     Returns
     -------
@@ -190,17 +163,19 @@ def load_dataset(reference: str, data_dir: str | Path | None = None, seed: int =
         If there is no such set or its content is not usable as it is stored: feature vectors
         must have no missing values.
     """
-    return complete(open_dataset(reference, data_dir, seed))
+    return complete(open_dataset(reference, data_dir, seed, layout))
 
 
-def open_dataset(reference: str, data_dir: str | Path | None = None, seed: int = 0) -> Dataset:
-    """Do as :func:`load_dataset`, and let missing values (NaN in feature vectors) pass."""
+def open_dataset(
+    reference: str, data_dir: str | Path | None = None, seed: int = 0, layout: str = ""
+) -> Dataset:
+    """Do as :func:`load_dataset`, and let missing values (NaN) pass."""
     if reference.startswith("hub:"):
         from fedkt.data.hub import load_from_hub
 
-        return load_from_hub(reference.removeprefix("hub:"))
+        return laid_out(load_from_hub(reference.removeprefix("hub:")), layout)
     if _is_function(reference):
-        return _from_function(reference, seed)
+        return laid_out(_from_function(reference, seed), layout)
     if data_dir is None:
         message = str(unknown("data set", reference, names("datasets")))
         raise ConfigError(f"{message} For a file {reference}.npz say where it is: --data-dir DIR.")
@@ -208,7 +183,7 @@ def open_dataset(reference: str, data_dir: str | Path | None = None, seed: int =
     if not folder.is_dir():
         raise ConfigError(f"The data folder {str(data_dir)!r} is not a folder.")
     if file := npz_file(reference, data_dir):
-        return load_npz(file, reference.removesuffix(".npz"))
+        return load_npz(file, reference.removesuffix(".npz"), layout)
     stored = sorted(f.relative_to(folder).with_suffix("").as_posix() for f in folder.rglob("*.npz"))
     near = difflib.get_close_matches(reference, [*names("datasets"), *stored], n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -219,7 +194,12 @@ def open_dataset(reference: str, data_dir: str | Path | None = None, seed: int =
     )
 
 
-def load_npz(file: Path, name: str) -> Dataset:
+def laid_out(dataset: Dataset, layout: str) -> Dataset:
+    """Return a data set whose axes mean ``layout``; empty: what they mean already."""
+    return replace(dataset, layout=layout) if layout else dataset
+
+
+def load_npz(file: Path, name: str, layout: str = "") -> Dataset:
     """Load a data set from an ``.npz`` file in the format of this module.
 
     Raises
@@ -247,7 +227,7 @@ def load_npz(file: Path, name: str) -> Dataset:
         reason = one_line(error)
         raise ConfigError(f"{file} is not a readable .npz file: {reason}.") from error
     try:
-        return Dataset(name, **arrays)
+        return Dataset(name, layout=layout, **arrays)
     except ConfigError as error:
         raise ConfigError(f"{file}: {str(error).removeprefix(f'{name}: ')}") from error
 
@@ -343,20 +323,29 @@ def _from_function(reference: str, seed: int) -> Dataset:
     return dataset
 
 
-def _checked_inputs(name: str, key: str, x: Array) -> Array:
-    if x.ndim not in (2, 3, 4) or (x.ndim == 4 and x.shape[3] not in (1, 3)):
+def _checked_inputs(name: str, key: str, x: Array, layout: str) -> Array:
+    """Return inputs in the axes and the dtype of their layout."""
+    fits = {
+        "image": x.ndim == 3 or (x.ndim == 4 and x.shape[3] in (1, 3)),
+        "series": x.ndim in (2, 3),
+        "vector": x.ndim >= 2,
+    }
+    if not fits[layout]:
         raise ConfigError(
-            f"{name}: {key} has shape {list(x.shape)}; allowed are [N, d], [N, H, W] and "
-            "[N, H, W, 3]."
+            f"{name}: {key} has shape {list(x.shape)}; allowed are vectors [N, d], images "
+            '[N, H, W] and [N, H, W, 3], and with layout "series" [N, T, C]; layout "vector" '
+            "flattens any."
         )
     if x.size == 0:
         raise ConfigError(f"{name}: {key} is empty (shape {list(x.shape)}).")
+    if layout != "image":
+        x = x.reshape(len(x), -1) if layout == "vector" else x.reshape(*x.shape[:2], -1)
     if x.dtype == np.uint8:
         return x
     if x.dtype.kind != "f":
         raise ConfigError(f"{name}: {key} has dtype {x.dtype}; allowed are uint8 and floats.")
     out = x.astype(np.float32, copy=False)
-    bad = np.isinf(out) if out.ndim == 2 else ~np.isfinite(out)  # a vector may have gaps
+    bad = ~np.isfinite(out) if layout == "image" else np.isinf(out)  # others may have gaps
     if bad.any():
         rows = int(bad.reshape(len(out), -1).any(1).sum())
         raise ConfigError(

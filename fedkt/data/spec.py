@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedkt.data.features import FEATURES
+from fedkt.data.scaling import SCALES
+from fedkt.data.sources import LAYOUTS
 from fedkt.errors import ConfigError, unknown
 
 
@@ -31,9 +33,17 @@ class FederationSpec:
         What images are brought to, ``(1, H, W)`` or ``(3, H, W)``; see
         :func:`fedkt.data.inputs.fit_input`. Empty: the shape of ``dataset`` or of the first
         domain.
+    layout : str, optional
+        What the axes of samples mean: ``image``, ``series`` or ``vector``; see
+        :class:`fedkt.data.sources.Dataset`. By default as the data set says.
     features : str
-        What is done to feature vectors: ``as-stored``, ``standardise`` or ``log``; see
-        :func:`fedkt.data.features.with_features`.
+        What is done to feature vectors: ``as-stored``, ``log`` (see
+        :func:`fedkt.data.features.with_features`), or ``standardise``, which for them is
+        another word for that scale.
+    scale : str, optional
+        ``none``, ``unit`` or ``standardise``; see :func:`fedkt.data.scaling.scaled`, also for
+        the default. Statistics are of each domain's training rows alone: without those that its
+        clients hold out, and of the target without labels.
     data_dir : str, optional
         The folder with ``.npz`` files.
     clients : int
@@ -65,7 +75,9 @@ class FederationSpec:
     target: str | None = None
     transductive: bool = False
     input_shape: tuple[int, ...] = ()
+    layout: str | None = None
     features: str = "as-stored"
+    scale: str | None = None
     data_dir: str | None = None
     clients: int = 10
     partition: str = "dirichlet:0.5"
@@ -76,6 +88,11 @@ class FederationSpec:
     validation_fraction: float = 0.1
     test_fraction: float = 0.2
     seed: int = 0
+
+    @property
+    def scaling(self) -> str | None:
+        """The scale that is asked for, by either name."""
+        return "standardise" if self.features == "standardise" else self.scale
 
 
 def check_spec(spec: FederationSpec) -> None:
@@ -99,14 +116,25 @@ def check_spec(spec: FederationSpec) -> None:
             f"validation_fraction {spec.validation_fraction} and test_fraction "
             f"{spec.test_fraction} leave nothing to train on; their sum must be below 1."
         )
-    if spec.features not in FEATURES:
-        raise unknown("form of features", spec.features, FEATURES)
+    _check_forms(spec)
     if spec.domains and spec.dataset != FederationSpec.dataset:
         raise ConfigError(
             f"dataset is {spec.dataset!r} and domains has {', '.join(map(repr, spec.domains))}; "
             "give one or the other."
         )
     _check_target(spec)
+
+
+def _check_forms(spec: FederationSpec) -> None:
+    if spec.features not in FEATURES:
+        raise unknown("form of features", spec.features, FEATURES)
+    for key, allowed in (("scale", SCALES), ("layout", LAYOUTS)):
+        if getattr(spec, key) not in (None, *allowed):
+            raise unknown(key, getattr(spec, key), allowed)
+    if spec.scaling != (spec.scale or spec.scaling):
+        raise ConfigError(
+            f'features is "standardise" and scale is {spec.scale!r}; give one or the other.'
+        )
 
 
 def check_numbers(spec: FederationSpec, domains: int) -> None:

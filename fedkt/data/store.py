@@ -13,11 +13,12 @@ import numpy as np
 import torch
 
 from fedkt.data.samples import ClientData, Samples
-from fedkt.data.sources import one_line, scale
+from fedkt.data.scaling import model_inputs
+from fedkt.data.sources import one_line
 from fedkt.data.splits import Array, Ints
 from fedkt.errors import ConfigError
 
-FORMAT = 4
+FORMAT = 5
 ARRAYS = ("pool_x", "pool_y", "test_x", "test_y", "public_x", "rows", "bounds")
 OPTIONAL = ("public_y", "class_shares", "client_domain", "test_domain")
 
@@ -43,9 +44,10 @@ class Federation:
     classes : tuple[str, ...]
         The class names.
     input_shape : tuple[int, ...]
-        ``(C, H, W)`` or ``(d,)``.
+        ``(C, H, W)``, ``(T, C)`` or ``(d,)``.
     pool_x, pool_y : ndarray
-        The clients' samples, as stored (see :class:`fedkt.data.sources.Dataset`).
+        The clients' samples, scaled (see :func:`fedkt.data.scaling.scaled`); images in bytes
+        are still to be divided by 255.
     test_x, test_y : ndarray
         The common test set.
     public_x, public_y : ndarray
@@ -56,8 +58,6 @@ class Federation:
     bounds : ndarray
         int64 ``[clients, 4]``: where in ``rows`` each client's training, validation and
         test rows start, and where the latter end.
-    peak, public_peak : float
-        What float images are divided by.
     public_name : str
         The data set that the public set comes from.
     class_shares : ndarray, optional
@@ -89,8 +89,6 @@ class Federation:
     public_y: Array | None
     rows: Ints
     bounds: Ints
-    peak: float
-    public_peak: float
     public_name: str
     class_shares: Array | None = None
     domains: tuple[str, ...] = ()
@@ -186,7 +184,7 @@ class Federation:
         }
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the content (arrays, names, scaling) in hexadecimal."""
+        """Return the SHA-256 of the content (arrays and names) in hexadecimal."""
         header = {key: value for key, value in self._header().items() if key != "notes"}
         digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
         for key, array in self._arrays().items():
@@ -236,8 +234,6 @@ class Federation:
             "name": self.name,
             "classes": list(self.classes),
             "input_shape": list(self.input_shape),
-            "peak": self.peak,
-            "public_peak": self.public_peak,
             "public_name": self.public_name,
             "optional": [key for key in OPTIONAL if getattr(self, key) is not None],
             "domains": list(self.domains),
@@ -250,7 +246,7 @@ class Federation:
         return self.rows[self.bounds[client, part] : self.bounds[client, part + 1]]
 
     def _own(self, rows: Ints) -> Samples:
-        return _samples(self.pool_x[rows], self.pool_y[rows], self.peak, len(self.public_x) + rows)
+        return self._samples(self.pool_x[rows], self.pool_y[rows], len(self.public_x) + rows)
 
     def _cached(self, role: str | int) -> Samples | None:
         """Return the public or common test set, or the test samples of a domain."""
@@ -266,11 +262,11 @@ class Federation:
 
     def _public(self) -> Samples | None:
         ids = np.arange(len(self.public_x))
-        return _samples(self.public_x, self.public_y, self.public_peak, ids) if len(ids) else None
+        return self._samples(self.public_x, self.public_y, ids) if len(ids) else None
 
     def _common_test(self) -> Samples | None:
         ids = len(self.public_x) + len(self.pool_x) + np.arange(len(self.test_x))
-        return _samples(self.test_x, self.test_y, self.peak, ids) if len(ids) else None
+        return self._samples(self.test_x, self.test_y, ids) if len(ids) else None
 
     def _domain_test(self, domain: int) -> Samples | None:
         common = self._cached("common-test")
@@ -279,14 +275,13 @@ class Federation:
         own = torch.tensor(self.test_domain) == domain
         return common if bool(own.all()) else common.select(own)
 
-
-def _samples(x: Array, y: Array | None, peak: float, ids: Ints) -> Samples:
-    # torch.tensor copies, which from_numpy does not: the arrays may be read-only.
-    return Samples(
-        torch.tensor(scale(x, peak)),
-        None if y is None else torch.tensor(y, dtype=torch.int64),
-        torch.tensor(ids, dtype=torch.int64),
-    )
+    def _samples(self, x: Array, y: Array | None, ids: Ints) -> Samples:
+        # torch.tensor copies, which from_numpy does not: the arrays may be read-only.
+        return Samples(
+            torch.tensor(model_inputs(x, self.input_shape)),
+            None if y is None else torch.tensor(y, dtype=torch.int64),
+            torch.tensor(ids, dtype=torch.int64),
+        )
 
 
 def _open(file: Path) -> Array:

@@ -89,16 +89,15 @@ def missing_classes(domains: Domains, transductive: bool) -> list[str]:
 
     Of a target only the labels that it is tested by may be known.
     """
-    dataset, notes = domains.joint, []
-    for d, name in enumerate(domains.names):
-        train = dataset.y_train[domains.train_domain == d]
-        test = dataset.y_test[domains.test_domain == d]
+    notes = []
+    for d, (name, part) in enumerate(zip(domains.names, domains.parts, strict=True)):
+        train, test = part.y_train, part.y_test
         what, labels = "samples", np.concatenate([train, test])
         if d == domains.target:
             what, labels = "test samples", train if transductive else test
-        lacking = np.setdiff1d(np.arange(dataset.num_classes), labels)
+        lacking = np.setdiff1d(np.arange(len(domains.classes)), labels)
         if len(lacking):
-            notes.append(f"{name} has no {what} of {_listed(lacking, dataset.classes)}")
+            notes.append(f"{name} has no {what} of {_listed(lacking, domains.classes)}")
     return notes
 
 

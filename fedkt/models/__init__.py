@@ -31,7 +31,7 @@ def build_model(reference: str, input_shape: tuple[int, ...], num_classes: int) 
     reference : str
         A registered name (``cnn``) or ``path/to/file.py:Attribute``.
     input_shape : tuple[int, ...]
-        The shape of one sample: ``(C, H, W)`` or ``(d,)``.
+        The shape of one sample: ``(C, H, W)``, ``(T, C)`` or ``(d,)``.
     num_classes : int
         The width that the outputs must have.
 

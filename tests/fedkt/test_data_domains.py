@@ -375,7 +375,7 @@ def test_the_embedded_domains_keep_labels_and_class_shares() -> None:
         assert abs(len(dataset.y_test) - 359 / 4) < 1
         share = np.bincount(dataset.y_train) / np.bincount(digits.y_train)
         assert np.abs(share - 0.25).max() < 0.01
-        assert dataset.peak == 16
+        assert dataset.x_train.max() == 16
 
 
 def test_the_embedded_domains_make_a_federation() -> None:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedkt.data import Dataset, inputs, load_dataset, scale
-from fedkt.data.inputs import check_input_shape, fit_input, one_scale
+from fedkt.data import Dataset, inputs, load_dataset
+from fedkt.data.inputs import check_input_shape, fit_input
 from fedkt.data.splits import Array
 from fedkt.errors import ConfigError
 
@@ -45,7 +45,7 @@ def test_grey_to_colour_and_back_is_the_identity() -> None:
     assert np.array_equal(fit_input(colour, (1, 8, 8)).x_train, BYTES)
     floats = of(BYTES.astype(np.float32) / 3)
     back = fit_input(fit_input(floats, (3, 8, 8)), (1, 8, 8))
-    assert np.allclose(scale(back.x_train, back.peak), scale(floats.x_train, floats.peak))
+    assert np.allclose(back.x_train, floats.x_train)
 
 
 @pytest.mark.parametrize("value", [0, 1, 77, 254, 255])
@@ -77,17 +77,15 @@ def test_bytes_are_the_rounded_floats() -> None:
     floats = fitted(COLOUR.astype(np.float32), 1, 14, 14)
     bytes_ = fitted(COLOUR, 1, 14, 14)
     assert bytes_.dtype == np.uint8
-    assert np.abs(bytes_ - floats * COLOUR.max()).max() <= 0.5001
+    assert np.abs(bytes_ - floats).max() <= 0.5001
 
 
-def test_floats_keep_the_scale_that_models_see() -> None:
+def test_floats_keep_their_scale() -> None:
     digits = load_dataset("digits")
     found = fit_input(digits, (1, 14, 14))
     assert found.input_shape == (1, 14, 14)
-    assert digits.peak == 16
-    assert found.peak == 1
-    assert (found.x_train.min(), found.x_train.max()) == (0, 1)
-    assert found.x_train.mean() == pytest.approx(digits.x_train.mean() / 16, rel=0.02)
+    assert (found.x_train.min(), found.x_train.max()) == (0, 16)
+    assert found.x_train.mean() == pytest.approx(digits.x_train.mean(), rel=0.02)
     assert np.array_equal(found.y_train, digits.y_train)
     assert found.classes == digits.classes
 
@@ -108,20 +106,3 @@ def test_vectors_cannot_be_converted() -> None:
 def test_shapes_that_are_none(shape: tuple[int, ...]) -> None:
     with pytest.raises(ConfigError, match=r"write \[1, height, width\]"):
         check_input_shape(shape)
-
-
-def test_one_scale_gives_models_what_they_saw_before() -> None:
-    sets = [of(BYTES), of(BYTES.astype(np.float32) / 20), of(RNG.random((4, 8, 8)))]
-    same = one_scale(sets)
-    assert len({d.peak for d in sets}) == 3
-    assert {d.peak for d in same} == {1.0}
-    for before, after in zip(sets, same, strict=True):
-        assert after.x_train.dtype == np.float32
-        for part in ("x_train", "x_test"):
-            old, new = getattr(before, part), getattr(after, part)
-            assert np.array_equal(scale(old, before.peak), scale(new, after.peak))
-
-
-def test_one_scale_leaves_alike_sets_alone() -> None:
-    sets = [of(BYTES), of(BYTES[::-1])]
-    assert all(a is b for a, b in zip(one_scale(sets), sets, strict=True))

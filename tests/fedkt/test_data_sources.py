@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedkt.data.sources import Dataset, load_dataset, scale
+from fedkt.data.sources import Dataset, load_dataset
 from fedkt.errors import ConfigError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -66,7 +66,7 @@ def test_digits_are_the_embedded_set_with_a_fixed_stratified_test_part() -> None
     assert digits.x_train.shape[1:] == (8, 8)
     assert digits.input_shape == (1, 8, 8)
     assert digits.num_classes == 10
-    assert digits.peak == 16.0
+    assert (digits.x_train.max(), digits.x_test.max()) == (16, 16)
     assert np.bincount(digits.y_test).min() >= 34
     assert np.array_equal(digits.x_test, again.x_test)
 
@@ -189,28 +189,6 @@ def test_functions_in_a_file(tmp_path: Path) -> None:
     assert "not a function" in message(f"{file}:number", None)
     assert "'tooy'" in message(f"{file}:tooy", None)
     assert "file.py:Class" in message(str(file), None)
-
-
-def test_scale_of_images_and_vectors() -> None:
-    grey = np.array([[[0, 255], [51, 102]]], dtype=np.uint8)
-    colour = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)
-    floats = np.array([[[0.0, 16.0], [4.0, 8.0]]], dtype=np.float32)
-    counts = np.array([[0, 3], [20, 1]], dtype=np.uint8)
-
-    assert scale(grey).tolist() == [[[[0.0, 1.0], [np.float32(0.2), np.float32(0.4)]]]]
-    assert scale(colour).shape == (2, 3, 2, 2)
-    assert np.allclose(scale(colour)[1, 2], colour[1, :, :, 2] / 255)
-    assert scale(floats).tolist() == [[[[0.0, 1.0], [0.25, 0.5]]]]
-    assert scale(floats[:, :1, :1], peak=16.0).tolist() == [[[[0.0]]]]
-    assert scale(floats / 32).max() == 0.5  # already within [0, 1]
-    assert scale(counts).tolist() == [[0.0, 3.0], [20.0, 1.0]]
-    assert all(scale(x).dtype == np.float32 for x in (grey, colour, floats, counts))
-
-
-def test_scale_leaves_its_input_alone() -> None:
-    x = np.full((2, 3, 3), 4.0, dtype=np.float32)
-    scale(x)
-    assert (x == 4.0).all()
 
 
 def test_dataset_keeps_half_precision_as_float32() -> None:

@@ -326,7 +326,7 @@ def with_other_test_data(plan: Plan) -> Plan:
     pool_x, pool_y = federation.pool_x.copy(), federation.pool_y.copy()
     for _, first, _, end in federation.bounds:
         rows = federation.rows[first:end]
-        pool_x[rows] = rng.random(pool_x[rows].shape) * federation.peak
+        pool_x[rows] = rng.random(pool_x[rows].shape)
         pool_y[rows] = rng.integers(0, 10, len(rows))
     other = dataclasses.replace(
         federation, pool_x=pool_x, pool_y=pool_y, test_y=federation.test_y[::-1].copy(), token=""
