@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types format coverage bench bench-quick clean
+.PHONY: demo test test-all lint types format coverage bench bench-quick clean
 
 demo: $(READY)
 	$(BIN)/fedkt compare benchmarks/demo.toml
 
 test: $(READY)
-	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
+
+# The conformance suite at level full: every law on every strategy.
+test-all: $(READY)
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder --fedkt-level full
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +33,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="auto",
         help="run the conformance suite with this executor",
     )
+    group.addoption(
+        "--fedkt-level",
+        choices=("quick", "full"),
+        help="quick: laws of methods, read from one recorded run of each, and laws of messages on "
+        "one method of each kind of exchange; full: all laws on every method (the default with "
+        f"{OPTION})",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -45,6 +54,31 @@ def pytest_configure(config: pytest.Config) -> None:
             make_strategy(read_strategy(reference))
         except ConfigError as error:
             raise pytest.UsageError(f"{OPTION} {reference}: {error}") from error
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Under ``--dist loadfile`` keep the laws of a method in one process, like the tests of a file.
+
+    They share its recorded run. Ray and Flower's engine start for a whole file.
+    """
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFileOrMethod(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return ByFileOrMethod(config, log)
+
+
+def group_of(nodeid: str) -> str:
+    """Return the file of a test; of a law of a method, the method up to the first dash."""
+    file, _, test = nodeid.partition("::")
+    over = re.search(r"\[([^-\]]+)", test)
+    by_method = "conformance/" in file and not file.endswith(("test_ray.py", "test_flower.py"))
+    return over[1] if over and by_method else file
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,12 @@ import pytest
 
 from fedkt import registry
 
-from . import kit
 from .faults import RUBBISH
 from .kit import Method
 
 # Options of the built-in strategies that change what is kept from round to round or what is
 # sent; checked where that matters (fixture `variant`). The last keeps all kinds of things.
+HERE = Path(__file__).parent
 VARIANTS = (
     "knfu(neighbours=all, age_decay=0.5)",
     "knfu(epd_from=pre_distill, public_samples=16)",
@@ -23,52 +25,87 @@ VARIANTS = (
     "fedmd(form=probabilities, trust=root, root=20)",
     "fedpf(readout=gate)",
     "fada(disentangle=False, target_samples=16)",
-    f"{Path(__file__).parent / 'remembering_strategy.py'}:Remembering",
+    f"{HERE / 'remembering_strategy.py'}:Remembering",
 )
 # One strategy that shares knowledge and one that shares weights stand for all on Flower's
 # own engine, which takes seconds to start.
 REPRESENTATIVES = ("knfu", "fedavg")
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What the options ask for."""
+
+    strategies: tuple[str, ...]
+    executor: str
+    level: str
+
+    @classmethod
+    def by(cls, config: pytest.Config) -> Asked:
+        """Return what a pytest run is asked for; of one's own strategies all, by default."""
+        strategies = tuple(dict.fromkeys(config.getoption("--fedkt-strategy")))
+        level = config.getoption("--fedkt-level") or ("full" if strategies else "quick")
+        return cls(strategies, config.getoption("--fedkt-executor"), level)
+
+
 @lru_cache
-def _groups(asked: tuple[str, ...]) -> dict[str, list[Any]]:
+def _groups(asked: Asked) -> dict[str, list[Any]]:
     """Return over what a test runs, by the fixture it asks for."""
-    methods = [Method(reference) for reference in asked or registry.names("strategies")]
-    kinds = list({_kind(m): m for m in reversed(methods)}.values())
+
+    def of(references: Iterable[str]) -> list[Method]:
+        return [Method(reference, asked.executor) for reference in references]
+
+    methods = of(asked.strategies or registry.names("strategies"))
+    variants = methods if asked.strategies else [*methods, *of(VARIANTS)]
+    kinds = list({_kind(m): m for m in reversed(variants)}.values())
+    if asked.level == "full":
+        exchanges = variants
+    else:
+        exchanges = kinds = [] if asked.strategies else kinds
     return {
         "method": methods,
         "sharing": [m for m in methods if m.recipe.share],
-        "variant": methods if asked else [*methods, *map(Method, VARIANTS)],
+        "variant": variants,
+        "exchange": exchanges,
+        "parcel": [m for m in exchanges if m.recipe.share],
         "kind": kinds,
         "spoiled": [(m, r) for m in kinds for r in RUBBISH if r.fits(m.recipe)],
-        "representative": methods if asked else [Method(r) for r in REPRESENTATIVES],
+        "representative": exchanges if asked.strategies else of(REPRESENTATIVES),
     }
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test over strategies; the fixture it asks for says over which.
 
-    ``method``: all. ``sharing``: those that share something. ``variant``: all, and the
-    options in ``VARIANTS``. ``representative``: two, to save time. With the option they are
-    the user's. ``kind``: one of each kind of exchange (what is shared, in which phases), for what
-    belongs to messages and not to methods. ``spoiled``: pairs of one of each kind that shares
-    and rubbish that it may be sent.
+    For laws of methods: ``method`` (all), ``sharing`` (those that share something), ``variant``
+    (all, and the options in ``VARIANTS``). For laws of messages and files: ``kind`` (one of each
+    kind of exchange: what is shared, in which phases), ``exchange`` (the same at level quick, every
+    variant at level full), ``parcel`` (those that share something), ``spoiled`` (pairs of a kind
+    and rubbish that it may be sent), ``representative`` (two, to save time). With
+    ``--fedkt-strategy`` they are the user's; at level quick only laws of methods are checked then.
     """
-    kit.EXECUTOR = metafunc.config.getoption("--fedkt-executor")
-    groups = _groups(tuple(dict.fromkeys(metafunc.config.getoption("--fedkt-strategy"))))
-    for name, group in groups.items():
+    for name, group in _groups(Asked.by(metafunc.config)).items():
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, group, ids=_id)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With the option, leave out what tests the built-in strategies or the suite itself."""
-    if not config.getoption("--fedkt-strategy"):
-        return
-    over = {"method", "sharing", "variant", "kind", "spoiled", "representative"}
-    kept = [i for i in items if over & set(getattr(i, "fixturenames", ()))]
-    config.hook.pytest_deselected(items=[i for i in items if i not in kept])
-    items[:] = kept
+    """Leave out what belongs to level full, and with strategies of one's own the suite's own tests.
+
+    A test over an empty group is left out too.
+    """
+    asked = Asked.by(config)
+    groups = _groups(asked)
+
+    def kept(item: pytest.Item) -> bool:
+        over = set(groups) & set(getattr(item, "fixturenames", ()))
+        if asked.level == "quick" and item.get_closest_marker("full"):
+            return False
+        return all(map(groups.get, over)) and (bool(over) or not asked.strategies)
+
+    found = [(item, not item.path.is_relative_to(HERE) or kept(item)) for item in items]
+    config.hook.pytest_deselected(items=[item for item, stays in found if not stays])
+    items[:] = [item for item, stays in found if stays]
 
 
 def _kind(method: Method) -> tuple[Any, ...]:

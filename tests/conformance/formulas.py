@@ -20,6 +20,9 @@ from fedkt.objectives.heads import Head
 from fedkt.recipe import Gate, Predict, Recipe, Styles, Validation, Weights
 from fedkt.simulations.runner import Plan
 
+from .grids import Meter
+from .kit import Method, Outcome
+
 FLOAT32, FLOAT16, INT64 = 4, 2, 8
 
 
@@ -199,3 +202,33 @@ def downloads(
             for c in clients
         })  # fmt: skip
     return rounds
+
+
+def assert_bytes(method: Method, plan: Plan, outcome: Outcome) -> None:
+    """Require that a metered run in which nobody failed sent what the formulas say."""
+    meter = outcome.engine
+    assert isinstance(meter, Meter)
+    recipe, sizes = method.recipe, Sizes.of(plan)
+    taking_part = [report.participants for report in outcome.reports]
+    down = downloads(recipe, sizes, taking_part, outcome.fused)
+    for number, report in enumerate(outcome.reports, 1):
+        expected = down[number - 1]
+        for client in range(plan.federation.num_clients):
+            there = client in report.participants
+            due = upload(recipe, sizes) if there else 0
+            got = meter.up.get((client, number), 0)
+            law = f"{method}: client {client} uploads {due} bytes in round {number}"
+            assert got == due, f"{law}; but {got}"
+            share = expected.get(client, Down())
+            due, got = share.unicast + share.broadcast, meter.down.get((client, number), 0)
+            law = f"{method}: client {client} is sent {due} bytes in round {number}"
+            assert got == due, f"{law}; but {got}"
+        traffic, shares = report.traffic, expected.values()
+        told = traffic.up, traffic.down_unicast, traffic.down_broadcast
+        totals = (
+            len(report.participants) * upload(recipe, sizes),
+            sum(share.unicast for share in shares),
+            sum(share.broadcast for share in shares),
+        )
+        law = f"{method}: bytes up, by unicast and by broadcast in round {number} are {totals}"
+        assert told == totals, f"{law}; but the round reports {told}"

@@ -6,6 +6,7 @@ import json
 import pickle
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -28,15 +29,15 @@ from fedkt.strategies import KnowledgeStrategy, RoundReport
 SEED = 3
 MIXED = ("cnn", "mlp", "forest")  # two networks and a model without gradients
 BATCH = 8
-EXECUTOR = "auto"  # another one by --fedkt-executor
 CLASSES, INPUT_SHAPE = 10, (1, 8, 8)  # of digits
 
 
 @dataclass(frozen=True)
 class Method:
-    """A strategy under test: ``knfu``, ``knfu(beta=2)``, ``mine.py:Mine``."""
+    """A strategy under test: ``knfu``, ``knfu(beta=2)``, ``mine.py:Mine``; and what runs it."""
 
     reference: str
+    executor: str = "auto"
 
     def __str__(self) -> str:
         return self.reference.rpartition("/")[2].replace(" ", "")
@@ -101,7 +102,7 @@ def plan_for(
             "test_samples": 60,
         },
         "training": {"batch_size": batch, "public_batch_size": 2 * batch},
-        "run": {"grid": "in-process", "workers": 1, "executor": EXECUTOR, **run},
+        "run": {"grid": "in-process", "workers": 1, "executor": method.executor, **run},
     }))  # fmt: skip
     return plan if federation is None else replace(plan, federation=federation)
 
@@ -129,11 +130,18 @@ class Outcome:
     states: list[dict[str, Any]] = field(default_factory=list)
     fused: dict[int, Fused] = field(default_factory=dict)
     strategy: KnowledgeStrategy | None = None
+    until: int | None = None
 
     def round_finished(self, report: RoundReport, strategy: KnowledgeStrategy) -> None:
         self.reports.append(report)
         self.rows.append(figures(round_row(report, None)))
         self.states.append(leaves(self.engine.snapshot()))
+        if report.round == self.until:
+            raise _StoppedError
+
+
+class _StoppedError(Exception):
+    """The run has come as far as it was to come."""
 
 
 Fuse = Callable[[Uploads], Fused]
@@ -145,11 +153,14 @@ def federate(
     app: MakeApp = Population.app,
     grid: type[InProcessGrid] = InProcessGrid,
     globally: int = 0,
+    until: int | None = None,
+    saved: Mapping[str, Any] | None = None,
 ) -> Outcome:
     """Run a plan in this process and watch it.
 
     ``app`` and ``grid`` are where a test puts misbehaviour and measurement in. ``globally``
     seeds the global generators: whoever draws from them gets other numbers for another one.
+    ``until``: the round after which the run is stopped; ``saved``: the checkpoint it goes on from.
     """
     random.seed(globally)
     np.random.seed(globally)
@@ -157,7 +168,10 @@ def federate(
     population = Population(plan.population, plan.federation)
     engine = grid(app(population), plan.federation.num_clients)
     strategy = plan.strategy
-    outcome = Outcome(engine, strategy=strategy)
+    outcome = Outcome(engine, strategy=strategy, until=until)
+    if saved is not None:
+        strategy.load_state_dict(saved["strategy"])
+        engine.restore(saved["clients"])
     strategy.observers = [outcome]
     fuse: Fuse = strategy.fuse
 
@@ -173,7 +187,7 @@ def federate(
         return made
 
     strategy.fuse, strategy.first = watched, watched_first
-    with one_thread():
+    with one_thread(), suppress(_StoppedError):
         engine.run_server(server_app(strategy, plan, population))
     return outcome
 
@@ -202,6 +216,13 @@ def leaves(value: Any, path: str = "") -> dict[str, Any]:
 def of_client(states: Mapping[str, Any], client: int) -> dict[str, Any]:
     """Return the leaves that belong to one client."""
     return {p: leaf for p, leaf in states.items() if p.startswith(f"/{client}/")}
+
+
+def model_of(outcome: Outcome, client: int, round_: int = 0) -> dict[str, Any]:
+    """Return what a client has learnt by a round (0: the last), without what it merely keeps."""
+    parts = "/learner/model/", "/learner/classifier"
+    state = of_client(outcome.states[round_ - 1], client)
+    return {path: leaf for path, leaf in state.items() if any(part in path for part in parts)}
 
 
 def difference(one: Any, other: Any) -> str | None:

@@ -2,56 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from flwr.app import Message
 
-from fedkt.simulations.grid import InProcessGrid
 from fedkt.simulations.rounds import read_rounds
-from fedkt.simulations.runner import Plan, execute
+from fedkt.simulations.runner import execute
 
-from .formulas import Down, Sizes, downloads, upload
-from .kit import Method, Outcome, federate, plan_for
+from .formulas import Sizes, assert_bytes
+from .grids import Meter
+from .kit import Method, federate, plan_for
 
 CLIENTS, ROUNDS = 4, 3
-
-
-class Meter(InProcessGrid):
-    """Weighs the arrays in every message, by (client, round)."""
-
-    def __init__(self, *args: object) -> None:
-        super().__init__(*args)
-        self.up: dict[tuple[int, int], int] = {}
-        self.down: dict[tuple[int, int], int] = {}
-        self.round = 0
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> list[Message]:
-        messages = list(messages)
-        for message in messages:
-            config = message.content.config_records["config"]
-            self.round = int(config.get("server-round", 0))
-            self._weigh(self.down, self.client_of(message), message)
-        replies = super().send_and_receive(messages, timeout=timeout)
-        for reply in replies:
-            client = reply.metadata.src_node_id - messages[0].metadata.dst_node_id
-            client += self.client_of(messages[0])
-            self._weigh(self.up, client, reply)
-        return replies
-
-    def _weigh(self, scale: dict[tuple[int, int], int], client: int, message: Message) -> None:
-        arrays = [a for r in message.content.array_records.values() for a in r.values()]
-        place = client, self.round
-        scale[place] = scale.get(place, 0) + sum(a.numpy().nbytes for a in arrays)
-
-
-def metered(plan: Plan) -> tuple[Outcome, Meter]:
-    outcome = federate(plan, grid=Meter)
-    assert isinstance(outcome.engine, Meter)
-    return outcome, outcome.engine
 
 
 @pytest.mark.parametrize(
@@ -59,57 +21,35 @@ def metered(plan: Plan) -> tuple[Outcome, Meter]:
     [{}, {"participation": 0.5}, {"codec": "float16"}],
     ids=["everyone", "half-take-part", "float16"],
 )
-def test_bytes_are_the_formula(variant: Method, run: dict[str, object]) -> None:
-    plan = plan_for(variant, clients=CLIENTS, rounds=ROUNDS, **run)
-    outcome, meter = metered(plan)
-    recipe, sizes = variant.recipe, Sizes.of(plan)
-    taking_part = [report.participants for report in outcome.reports]
-    down = downloads(recipe, sizes, taking_part, outcome.fused)
-    for number, report in enumerate(outcome.reports, 1):
-        expected = down[number - 1]
-        for client in range(CLIENTS):
-            there = client in report.participants
-            due = upload(recipe, sizes) if there else 0
-            got = meter.up.get((client, number), 0)
-            law = f"{variant}: client {client} uploads {due} bytes in round {number}"
-            assert got == due, f"{law}; but {got}"
-            share = expected.get(client, Down())
-            due, got = share.unicast + share.broadcast, meter.down.get((client, number), 0)
-            law = f"{variant}: client {client} is sent {due} bytes in round {number}"
-            assert got == due, f"{law}; but {got}"
-        traffic, shares = report.traffic, expected.values()
-        told = traffic.up, traffic.down_unicast, traffic.down_broadcast
-        totals = (
-            len(report.participants) * upload(recipe, sizes),
-            sum(share.unicast for share in shares),
-            sum(share.broadcast for share in shares),
-        )
-        law = f"{variant}: bytes up, by unicast and by broadcast in round {number} are {totals}"
-        assert told == totals, f"{law}; but the round reports {told}"
+def test_bytes_are_the_formula(exchange: Method, run: dict[str, object]) -> None:
+    plan = plan_for(exchange, clients=CLIENTS, rounds=ROUNDS, **run)
+    assert_bytes(exchange, plan, federate(plan, grid=Meter))
 
 
-def test_float16_halves_the_floats(sharing: Method) -> None:
+def test_float16_halves_the_floats(parcel: Method) -> None:
     plain, half = (
-        metered(plan_for(sharing, clients=CLIENTS, rounds=1, codec=c))[1]
+        federate(plan_for(parcel, clients=CLIENTS, rounds=1, codec=c), grid=Meter).engine
         for c in ("none", "float16")
     )
+    assert isinstance(plain, Meter)
+    assert isinstance(half, Meter)
     for one, other, way in ((plain.up, half.up, "up"), (plain.down, half.down, "down")):
-        if way == "up" and any(getattr(s, "form", "") == "labels" for s in sharing.recipe.share):
+        if way == "up" and any(getattr(s, "form", "") == "labels" for s in parcel.recipe.share):
             continue  # integers keep their size
-        if way == "down" and sharing.recipe.given:
+        if way == "down" and parcel.recipe.given:
             continue  # so do the ids of what the server gives; the formula above counts them
         found = {place: (n, other[place]) for place, n in one.items() if n != 2 * other[place]}
-        assert not found, f"{sharing}: float16 halves what goes {way}; but {found}"
+        assert not found, f"{parcel}: float16 halves what goes {way}; but {found}"
 
 
-def test_run_directory_tells_bytes_per_client(method: Method, tmp_path: Path) -> None:
-    plan = plan_for(method, clients=CLIENTS, rounds=2)
+def test_run_directory_tells_bytes_per_client(exchange: Method, tmp_path: Path) -> None:
+    plan = plan_for(exchange, clients=CLIENTS, rounds=2)
     outcome = federate(plan)
     execute(plan, tmp_path, label="conformance")
     for row, report in zip(read_rounds(tmp_path), outcome.reports, strict=True):
         told = row["bytes_up"] * CLIENTS, row["bytes_down"] * CLIENTS
         due = report.traffic.up, report.traffic.down
-        assert told == due, f"{method}: bytes_up and bytes_down are means over all clients"
+        assert told == due, f"{exchange}: bytes_up and bytes_down are means over all clients"
 
 
 # --- the published strategies' own formulas, by hand ------------------------------------------

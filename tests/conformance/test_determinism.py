@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
-
 import numpy as np
+import pytest
 import torch
-from flwr.app import Message
 
 from fedkt.recipe import Recipe
-from fedkt.simulations.grid import InProcessGrid
 
+from .grids import Disorderly
 from .kit import Method, assert_same, difference, federate, plan_for
 
 
-class Disorderly(InProcessGrid):
-    """Delivers messages and returns replies in an order of its own, another each time."""
-
-    def __init__(self, *args: object) -> None:
-        super().__init__(*args)
-        self._order = random.Random(0)
-
-    def _handle(self, messages: Sequence[Message], timeout: float | None) -> list[Message]:
-        shuffled = self._order.sample(messages, len(messages))
-        replies = super()._handle(shuffled, timeout)
-        return self._order.sample(replies, len(replies))
-
-
+@pytest.mark.full
 def test_same_seed_same_run(variant: Method) -> None:
     plan = plan_for(variant, models=variant.slow_models, participation=0.5)
     once = federate(plan, globally=1)
@@ -35,12 +20,14 @@ def test_same_seed_same_run(variant: Method) -> None:
     assert_same(once, again, f"{variant}: the same seed gives the same run")
 
 
+@pytest.mark.full
 def test_other_seed_other_run(method: Method) -> None:
     one, other = (federate(plan_for(method, rounds=1, seed=s)) for s in (1, 2))
     found = difference(one.states, other.states)
     assert found, f"{method}: another seed gives another run; but the clients' states are equal"
 
 
+@pytest.mark.full
 def test_order_of_replies_does_not_matter(variant: Method) -> None:
     plan = plan_for(variant, models=variant.models, clients=5)
     orderly, disorderly = federate(plan), federate(plan, grid=Disorderly)

@@ -135,16 +135,16 @@ def assert_kept_state(method: Method, fault: Fault, what: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["breaks", "crashes"])
-def test_raises_in_learn(method: Method, how: str) -> None:
-    outcome, fault = strike(method, "learn", how)
+def test_raises_in_learn(exchange: Method, how: str) -> None:
+    outcome, fault = strike(exchange, "learn", how)
     what = f"{how} in learn"
-    assert_dropped(method, outcome, UPLOADING, REASON, what)
-    assert_kept_state(method, fault, what)
-    assert_others_as_without(method, outcome, what)
+    assert_dropped(exchange, outcome, UPLOADING, REASON, what)
+    assert_kept_state(exchange, fault, what)
+    assert_others_as_without(exchange, outcome, what)
     found = difference(*(of_client(outcome.states[n], ODD) for n in (0, 1)))
-    assert found is None, f"{method}: a client that {what} sits the round out; but {found}"
+    assert found is None, f"{exchange}: a client that {what} sits the round out; but {found}"
     evaluated = outcome.reports[STRUCK - 1].metrics
-    assert ODD in evaluated, f"{method}: a client that {what} is evaluated all the same"
+    assert ODD in evaluated, f"{exchange}: a client that {what} is evaluated all the same"
 
 
 @pytest.mark.parametrize("name", REPLIES)
@@ -165,11 +165,11 @@ def test_oddity_does_not_stop_a_run(kind: Method, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PARCELS)
-def test_bad_parcel(sharing: Method, name: str) -> None:
-    outcome, _ = strike(sharing, "learn", PARCELS[name])
+def test_bad_parcel(parcel: Method, name: str) -> None:
+    outcome, _ = strike(parcel, "learn", PARCELS[name])
     what = f"uploads something {name}"
-    assert_dropped(sharing, outcome, UPLOADING, ".", what)
-    assert_others_as_without(sharing, outcome, what)
+    assert_dropped(parcel, outcome, UPLOADING, ".", what)
+    assert_others_as_without(parcel, outcome, what)
 
 
 def test_rubbish_uploaded(spoiled: tuple[Method, Rubbish]) -> None:
@@ -184,16 +184,16 @@ def test_rubbish_uploaded(spoiled: tuple[Method, Rubbish]) -> None:
 
 
 @pytest.mark.parametrize("how", ["breaks", "crashes"])
-def test_raises_in_absorb(method: Method, how: str) -> None:
-    outcome, fault = strike(method, "absorb", how)
+def test_raises_in_absorb(exchange: Method, how: str) -> None:
+    outcome, fault = strike(exchange, "absorb", how)
     what = f"{how} in absorb"
-    assert_dropped(method, outcome, ABSORBING, REASON, what)
-    assert_kept_state(method, fault, what)
+    assert_dropped(exchange, outcome, ABSORBING, REASON, what)
+    assert_kept_state(exchange, fault, what)
     for client in set(range(CLIENTS)) - {ODD}:
         found = difference(
-            *(of_client(o.states[STRUCK - 1], client) for o in (undisturbed(method), outcome))
+            *(of_client(o.states[STRUCK - 1], client) for o in (undisturbed(exchange), outcome))
         )
-        law = f"{method}: a client that {what} changes nothing for the others in that round"
+        law = f"{exchange}: a client that {what} changes nothing for the others in that round"
         assert found is None, f"{law}; but {found}"
     row = outcome.rows[STRUCK - 1]
     figures: list[Any] = row["global_accuracy"]["per_client"]
@@ -210,10 +210,10 @@ def test_bad_evaluation(kind: Method, name: str) -> None:
 
 
 @pytest.mark.parametrize("phase", ["learn", "absorb"])
-def test_fails_in_its_first_round(method: Method, phase: str) -> None:
+def test_fails_in_its_first_round(exchange: Method, phase: str) -> None:
     fault = Fault({ODD}, {1}, phase, "breaks")
-    outcome = federate(plan(method), app=fault.app)
-    law = f"{method}: a client that fails to {phase} in its first round begins in the next"
+    outcome = federate(plan(exchange), app=fault.app)
+    law = f"{exchange}: a client that fails to {phase} in its first round begins in the next"
     assert [f.client for f in outcome.reports[0].failures] == [ODD], law
     assert not outcome.reports[1].failures, f"{law}; but {outcome.reports[1].failures}"
     assert of_client(outcome.states[1], ODD), f"{law}; but it has no state"
@@ -222,19 +222,19 @@ def test_fails_in_its_first_round(method: Method, phase: str) -> None:
 
 
 @pytest.mark.parametrize("phase", ["learn", "absorb"])
-def test_everybody_fails(method: Method, phase: str) -> None:
+def test_everybody_fails(exchange: Method, phase: str) -> None:
     fault = Fault(range(CLIENTS), {STRUCK}, phase, "breaks")
     with pytest.raises(RunFailedError) as stopped:
-        federate(plan(method), app=fault.app)
+        federate(plan(exchange), app=fault.app)
     text = str(stopped.value)
-    law = f"{method}: a run in which all fail to {phase} stops and says why"
+    law = f"{exchange}: a run in which all fail to {phase} stops and says why"
     assert REASON in text, f"{law}; but it says {text!r}"
-    assert method.title in text, f"{law} and for which strategy; but it says {text!r}"
+    assert exchange.title in text, f"{law} and for which strategy; but it says {text!r}"
     assert f"round {STRUCK}" in text, f"{law} and in which round; but it says {text!r}"
     assert "\n" not in text, f"{law} in one line; but it says {text!r}"
 
 
-def test_everybody_uploads_nothing(sharing: Method) -> None:
+def test_everybody_uploads_nothing(parcel: Method) -> None:
     fault = Fault(range(CLIENTS), {1}, "learn", nothing)
     with pytest.raises(RunFailedError, match=r"round 1.*client 0"):
-        federate(plan(sharing), app=fault.app)
+        federate(plan(parcel), app=fault.app)

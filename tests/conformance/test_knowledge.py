@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import pytest
-from flwr.app import Message
 
 from fedkt.errors import ConfigError
 from fedkt.simulations.grid import InProcessGrid
 from fedkt.simulations.population import Population, PopulationSpec
 from fedkt.simulations.runner import local_twin, prepare
 
-from .kit import (
-    MIXED,
-    Method,
-    Outcome,
-    assert_sound,
-    difference,
-    federate,
-    of_client,
-    plan_for,
-)
+from .grids import Alone
+from .kit import MIXED, Method, assert_sound, difference, federate, model_of, plan_for
 
 MIXTURES = [("cnn", "mlp"), ("cnn", "mlp", "forest"), ("forest", "mlp"), ("forest",)]
 
@@ -35,6 +23,7 @@ def assert_clear(error: ConfigError, method: Method) -> None:
     assert "architecture" in text or "model" in text, f"{law}; but it says {text!r}"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("models", MIXTURES, ids="+".join)
 def test_mixed_architectures_or_a_clear_refusal(method: Method, models: tuple[str, ...]) -> None:
     try:
@@ -64,26 +53,7 @@ def test_mixed_clients_met_on_a_network(method: Method) -> None:
     assert not strategy.exchange.report.failures
 
 
-class Alone(InProcessGrid):
-    """Loses everything but the messages of one client on the way back from learning."""
-
-    kept = 0
-
-    def _handle(self, messages: Sequence[Message], timeout: float | None) -> list[Message]:
-        replies = super()._handle(messages, timeout)
-        if messages[0].metadata.message_type != "train":
-            return replies
-        node = self.get_node_ids()[self.kept]
-        return [r for r in replies if r.metadata.src_node_id == node]
-
-
-def model_of(outcome: Outcome, client: int) -> dict[str, Any]:
-    """Return what a client has learnt at the end, without what it merely keeps."""
-    parts = "/learner/model/", "/learner/classifier"
-    state = of_client(outcome.states[-1], client)
-    return {path: leaf for path, leaf in state.items() if any(part in path for part in parts)}
-
-
+@pytest.mark.full
 def test_knowledge_changes_the_clients(method: Method) -> None:
     if not method.recipe.share:
         pytest.skip(f"{method} shares nothing")
@@ -92,8 +62,7 @@ def test_knowledge_changes_the_clients(method: Method) -> None:
     law = f"{method}: what the others know changes a client"
     changed = 0
     for client in range(4):
-        alone = type("AloneWith", (Alone,), {"kept": client})
-        own = federate(plan, grid=alone)
+        own = federate(plan, grid=Alone.but(client))
         taking_part = [report.participants for report in own.reports]
         assert taking_part == [[client]] * 2
         changed += difference(model_of(together, client), model_of(own, client)) is not None

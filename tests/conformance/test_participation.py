@@ -6,6 +6,7 @@ import pytest
 
 from .kit import Method, assert_same, assert_sound, difference, federate, of_client, plan_for
 
+pytestmark = pytest.mark.full
 CLIENTS, ROUNDS = 5, 3
 
 

@@ -36,19 +36,19 @@ def test_workers_have_as_many_threads_as_these_tests() -> None:
     assert ray.get(ray.remote(threads).remote()) == (asked, int(asked))
 
 
-def test_any_number_of_workers(method: Method, tmp_path: Path) -> None:
-    here = run_in(tmp_path / "here", plan_on(method, "in-process"))
+def test_any_number_of_workers(exchange: Method, tmp_path: Path) -> None:
+    here = run_in(tmp_path / "here", plan_on(exchange, "in-process"))
     for workers in (1, 2):
-        there = run_in(tmp_path / f"ray-{workers}", plan_on(method, "ray", workers))
+        there = run_in(tmp_path / f"ray-{workers}", plan_on(exchange, "ray", workers))
         found = difference(here, there)
-        law = f"{method}: Ray with {workers} workers gives the bits of one process"
+        law = f"{exchange}: Ray with {workers} workers gives the bits of one process"
         assert found is None, f"{law}; but {found}"
 
 
-def test_stopped_in_process_goes_on_on_ray(method: Method, tmp_path: Path) -> None:
-    plan = plan_on(method, "in-process")
+def test_stopped_in_process_goes_on_on_ray(exchange: Method, tmp_path: Path) -> None:
+    plan = plan_on(exchange, "in-process")
     whole = run_in(tmp_path / "whole", plan)
     with pytest.raises(KeyboardInterrupt):
         run_in(tmp_path / "moved", plan, StopAfterRound(1))
-    found = difference(whole, run_in(tmp_path / "moved", plan_on(method, "ray", 2)))
-    assert found is None, f"{method}: a run stopped on one grid goes on on another; but {found}"
+    found = difference(whole, run_in(tmp_path / "moved", plan_on(exchange, "ray", 2)))
+    assert found is None, f"{exchange}: a run stopped on one grid goes on on another; but {found}"

@@ -45,12 +45,12 @@ _whole: dict[Method, dict[str, Any]] = {}
 
 
 @pytest.fixture
-def whole(variant: Method, tmp_path: Path) -> dict[str, Any]:
+def whole(exchange: Method, tmp_path: Path) -> dict[str, Any]:
     """Return what the run comes to that is never stopped; made once for each strategy."""
-    if variant not in _whole:
-        plan = plan_on(variant, "in-process", rounds=ROUNDS)
-        _whole[variant] = run_in(tmp_path / "whole", plan)
-    return _whole[variant]
+    if exchange not in _whole:
+        plan = plan_on(exchange, "in-process", rounds=ROUNDS)
+        _whole[exchange] = run_in(tmp_path / "whole", plan)
+    return _whole[exchange]
 
 
 def go_on(folder: Path, method: Method, whole: dict[str, Any], stopped: str) -> None:
@@ -61,43 +61,43 @@ def go_on(folder: Path, method: Method, whole: dict[str, Any], stopped: str) -> 
     assert found is None, f"{law}; but {found}"
 
 
-def test_stopped_between_rounds(variant: Method, whole: dict[str, Any], tmp_path: Path) -> None:
-    plan = plan_on(variant, "in-process", rounds=ROUNDS)
+def test_stopped_between_rounds(exchange: Method, whole: dict[str, Any], tmp_path: Path) -> None:
+    plan = plan_on(exchange, "in-process", rounds=ROUNDS)
     with pytest.raises(KeyboardInterrupt):
         run_in(tmp_path, plan, StopAfterRound(2))
-    go_on(tmp_path, variant, whole, "stopped after round 2")
+    go_on(tmp_path, exchange, whole, "stopped after round 2")
 
 
 # Five greetings, then in each round three clients learn (some do not absorb) and five answer:
 # 7 is in the first round, before any checkpoint, 14 and 19 in the two phases of the second.
 @pytest.mark.parametrize("message", [7, 14, 19])
 def test_stopped_in_the_middle_of_a_round(
-    variant: Method, whole: dict[str, Any], message: int, tmp_path: Path
+    exchange: Method, whole: dict[str, Any], message: int, tmp_path: Path
 ) -> None:
-    plan = plan_on(variant, "in-process", rounds=ROUNDS)
+    plan = plan_on(exchange, "in-process", rounds=ROUNDS)
     with pytest.raises(KeyboardInterrupt):
         run_in(tmp_path, plan, StopAtMessage(message))
-    go_on(tmp_path, variant, whole, f"stopped at message {message}")
+    go_on(tmp_path, exchange, whole, f"stopped at message {message}")
 
 
-def test_planned_shorter_at_first(variant: Method, whole: dict[str, Any], tmp_path: Path) -> None:
-    if variant.make().follows_progress:
+def test_planned_shorter_at_first(exchange: Method, whole: dict[str, Any], tmp_path: Path) -> None:
+    if exchange.make().follows_progress:
         pytest.skip("a round depends on how many are planned, so the longer run is another run")
-    shorter = run_in(tmp_path, plan_on(variant, "in-process", rounds=1))
+    shorter = run_in(tmp_path, plan_on(exchange, "in-process", rounds=1))
     assert len(shorter["rounds"]) == 1
-    go_on(tmp_path, variant, whole, "of one round, made longer,")
+    go_on(tmp_path, exchange, whole, "of one round, made longer,")
 
 
-def test_newest_checkpoint_is_torn(variant: Method, whole: dict[str, Any], tmp_path: Path) -> None:
+def test_newest_checkpoint_is_torn(exchange: Method, whole: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run_in(tmp_path, plan_on(variant, "in-process", rounds=ROUNDS), StopAfterRound(2))
+        run_in(tmp_path, plan_on(exchange, "in-process", rounds=ROUNDS), StopAfterRound(2))
     newest = max((tmp_path / "checkpoints").glob("round-*"))
     newest.write_bytes(newest.read_bytes()[:1000])
-    go_on(tmp_path, variant, whole, "whose newest checkpoint is torn")
+    go_on(tmp_path, exchange, whole, "whose newest checkpoint is torn")
 
 
 def test_stopped_between_a_line_and_its_checkpoint(
-    variant: Method, whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exchange: Method, whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save = checkpoint.save
 
@@ -108,6 +108,6 @@ def test_stopped_between_a_line_and_its_checkpoint(
 
     monkeypatch.setattr(checkpoint, "save", save_first_only)
     with pytest.raises(KeyboardInterrupt):
-        run_in(tmp_path, plan_on(variant, "in-process", rounds=ROUNDS))
+        run_in(tmp_path, plan_on(exchange, "in-process", rounds=ROUNDS))
     monkeypatch.undo()
-    go_on(tmp_path, variant, whole, "stopped before the checkpoint of a written line")
+    go_on(tmp_path, exchange, whole, "stopped before the checkpoint of a written line")

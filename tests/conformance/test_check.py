@@ -1,0 +1,115 @@
+"""The quick level itself: it is one call, and finds what breaks a law in the one recorded run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import pytest
+import torch
+from flwr.app import ArrayRecord, Message, MetricRecord
+
+from fedkt import registry
+from fedkt.errors import ConfigError
+from fedkt.knowledge import Fused, Uploads
+from fedkt.strategies.fedmd import FedMD
+
+from . import test_recorded as laws
+from .check import Strategy, check, reference_of
+from .example_strategy import Median
+from .kit import Method, Outcome
+from .recorded import recorded
+
+Law = Callable[[Method, Outcome], None]
+
+
+def added(fused: Fused, value: float) -> Fused:
+    """Return the fused answers with a number added to each."""
+    mean = fused.shared["public"]
+    return Fused(shared={"public": mean.with_tensors({"values": mean.values + value})})
+
+
+class Noisy(FedMD):
+    """Draws from torch's global generator."""
+
+    def fuse(self, uploads: Uploads) -> Fused:
+        return added(super().fuse(uploads), float(torch.randn(1)))
+
+
+class Forgetful(FedMD):
+    """Counts rounds outside its memory."""
+
+    rounds = 0
+
+    def fuse(self, uploads: Uploads) -> Fused:
+        self.rounds += 1
+        return added(super().fuse(uploads), self.rounds)
+
+
+class Hasty(FedMD):
+    """Listens to who answers first."""
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        arrived = list(replies)
+        self.first_node = arrived[0].metadata.src_node_id
+        return super().aggregate_train(server_round, arrived)
+
+    def fuse(self, uploads: Uploads) -> Fused:
+        return added(super().fuse(uploads), self.first_node % 7)
+
+
+class Selfish(FedMD):
+    """Returns everyone's own answers."""
+
+    def fuse(self, uploads: Uploads) -> Fused:
+        return Fused(personal={u.client: u.knowledge for u in uploads})
+
+
+@pytest.fixture(autouse=True)
+def _registered_here_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    known = {
+        part: {n: registry.lookup(part, n) for n in registry.names(part)} for part in registry.PARTS
+    }
+    monkeypatch.setattr(registry, "_known", known)
+    yield
+    recorded.cache_clear()  # of names that will mean nothing
+
+
+@pytest.mark.parametrize(
+    ("lawless", "law"),
+    [
+        (Noisy, laws.test_the_seed_alone_decides),
+        (Hasty, laws.test_the_seed_alone_decides),
+        (Forgetful, laws.test_it_goes_on_from_a_checkpoint),
+    ],
+)
+def test_a_broken_law_is_found(lawless: type[FedMD], law: Law) -> None:
+    method = Method(reference_of(lawless))
+    with pytest.raises(AssertionError, match=f"{lawless.__name__}: .*; but"):
+        law(method, recorded(method))
+
+
+def test_who_ignores_the_others_is_found() -> None:
+    with pytest.raises(pytest.fail.Exception, match="Selfish: what the others know changes"):
+        laws.test_others_change_a_client(Method(reference_of(Selfish)))
+
+
+@pytest.mark.parametrize("strategy", [Median, Median(distil_epochs=1)])
+def test_a_class_or_an_object_that_keeps_the_laws(strategy: Strategy) -> None:
+    assert (
+        Method(reference_of(strategy)).make().recipe()
+        == (strategy() if isinstance(strategy, type) else strategy).recipe()
+    )
+    check(strategy)
+
+
+def test_every_broken_law_is_named() -> None:
+    with pytest.raises(AssertionError) as broken:
+        check(Noisy(local_epochs=1))
+    assert "neither global random numbers nor the order of messages" in str(broken.value)
+
+
+def test_an_unknown_level_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"level 'slow': must be one of quick, full"):
+        check("knfu", level="slow")
