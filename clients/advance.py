@@ -17,6 +17,7 @@ from fedkt.clients import loop
 from fedkt.clients.features import FeatureTap
 from fedkt.clients.learner import TrainingOptions
 from fedkt.clients.optimisers import Descent, choose, descend
+from fedkt.clients.probe import Nature
 from fedkt.clients.stacking import OwnAndCommon, Tensors
 from fedkt.knowledge import Knowledge
 from fedkt.objectives.base import Batch, Outputs, Term
@@ -43,6 +44,8 @@ class Advance:
         The optimiser, and whether the step is compiled.
     rate : float
         The learning rate.
+    nature : Nature
+        What trying the model has shown.
     """
 
     def __init__(
@@ -54,17 +57,18 @@ class Advance:
         kinds: Mapping[str, Any],
         options: TrainingOptions,
         rate: float,
+        nature: Nature,
     ) -> None:
         self._model, self._names, self._kinds = model, names, kinds
         self._options, self._rate = options, rate
         self._terms = (terms, rehearse)
         everything = [t for _, t in (*terms, *rehearse)]
         tapped = any(getattr(t, "needs_features", False) for t in everything)
-        self._tap = FeatureTap(model, tapped)
+        self._tap, self._coupled = FeatureTap(model, tapped, nature.open_ended), nature.coupled
         self._batch_norms = [m for m in model.modules() if isinstance(m, loop.NORMS)]
         self._frozen = [n for n, p in model.named_parameters() if not p.requires_grad]
         # Hooks, and batch sizes that change, are not for the compiler.
-        self.compiled = options.compile and not (tapped or self._batch_norms or _straight(model))
+        self.compiled = options.compile and not (tapped or self._coupled or _straight(model))
         self._step: Step = self._compiled() if self.compiled else self._pure
         self._reached: tuple[bool, ...] | None = None  # by the loss, of the parameters
 
@@ -121,7 +125,7 @@ class Advance:
     @property
     def _inside(self) -> bool:
         """Whether gradients are taken inside vmap, which does not say what is not reached."""
-        return self.compiled or bool(self._batch_norms)
+        return self.compiled or self._coupled
 
     def _loss_beside(
         self, knowledge: OwnAndCommon, batches: Sequence[OwnAndCommon]
@@ -210,7 +214,8 @@ class Advance:
         own = {n: t for n, t in {**parameters, **buffers}.items() if not n.startswith(f"{HEADS}.")}
         logits = functional_call(self._model, own, (batch.x,))
         parameters = {**parameters, **{n: buffers[n] for n in self._frozen}}
-        outputs = Outputs(logits, self._tap.features, parameters, classify=self._tap.layer)
+        classify = self._tap.classifier(own)
+        outputs = Outputs(logits, self._tap.features, parameters, classify=classify)
         return loop.sum_of(terms, outputs, batch, knowledge)
 
 

@@ -2,8 +2,9 @@
 
 Their parameters are stacked, and one vectorised step (``torch.func.vmap`` of the gradient)
 moves all of them. The terms of a recipe are pure functions, so what runs in the loop
-executor runs here; what cannot (dropout, which draws from one global stream; layers that vmap
-refuses; samples beside a batch, transforms and mixup) goes through the loop, client by client.
+executor runs here; what cannot (networks that draw random numbers, which come from one global
+stream; layers that vmap refuses; samples beside a batch, transforms and mixup) goes through the
+loop, client by client. Which networks can is tried before a run (``fedkt.clients.trial``).
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from fedkt.objectives.heads import PREFIX as HEADS
 from fedkt.recipe import Train
 
 ROWS = 64  # samples a client answers for at a time, as in the loop
-RANDOM = nn.modules.dropout._DropoutNd
 
 
 class RefusedError(Exception):
@@ -53,11 +53,9 @@ class Row:
     work: Work
 
 
-def refuses(model: nn.Module, step: Train | None = None) -> str | None:
-    """Return why a cohort of the model cannot train (by a step), in one line; None if it can."""
-    if any(isinstance(m, RANDOM) and m.p > 0 for m in model.modules()):
-        return "dropout draws from one stream for all"
-    if step is not None and (step.beside or step.transforms or step.mixup):
+def refuses(step: Train) -> str | None:
+    """Return why no cohort can train by a step, in one line; None if it can."""
+    if step.beside or step.transforms or step.mixup:
         return "it draws samples beside a batch, transforms or mixes inputs"
     return None
 
@@ -89,16 +87,16 @@ def train(
     RefusedError
         If the model or the step is not for cohorts.
     """
-    if refusal := refuses(learner.template, step):
+    nature = learner.nature(torch.cat([row.work.data.train.x[:1] for row in rows]))
+    if refusal := nature.refusal or refuses(step):
         raise RefusedError(refusal)
     if rows and rows[0].work.options.precision != "float32":
         raise RefusedError(f"cohorts train in float32, not {rows[0].work.options.precision}")
     losses: list[float | None] = [None] * len(rows)
     groups: dict[Any, list[int]] = {}
-    # Padding would enter the statistics of batch normalisation, so batches must be of one size.
-    norms = any(isinstance(m, loop.NORMS) for m in learner.template.modules())
+    # Where padding would show, as in the statistics of a batch, batches must be of one size.
     shared: dict[Any, Plan] = {}
-    tasks = [_task(step, row.work, stream, norms, shared) for row in rows]
+    tasks = [_task(step, row.work, stream, nature.coupled, shared) for row in rows]
     for place, task in enumerate(tasks):
         if task is not None:
             groups.setdefault(task.kind, []).append(place)
@@ -232,8 +230,9 @@ class _Group:
         # The same object for the same kind of training: a compiled one is dear.
         key = repr((trained, terms, rehearse, sorted(kinds.items()), options, rate))
         if key not in learner.steps:
-            made = Advance(learner.template, trained, terms, rehearse, kinds, options, rate)
-            learner.steps[key] = made
+            learner.steps[key] = Advance(
+                learner.template, trained, terms, rehearse, kinds, options, rate, learner.nature()
+            )
         self._advance: Advance = learner.steps[key]
         # A compiled step wants batches of one size.
         where = device, self._advance.compiled

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from fedkt.errors import ConfigError
+
+# From features [n, d], and weights by the model's names instead of its own, to logits [n, C].
+Classify = Callable[..., Tensor]
 
 
 def feature_layer(model: nn.Module) -> nn.Module | None:
@@ -46,11 +52,25 @@ def feature_width(model: nn.Module) -> int:
 
 
 class FeatureTap:
-    """Takes a model's features ``[n, d]``, the input of its feature layer, by a hook."""
+    """Takes a model's features ``[n, d]``, the input of its feature layer, by a hook.
 
-    def __init__(self, model: nn.Module, wanted: bool = True) -> None:
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model.
+    wanted : bool
+        Whether to take them.
+    open_ended : bool
+        Whether something follows the feature layer in the model; then it does not classify.
+    """
+
+    def __init__(self, model: nn.Module, wanted: bool = True, open_ended: bool = False) -> None:
         self.layer = feature_layer(model) if wanted else None
         self.features: Tensor | None = None
+        self._model, self._open_ended = type(model).__name__, open_ended
+        places = (place for place, module in model.named_modules() if module is self.layer)
+        name = next(places, "")
+        self._prefix = f"{name}." if name else ""
 
     def __enter__(self) -> FeatureTap:
         if self.layer is not None:
@@ -60,6 +80,39 @@ class FeatureTap:
     def __exit__(self, *exc: object) -> None:
         if self.layer is not None:
             self._hook.remove()
+
+    def classifier(self, own: Mapping[str, Tensor]) -> Classify | None:
+        """Return the part of the model behind its features as a function; None without one.
+
+        ``classify(z, weights=None)`` maps features ``[n, d]`` to logits ``[n, C]`` and changes
+        nothing, running statistics neither.
+
+        Parameters
+        ----------
+        own : Mapping[str, Tensor]
+            The client's parameters and buffers by the model's names; the module's own for those
+            that are missing.
+        """
+        layer, prefix = self.layer, self._prefix
+        if layer is None:
+            return None
+
+        def classify(z: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+            if self._open_ended:
+                raise ConfigError(
+                    f"{self._model} goes on behind the layer that takes its features in, so this "
+                    "layer alone does not classify; name another as its feature_layer."
+                )
+            buffers = {f"{prefix}{name}": buffer for name, buffer in layer.named_buffers()}
+            given = {**buffers, **own, **(weights or {})}
+            tensors = {n: t for n, t in given.items() if n.startswith(prefix)}
+            tensors = {
+                n.removeprefix(prefix): t.clone() if n in buffers else t for n, t in tensors.items()
+            }
+            logits: Tensor = functional_call(layer, tensors, (z,))
+            return logits
+
+        return classify
 
     def _take(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self.features = inputs[0].flatten(1)

@@ -32,6 +32,7 @@ def train(
     work: Work,
     stream: str,
     heads: nn.Module | None = None,
+    open_ended: bool = False,
 ) -> float | None:
     """Train a model in place by one step of a recipe.
 
@@ -52,6 +53,8 @@ def train(
         Name of this step's random stream.
     heads : torch.nn.Module, optional
         The recipe's heads by name; see ``fedkt.objectives.heads``.
+    open_ended : bool
+        Whether the layer behind the features is not the model's last.
 
     Returns
     -------
@@ -60,7 +63,7 @@ def train(
     """
     given, device = work, devices.device_of(model)
     work = devices.on(work, device)
-    ask = _Asking(model, heads, step, half=work.options.precision == "bfloat16")
+    ask = _Asking(model, heads, step, work.options.precision == "bfloat16", open_ended)
     beside = batches.beside(step.beside, work, stream, ask)
     terms = ready(step.terms, work, beside is not None)
     samples = samples_of(step, given, terms)  # on the CPU, where nothing waits for an answer
@@ -169,7 +172,12 @@ class _Asking:
     """A model in training, and what the terms of a step want to know of it."""
 
     def __init__(
-        self, model: nn.Module, heads: nn.Module | None, step: Train, half: bool = False
+        self,
+        model: nn.Module,
+        heads: nn.Module | None,
+        step: Train,
+        half: bool = False,
+        open_ended: bool = False,
     ) -> None:
         self._model, self._half = model, half
         self.parameters = dict(model.named_parameters())
@@ -177,7 +185,9 @@ class _Asking:
             self.parameters |= {f"{HEADS}.{n}": p for n, p in heads.named_parameters()}
         self._batch_norms = [m for m in model.modules() if isinstance(m, NORMS)]
         terms = [t for _, t in weighted((*step.terms, *step.rehearse))]
-        self.tap = FeatureTap(model, any(getattr(t, "needs_features", False) for t in terms))
+        wanted = any(getattr(t, "needs_features", False) for t in terms)
+        self.tap = FeatureTap(model, wanted, open_ended)
+        self._classify = self.tap.classifier(self.parameters)
 
     def __call__(self, x: Tensor) -> Outputs:
         for module in self._batch_norms:  # one sample has no variance: use the running one
@@ -189,7 +199,7 @@ class _Asking:
             with torch.autocast(x.device.type, torch.bfloat16):
                 logits = self._model(x).float()
             features = None if self.tap.features is None else self.tap.features.float()
-        return Outputs(logits, features, self.parameters, classify=self.tap.layer)
+        return Outputs(logits, features, self.parameters, classify=self._classify)
 
 
 class _Loss:

@@ -15,6 +15,7 @@ from fedkt.clients.advance import vectorised
 from fedkt.clients.features import feature_width
 from fedkt.clients.learner import Work
 from fedkt.clients.optimisers import Optimiser
+from fedkt.clients.probe import Nature, examine
 from fedkt.knowledge import Knowledge
 from fedkt.objectives.heads import PREFIX as HEADS
 from fedkt.objectives.heads import Head
@@ -43,11 +44,12 @@ class TorchLearner:
     def __init__(
         self, build: Callable[[], nn.Module], num_classes: int, name: str, device: str = "cpu"
     ) -> None:
-        self._build, self._num_classes, self._name = build, num_classes, name
+        self.build, self._num_classes, self._name = build, num_classes, name
         self.device = torch.device(device)
         self._optimiser: Optimiser | None = None
         self._optimiser_state: dict[int, Any] = {}
         self._heads: tuple[Head, ...] = ()
+        self.tried: Nature | None = None  # see nature()
         self._answered: tuple[Tensor, bytes, Tensor] | None = None  # samples, weights, logits
         # The architecture for the cohort executor, and the vectorised steps it has made of it.
         with global_torch_stream(0, "template"):
@@ -72,18 +74,37 @@ class TorchLearner:
         """Follow every recipe."""
         return None
 
+    def nature(self, x: Tensor | None = None) -> Nature:
+        """Return what trying the network shows; it is tried once.
+
+        Parameters
+        ----------
+        x : Tensor, optional
+            Real inputs to try it on, float32 ``[n, ...]``, n ≥ 1; needed the first time.
+
+        Raises
+        ------
+        ConfigError
+            If it cannot serve several clients; see :func:`fedkt.clients.probe.examine`.
+        """
+        if self.tried is None:
+            if x is None or not len(x):
+                return Nature()  # nothing to try it on, and nothing to train it on
+            self.tried = examine(self.build, x, self._num_classes, self._name)
+        return self.tried
+
     def follow(self, recipe: Recipe) -> None:
         """Put a recipe's heads beside the model; another model's are dropped with it."""
         heads = tuple(recipe.heads)
         if heads != self._heads:
             self._heads = heads
             with global_torch_stream(0, "template"):
-                self._adopt(self._build())
+                self._adopt(self.build())
 
     def reset(self, seed: int, client: int) -> None:
         """Become the untrained model of a client."""
         with global_torch_stream(seed, "model", 0, client):
-            self._adopt(self._build())
+            self._adopt(self.build())
 
     def fit(self, step: Train, work: Work, stream: str) -> float | None:
         """Train on private data."""
@@ -199,7 +220,9 @@ class TorchLearner:
             trained = [p for p in self._parameters() if p.requires_grad]
             state = {} if reset else self._optimiser_state
             self._optimiser = Optimiser(trained, work.options, state)
-        return loop.train(self.model, self._optimiser, step, work, stream, self.heads)
+        samples = work.data.train if len(work.data.train) else work.data.public
+        open_ended = self.nature(None if samples is None else samples.x).open_ended
+        return loop.train(self.model, self._optimiser, step, work, stream, self.heads, open_ended)
 
 
 def _copied(value: Any) -> Any:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 
 from torch import nn
 
-from fedkt.clients import TorchLearner, TrainingOptions, Work, cohort
+from fedkt.clients import TorchLearner, TrainingOptions, Work, cohort, trial
 from fedkt.clients.devices import CPU
 from fedkt.data.federation import Federation
 from fedkt.errors import ConfigError
@@ -23,7 +23,7 @@ from fedkt.recipe import Recipe, Train
 from fedkt.simulations.config import RunSection
 from fedkt.simulations.files import absolute
 from fedkt.simulations.grid import one_thread
-from fedkt.simulations.population import make_learner
+from fedkt.simulations.population import learner_for, some_samples
 
 logger = logging.getLogger("fedkt")
 
@@ -32,6 +32,8 @@ LEAST, USUAL, LARGEST = 16, 100, 250
 TRIAL_STEPS, TRIAL_SIZES = 4, (LEAST, 50, USUAL, LARGEST)  # batches a client; clients
 SMALL = 200_000  # parameters, up to which a network's training step is mostly overhead
 LOOP = "loop"
+# Why a network cannot train in cohorts, by network, data and recipe; it is tried once.
+_refusals: dict[Hashable, str | None] = {}
 _COHORT = re.compile(r"cohort:([1-9]\d*)")
 
 
@@ -55,6 +57,7 @@ def resolve(
     models: Sequence[str],
     federation: Federation,
     training: TrainingOptions,
+    recipe: Recipe,
     device: str = "cpu",
 ) -> dict[str, str]:
     """Return the executor of every model.
@@ -65,13 +68,16 @@ def resolve(
         Its ``executor``: ``auto`` takes cohorts for small networks without convolutions or
         recurrence, for whose small steps the overhead is most of the cost; ``tune`` measures.
         Entries of its ``plan`` are settled already. Flower's engine hands clients on one by
-        one, so there it is always the loop.
+        one, so there it is always the loop. Whatever asks for a cohort, a network gets one only
+        if a trial gives what the loop gives (``fedkt.clients.trial``); else a warning says why.
     models : Sequence[str]
         Client i trains ``models[i % len(models)]``.
     federation : Federation
         The data.
     training : TrainingOptions
         How clients train.
+    recipe : Recipe
+        What they do.
     device : {"cpu", "cuda"}
         Where. On a GPU a single client's steps leave most of it idle, so there ``auto`` takes
         cohorts of every network that can be in one.
@@ -80,6 +86,11 @@ def resolve(
     -------
     dict[str, str]
         ``"loop"`` or ``"cohort:N"`` by model.
+
+    Raises
+    ------
+    ConfigError
+        For a plan that does not fit, or a network that cannot serve several clients.
     """
     settled = {absolute(name): entry for name, entry in run.plan.items()}
     half = training.precision == "bfloat16"
@@ -92,8 +103,7 @@ def resolve(
     found = {}
     for model in dict.fromkeys(models):
         own = [c for c in range(federation.num_clients) if models[c % len(models)] == model]
-        shape, classes = federation.input_shape, federation.num_classes
-        learner = make_learner(model, shape, classes, device)
+        learner = learner_for(model, federation, device)
         if half or run.grid == "flower" or len(own) < 2 or not isinstance(learner, TorchLearner):
             found[model] = LOOP
         elif absolute(model) in settled:
@@ -104,7 +114,22 @@ def resolve(
                 found[model] = measured(learner, [Work(d, {}, training, 0, 0, 0) for d in data])
         else:
             found[model] = _rule(run.executor, learner, len(own))
+        if found[model] != LOOP and isinstance(learner, TorchLearner):
+            found[model] = _tried(found[model], model, learner, federation, recipe)
     return found
+
+
+def _tried(
+    entry: str, model: str, learner: TorchLearner, federation: Federation, recipe: Recipe
+) -> str:
+    """Return the entry, or the loop where a cohort would not give what the loop gives."""
+    key = learner.build, federation.token, recipe.to_json()
+    if key not in _refusals:
+        public = federation.client(0).public
+        _refusals[key] = trial.refuses(learner, recipe, some_samples(federation), public)
+        if _refusals[key]:
+            logger.warning("%s runs in the loop, client by client: %s", model, _refusals[key])
+    return LOOP if _refusals[key] else entry
 
 
 def measured(learner: TorchLearner, works: Sequence[Work]) -> str:
@@ -151,7 +176,7 @@ def _cost(act: Callable[[], None], clients: int) -> float:
 
 
 def _rule(executor: str, learner: TorchLearner, count: int) -> str:
-    pays = _is_small(learner.model) if learner.device == CPU else not cohort.refuses(learner.model)
+    pays = _is_small(learner.model) if learner.device == CPU else not learner.nature().refusal
     if executor == LOOP or (executor == "auto" and not pays):
         return LOOP
     return f"cohort:{cohort_size(count)}"
@@ -174,6 +199,4 @@ def _is_small(model: nn.Module) -> bool:
     if sum(parameter.numel() for parameter in model.parameters()) > SMALL:
         return False
     large = (nn.modules.conv._ConvNd, nn.RNNBase, nn.MultiheadAttention)
-    if any(isinstance(module, large) for module in model.modules()):
-        return False
-    return cohort.refuses(model) is None
+    return not any(isinstance(module, large) for module in model.modules())

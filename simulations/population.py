@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any, cast
 
+import torch
 from flwr.app import ArrayRecord, Context
 
 from fedkt import registry
@@ -20,14 +21,19 @@ from fedkt.clients import (
     client_app,
 )
 from fedkt.clients.learner import Learner
+from fedkt.clients.probe import Nature
 from fedkt.clients.server_model import SERVER
 from fedkt.clients.state import StateStore
+from fedkt.clients.trial import SAMPLES
 from fedkt.data.federation import Federation
+from fedkt.data.samples import Samples
 from fedkt.models import build_model, is_torch_model
 from fedkt.recipe import Recipe, Weights
 from fedkt.rng import global_torch_stream
 from fedkt.wire import arrays_of
 
+# What trying a network has shown, by network and data.
+_natures: dict[Hashable, Nature] = {}
 KEPT_BYTES, LEAST_KEPT = 2**30, 16  # of clients' data as tensors; clients kept at least
 
 
@@ -104,8 +110,7 @@ class Population:
         """Return this process's learner for a model; it serves all clients that have it."""
         if reference not in self._learners:
             self._load_files()
-            shape, classes = self.federation.input_shape, self.federation.num_classes
-            self._learners[reference] = make_learner(reference, shape, classes, self.spec.device)
+            self._learners[reference] = learner_for(reference, self.federation, self.spec.device)
         return self._learners[reference]
 
     def _load_files(self) -> None:
@@ -144,6 +149,22 @@ def _number(context: Context) -> int:
     return int(cast(int, context.node_config["partition-id"]))
 
 
+def learner_for(reference: str, federation: Federation, device: str = "cpu") -> Learner:
+    """Return a learner for a federation's clients; a network is tried on some of their samples.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot serve several clients; see :func:`fedkt.clients.probe.examine`.
+    """
+    learner = make_learner(reference, federation.input_shape, federation.num_classes, device)
+    if isinstance(learner, TorchLearner):
+        key = learner.build, federation.token
+        learner.tried = _natures.get(key)
+        _natures[key] = learner.nature(some_samples(federation).x)
+    return learner
+
+
 def make_learner(
     reference: str, input_shape: tuple[int, ...], num_classes: int, device: str = "cpu"
 ) -> Learner:
@@ -151,11 +172,32 @@ def make_learner(
     with global_torch_stream(0, "probe"):
         torch_model = is_torch_model(build_model(reference, input_shape, num_classes))
     # What has been built and checked once is built for every client; checking takes as long.
-    part = registry.lookup("models", reference)
-    build: Callable[[], Any] = partial(part, tuple(input_shape), num_classes)
+    build = _build_of(registry.lookup("models", reference), tuple(input_shape), num_classes)
     if torch_model:
         return TorchLearner(build, num_classes, reference, device)
     return SklearnLearner(build, num_classes, reference)
+
+
+@lru_cache(maxsize=64)
+def _build_of(
+    part: Callable[..., Any], input_shape: tuple[int, ...], num_classes: int
+) -> Callable[[], Any]:
+    """Return what builds a model, the same object each time, by which it is known."""
+    return partial(part, input_shape, num_classes)
+
+
+@lru_cache(maxsize=2)
+def some_samples(federation: Federation) -> Samples:
+    """Return a few training samples of the first clients, the same in every process."""
+    found: list[Samples] = []
+    for client in range(federation.num_clients):
+        own = federation.client(client).train
+        found.append(own.select(torch.arange(min(len(own), SAMPLES))))
+        if sum(map(len, found)) >= SAMPLES:
+            break
+    x = torch.cat([own.x for own in found])[:SAMPLES]
+    y = torch.cat([own.y for own in found if own.y is not None])[:SAMPLES]
+    return Samples(x, y, torch.arange(len(x)))
 
 
 def torch_models(models: Sequence[str], federation: Federation) -> list[str]:

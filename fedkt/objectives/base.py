@@ -64,15 +64,18 @@ class Outputs:
         What the samples drawn beside the batch gave (``Train(beside=...)``), ``[B', ...]``;
         of features that came as knowledge there are no logits (``[B', 0]``).
     classify : callable, optional
-        The part of the model behind the features, ``[n, d] -> [n, C]``; present with them. It
-        is the module itself, so a term that calls it needs the loop executor.
+        The part of the model behind the features, ``classify(z, weights=None)``: from features
+        ``[n, d]`` to logits ``[n, C]``; present with them. It is the client's own in every
+        executor, and a pure function: running statistics there do not move. ``weights`` takes
+        tensors by the model's names instead of the client's own; names of other parts are
+        ignored. It raises ``ConfigError`` where something follows that part in the model.
     """
 
     logits: Tensor
     features: Tensor | None
     parameters: Mapping[str, Tensor]
     beside: Outputs | None = None
-    classify: Callable[[Tensor], Tensor] | None = None
+    classify: Callable[..., Tensor] | None = None
 
 
 @runtime_checkable

@@ -47,7 +47,7 @@ class Probabilistic:
     KL(N(μ, σ²) ‖ N(m_y, s_y²))``. μ are the model's features; σ = softplus of the head
     ``scale`` on them; m and s, one for each class, are the heads ``class-mean`` and softplus of
     ``class-scale`` on one-hot labels (:meth:`heads`). ε comes from torch's global generator.
-    What lies behind the features runs twice, on μ and on z: running statistics there see both.
+    What lies behind the features runs twice, on μ and on z: running statistics there see μ.
 
     Parameters
     ----------

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from fedkt import registry
 from fedkt.errors import ConfigError
-from fedkt.simulations import config
+from fedkt.simulations import config, executors
 from fedkt.simulations.executors import cohort_size, size_of
 from fedkt.simulations.population import PopulationSpec
 from fedkt.simulations.runner import prepare
@@ -101,3 +102,36 @@ def test_a_comparison_is_not_tuned(tiny: Any) -> None:
 
     with pytest.raises(ConfigError, match=r"tune one run and copy its run\.plan"):
         plan_parts(tiny(run__executor="tune", compare__strategies=["local"]))
+
+
+def odd(name: str) -> str:
+    return f"{Path(__file__).parents[1] / 'clients' / 'odd_networks.py'}:of_{name}"
+
+
+@pytest.mark.parametrize("executor", ["auto", "cohort"])
+def test_what_a_cohort_would_do_otherwise_runs_in_the_loop(
+    tiny: Any, executor: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    executors._refusals.clear()
+    model = odd("reassigned")
+    assert plan_of(tiny, [model], 4, executor=executor) == {model: "loop"}
+    assert plan_of(tiny, [model], 4, plan={model: "cohort:4"}) == {model: "loop"}
+    (said,) = (r.message for r in caplog.records if "runs in the loop" in r.message)
+    assert said.endswith("in step learn/0 a cohort changes mean otherwise than the loop")
+    model = odd("in_place")
+    assert plan_of(tiny, [model], 4, executor=executor) == {model: "cohort:4"}
+
+
+@pytest.mark.parametrize("grid", ["in-process", "flower"])
+def test_what_keeps_state_outside_its_state_dict_is_refused(tiny: Any, grid: str) -> None:
+    with pytest.raises(ConfigError, match="counting' keeps 'steps' outside its state_dict"):
+        plan_of(tiny, [odd("counting")], 4, grid=grid, executor="loop")
+
+
+def test_all_strategies_but_those_of_random_terms_train_in_cohorts(tiny: Any) -> None:
+    in_the_loop = set()
+    for name in registry.names("strategies"):
+        settings = {"models": ["mlp"], "strategy": {"name": name}, "run__executor": "cohort"}
+        if prepare(tiny(**settings)).experiment.run.plan == {"mlp": "loop"}:
+            in_the_loop.add(name)
+    assert in_the_loop == {"fedsr"}

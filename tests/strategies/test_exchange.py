@@ -190,7 +190,7 @@ def test_a_bad_upload_is_refused_with_its_reason(world, with_options, spoil, rea
     def adapt(client, message):
         if client.id != 1 or message == 1:
             return client
-        build = client.learner._build
+        build = client.learner.build
         return replace(client, learner=Odd(spoil, build, 10, "linear"))
 
     run = world(adapt=adapt)
