@@ -63,9 +63,21 @@ def examine(build: Callable[[], nn.Module], x: Tensor, num_classes: int, name: s
     Raises
     ------
     ConfigError
-        If it does not give logits ``[n, C]`` in training, draws random numbers in evaluation, or
-        keeps something outside its ``state_dict``.
+        If it cannot be trained, does not give logits ``[n, C]`` in training, draws random numbers
+        in evaluation, or keeps something outside its ``state_dict``.
     """
+    try:
+        return _examined(build, x, num_classes, name)
+    except ConfigError:
+        raise
+    except Exception as error:  # a user's code may raise anything
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ConfigError(
+            f"model {name!r} cannot be trained on samples of shape {list(x.shape[1:])}: {what}"
+        ) from error
+
+
+def _examined(build: Callable[[], nn.Module], x: Tensor, num_classes: int, name: str) -> Nature:
     x = x[: 2 * ROWS].to("cpu", torch.float32)
     rows = torch.cat([x] * (-(-ROWS // len(x))))[:ROWS]  # a batch, some twice if there are few
     model = _built(build)

@@ -34,6 +34,7 @@ SMALL = 200_000  # parameters, up to which a network's training step is mostly o
 LOOP = "loop"
 # Why a network cannot train in cohorts, by network, data and recipe; it is tried once.
 _refusals: dict[Hashable, str | None] = {}
+_told: set[str] = set()
 _COHORT = re.compile(r"cohort:([1-9]\d*)")
 
 
@@ -127,8 +128,10 @@ def _tried(
     if key not in _refusals:
         public = federation.client(0).public
         _refusals[key] = trial.refuses(learner, recipe, some_samples(federation), public)
-        if _refusals[key]:
-            logger.warning("%s runs in the loop, client by client: %s", model, _refusals[key])
+        what = f"{model} runs in the loop, client by client: {_refusals[key]}"
+        if _refusals[key] and what not in _told:
+            _told.add(what)
+            logger.warning(what)
     return LOOP if _refusals[key] else entry
 
 

@@ -211,6 +211,15 @@ class Auxiliary(Network):
         return (logits, logits) if self.training else logits
 
 
+class OutOfInk(Network):
+    """Nothing that could be trained."""
+
+    def between(self, h: Tensor) -> Tensor:
+        if self.training:
+            raise RuntimeError("out of\nink")
+        return h
+
+
 def of_reassigned(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     return Reassigned(math.prod(input_shape), num_classes)
 

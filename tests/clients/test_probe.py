@@ -87,6 +87,14 @@ def test_answers_in_training_are_logits_too() -> None:
         nature(odd.Auxiliary)
 
 
+def test_what_cannot_be_trained_is_one_line() -> None:
+    with pytest.raises(ConfigError) as caught:
+        nature(odd.OutOfInk)
+    assert str(caught.value) == (
+        "model 'OutOfInk' cannot be trained on samples of shape [64]: RuntimeError: out of ink"
+    )
+
+
 def test_a_learner_refuses_before_it_trains(data, work_on) -> None:
     from fedkt.objectives import CrossEntropy
     from fedkt.recipe import Train

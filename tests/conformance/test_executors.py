@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from fedkt.clients import TrainingOptions
+from fedkt.clients import TorchLearner, TrainingOptions, trial
 from fedkt.data.federation import Federation
+from fedkt.simulations.population import learner_for, some_samples
 
 from .kit import Method, deal, federate, leaves, plan_for
 
@@ -32,7 +33,11 @@ def test_cohorts_learn_what_the_loop_learns(method: Method) -> None:
     options = {"clients": len(SIZES), "federation": federation}
     plans = [plan_for(method, executor=e, **options) for e in ("loop", "cohort")]
     plans = [replace(p, population=replace(p.population, training=PLAIN)) for p in plans]
-    assert [p.population.cohorts for p in plans] == [(0,), (len(SIZES),)]
+    learner = learner_for("mlp", federation)
+    assert isinstance(learner, TorchLearner)
+    public = federation.client(0).public
+    refused = trial.refuses(learner, method.recipe, some_samples(federation), public)
+    assert [p.population.cohorts for p in plans] == [(0,), (0 if refused else len(SIZES),)]
     loop, cohort = (federate(plan) for plan in plans)
     assert [r["failures"] for r in cohort.rows] == [r["failures"] for r in loop.rows], law
     assert cohort.rows[-1]["traffic"] == loop.rows[-1]["traffic"], law

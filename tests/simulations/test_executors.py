@@ -113,6 +113,7 @@ def test_what_a_cohort_would_do_otherwise_runs_in_the_loop(
     tiny: Any, executor: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     executors._refusals.clear()
+    executors._told.clear()
     model = odd("reassigned")
     assert plan_of(tiny, [model], 4, executor=executor) == {model: "loop"}
     assert plan_of(tiny, [model], 4, plan={model: "cohort:4"}) == {model: "loop"}

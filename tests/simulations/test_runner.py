@@ -20,7 +20,8 @@ from fedkt.errors import RunFailedError
 from fedkt.simulations.rounds import read_rounds
 from fedkt.simulations.runner import Plan, execute, local_twin, prepare, workers_of
 
-# Trains like a linear model; fails in training while a file called "broken" lies beside it.
+# Trains like a linear model; fails in training while a file called "broken" lies beside it, but
+# not on the few samples that it is tried on before a run.
 FRAGILE = """
 from pathlib import Path
 from torch import nn
@@ -31,7 +32,7 @@ class Fragile(nn.Module):
         self.layer = nn.Linear(64, classes)
 
     def forward(self, x):
-        if self.training and (Path(__file__).parent / "broken").exists():
+        if self.training and len(x) > 4 and (Path(__file__).parent / "broken").exists():
             raise RuntimeError("out of ink")
         return self.layer(x.flatten(1))
 """
