@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from fedkt.budget import batches_beside
 from fedkt.clients.learner import Work
 from fedkt.errors import KnowledgeError
 from fedkt.objectives.base import Outputs
 from fedkt.recipe import Beside, Train
 from fedkt.rng import torch_rng
+
+
+def epochs(step: Train, work: Work, stream: str, total: int) -> Iterator[Sequence[Tensor]]:
+    """Yield for each epoch of a step on ``total`` samples the rows of its batches."""
+    size = batch_size(step, work)
+    if step.pace is None:
+        yield from (torch.split(order, size) for order in orders(step, work, stream, total))
+        return
+    drawn = rehearsal(work, stream)
+    public = 0 if work.data.public is None else len(work.data.public)
+    for _ in range(step.epochs):
+        yield list(itertools.islice(drawn, batches_beside(step, public, size)))
+
+
+def batch_size(step: Train, work: Work) -> int:
+    """Return the step's batch size: its own, or the experiment's for the data that set its pace."""
+    options = work.options
+    public = "public" in (step.on, step.pace)
+    return step.batch_size or (options.public_batch_size if public else options.batch_size)
 
 
 def orders(step: Train, work: Work, stream: str, total: int) -> Iterator[Tensor]:

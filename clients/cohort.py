@@ -174,17 +174,20 @@ def _task(
     if not terms or samples is None or not len(samples) or step.epochs == 0:
         return None
     rehearse = loop.ready(step.rehearse, work) if len(work.data.train) else []
-    size = loop.batch_size(step, work)
+    size = batches.batch_size(step, work)
     name = work.seed, work.round, len(samples)
     plan = shared.get(name)
-    if plan is None:
+    if step.pace is not None:
+        drawn = itertools.chain.from_iterable(batches.epochs(step, work, stream, len(samples)))
+        plan = Plan.of_batches(list(drawn), work.options.batch_size)
+    elif plan is None:
         plan = Plan.of_orders(list(batches.orders(step, work, stream, len(samples))), size)
     if step.on == "public":
         shared[name] = plan
     private = None
     if rehearse:
-        drawn = itertools.islice(batches.rehearsal(work, stream), len(plan.widths))
-        private = Plan.of_batches(list(drawn), work.options.batch_size)
+        beside = itertools.islice(batches.rehearsal(work, stream), len(plan.widths))
+        private = Plan.of_batches(list(beside), work.options.batch_size)
     sizes = [p.widths.tolist() for p in (plan, private) if p is not None] if sized else []
     names = sorted({name for _, term in (*terms, *rehearse) for name in term.needs()})
     known = {name: work.knowledge[name] for name in names}

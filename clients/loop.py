@@ -79,8 +79,8 @@ def train(
     watched = [name for name, b in model.named_buffers() if is_finite(b)]  # others may be masks
     model.train()
     with global_torch_stream(work.seed, f"dropout/{stream}", work.round, work.client), ask.tap:
-        for epoch, order in enumerate(batches.orders(step, work, stream, len(samples))):
-            losses, rows_of = [], torch.split(order, batch_size(step, work))
+        for epoch, rows_of in enumerate(batches.epochs(step, work, stream, len(samples))):
+            losses = []
             for number, rows in enumerate(rows_of):
                 loss_of.progress = work.progress((epoch + number / len(rows_of)) / step.epochs)
                 other = None if beside is None else next(beside)
@@ -152,10 +152,13 @@ def adapt_norms(model: nn.Module, x: Tensor, batch_size: int = 64) -> None:
 
 
 def samples_of(step: Train, work: Work, terms: list[tuple[float, Term]]) -> Samples | None:
-    """Return the data of a step: on public data only the rows the knowledge speaks about."""
-    if step.on == "private":
-        return work.data.train
+    """Return the data of a step: on public data only the rows the knowledge speaks about.
+
+    None where there are no public data to train on or to keep pace with.
+    """
     public = work.data.public
+    if step.on == "private":
+        return work.data.train if step.pace is None or public else None
     for ids in _ids_read(terms, work.knowledge):
         public = None if public is None else public.at_ids(ids)
     return public
@@ -266,10 +269,3 @@ def ready(
         if work.knowledge.keys() >= set(t.needs())
         and (beside or not getattr(t, "needs_beside", False))
     ]
-
-
-def batch_size(step: Train, work: Work) -> int:
-    """Return the step's batch size: its own, or the experiment's for its kind of data."""
-    options = work.options
-    usual = options.batch_size if step.on == "private" else options.public_batch_size
-    return step.batch_size or usual

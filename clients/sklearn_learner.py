@@ -93,7 +93,8 @@ class SklearnLearner:
         for step in (*recipe.start, *recipe.learn, *recipe.absorb):
             if not isinstance(step, Train):
                 continue
-            if step.beside or step.transforms or step.samples or step.rate != 1:
+            drawn = step.samples and step.pace is None
+            if step.beside or step.transforms or drawn or step.rate != 1:
                 what = "align" if step.beside else "draw samples or change its inputs"
                 return f"a scikit-learn model ({self._name}) cannot {what}: it is fitted at once"
             for _, term in weighted((*step.terms, *step.rehearse)):

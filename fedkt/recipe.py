@@ -118,6 +118,9 @@ class Train:
         the samples themselves plus 1 - λ times that for their partners (Zhang et al. 2018,
         arXiv:1710.09412): mixed targets, for every term that is linear in them. Batches of
         ``rehearse`` and ``beside`` stay as they are.
+    pace : {"public"}, optional
+        On ``"private"``: an epoch has as many batches as one on public data would (of which
+        ``batch_size`` and ``samples`` then speak), and they are drawn as those of a rehearsal.
     """
 
     on: Data
@@ -130,6 +133,7 @@ class Train:
     beside: Beside | None = None
     transforms: Sequence[Transform] = ()
     mixup: float = 0.0
+    pace: Literal["public"] | None = None
     step: ClassVar[str] = "train"
 
     def __post_init__(self) -> None:
@@ -142,6 +146,8 @@ class Train:
             raise ConfigError(f"Train(on=...) must be 'private' or 'public', not {self.on!r}.")
         if (self.beside or self.transforms) and self.on != "private":
             raise ConfigError("Only a step on private data has samples beside it or transforms.")
+        if self.pace not in (None, "public") or (self.pace and self.on != "private"):
+            raise ConfigError("Only a step on private data has a pace, and it is 'public'.")
         if self.epochs < 0:
             raise ConfigError(f"epochs must be at least 0, not {self.epochs}.")
         if self.rate < 0:
@@ -302,22 +308,6 @@ class Recipe:
     def needs_images(self) -> bool:
         """Whether private samples must be images ``[C, H, W]``."""
         return any(isinstance(s, Styles) for s in self.share)
-
-    @property
-    def private_epochs(self) -> int:
-        """Passes over a client's private data per round; local training's equal budget."""
-        return sum(s.epochs for s in self._private_steps)
-
-    @property
-    def private_samples(self) -> int:
-        """The most samples that a private epoch sees, 0 = all; the other half of the budget."""
-        limits = [s.samples for s in self._private_steps]
-        return 0 if 0 in limits else max(limits, default=0)
-
-    @property
-    def _private_steps(self) -> list[Train]:
-        steps = [s for s in (*self.learn, *self.absorb) if isinstance(s, Train)]
-        return [s for s in steps if s.on == "private"]
 
     def to_json(self) -> str:
         """Return the recipe as JSON."""

@@ -44,7 +44,7 @@ def aggregate(comparison: Comparison, selection: str = "last") -> list[dict[str,
         row["one_architecture"] = runs[0].summary.get("one_architecture")
         row["transductive"] = bool(runs[0].summary.get("transductive"))
         pairs = [(run, reference.get(run.seed)) for run in runs]
-        own = [(run, run.baseline()) for run in runs]
+        own = [(run, base) for run in runs for base in (run.baseline(), run.same_epochs())]
         row["differences"] = []
         if label != comparison.reference:
             row["differences"].append(_difference(pairs, selection, comparison.reference))

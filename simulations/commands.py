@@ -19,15 +19,16 @@ from fedkt.simulations.config import Experiment
 from fedkt.simulations.content import check_content
 from fedkt.simulations.dropouts import failures_said
 from fedkt.simulations.files import fresh_folder, only_user
-from fedkt.simulations.progress import progress_for
+from fedkt.simulations.progress import RunProgress, progress_for
 from fedkt.simulations.report import write_comparison_report, write_run_report
 from fedkt.simulations.results import Run, load_comparison, load_run
 from fedkt.simulations.rounds import read_rounds
-from fedkt.simulations.runner import execute, local_twin, prepare
+from fedkt.simulations.runner import Plan, execute, prepare
 from fedkt.simulations.tables import comparison_table, plain_differences, plain_table
+from fedkt.simulations.twins import local_twin, private_training, rehearses
 from fedkt.simulations.verdict import load_cells
 
-BASELINE = "baseline"
+BASELINES = {"baseline": True, "same_epochs": False}  # with rehearsal or not, by folder
 
 
 def run_simulate(experiment: Experiment, out: Path | None, resume: bool, command: str) -> None:
@@ -40,19 +41,17 @@ def run_simulate(experiment: Experiment, out: Path | None, resume: bool, command
         _check_same(folder / "config.toml", plan.experiment)
         check_content(folder, plan.content)
     alone = experiment.strategy["name"] == "local"
-    progress = progress_for(console, experiment.rounds * (1 if alone else 2))
+    beside = [] if alone else list(BASELINES)[: 1 + rehearses(plan)]
+    progress = progress_for(console, experiment.rounds * (1 + len(beside)))
     try:
         with only_user(folder), ray_session(experiment):
             # Before the baseline, so that a run stopped early can only go on as what it is.
             if not (folder / "config.toml").is_file():
                 config_.save(folder / "config.toml", plan.experiment)
-            baseline = None
-            if not alone:
-                baseline = folder / BASELINE
-                execute(prepare(local_twin(plan)), baseline, label="local", progress=progress)
-            execute(
-                plan, folder, label=label, baseline=baseline, progress=progress, command=command
-            )
+            folders = {name: folder / name for name in beside}
+            for name, path in folders.items():
+                _train_alone(plan, path, BASELINES[name], progress)
+            execute(plan, folder, label=label, progress=progress, command=command, **folders)
     finally:
         progress.close()
     report = write_run_report(folder)
@@ -70,6 +69,12 @@ def run_simulate(experiment: Experiment, out: Path | None, resume: bool, command
         markup=False,
     )
     console.print(f"Report: {escape(str(report))}", soft_wrap=True, highlight=False)
+
+
+def _train_alone(plan: Plan, folder: Path, rehearsal: bool, progress: RunProgress) -> None:
+    training = f" ({private_training(plan, rehearsal)})" if rehearses(plan) else ""
+    twin = prepare(local_twin(plan, rehearsal))
+    execute(twin, folder, label=f"local{training}", progress=progress)
 
 
 def run_compare(experiment: Experiment, out: Path | None, resume: bool, command: str) -> None:
@@ -101,16 +106,15 @@ def run_compare(experiment: Experiment, out: Path | None, resume: bool, command:
 
 def _note_budgets(part: Part, console: Console) -> None:
     """Say so when the compared strategies do not train their clients equally long."""
-    budgets: dict[tuple[int, int], list[str]] = {}
+    budgets: dict[str, list[str]] = {}
     for job in part.jobs:
         if job.compared:
-            recipe = config_.make_strategy(job.experiment.strategy).recipe()
-            budget = recipe.private_epochs, recipe.private_samples
-            budgets.setdefault(budget, []).append(job.label)
+            budgets.setdefault(job.training, []).append(job.label)
     if len(budgets) > 1:
-        said = "; ".join(f"{epochs}: {', '.join(who)}" for (epochs, _), who in budgets.items())
+        said = "; ".join(f"{training}: {', '.join(who)}" for training, who in budgets.items())
         console.print(
-            f"Private epochs a round differ ({said}); equal them with --set strategy.local_epochs.",
+            f"Private training a round differs ({said}); each is compared with training alone on "
+            "as many samples. Equal epochs with --set strategy.local_epochs.",
             highlight=False,
             soft_wrap=True,
             markup=False,

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from fedkt.simulations.files import write_atomic
 from fedkt.simulations.progress import RunProgress, Silent
 from fedkt.simulations.results import load_run, write_comparison_csv
 from fedkt.simulations.rounds import read_rounds
-from fedkt.simulations.runner import Plan, execute, local_twin, prepare, workers_of
+from fedkt.simulations.runner import Plan, execute, prepare, workers_of
+from fedkt.simulations.twins import budget, local_twin, private_training, rehearses
 from fedkt.strategies.local import Local
 
 
@@ -39,13 +40,19 @@ class Entry:
 
 @dataclass(frozen=True)
 class Job:
-    """One run: ``entry`` is None for a baseline that is not itself compared."""
+    """One run.
+
+    ``training`` says in words what its clients train on of their own data in a round;
+    ``baseline`` and ``same_epochs`` are the folders of runs before it (see ``execute``).
+    """
 
     label: str
     seed: int
     experiment: Experiment
-    baseline: str | None
+    training: str
     compared: bool
+    baseline: str | None = None
+    same_epochs: str | None = None
 
     @property
     def folder(self) -> str:
@@ -106,25 +113,30 @@ def plan_jobs(experiment: Experiment) -> list[Job]:
     first: list[tuple[Entry, Plan]] = []
     for entry in entries:  # everything that can be wrong shows here, before the first run
         first.append((entry, prepare(_experiment(experiment, entry, 0), reduce_to_one=True)))
-    baselines = {_budget(p): e.label for e, p in reversed(first) if _alone(e)}
-    extra: dict[str, Plan] = {}
+    baselines = {budget(p): e.label for e, p in reversed(first) if _alone(e)}
+    extra: dict[str, Experiment] = {}
     for entry, plan in first:
-        if not _alone(entry) and _budget(plan) not in baselines:
-            label = _baseline_label(plan, experiment)
-            baselines[_budget(plan)] = label
-            extra[label] = plan
+        for rehearsal in (True, False):
+            if not _alone(entry) and budget(plan, rehearsal) not in baselines:
+                label = _baseline_label(plan, experiment, rehearsal)
+                baselines[budget(plan, rehearsal)] = label
+                extra[label] = local_twin(plan, rehearsal)
     jobs = []
     for offset in range(experiment.compare.seeds):
         seed = experiment.seed + offset
-        for label, plan in extra.items():
-            twin = local_twin(plan).with_values(seed=seed)
-            jobs.append(Job(label, seed, twin, None, compared=False))
+        for label, twin in extra.items():
+            jobs.append(Job(label, seed, twin.with_values(seed=seed), label, compared=False))
         local_first = sorted(first, key=lambda pair: not _alone(pair[0]))
         for entry, plan in local_first:
-            alone = None if _alone(entry) else baselines[_budget(plan)]
-            baseline = f"{slug(alone)}-seed{seed}" if alone else None
             own = _experiment(experiment, entry, offset)
-            jobs.append(Job(entry.label, seed, own, baseline, compared=True))
+            job = Job(entry.label, seed, own, private_training(plan), compared=True)
+            if not _alone(entry):
+                folder = f"{slug(baselines[budget(plan)])}-seed{seed}"
+                job = replace(job, baseline=folder)
+            if not _alone(entry) and rehearses(plan):
+                folder = f"{slug(baselines[budget(plan, rehearsal=False)])}-seed{seed}"
+                job = replace(job, same_epochs=folder)
+            jobs.append(job)
     return jobs
 
 
@@ -259,7 +271,7 @@ def run_part(part: Part, out: Path, command: str | None, progress: RunProgress) 
     where = f"{part.cell.name}, " if part.cell.name else ""
     for job in part.jobs:
         name = f"{where}{job.label}, seed {job.seed}"
-        if job.baseline in broken:
+        if {job.baseline, job.same_epochs} & broken:
             failed.append(f"{name}: its baseline failed")
             continue
         folder = runs / job.folder
@@ -269,6 +281,7 @@ def run_part(part: Part, out: Path, command: str | None, progress: RunProgress) 
                 folder,
                 label=job.label,
                 baseline=runs / job.baseline if job.baseline else None,
+                same_epochs=runs / job.same_epochs if job.same_epochs else None,
                 progress=progress,
                 command=command,
                 where=where,
@@ -320,16 +333,10 @@ def _alone(entry: Entry) -> bool:
     return issubclass(registry.lookup("strategies", str(entry.section["name"])), Local)
 
 
-def _budget(plan: Plan) -> tuple[int, int, tuple[str, ...]]:
-    """Return what a local baseline must match: epochs a round, samples an epoch, the models."""
-    recipe = plan.recipe
-    return recipe.private_epochs, recipe.private_samples, plan.population.models
-
-
-def _baseline_label(plan: Plan, experiment: Experiment) -> str:
-    epochs, samples, models = _budget(plan)
+def _baseline_label(plan: Plan, experiment: Experiment, rehearsal: bool) -> str:
+    training, models = budget(plan, rehearsal)
     label = "local" if models == experiment.models else f"local-{'-'.join(models)}"
-    return f"{label} ({epochs} epochs{f' of {samples} samples' if samples else ''})"
+    return f"{label} ({training})"
 
 
 def _named(label: str | None, section: Mapping[str, Any]) -> str:

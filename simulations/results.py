@@ -133,20 +133,25 @@ class Run:
         return chosen
 
     def baseline(self) -> Run | None:
-        """Load local training with the same budget, if it is known and still in place.
+        """Load training alone on as many private samples, if it is known and still in place.
 
         It is the run that the summary's ``baseline`` points to, else the one in
         ``baseline/``; None for a run that is its own baseline.
         """
-        return self._baseline
+        return self._beside["baseline"]
+
+    def same_epochs(self) -> Run | None:
+        """Load training alone for as many private epochs; None where that is the baseline."""
+        return self._beside["same_epochs"]
 
     @cached_property
-    def _baseline(self) -> Run | None:
-        named = self.summary.get("baseline")
-        path = self.path / str(named or "baseline")
-        if not path.is_dir() or path.resolve() == self.path.resolve():
-            return None
-        return load_run(path)
+    def _beside(self) -> dict[str, Run | None]:
+        found: dict[str, Run | None] = {}
+        for name in ("baseline", "same_epochs"):
+            path = self.path / str(self.summary.get(name) or name)
+            known = path.is_dir() and path.resolve() != self.path.resolve()
+            found[name] = load_run(path) if known else None
+        return found
 
     def gains(self, baseline: Run | None) -> list[float | None]:
         """Subtract local training's personalised accuracy from that of every client.

@@ -213,20 +213,13 @@ def _federation(spec: FederationSpec, content: str) -> Federation:
     return build_federation(spec)
 
 
-def local_twin(plan: Plan) -> Experiment:
-    """Return the experiment of the same clients, each alone with the same private budget."""
-    recipe = plan.recipe
-    budget = {"local_epochs": recipe.private_epochs, "local_samples": recipe.private_samples}
-    section = {"name": "local", **budget}
-    return plan.experiment.with_values(strategy=section, models=plan.population.models)
-
-
 def execute(
     plan: Plan,
     folder: Path,
     *,
     label: str,
     baseline: Path | None = None,
+    same_epochs: Path | None = None,
     progress: RunProgress | None = None,
     command: str | None = None,
     where: str = "",
@@ -242,7 +235,10 @@ def execute(
     label : str
         The run's name in tables and figures.
     baseline : Path, optional
-        Run directory of the clients' local training, for negative transfer.
+        Run directory of the clients' training alone on as many private samples, for negative
+        transfer.
+    same_epochs : Path, optional
+        That of their training alone for as many private epochs, where this is less.
     progress : RunProgress, optional
         Who is told.
     command : str, optional
@@ -286,8 +282,10 @@ def execute(
         recorder.label_counts = plan.federation.label_counts().tolist()
         strategy.observers = [recorder]
         engine.run_server(server_app(strategy, plan, population, liars))
-    known = {"label": label, "command": command}
-    write_json(folder / "summary.json", {**_summary(plan, folder, baseline), **known})
+    beside = {"baseline": baseline, "same_epochs": same_epochs}
+    known = {name: path and os.path.relpath(path, folder) for name, path in beside.items()}
+    known |= {"label": label, "command": command}
+    write_json(folder / "summary.json", {**_summary(plan, folder), **known})
     progress.run_finished()
 
 
@@ -315,8 +313,8 @@ def _recorder(
     return Recorder(folder, began, alone, progress, lambda r: r % every == 0 or r == last)
 
 
-def _summary(plan: Plan, folder: Path, baseline: Path | None) -> dict[str, Any]:
-    """Return what ``summary.json`` says of a finished run, label and command aside."""
+def _summary(plan: Plan, folder: Path) -> dict[str, Any]:
+    """Return what ``summary.json`` says of a finished run itself."""
     experiment, about = plan.experiment, plan.federation.describe()
     rows, target = read_rounds(folder), bool(about.get("target"))
     adapting = adapts(config_.make_strategy(experiment.strategy))
@@ -328,7 +326,6 @@ def _summary(plan: Plan, folder: Path, baseline: Path | None) -> dict[str, Any]:
         "one_architecture": plan.one_architecture,
         "adapts": bool(target) and adapting,
         "transductive": plan.federation.transductive and adapting,
-        "baseline": None if baseline is None else os.path.relpath(baseline, folder),
         "notes": [*about["notes"], *run_notes(rows)],
     }
 
@@ -367,7 +364,6 @@ __all__ = [
     "execute",
     "federation_of",
     "federation_spec",
-    "local_twin",
     "prepare",
     "server_app",
     "workers_of",

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from fedkt import registry
+from fedkt.budget import alone
 from fedkt.errors import ConfigError
 from fedkt.objectives import CrossEntropy
 from fedkt.recipe import Recipe, Train
@@ -24,17 +30,52 @@ class Local(KnowledgeStrategy):
     times : int
         Multiplies them: ``times=2`` is the baseline with twice the budget, for methods that
         train on public data as well.
+    like : str or Mapping
+        Another strategy, its name or its ``name`` and options: instead of ``local_epochs``
+        and ``local_samples`` each client sees as many private samples as under it, those that
+        it rehearses included (``fedkt.budget.alone``).
+    rehearsal : bool
+        Whether they are included.
     """
 
     name = "local"
 
-    def __init__(self, local_epochs: int = 5, local_samples: int = 0, times: int = 1) -> None:
+    def __init__(
+        self,
+        local_epochs: int = 5,
+        local_samples: int = 0,
+        times: int = 1,
+        like: str | Mapping[str, Any] = "",
+        rehearsal: bool = True,
+    ) -> None:
         if times < 1:
             raise ConfigError(f"local: times must be at least 1, not {times}.")
         self.local_epochs, self.local_samples, self.times = local_epochs, local_samples, times
+        self.like, self.rehearsal = like, rehearsal
+        self.recipe()  # a bad strategy shows here
 
     def recipe(self) -> Recipe:
         """Train on private data."""
-        epochs, samples = self.local_epochs * self.times, self.local_samples
+        epochs, samples = self.local_epochs, self.local_samples
         step = Train(on="private", terms=[CrossEntropy()], epochs=epochs, samples=samples)
-        return Recipe(learn=[step])
+        whole = Recipe(learn=[step])
+        if self.like:
+            whole = alone(_recipe_of(self.like), self.rehearsal)
+        if self.times == 1:
+            return whole
+        phases = {"start": whole.start, "learn": whole.learn}
+        return Recipe(**{
+            phase: [replace(s, epochs=s.epochs * self.times) for s in steps if isinstance(s, Train)]
+            for phase, steps in phases.items()
+        })  # fmt: skip
+
+
+def _recipe_of(like: str | Mapping[str, Any]) -> Recipe:
+    """Return the recipe of a strategy that is given by name, or by name and options."""
+    options = {"name": like} if isinstance(like, str) else dict(like)
+    strategy = registry.lookup("strategies", str(options.pop("name", "")))
+    try:
+        recipe: Recipe = strategy(**options).recipe()
+    except TypeError as error:
+        raise ConfigError(f"local: like = {like!r}: {error}.") from error
+    return recipe

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from meters import Laps, peak_mb
 from workloads import Case, experiment_of
 
-from fedkt.clients import cohort, loop
+from fedkt.clients import batches, cohort, loop
 from fedkt.clients.learner import Work
 from fedkt.clients.state import StateStore
 from fedkt.recipe import Train
@@ -86,7 +86,7 @@ class Training:
 def _steps(step: Train, work: Work) -> int:
     """Return how many batches a step has for one client."""
     data = work.data.train if step.on == "private" else work.data.public
-    return 0 if data is None else step.epochs * -(-len(data) // loop.batch_size(step, work))
+    return 0 if data is None else step.epochs * -(-len(data) // batches.batch_size(step, work))
 
 
 def plan_of(case: Case, grid: Grid, strategy: str, training: Mapping[str, Any], **run: Any) -> Plan:

@@ -7,7 +7,8 @@ import pytest
 from fedkt.errors import ConfigError
 from fedkt.simulations.grid import InProcessGrid
 from fedkt.simulations.population import Population, PopulationSpec
-from fedkt.simulations.runner import local_twin, prepare
+from fedkt.simulations.runner import prepare
+from fedkt.simulations.twins import local_twin
 
 from .grids import Alone
 from .kit import MIXED, Method, assert_sound, difference, federate, model_of, plan_for

@@ -167,13 +167,12 @@ def test_needs_are_listed_once_in_order() -> None:
     assert recipe.needs("start") == ()
 
 
-def test_private_epochs_are_those_of_a_round() -> None:
-    recipe = Recipe(
-        start=[Train("private", [CrossEntropy()], epochs=50)],
-        learn=[PRIVATE, Train("public", [CrossEntropy()], epochs=7)],
-        absorb=[Train("private", [CrossEntropy()], epochs=3)],
-    )
-    assert recipe.private_epochs == 2 + 3
+@pytest.mark.parametrize(
+    "step", [{"on": "public", "pace": "public"}, {"on": "private", "pace": "x"}]
+)
+def test_only_private_steps_keep_the_public_pace(step) -> None:
+    with pytest.raises(ConfigError, match="pace"):
+        Train(terms=[CrossEntropy()], **step)
 
 
 @pytest.mark.parametrize(

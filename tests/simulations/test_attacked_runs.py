@@ -13,7 +13,8 @@ from fedkt.errors import ConfigError, RunFailedError
 from fedkt.simulations import config
 from fedkt.simulations.report import write_run_report
 from fedkt.simulations.rounds import read_rounds
-from fedkt.simulations.runner import execute, local_twin, prepare
+from fedkt.simulations.runner import execute, prepare
+from fedkt.simulations.twins import local_twin
 
 FEDMD = {"name": "fedmd", "local_epochs": 1, "distil_epochs": 1}
 FIVE = {"models": ["mlp", "linear"], "data__clients": 5}

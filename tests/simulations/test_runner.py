@@ -18,7 +18,8 @@ import pytest
 
 from fedkt.errors import RunFailedError
 from fedkt.simulations.rounds import read_rounds
-from fedkt.simulations.runner import Plan, execute, local_twin, prepare, workers_of
+from fedkt.simulations.runner import Plan, execute, prepare, workers_of
+from fedkt.simulations.twins import local_twin
 
 # Trains like a linear model; fails in training while a file called "broken" lies beside it, but
 # not on the few samples that it is tried on before a run.

@@ -104,7 +104,7 @@ def test_mu_is_checked(mu: float) -> None:
 def test_recipes() -> None:
     for strategy in (FedAvg(local_epochs=4), FedProx(mu=0.5, local_epochs=4)):
         recipe = strategy.recipe()
-        assert recipe.private_epochs == 4
+        assert recipe.learn[-1].epochs == 4
         assert recipe.learn[0] == Load("weights")
         assert recipe.share == (Weights(),)
         assert recipe.absorb == (Load("weights"),)
@@ -122,7 +122,7 @@ def test_local_shares_nothing(world, with_options) -> None:
         assert (report.traffic.up, report.traffic.down) == (0, 0)
         assert None not in report.per_client("personalised-accuracy")
     assert result.train_metrics_clientapp[2]["loss"] < result.train_metrics_clientapp[1]["loss"]
-    assert Local(local_epochs=3).recipe().private_epochs == 3
+    assert Local(local_epochs=3).recipe().learn[0].epochs == 3
 
 
 def test_local_clients_do_not_touch_each_other(world, with_options) -> None:

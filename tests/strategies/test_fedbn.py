@@ -63,6 +63,6 @@ def test_the_server_has_no_model_to_evaluate(world, with_options) -> None:
 
 def test_recipe() -> None:
     recipe = FedBN(local_epochs=3, local_samples=7).recipe()
-    assert (recipe.private_epochs, recipe.private_samples) == (3, 7)
+    assert (recipe.learn[1].epochs, recipe.learn[1].samples) == (3, 7)
     assert recipe.share == (Weights(local_norms=True),)
     assert not recipe.needs_public

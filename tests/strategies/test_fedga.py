@@ -174,7 +174,7 @@ def test_every_round_tells_its_weights(world, with_options) -> None:
 def test_recipe() -> None:
     recipe = FedGA(local_epochs=4).recipe()
     assert recipe.share == (Weights(), Validation())
-    assert recipe.private_epochs == 4
+    assert recipe.learn[1].epochs == 4
     assert Recipe.from_json(recipe.to_json()) == recipe
 
 

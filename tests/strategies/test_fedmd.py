@@ -65,7 +65,7 @@ def test_options_are_checked(options, message: str) -> None:
 
 def test_every_hyper_parameter_reaches_the_recipe() -> None:
     recipe = FedMD(local_epochs=7, distil_epochs=2, transfer_epochs=9, public_samples=5).recipe()
-    assert recipe.private_epochs == 7
+    assert recipe.learn[0].epochs == 7
     assert recipe.absorb[0].epochs == 2
     assert recipe.start[0].epochs == 9
     assert recipe.share[0].samples == 5

@@ -18,7 +18,7 @@ Q = D * C + C + D * (D + 1) + 2 * D * (C + 1)
 def test_recipe() -> None:
     recipe = FedSR(l2r=0.2, cmi=0.3, local_epochs=4).recipe()
     assert recipe.learn[1].terms == (Probabilistic(0.2, 0.3),)
-    assert recipe.private_epochs == 4
+    assert recipe.learn[1].epochs == 4
     assert [h.name for h in recipe.heads] == ["scale", "class-mean", "class-scale"]
     assert Recipe.from_json(recipe.to_json()) == recipe
 

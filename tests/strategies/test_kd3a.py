@@ -186,7 +186,7 @@ def test_average_takes_any_weights() -> None:
 
 def test_recipe() -> None:
     recipe = KD3A(local_epochs=3, local_samples=512).recipe()
-    assert (recipe.private_epochs, recipe.private_samples) == (3, 512)
+    assert (recipe.learn[1].epochs, recipe.learn[1].samples) == (3, 512)
     assert recipe.learn[0] == Load("weights")
     assert recipe.share == (Weights(),)
     assert not recipe.needs_public, "the clients need not know the target"

@@ -232,7 +232,7 @@ def test_options_are_checked(options, message: str) -> None:
 
 def test_the_recipe() -> None:
     recipe = KnFu(temperature=3, local_epochs=2, distil_epochs=4, public_samples=7).recipe()
-    assert recipe.private_epochs == 2
+    assert recipe.learn[0].epochs == 2
     assert recipe.share[0].form == "probabilities"
     assert (recipe.share[0].temperature, recipe.share[0].samples) == (3, 7)
     assert recipe.absorb[0].epochs == 4

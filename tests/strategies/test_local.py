@@ -8,7 +8,6 @@ from fedkt.strategies.local import Local
 
 def test_times_multiplies_the_budget_and_nothing_else() -> None:
     assert Local(local_epochs=3, times=2).recipe() == Local(local_epochs=6).recipe()
-    assert Local(local_epochs=3, times=2).recipe().private_epochs == 6
     assert Local(local_epochs=3).recipe().share == ()
 
 
