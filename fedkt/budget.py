@@ -57,9 +57,13 @@ def described(recipe: Recipe, public: int, public_batch: int) -> str:
         The batch size for public data.
     """
     plain = alone(recipe)
-    each = [_step_described(step, public, public_batch) for step in plain.learn]
-    once = [f"{_step_described(step, public, public_batch)} once" for step in plain.start]
-    return " + ".join([*each, *once]) or "0 epochs"
+    said = [
+        _step_described(step, public, public_batch) + when
+        for steps, when in ((plain.learn, ""), (plain.start, " once"))
+        for step in steps
+        if isinstance(step, Train)
+    ]
+    return " + ".join(said) or "0 epochs"
 
 
 def batches_beside(step: Train, public: int, public_batch: int) -> int:

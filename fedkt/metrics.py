@@ -52,7 +52,7 @@ def negative_transfer(
     ----------
     accuracies, alone : Sequence[float or None]
         Personalised accuracy of each client in the federation, and trained alone with
-        the same budget of private epochs, in client order.
+        as many private samples seen, in client order.
 
     Returns
     -------

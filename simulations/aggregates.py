@@ -26,9 +26,10 @@ def aggregate(comparison: Comparison, selection: str = "last") -> list[dict[str,
         Each with ``strategy``, ``n`` and ``seeds``; ``{"mean", "std", "n"}`` (sample
         standard deviation, None for one seed) or None for ``round``, ``target_accuracy``
         and every numeric column of `COLUMNS`; ``failures``, how many there were in all;
-        ``one_architecture`` and ``transductive``; and
-        ``differences``: paired over seeds, against the reference label, and against the
-        runs' own baseline where that is another run, each ``{"against",
+        ``one_architecture`` and ``transductive``; ``alone``, the labels of training alone on as
+        many private samples and for as many private epochs where they differ, else None; and
+        ``differences``: paired over seeds, against the reference label, and against these and
+        the runs' own baseline where they are other runs, each ``{"against",
         "personalised_accuracy", "global_accuracy"}`` with an `Interval` or None.
     """
     reference = {run.seed: run for run in comparison.groups[comparison.reference]}
@@ -45,6 +46,8 @@ def aggregate(comparison: Comparison, selection: str = "last") -> list[dict[str,
         row["transductive"] = bool(runs[0].summary.get("transductive"))
         pairs = [(run, reference.get(run.seed)) for run in runs]
         own = [(run, base) for run in runs for base in (run.baseline(), run.same_epochs())]
+        alone = [base.label for _, base in own[:2] if base]
+        row["alone"] = alone if len(alone) == 2 else None
         row["differences"] = []
         if label != comparison.reference:
             row["differences"].append(_difference(pairs, selection, comparison.reference))

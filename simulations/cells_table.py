@@ -164,7 +164,12 @@ def notes_of(tables: Sequence[CellsTable], results: Mapping[str, Comparison]) ->
     text += f"; {ABSENT} where a cell is missing. Bold: the highest mean of its cell, untested"
     ran = [{k: run.summary.get(k) for k in ("one_architecture", "transductive")} for run in runs]
     excepted = " (strategies with † aside)" if any(table.no_rivals for table in tables) else ""
-    return [f"{text}{excepted}.", *marks(ran), *failure_lines(runs)]
+    more = dict.fromkeys(run.label for run in runs if run.summary.get("same_epochs"))
+    seen = (
+        f"{', '.join(more)}: rehearsal included they see more private samples than local training "
+        "for as many epochs; local(like=…) sees as many."
+    )
+    return [f"{text}{excepted}.", *marks(ran), *([seen] if more else []), *failure_lines(runs)]
 
 
 def tables_markdown(tables: Sequence[CellsTable], results: Mapping[str, Comparison]) -> str:

@@ -28,8 +28,6 @@ from fedkt.simulations.tables import comparison_table, plain_differences, plain_
 from fedkt.simulations.twins import local_twin, private_training, rehearses
 from fedkt.simulations.verdict import load_cells
 
-BASELINES = {"baseline": True, "same_epochs": False}  # with rehearsal or not, by folder
-
 
 def run_simulate(experiment: Experiment, out: Path | None, resume: bool, command: str) -> None:
     """Run one strategy and its local baseline; write the report."""
@@ -41,17 +39,27 @@ def run_simulate(experiment: Experiment, out: Path | None, resume: bool, command
         _check_same(folder / "config.toml", plan.experiment)
         check_content(folder, plan.content)
     alone = experiment.strategy["name"] == "local"
-    beside = [] if alone else list(BASELINES)[: 1 + rehearses(plan)]
-    progress = progress_for(console, experiment.rounds * (1 + len(beside)))
+    baseline = None if alone else folder / "baseline"
+    same_epochs = folder / "same_epochs" if not alone and rehearses(plan) else None
+    beside = sum(path is not None for path in (baseline, same_epochs))
+    progress = progress_for(console, experiment.rounds * (1 + beside))
     try:
         with only_user(folder), ray_session(experiment):
             # Before the baseline, so that a run stopped early can only go on as what it is.
             if not (folder / "config.toml").is_file():
                 config_.save(folder / "config.toml", plan.experiment)
-            folders = {name: folder / name for name in beside}
-            for name, path in folders.items():
-                _train_alone(plan, path, BASELINES[name], progress)
-            execute(plan, folder, label=label, progress=progress, command=command, **folders)
+            for path, rehearsal in ((baseline, True), (same_epochs, False)):
+                if path is not None:
+                    _train_alone(plan, path, rehearsal, progress)
+            execute(
+                plan,
+                folder,
+                label=label,
+                baseline=baseline,
+                same_epochs=same_epochs,
+                progress=progress,
+                command=command,
+            )
     finally:
         progress.close()
     report = write_run_report(folder)
@@ -68,6 +76,15 @@ def run_simulate(experiment: Experiment, out: Path | None, resume: bool, command
         soft_wrap=True,
         markup=False,
     )
+    base, same = run.baseline(), run.same_epochs()
+    if base is not None and same is not None:
+        seen, epochs = (_percent(r.selected()["personalised_accuracy"]) for r in (base, same))
+        console.print(
+            f"Personalised accuracy {seen} alone on as many private samples, rehearsal included, "
+            f"{epochs} alone for as many private epochs",
+            highlight=False,
+            soft_wrap=True,
+        )
     console.print(f"Report: {escape(str(report))}", soft_wrap=True, highlight=False)
 
 

@@ -72,6 +72,7 @@ def write_run_report(run_dir: str | Path) -> Path:
         "run.html",
         run=run,
         baseline=baseline,
+        same_epochs=run.same_epochs(),
         facts=_facts([run], run.config),
         rounds=_thin(run, chosen),
         chosen=chosen,

@@ -181,7 +181,20 @@ def marks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         )
     if any(row["transductive"] for row in rows):
         lines.append("‡ transductive: adapts on the unlabelled data it is then tested on.")
-    return lines
+    return lines + [_alone(rows)] * any(row.get("alone") for row in rows)
+
+
+def _alone(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say with whom methods are compared that see more private samples than their epochs."""
+    said = [
+        f"{row['strategy']}: {row['alone'][0]}, for as many epochs {row['alone'][1]}"
+        for row in rows
+        if row.get("alone")
+    ]
+    return (
+        "Negative transfer: against training alone on as many private samples, rehearsal included "
+        f"({'; '.join(said)})."
+    )
 
 
 def attack_of(config: Mapping[str, Any]) -> str | None:

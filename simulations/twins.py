@@ -53,10 +53,8 @@ def private_training(plan: Plan, rehearsal: bool = True) -> str:
 
 def _section(recipe: Recipe) -> dict[str, Any] | None:
     """Return the options of ``local`` that give a recipe; None if there are none."""
-    steps = [s for s in recipe.learn if isinstance(s, Train)] or [None]
-    step = steps[0]
-    if step is None:
-        return None if recipe.start else {"name": "local", "local_epochs": 0, "local_samples": 0}
-    if recipe.start or len(steps) > 1 or step.pace or step.batch_size:
+    steps = [s for s in recipe.learn if isinstance(s, Train)]
+    if recipe.start or len(steps) > 1 or any(step.pace or step.batch_size for step in steps):
         return None
-    return {"name": "local", "local_epochs": step.epochs, "local_samples": step.samples}
+    epochs, samples = (steps[0].epochs, steps[0].samples) if steps else (0, 0)
+    return {"name": "local", "local_epochs": epochs, "local_samples": samples}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from fedkt import registry
 from fedkt.budget import alone
 from fedkt.errors import ConfigError
 from fedkt.objectives import CrossEntropy
-from fedkt.recipe import Recipe, Train
+from fedkt.recipe import Recipe, Step, Train
 from fedkt.registry import register
 from fedkt.strategies.base import KnowledgeStrategy
 
@@ -61,13 +61,14 @@ class Local(KnowledgeStrategy):
         whole = Recipe(learn=[step])
         if self.like:
             whole = alone(_recipe_of(self.like), self.rehearsal)
-        if self.times == 1:
-            return whole
-        phases = {"start": whole.start, "learn": whole.learn}
-        return Recipe(**{
-            phase: [replace(s, epochs=s.epochs * self.times) for s in steps if isinstance(s, Train)]
-            for phase, steps in phases.items()
-        })  # fmt: skip
+        return Recipe(start=self._repeated(whole.start), learn=self._repeated(whole.learn))
+
+    def _repeated(self, steps: Sequence[Step]) -> list[Train]:
+        return [
+            replace(step, epochs=step.epochs * self.times)
+            for step in steps
+            if isinstance(step, Train)
+        ]
 
 
 def _recipe_of(like: str | Mapping[str, Any]) -> Recipe:

@@ -95,6 +95,7 @@ def test_training_alone_sees_as_many_private_samples(
     data |= {"partition": "dirichlet:0.3", "validation_fraction": 0.2}
     models = ["mlp"] if section["name"] == "fedavg" else ["linear", "mlp"]
     values = {"data": data, "strategy": section, "models": models, "run__executor": executor}
+    values["rounds"] = 2 if "readout" in section else 1
     plan = prepare(tiny(**values))
     method, alone = (
         counted(plan, tmp_path / "m"),
