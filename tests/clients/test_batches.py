@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -331,3 +332,18 @@ def test_answers_are_kept_for_equal_weights_and_samples_only(learner_of, data) -
     assert not torch.equal(learner.predict(x), first)
     assert asked
     hook.remove()
+
+
+@pytest.mark.parametrize(("samples", "epochs"), [(0, 1), (0, 3), (20, 2), (1, 1)])
+def test_a_step_at_the_public_pace_draws_what_a_rehearsal_would(
+    data, work_on, samples: int, epochs: int
+) -> None:
+    options = {"epochs": epochs, "samples": samples, "batch_size": 8}
+    step = Train("private", [CrossEntropy()], pace="public", **options)
+    work = work_on(data)
+    drawn = [list(one) for one in batches.epochs(step, work, "s", len(data.train))]
+    per_epoch = -(-(samples or len(data.public)) // 8)
+    assert [len(one) for one in drawn] == [per_epoch] * epochs
+    rehearsed = batches.rehearsal(work, "s")
+    for rows in itertools.chain.from_iterable(drawn):
+        assert torch.equal(rows, next(rehearsed))

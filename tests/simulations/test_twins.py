@@ -40,9 +40,9 @@ class Counted:
         self._phase = ""
         compute, train, seen = loop._Loss.__call__, loop.train, self.seen
 
-        def in_phase(model, optimiser, step, work, stream, heads=None):
+        def in_phase(model, optimiser, step, work, stream, *more, **named):
             self._phase = stream.partition("/")[0]
-            return train(model, optimiser, step, work, stream, heads)
+            return train(model, optimiser, step, work, stream, *more, **named)
 
         def on_rows(loss, terms, samples, rows, *more):
             work = loss._work
