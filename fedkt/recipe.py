@@ -345,7 +345,7 @@ def _plain(value: Any) -> Any:
         if step in _STEPS:
             return {"@step": step, **fields}
         part = "transforms" if getattr(value, "part", "") == "transforms" else "objectives"
-        return {f"@{part}": registry.registered_name(part, type(value)), **fields}
+        return {f"@{part}": _wire_name(part, type(value)), **fields}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     if value is None or isinstance(value, str | int | float | bool):
@@ -353,6 +353,23 @@ def _plain(value: Any) -> Any:
     raise ConfigError(
         f"A recipe holds numbers, strings and terms only, not {type(value).__name__}."
     )
+
+
+def _wire_name(part: str, kind: type[Any]) -> str:
+    """Return the name by which the other side finds a part; nothing else may go by it."""
+    name = registry.registered_name(part, kind)
+    try:
+        there = registry.lookup(part, name, files=False)
+    except ConfigError:
+        there = None
+    in_file = "@" in name  # an equal file in another place has equal parts
+    if there is None or not (there is kind or in_file):
+        taken = "" if there is None else f"; {name!r} is {there.__module__}.{there.__name__}"
+        raise ConfigError(
+            f"{kind.__module__}.{kind.__name__} is not registered{taken}. Write @register (of "
+            "fedkt.registry) above it."
+        )
+    return name
 
 
 def _build(value: Any) -> Any:

@@ -37,6 +37,9 @@ PARTS: dict[str, tuple[str, str]] = {
     "attacks": ("attack", "fedkt.simulations.attacks"),
 }
 
+# In a module that was loaded from a file named by its path: what its parts' names begin with.
+PREFIX = "__fedkt_prefix__"
+
 _known: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
 _discovered: set[str] = set()
 _files: dict[Path, ModuleType] = {}  # the user's, as loaded last
@@ -48,10 +51,14 @@ def register(obj: T) -> T: ...
 
 
 @overload
-def register(*, part: str | None = None, name: str | None = None) -> Callable[[T], T]: ...
+def register(
+    *, part: str | None = None, name: str | None = None, replace: bool = False
+) -> Callable[[T], T]: ...
 
 
-def register(obj: Any = None, *, part: str | None = None, name: str | None = None) -> Any:
+def register(
+    obj: Any = None, *, part: str | None = None, name: str | None = None, replace: bool = False
+) -> Any:
     """Register a class or function as a named part; a decorator, with or without arguments.
 
     Parameters
@@ -63,27 +70,51 @@ def register(obj: Any = None, *, part: str | None = None, name: str | None = Non
         ``part`` attribute (all strategies and objectives do).
     name : str, optional
         The name; by default the ``name`` attribute of a class, else the lower-case
-        name of the object with ``-`` for ``_``.
+        name of the object with ``-`` for ``_``. Parts of a file that is named by its path
+        (:func:`load_file`) have ``stem@digest:`` of the file before it.
+    replace : bool
+        Whether the part takes the place of one of the same name from another module. One of
+        the same module is replaced in any case, as when a notebook's cell runs again.
 
     Returns
     -------
     class or function
         The same object.
+
+    Raises
+    ------
+    ConfigError
+        If another module has a part of this name, or there is no such kind of part.
     """
     if obj is None:
-        return lambda o: register_as(o, part, name)
-    return register_as(obj, part, name)
+        return lambda o: register_as(o, part, name, replace)
+    return register_as(obj, part, name, replace)
 
 
-def register_as(obj: T, part: str | None, name: str | None) -> T:
+def register_as(obj: T, part: str | None, name: str | None, replace: bool = False) -> T:
     """Register ``obj``; the plain form of :func:`register`."""
     kind = part or getattr(obj, "part", None)
     if kind not in PARTS:
         raise ConfigError(f"Cannot register {obj!r}: part must be one of {', '.join(PARTS)}.")
+    prefix, short = _prefix_of(obj), name or name_of(obj)
+    before, own = _known[kind].get(prefix + short), getattr(obj, "__module__", None)
+    other = getattr(before, "__module__", None)
+    # Two equal files in two places have one prefix, and their parts are the same.
+    if not (before is None or before is obj or prefix or replace or other == own):
+        raise ConfigError(
+            f"Cannot register {own}.{getattr(obj, '__name__', obj)}: there is a {PARTS[kind][0]} "
+            f"called {short!r} in {other}. Choose another name, or write replace=True."
+        )
     global _version
     _version += 1
-    _known[kind][name or name_of(obj)] = obj
+    _known[kind][prefix + short] = obj
     return obj
+
+
+def _prefix_of(obj: Any) -> str:
+    """Return what comes before the names of a file's parts; empty for all other parts."""
+    module = sys.modules.get(getattr(obj, "__module__", None) or "")
+    return "" if module is None else str(vars(module).get(PREFIX, ""))
 
 
 def name_of(obj: Any) -> str:
@@ -94,7 +125,8 @@ def name_of(obj: Any) -> str:
 
 def registered_name(part: str, obj: Any) -> str:
     """Return the name ``obj`` is registered under; if it is not, the name it would go by."""
-    return next((name for name, known in _known[part].items() if known is obj), name_of(obj))
+    there = (name for name, known in _known[part].items() if known is obj)
+    return next(there, _prefix_of(obj) + name_of(obj))
 
 
 def names(part: str) -> list[str]:
@@ -111,7 +143,8 @@ def lookup(part: str, reference: str, files: bool = True) -> Any:
     part : str
         Which kind of part, a key of ``PARTS``.
     reference : str
-        A registered name or ``path/to/file.py:Attribute``.
+        A registered name or ``path/to/file.py:Attribute``. The name of a loaded file's part
+        will do without the file's prefix where no other part has it.
     files : bool
         Whether files may be named: never in what came over the wire, since a file is
         executed.
@@ -130,9 +163,13 @@ def lookup(part: str, reference: str, files: bool = True) -> Any:
         return _from_file(PARTS[part][0], reference)
     if reference not in _known[part]:
         _discover(part)
-    if reference not in _known[part]:
-        raise unknown(PARTS[part][0], reference, _known[part])
-    return _known[part][reference]
+    known = _known[part]
+    in_files = [name for name in known if name.rpartition(":")[2] == reference != name]
+    if reference not in known and len(in_files) > 1:
+        raise ConfigError(f"{PARTS[part][0]} {reference!r}: which of {', '.join(in_files)}?")
+    if reference not in known and not in_files:
+        raise unknown(PARTS[part][0], reference, known)
+    return known[reference if reference in known else in_files[0]]
 
 
 def load_file(path: str | Path, digest: str | None = None) -> ModuleType:
@@ -172,6 +209,7 @@ def load_file(path: str | Path, digest: str | None = None) -> ModuleType:
     if spec is None:
         raise ConfigError(f"{path} is not a Python file.")
     module = importlib.util.module_from_spec(spec)
+    vars(module)[PREFIX] = f"{file.stem}@{content[:12]}:"
     sys.modules[module_name] = module  # before execution: dataclasses look their module up
     try:
         # Not by the spec's loader: its cached bytecode knows a file by size and second.

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from fedkt import registry
 from fedkt.errors import ConfigError, FedktError
 from fedkt.models.dense import mlp
-from fedkt.objectives import KL
+from fedkt.objectives import KL, CrossEntropy
+from fedkt.recipe import Recipe, Train
 from fedkt.strategies import KnowledgeStrategy
 from fedkt.strategies.knfu import KnFu
 
@@ -35,6 +39,7 @@ def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def install(folder: Path, entries: str, module: str) -> None:
     """Lay out a distribution as an installer would."""
+    sys.modules.pop("fedkt_test_plugin", None)
     info = folder / "plugin-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
@@ -123,6 +128,111 @@ def test_a_subclass_does_not_inherit_its_parents_name() -> None:
 def test_a_part_must_say_what_it_is(part: str | None) -> None:
     with pytest.raises(ConfigError, match="part must be one of strategies, objectives"):
         registry.register(part=part)(lambda: None)
+
+
+# --- one name, one part ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Lookalike:
+    part: ClassVar[str] = "objectives"
+    name: ClassVar[str] = "cross-entropy"
+
+    def needs(self) -> tuple[str, ...]:
+        return ()
+
+
+@pytest.mark.usefixtures("own_registry")
+@pytest.mark.parametrize(
+    ("part", "name"), [(p, registry.names(p)[0]) for p in sorted(registry.PARTS)]
+)
+def test_no_part_takes_the_name_of_another_module_s(part: str, name: str) -> None:
+    before = registry.lookup(part, name)
+    with pytest.raises(ConfigError, match=rf"there is a .* called {name!r} in .*replace=True"):
+        registry.register(part=part, name=name)(Lookalike)
+    assert registry.lookup(part, name) is before
+    registry.register(part=part, name=name, replace=True)(Lookalike)
+    assert registry.lookup(part, name) is Lookalike
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_the_same_module_replaces_as_a_notebook_does() -> None:
+    for _ in range(2):
+
+        @registry.register(part="codecs", name="again")
+        class Again: ...
+
+        assert registry.lookup("codecs", "again") is Again
+    registry.register(part="codecs", name="again")(Again)
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_an_entry_point_does_not_replace_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "[fedkt.strategies]\nknfu = fedkt_test_plugin:MyOwn\n", STRATEGY)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=r"Entry point 'knfu'.*called 'knfu' in fedkt"):
+        registry.names("strategies")
+
+
+TERM = """
+from dataclasses import dataclass
+from typing import ClassVar
+from fedkt.registry import register
+
+@register
+@dataclass(frozen=True)
+class Mine:
+    factor: float = {factor}
+    part: ClassVar[str] = "objectives"
+    name: ClassVar[str] = "cross-entropy"
+
+    def needs(self):
+        return ()
+
+    def __call__(self, outputs, batch, knowledge):
+        return self.factor * outputs.logits.sum()
+
+class Forgotten(Mine): ...
+"""
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_file_s_parts_are_its_own(tmp_path: Path) -> None:
+    built_in, recipes = registry.lookup("objectives", "cross-entropy"), []
+    for folder, factor in (("a", 0.0), ("b", 2.0), ("c", 2.0)):
+        (tmp_path / folder).mkdir()
+        file = tmp_path / folder / "terms.py"
+        file.write_text(TERM.format(factor=factor))
+        term = registry.lookup("objectives", f"{file}:Mine")
+        assert registry.lookup("objectives", "cross-entropy") is built_in
+        recipes.append(Recipe(learn=[Train("private", [term(), CrossEntropy()])]))
+        forgotten = registry.lookup("objectives", f"{file}:Forgotten")
+        recipe = Recipe(learn=[Train("private", [forgotten()])])
+        with pytest.raises(ConfigError, match="Forgotten is not registered"):
+            recipe.to_json()
+    for recipe, factor in zip(recipes, (0.0, 2.0, 2.0), strict=True):
+        ours, theirs = Recipe.from_json(recipe.to_json()).learn[0].terms
+        assert (ours.factor, type(ours).__name__) == (factor, "Mine")
+        assert theirs == CrossEntropy()
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_file_s_part_by_its_short_name(tmp_path: Path) -> None:
+    for stem in ("one", "two"):
+        file = tmp_path / f"{stem}.py"
+        file.write_text(STRATEGY)
+        found = registry.lookup("strategies", f"{file}:MyOwn")
+        if stem == "one":
+            assert registry.lookup("strategies", "myown") is found
+    with pytest.raises(ConfigError, match=r"which of one@\w+:myown, two@\w+:myown"):
+        registry.lookup("strategies", "myown")
+
+
+def test_an_unregistered_term_says_what_to_do() -> None:
+    with pytest.raises(ConfigError, match=r"'cross-entropy' is .*Write @register"):
+        Recipe(learn=[Train("private", [Lookalike()])]).to_json()
 
 
 # --- files ---------------------------------------------------------------------------------

@@ -280,3 +280,35 @@ def test_rows_that_differ_at_every_call_are_refused(
                     "--set", "data.test_samples=10")  # fmt: skip
     assert refused.code == 2
     assert "was run on other data: their source gives new rows" in refused.err
+
+
+NAMESAKE = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fedkt.objectives import CrossEntropy
+from fedkt.registry import register
+from fedkt.strategies.fedmd import FedMD
+
+@register
+@dataclass(frozen=True)
+class Nothing(CrossEntropy):
+    name: ClassVar[str] = "cross-entropy"
+
+    def __call__(self, outputs, batch, knowledge):
+        return 0.0 * super().__call__(outputs, batch, knowledge)
+
+class Mine(FedMD): ...
+"""
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_user_s_term_of_a_built_in_s_name_changes_nothing_for_others(
+    tmp_path: Path, tiny: Any, figures: Any
+) -> None:
+    """A file with a cross-entropy of its own, in one process with fedmd."""
+    execute(prepare(tiny(strategy={"name": "fedmd"})), tmp_path / "before", label="x")
+    (tmp_path / "namesake.py").write_text(NAMESAKE)
+    prepare(tiny(strategy={"name": f"{tmp_path}/namesake.py:Mine"}))
+    execute(prepare(tiny(strategy={"name": "fedmd"})), tmp_path / "after", label="x")
+    assert figures(tmp_path / "after") == figures(tmp_path / "before")
