@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -28,6 +28,8 @@ from fedkt.simulations.tables import comparison_table, plain_differences, plain_
 from fedkt.simulations.twins import local_twin, private_training, rehearses
 from fedkt.simulations.verdict import load_cells
 
+MOST_NOTES, MOST_CELLS = 10, 3  # on the console
+
 
 def run_simulate(experiment: Experiment, out: Path | None, resume: bool, command: str) -> None:
     """Run one strategy and its local baseline; write the report."""
@@ -38,6 +40,7 @@ def run_simulate(experiment: Experiment, out: Path | None, resume: bool, command
     if resume:
         _check_same(folder / "config.toml", plan.experiment)
         check_content(folder, plan.content)
+    _say_notes({note: [""] for note in plan.federation.notes}, console)
     alone = experiment.strategy["name"] == "local"
     baseline = None if alone else folder / "baseline"
     same_epochs = folder / "same_epochs" if not alone and rehearses(plan) else None
@@ -103,6 +106,11 @@ def run_compare(experiment: Experiment, out: Path | None, resume: bool, command:
         _check_same(folder / "comparison.toml", experiment)
     parts = plan_parts(experiment)
     _note_budgets(parts[0], console)
+    notes: dict[str, list[str]] = {}
+    for part in parts:
+        for note in part.notes:
+            notes.setdefault(note, []).append(part.cell.name)
+    _say_notes(notes, console)
     rounds = sum(job.experiment.rounds for part in parts for job in part.jobs)
     progress = progress_for(console, rounds)
     failure = None
@@ -119,6 +127,19 @@ def run_compare(experiment: Experiment, out: Path | None, resume: bool, command:
         _show_comparison(folder, console)
     if failure is not None:
         raise failure
+
+
+def _say_notes(notes: Mapping[str, Sequence[str]], console: Console) -> None:
+    """Print what is to know of the data, each note with the names of its cells."""
+    lines = []
+    for note, cells in notes.items():
+        named = ", ".join(filter(None, cells[:MOST_CELLS]))
+        more = f" and {len(cells) - MOST_CELLS} more" if len(cells) > MOST_CELLS else ""
+        lines.append(f"Note: {note}{f' ({named}{more})' if named else ''}.")
+    if len(lines) > MOST_NOTES:
+        lines[MOST_NOTES:] = [f"{len(lines) - MOST_NOTES} more notes are in the reports."]
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _note_budgets(part: Part, console: Console) -> None:

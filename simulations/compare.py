@@ -25,7 +25,14 @@ from fedkt.simulations.files import write_atomic
 from fedkt.simulations.progress import RunProgress, Silent
 from fedkt.simulations.results import load_run, write_comparison_csv
 from fedkt.simulations.rounds import read_rounds
-from fedkt.simulations.runner import Plan, execute, prepare, workers_of
+from fedkt.simulations.runner import (
+    Plan,
+    execute,
+    federation_of,
+    federation_spec,
+    prepare,
+    workers_of,
+)
 from fedkt.simulations.twins import budget, local_twin, private_training, rehearses
 from fedkt.strategies.local import Local
 
@@ -62,11 +69,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Part:
-    """What is run in one go: one cell with one seed, whose data are built once."""
+    """What is run in one go: one cell with one seed, whose data are built once.
+
+    ``notes`` are of the data of a cell's first seed.
+    """
 
     cell: Cell
     seed: int
     jobs: tuple[Job, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -220,7 +231,12 @@ def plan_parts(experiment: Experiment) -> list[Part]:
             raise ConfigError(f"{cell.name}: {error}" if cell.name else str(error)) from error
         for job in jobs:
             by_seed.setdefault(job.seed, []).append(job)
-        parts += [Part(cell, seed, tuple(jobs)) for seed, jobs in by_seed.items()]
+        first = cell.experiment.seed
+        notes = federation_of(federation_spec(cell.experiment)).notes
+        parts += [
+            Part(cell, seed, tuple(jobs), notes if seed == first else ())
+            for seed, jobs in by_seed.items()
+        ]
     return sorted(parts, key=lambda p: p.seed)  # stable: within a seed as written
 
 

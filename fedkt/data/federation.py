@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from fedkt.data.domains import Domains, domain_seed, joined, load_domains
+from fedkt.data.notes import class_notes, domain_notes, duplicate_notes
 from fedkt.data.partition import drawn_shares, overlaps, partition_with_notes
 from fedkt.data.public import common_test_rows, public_rows, public_set, without_test_rows
+from fedkt.data.scaling import model_inputs
 from fedkt.data.sources import Dataset
 from fedkt.data.spec import FederationSpec, check_spec
-from fedkt.data.splits import Array, Ints, sizes_around, split_rows, split_sizes
+from fedkt.data.splits import Array, Ints, row_digests, sizes_around, split_rows, split_sizes
 from fedkt.data.store import Federation
-from fedkt.data.targets import TRANSDUCTIVE, missing_classes, references_of
+from fedkt.data.targets import TRANSDUCTIVE, references_of
 from fedkt.errors import ConfigError
 from fedkt.rng import numpy_rng
 
@@ -49,18 +51,24 @@ def build_federation(spec: FederationSpec) -> Federation:
     common = np.empty(0, np.int64) if spec.transductive else common_test_rows(domains, spec)
     rows, pool = public_rows(domains, spec)
     splits, shares, notes = _client_rows(domains, pool, spec)
-    validation, tests = (np.concatenate([parts[i] for parts in splits]) for i in (1, 2))
+    train, validation, own = (np.concatenate([parts[i] for parts in splits]) for i in range(3))
     # After the split: what clients hold out has no part in statistics.
-    dataset, said = joined(domains, spec.scaling, np.concatenate([validation, tests]))
+    dataset, said = joined(domains, spec.scaling, np.concatenate([validation, own]))
+    tests = {*_digests(dataset, "test", common), *_digests(dataset, "train", own)}
     public = public_set(domains, dataset, rows, spec)
-    public = without_test_rows(public, dataset, tests, common, drop=not spec.public_dataset)
+    public = without_test_rows(public, dataset, tests, drop=not spec.public_dataset)
+    if spec.transductive:
+        tests.update(_digests(dataset, "train", public.rows))
     measured = None if spec.transductive else common
     test_x, test_y, test_domain = _common_test(domains, dataset, measured, public.rows)
 
     flat = np.concatenate([rows for parts in splits for rows in parts])
-    held = np.unique(flat)
-    if spec.domains:
-        notes += missing_classes(domains, spec.transductive)
+    held, train = np.unique(flat), np.unique(train)
+    notes += domain_notes(domains) if spec.domains else []
+    labels = {"training": dataset.y_train[train], "test": test_y}
+    known = {} if public.y is None else {"public": public.y}
+    notes += class_notes({**labels, **known}, dataset.classes)
+    notes += duplicate_notes(_digests(dataset, "train", train), tests)
     return Federation(
         name=dataset.name,
         classes=dataset.classes,
@@ -82,6 +90,12 @@ def build_federation(spec: FederationSpec) -> Federation:
         transductive=spec.transductive,
         notes=(*said, *notes, *public.notes, *([TRANSDUCTIVE] if spec.transductive else [])),
     )
+
+
+def _digests(dataset: Dataset, part: str, rows: Ints | None) -> list[bytes]:
+    """Return the digests of some training or test rows as models see them."""
+    x = getattr(dataset, f"x_{part}")[rows]
+    return list(row_digests(model_inputs(x, dataset.input_shape)))
 
 
 def _bounds(splits: list[list[Ints]]) -> Ints:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -177,7 +178,7 @@ def _other_public_set(dataset: Dataset, spec: FederationSpec) -> Public:
 
 
 def without_test_rows(
-    public: Public, dataset: Dataset, own_tests: Ints, common: Ints, drop: bool
+    public: Public, dataset: Dataset, tests: Collection[bytes], drop: bool
 ) -> Public:
     """Return the public set without the samples that are tested on.
 
@@ -189,8 +190,8 @@ def without_test_rows(
         The public set.
     dataset : Dataset
         What the clients' samples and the test samples are of.
-    own_tests, common : ndarray
-        int64: the clients' test rows in the training part, the common ones in the test part.
+    tests : collection of bytes
+        The digests of the test samples as models see them, see :func:`row_digests`.
     drop : bool
         Whether to drop such samples (and note how many) or to refuse the public set.
 
@@ -199,10 +200,8 @@ def without_test_rows(
     ConfigError
         If there are any and they are not to be dropped, or none would be left.
     """
-    shape = dataset.input_shape
-    tests = set(row_digests(model_inputs(dataset.x_test[common], shape)))
-    tests.update(row_digests(model_inputs(dataset.x_train[own_tests], shape)))
-    kept = np.array([d not in tests for d in row_digests(model_inputs(public.x, shape))], bool)
+    seen = model_inputs(public.x, dataset.input_shape)
+    kept = np.array([digest not in tests for digest in row_digests(seen)], dtype=bool)
     overlap = int((~kept).sum())
     if not overlap:
         return public

@@ -11,17 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-import numpy as np
-
 from fedkt.data.columns import expand
-from fedkt.data.domains import Domains
 from fedkt.data.spec import FederationSpec, check_numbers
-from fedkt.data.splits import Array
 from fedkt.errors import ConfigError, unknown
 
 EACH = "each"
 TRANSDUCTIVE = "transductive: accuracies on the target are on the samples the methods adapt to"
-MOST_NAMED = 10
 
 
 def references_of(spec: FederationSpec) -> tuple[tuple[str, ...], int | None]:
@@ -82,29 +77,6 @@ def short_names(references: Sequence[str]) -> list[str]:
         ending if endings.count(ending) == 1 else reference
         for ending, reference in zip(endings, references, strict=True)
     ]
-
-
-def missing_classes(domains: Domains, transductive: bool) -> list[str]:
-    """Return a note for each domain that lacks classes.
-
-    Of a target only the labels that it is tested by may be known.
-    """
-    notes = []
-    for d, (name, part) in enumerate(zip(domains.names, domains.parts, strict=True)):
-        train, test = part.y_train, part.y_test
-        what, labels = "samples", np.concatenate([train, test])
-        if d == domains.target:
-            what, labels = "test samples", train if transductive else test
-        lacking = np.setdiff1d(np.arange(len(domains.classes)), labels)
-        if len(lacking):
-            notes.append(f"{name} has no {what} of {_listed(lacking, domains.classes)}")
-    return notes
-
-
-def _listed(lacking: Array, classes: Sequence[str]) -> str:
-    names = ", ".join(classes[c] for c in lacking[:MOST_NAMED])
-    more = f" and {len(lacking) - MOST_NAMED} more" if len(lacking) > MOST_NAMED else ""
-    return f"class{'es' if len(lacking) > 1 else ''} {names}{more}"
 
 
 def _ending(reference: str) -> str:

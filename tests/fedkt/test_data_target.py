@@ -259,8 +259,11 @@ def test_sources_and_targets_may_lack_classes(tmp_path: Path, target: str, kept:
     federation = build_federation(toys(tmp_path, target=target))
     assert federation.classes == ("0", "1", "2", "3")
     assert len(federation.test_y) == kept
-    what = "test samples" if target == "a" else "samples"
-    assert federation.notes == (f"a has no {what} of classes 1, 3",)
+    own = {
+        "a": ("classes 1, 3 have training samples, but no test samples",),
+        "b": ("a has no samples of classes 1, 3",),
+    }
+    assert federation.notes == own[target]
     assert federation.label_counts().shape == (4, 4)
 
 
@@ -270,7 +273,7 @@ def test_only_test_labels_tell_what_a_target_lacks(tmp_path: Path) -> None:
     changed = {"x_test": lacking["x_test"], "y_test": lacking["y_test"]}
     write(tmp_path, "a", 0, **changed)
     federation = build_federation(toys(tmp_path, target="a"))
-    assert federation.notes == ("a has no test samples of class 2",)
+    assert federation.notes == ("class 2 has training samples, but no test samples",)
     assert build_federation(toys(tmp_path, target="b")).notes == ()
 
 
