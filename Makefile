@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all lint types format coverage bench bench-quick clean
+.PHONY: demo test test-all test-numeric lint types format coverage bench bench-quick clean
 
 demo: $(READY)
 	$(BIN)/fedkt compare benchmarks/demo.toml
@@ -15,6 +15,14 @@ test: $(READY)
 # The conformance suite at level full: every law on every strategy.
 test-all: $(READY)
 	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder --fedkt-level full
+
+# What compares up to rounding, with the kernels of other processors and one and two threads.
+test-numeric: $(READY)
+	set -e; for aten in '' default avx2; do for dnn in '' AVX2; do for threads in 1 2; do \
+		set -- $${aten:+ATEN_CPU_CAPABILITY=$$aten} $${dnn:+ONEDNN_MAX_CPU_ISA=$$dnn}; \
+		echo "OMP_NUM_THREADS=$$threads $$*"; \
+		env "$$@" OMP_NUM_THREADS=$$threads $(BIN)/pytest -q -m numeric -n auto --dist loadfile; \
+	done; done; done
 
 lint: $(READY)
 	$(BIN)/ruff check .

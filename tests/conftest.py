@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from pathlib import Path
@@ -85,3 +86,29 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """With the option only the conformance suite runs: the rest tests the library."""
     beside = collection_path.parent == HERE and collection_path.name != "conformance"
     return True if beside and config.getoption(OPTION) else None
+
+
+# What compares numbers up to rounding, which differs between processors and numbers of threads.
+ROUNDING = re.compile(r"\b(approx|allclose|assert_close|isclose|apart)\(|[<>] *[\d.]*e-\d")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark as ``numeric``, when that is asked for, every test that compares up to rounding.
+
+    Found in the test's own text and in that of the functions of its module that it calls, so that
+    no test can be forgotten.
+    """
+    if "numeric" not in (config.getoption("markexpr") or ""):
+        return
+    helpers: dict[str, re.Pattern[str]] = {}
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        module = item.module
+        if module.__name__ not in helpers:
+            functions = [f for f in vars(module).values() if inspect.isfunction(f)]
+            names = [f.__name__ for f in functions if ROUNDING.search(inspect.getsource(f))]
+            calls = "|".join(rf"\b{name}\(" for name in names)
+            helpers[module.__name__] = re.compile(f"{ROUNDING.pattern}|{calls or '(?!)'}")
+        if helpers[module.__name__].search(inspect.getsource(item.function)):
+            item.add_marker(pytest.mark.numeric)
