@@ -51,7 +51,7 @@ def _recorded(folder: Path) -> dict[str, Any] | None:
     """Return what a run was begun with, empty if it does not say; None if it was not begun."""
     path = folder / "federation.json"
     if not path.is_file():
-        return None
+        return {} if (folder / "rounds.jsonl").is_file() else None
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")).get("content", {})
     except ValueError as error:

@@ -236,6 +236,22 @@ def test_a_run_is_not_resumed_with_other_content(
     assert fedkt(*again).code == 0
 
 
+@pytest.mark.parametrize("lost", ["content", "file"])
+def test_a_run_that_does_not_say_its_content_is_not_resumed(
+    here: Path, fedkt: Any, write_toml: Any, no_report: None, lost: str
+) -> None:
+    toml = write_toml(here, rounds=1, models=["linear"])
+    assert fedkt("simulate", toml, "--out", "run").code == 0
+    file = here / "run" / "federation.json"
+    if lost == "file":
+        file.unlink()
+    else:
+        file.write_text("{}")
+    refused = fedkt("simulate", toml, "--out", "run", "--resume", "--rounds", 2)
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "does not say which data it was begun with" in refused.err
+
+
 @CHANGES
 def test_a_comparison_does_not_mix_contents(
     here: Path, fedkt: Any, write_toml: Any, no_report: None, what: str, words: str
