@@ -54,11 +54,11 @@ def build_federation(spec: FederationSpec) -> Federation:
     train, validation, own = (np.concatenate([parts[i] for parts in splits]) for i in range(3))
     # After the split: what clients hold out has no part in statistics.
     dataset, said = joined(domains, spec.scaling, np.concatenate([validation, own]))
-    tests = {*_digests(dataset, "test", common), *_digests(dataset, "train", own)}
+    tests = [*_digests(dataset, "test", common), *_digests(dataset, "train", own)]
     public = public_set(domains, dataset, rows, spec)
-    public = without_test_rows(public, dataset, tests, drop=not spec.public_dataset)
+    public = without_test_rows(public, dataset, set(tests), drop=not spec.public_dataset)
     if spec.transductive:
-        tests.update(_digests(dataset, "train", public.rows))
+        tests += _digests(dataset, "train", public.rows)
     measured = None if spec.transductive else common
     test_x, test_y, test_domain = _common_test(domains, dataset, measured, public.rows)
 
@@ -68,7 +68,7 @@ def build_federation(spec: FederationSpec) -> Federation:
     labels = {"training": dataset.y_train[train], "test": test_y}
     known = {} if public.y is None else {"public": public.y}
     notes += class_notes({**labels, **known}, dataset.classes)
-    notes += duplicate_notes(_digests(dataset, "train", train), tests)
+    notes += duplicate_notes(tests, set(_digests(dataset, "train", train)))
     return Federation(
         name=dataset.name,
         classes=dataset.classes,

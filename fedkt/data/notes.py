@@ -62,10 +62,10 @@ def domain_notes(domains: Domains) -> list[str]:
     return notes
 
 
-def duplicate_notes(train: Sequence[bytes], tests: Collection[bytes]) -> list[str]:
-    """Return a note if training rows are test rows too, by the digests of their content."""
-    twice = sum(digest in tests for digest in train)
-    return [f"{twice:,} of {len(train):,} training samples equal test samples"] if twice else []
+def duplicate_notes(tests: Sequence[bytes], train: Collection[bytes]) -> list[str]:
+    """Return a note if test rows are training rows too, by the digests of their content."""
+    twice = sum(digest in train for digest in tests)
+    return [f"{twice:,} of {len(tests):,} test samples equal training samples"] if twice else []
 
 
 def _listed(chosen: Iterable[int], classes: Sequence[str]) -> str:

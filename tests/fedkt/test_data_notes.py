@@ -105,7 +105,7 @@ def test_the_labels_of_a_target_are_not_looked_at(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("held_out", [0.0, 0.2])
-def test_training_samples_that_equal_test_samples_are_counted(
+def test_test_samples_that_equal_training_samples_are_counted(
     tmp_path: Path, held_out: float
 ) -> None:
     rng = np.random.default_rng(0)
@@ -114,13 +114,13 @@ def test_training_samples_that_equal_test_samples_are_counted(
     x[100:140] = x[60:100]  # twice in the training part: tested on if one is held out
     write(tmp_path, "toy", LABELS, LABELS[:40], x_train=x[:200], x_test=x[200:])
     found = federation_of(tmp_path, test_fraction=held_out, validation_fraction=0)
-    own = {c: found.client(c) for c in range(2)}
-    tested = {row.numpy().tobytes() for c in own.values() for row in c.test.x}
-    tested |= {row.tobytes() for row in found.test_x}
-    rows = [row.numpy().tobytes() for c in own.values() for row in c.train.x]
-    twice = sum(row in tested for row in rows)
+    clients = [found.client(c) for c in range(2)]
+    trained = {row.numpy().tobytes() for client in clients for row in client.train.x}
+    tests = [row.numpy().tobytes() for client in clients for row in client.test.x]
+    tests += [row.tobytes() for row in found.test_x]
+    twice = sum(row in trained for row in tests)
     assert twice > (20 if held_out else 15)
-    assert f"{twice} of {len(rows)} training samples equal test samples" in found.notes
+    assert f"{twice} of {len(tests)} test samples equal training samples" in found.notes
 
 
 def test_transductive_tests_count_too(tmp_path: Path) -> None:
@@ -128,10 +128,10 @@ def test_transductive_tests_count_too(tmp_path: Path) -> None:
     for name in ("source", "target"):
         write(tmp_path, name, LABELS, LABELS[:40], x_train=x[:200], x_test=x[200:])
     found = federation_of(
-        tmp_path, domains=("source", "target"), target="target", transductive=True, test_fraction=0
-    )
-    trained = len(found.client(0).train) + len(found.client(1).train)
-    note = f"{trained} of {trained} training samples equal test samples"
+        tmp_path, domains=("source", "target"), target="target", transductive=True,
+        test_fraction=0, validation_fraction=0,
+    )  # fmt: skip
+    note = "200 of 200 test samples equal training samples"
     assert set(found.notes) == {note, TRANSDUCTIVE}
 
 
@@ -146,10 +146,10 @@ def test_equal_inputs_in_two_dtypes_are_equal(tmp_path: Path) -> None:
         validation_fraction=0,
     )  # fmt: skip
     federation = build_federation(spec)
-    tested = {row.tobytes() for row in federation.test_x}
-    twice = sum(x.numpy()[0].tobytes() in tested for x in federation.client(0).train.x)
+    trained = {x.numpy()[0].tobytes() for x in federation.client(0).train.x}
+    twice = sum(row.tobytes() in trained for row in federation.test_x)
     assert twice > 15
-    assert f"{twice} of 96 training samples equal test samples" in federation.notes
+    assert f"{twice} of 34 test samples equal training samples" in federation.notes
 
 
 def test_a_data_set_without_either_has_no_notes() -> None:
