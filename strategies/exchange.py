@@ -53,6 +53,7 @@ class Exchange:
         self._held: dict[int, dict[str, int]] = {}  # client -> share name -> version
         self._sent: dict[int, tuple[str, ...]] = {}  # what each client was sent this phase
         self._learnt: dict[int, bool] = {}  # whether a client that was asked to learn ever has
+        self._shapes: dict[str, tuple[int, ...]] = {}  # of the first weights, and so of all others
 
     # --- state -----------------------------------------------------------------------
 
@@ -64,6 +65,7 @@ class Exchange:
             "version": self._version,
             "held": {c: dict(h) for c, h in self._held.items()},
             "learnt": dict(self._learnt),
+            "shapes": dict(self._shapes),
             "shared": dict(kept.shared),
             "personal": {c: dict(own) for c, own in kept.personal.items()},
         }
@@ -73,6 +75,7 @@ class Exchange:
         self.next_round, self._version = state["next_round"], state["version"]
         self._held = {c: dict(h) for c, h in state["held"].items()}
         self._learnt = dict(state["learnt"])
+        self._shapes = {name: tuple(shape) for name, shape in state["shapes"].items()}
         self.latest = Fused(state["shared"], state["personal"])
 
     def _kept(self) -> Fused:
@@ -105,6 +108,7 @@ class Exchange:
                 if not len(arrays):
                     raise ConfigError(f"{self.title} exchanges weights and needs initial_arrays.")
                 weights = wire.weights_of(arrays)
+                self._shapes = {n: tuple(t.shape) for n, t in weights.tensors.items()}
                 names = [s.name for s in self.recipe.share if s.kind == "weights"]
                 self.latest = Fused({**dict.fromkeys(names, weights), **first(weights)})
             elif self._version == 0:
@@ -282,8 +286,7 @@ class Exchange:
             return Expected(share.kind, None, {"mean": shape, "std": shape})
         if isinstance(share, Validation):
             return Expected(share.kind, None, {"own": (2,), "received": (2,)})
-        model = self.latest.shared[share.name].tensors
-        return Expected(share.kind, None, {n: tuple(t.shape) for n, t in model.items()})
+        return Expected(share.kind, None, self._shapes)
 
     def accept(self, fused: Fused) -> None:
         """Take what the strategy fused; every participant must find in it what it reads."""

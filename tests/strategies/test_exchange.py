@@ -12,8 +12,10 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 
+from fedkt import snapshot
 from fedkt.clients import TorchLearner
 from fedkt.knowledge import Fused, Knowledge, Uploads
+from fedkt.recipe import Load, Recipe, Weights
 from fedkt.simulations.grid import InProcessGrid, one_thread
 from fedkt.strategies.exchange import Exchange
 from fedkt.strategies.fedavg import FedAvg
@@ -122,6 +124,51 @@ def test_broadcast_is_one_object_for_all_receivers(world, with_options) -> None:
     records = {id(m.content["knowledge.weights"]) for m in messages}
     assert len(records) == 1
     assert exchange.report.traffic.down_broadcast == 3 * 4 * P
+
+
+# --- weights that are not loaded where they are learnt -----------------------------------------
+
+
+class Absorbed(FedAvg):
+    """Averages weights that clients take up when they absorb alone."""
+
+    def recipe(self) -> Recipe:
+        learn = super().recipe().learn[1:]
+        return Recipe(learn=learn, share=[Weights()], absorb=[Load()])
+
+
+class OwnWeights(FedAvg):
+    """Gives every client the average as its own."""
+
+    def fuse(self, uploads: Uploads) -> Fused:
+        shared = super().fuse(uploads).shared
+        return Fused(personal=dict.fromkeys(uploads.clients, shared))
+
+
+class Collected(FedAvg):
+    """Takes weights and gives nothing back."""
+
+    def recipe(self) -> Recipe:
+        return Recipe(learn=super().recipe().learn[1:], share=[Weights()])
+
+    def fuse(self, uploads: Uploads) -> Fused:
+        return Fused()
+
+
+@pytest.mark.parametrize("method", [Absorbed, OwnWeights, Collected])
+@pytest.mark.parametrize("resumed", [False, True])
+def test_weights_are_known_by_the_shapes_of_the_first_ones(
+    world, with_options, tmp_path, method, resumed
+) -> None:
+    run, strategy = world(), with_options(method(local_epochs=1))
+    run.start(strategy, 1)
+    if resumed:
+        snapshot.save(tmp_path / "state", strategy.state_dict())
+        strategy = with_options(method(local_epochs=1))
+        strategy.load_state_dict(snapshot.load(tmp_path / "state"))
+    run.start(strategy, 3)
+    assert [(r.failures, r.participants) for r in run.reports] == [([], [0, 1, 2, 3])] * 3
+    assert all(r.traffic.up == 4 * 4 * P for r in run.reports)
 
 
 # --- failures ------------------------------------------------------------------------------
