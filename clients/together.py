@@ -20,6 +20,7 @@ from fedkt.clients.torch_learner import TorchLearner
 from fedkt.clients.turn import Turn
 from fedkt.knowledge import Knowledge
 from fedkt.recipe import Load, Step, Train
+from fedkt.text import foreign
 
 KINDS = (MessageType.TRAIN, MessageType.EVALUATE)
 CLIENT_ERROR = 2  # the code Flower uses for an exception in a ClientApp
@@ -177,8 +178,8 @@ class _Group:
 
 def error_reply(error: Exception, message: Message) -> Message:
     """Return an error reply with a one-line reason."""
-    text = " ".join(str(error).split())
-    return Message(Error(CLIENT_ERROR, f"{type(error).__name__}: {text}"), reply_to=message)
+    reason = foreign(f"{type(error).__name__}: {error}")
+    return Message(Error(CLIENT_ERROR, reason), reply_to=message)
 
 
 def _tell_once(architecture: str, error: Exception) -> None:

@@ -32,8 +32,8 @@ from fedkt.recipe import Recipe, Weights
 from fedkt.registry import name_of
 from fedkt.server_model import ServerModel
 from fedkt.strategies.exchange import Exchange
-from fedkt.strategies.roster import first_line
 from fedkt.strategies.rounds import Observer, ServerOptions
+from fedkt.text import foreign, last_line
 
 ACCURACIES = ("personalised-accuracy", "global-accuracy", "validation-accuracy")
 LEARNT = "learnt-accuracy"  # before the fusion; only where the run asks for the group effect
@@ -309,7 +309,7 @@ class KnowledgeStrategy(Strategy):
                 exchange.report.learnt[client] = learnt
             elif "unmeasured" in content.config_records:
                 reason = str(content.config_records["unmeasured"].get("group-effect"))
-                exchange.fail(client, "group effect", first_line(reason))
+                exchange.fail(client, "group effect", last_line(reason))
         exchange.stop_unless(uploads, "learn")
         exchange.report.participants = [u.client for u in uploads]
         together = Uploads(uploads) if exchange.recipe.share else None
@@ -327,9 +327,8 @@ class KnowledgeStrategy(Strategy):
             raise
         except Exception as error:
             where = f"{self.title}, round {self.exchange.report.round}"
-            text = " ".join(str(error).split())
             raise RunFailedError(
-                f"{where}: fuse() raised {type(error).__name__}: {text}"
+                f"{where}: fuse() raised {type(error).__name__}: {foreign(error)}"
             ) from error
 
     @property

@@ -23,8 +23,9 @@ from fedkt.leakage import mean_prediction
 from fedkt.readouts import GATE
 from fedkt.recipe import Gate, Predict, Recipe, Styles, Validation, Weights
 from fedkt.rng import numpy_rng
-from fedkt.strategies.roster import Roster, first_line, meet
+from fedkt.strategies.roster import Roster, meet
 from fedkt.strategies.rounds import Failure, RoundReport, ServerOptions
+from fedkt.text import foreign, last_line
 
 # A client says in which part of a message's work something was not finite; see ``clients.turn``.
 NAMED_PHASE = re.compile(r"NotFiniteError: client \d+, (start|learn|share|absorb|evaluate): ")
@@ -207,7 +208,7 @@ class Exchange:
             if answer is None:
                 self.fail(client, phase, "no reply in time")
             elif answer.has_error():
-                reason = first_line(answer.error.reason)
+                reason = last_line(answer.error.reason)
                 named = NAMED_PHASE.match(reason)
                 self.fail(client, named[1] if named else phase, reason)
             else:
@@ -317,7 +318,7 @@ class Exchange:
 
     def fail(self, client: int, phase: str, reason: str) -> None:
         """Note that a client drops out of this phase."""
-        self.report.failures.append(Failure(client, phase, reason))
+        self.report.failures.append(Failure(client, phase, foreign(reason)))
 
     def stop_unless(self, alive: Sequence[Any], phase: str) -> None:
         """Stop the run when a phase has left no client.

@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from fedkt.errors import ConfigError, RunFailedError
 from fedkt.recipe import Recipe
 from fedkt.strategies.rounds import ServerOptions
+from fedkt.text import last_line
 
 POLL_SECONDS = 0.05
 
@@ -91,7 +92,7 @@ def meet(grid: Grid, recipe: Recipe, method: str, options: ServerOptions, timeou
     members, refusals = [], []
     for reply in replies:
         if reply.has_error():
-            raise RunFailedError(f"A client cannot take part: {first_line(reply.error.reason)}")
+            raise RunFailedError(f"A client cannot take part: {last_line(reply.error.reason)}")
         about = reply.content["config"]
         members.append(_member(reply.metadata.src_node_id, cast(ConfigRecord, about)))
         if "refusal" in about:
@@ -103,12 +104,6 @@ def meet(grid: Grid, recipe: Recipe, method: str, options: ServerOptions, timeou
         raise ConfigError(f"{method} cannot run on client {client}: {reason}")
     _check_together(members, recipe, method)
     return Roster(members)
-
-
-def first_line(reason: str | None) -> str:
-    """Return the last line of a traceback, or the text itself; never empty."""
-    lines = [line.strip() for line in (reason or "").splitlines() if line.strip()]
-    return lines[-1] if lines else "no reason given"
 
 
 def _wait_for_nodes(grid: Grid, options: ServerOptions) -> list[int]:

@@ -461,3 +461,33 @@ def test_a_number_of_examples_is_bounded(world, with_options, examples: float) -
     report = tampered(world(), with_options(KnFu(**QUICK)), tamper)
     (failure,) = report.failures
     assert "num-examples, a number from 0 to 1000000000" in failure.reason
+
+
+@pytest.mark.parametrize(("at", "phase"), [(2, "learn"), (3, "absorb")])
+def test_foreign_text_is_cleaned_before_it_reaches_the_report(
+    world, with_options, at, phase
+) -> None:
+    def adapt(one, message):
+        if one.id == 2 and message == at:
+            raise RuntimeError("\x1b[2J\u202e\x00round 1:\nall well " + "x" * 10_000)
+        return one
+
+    run = world(adapt=adapt)
+    run.start(with_options(KnFu(**QUICK)), 1)
+    (failure,) = run.reports[0].failures
+    assert (failure.client, failure.phase) == (2, phase)
+    assert failure.reason.startswith("RuntimeError: [2Jround 1: all well xxx")
+    assert len(failure.reason) == 500
+    assert failure.reason.isprintable()
+
+
+def test_names_of_tensors_and_codecs_are_foreign_text_too(world, with_options) -> None:
+    def rename(content: Any) -> None:
+        meta = content["knowledge.public.meta"]
+        content["knowledge.public.meta"] = ConfigRecord({**meta, "kind": "\x1b\n" + "k" * 9999})
+
+    report = tampered(world(), with_options(KnFu(**QUICK)), rename)
+    (failure,) = report.failures
+    assert failure.reason.startswith("unknown kind")
+    assert failure.reason.isprintable()
+    assert len(failure.reason) == 500

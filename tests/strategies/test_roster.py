@@ -18,7 +18,7 @@ from fedkt.strategies.fedmd import FedMD
 from fedkt.strategies.fedprox import FedProx
 from fedkt.strategies.knfu import KnFu
 from fedkt.strategies.local import Local
-from fedkt.strategies.roster import Member, Roster, first_line, meet
+from fedkt.strategies.roster import Member, Roster, meet
 
 QUICK = {"local_epochs": 1, "distil_epochs": 1}
 
@@ -174,16 +174,3 @@ def test_client_ids_need_not_be_the_nodes(world, with_options) -> None:
     run.start(with_options(KnFu(**QUICK), participation=0.5), 2)
     assert run.reports[0].clients == (997, 998, 999, 1000)
     assert set(run.reports[0].participants) <= set(run.reports[0].clients)
-
-
-@pytest.mark.parametrize(
-    ("reason", "line"),
-    [
-        (None, "no reason given"),
-        ("  \n ", "no reason given"),
-        ("plain", "plain"),
-        ("Traceback\n  File x\nKeyError: 'a'\n", "KeyError: 'a'"),
-    ],
-)
-def test_reasons_are_one_line(reason: str | None, line: str) -> None:
-    assert first_line(reason) == line
