@@ -161,7 +161,7 @@ def _note_budgets(part: Part, console: Console) -> None:
 
 def _show_comparison(folder: Path, console: Console) -> None:
     table = folder / "comparison.csv"
-    if table.is_file() and len(table.read_text().splitlines()) > 1:
+    if table.is_file() and len(table.read_text(encoding="utf-8").splitlines()) > 1:
         report = write_comparison_report(folder)
         console.print(comparison_table(load_comparison(folder)))
         console.print(f"Report: {escape(str(report))}", soft_wrap=True, highlight=False)

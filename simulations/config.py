@@ -18,6 +18,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from fedkt.errors import ConfigError, unknown
+from fedkt.simulations.files import write_atomic
 
 Grid = Literal["ray", "in-process", "flower"]
 Whole = Annotated[int, Field(strict=True)]  # true is no number of rounds
@@ -184,7 +185,7 @@ def load(path: Path) -> dict[str, Any]:
 
 def save(path: Path, experiment: Experiment) -> None:
     """Write the resolved experiment as TOML; it can be run again."""
-    path.write_text(tomli_w.dumps(without_none(experiment.model_dump(mode="json"))))
+    write_atomic(path, tomli_w.dumps(without_none(experiment.model_dump(mode="json"))))
 
 
 def parse(values: Mapping[str, Any]) -> Experiment:

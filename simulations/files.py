@@ -94,7 +94,7 @@ def _locked(path: Path) -> Iterator[None]:
         yield
         return
     while True:
-        with path.open("w") as file:
+        with path.open("w", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:

@@ -69,7 +69,7 @@ class Recorder:
         """Write the round, then its checkpoint: lines after the last checkpoint are redone."""
         alone = self._alone.get(report.round)
         row = round_row(report, alone, self.liars, self.label_counts)
-        with (self._folder / "rounds.jsonl").open("a") as file:
+        with (self._folder / "rounds.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())

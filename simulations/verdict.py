@@ -124,7 +124,7 @@ def load_cells(out: Path) -> tuple[list[Cell], dict[str, Comparison]]:
     begun = {}
     for cell in cells:
         table = cell.folder(out) / "comparison.csv"
-        if table.is_file() and len(table.read_text().splitlines()) > 1:
+        if table.is_file() and len(table.read_text(encoding="utf-8").splitlines()) > 1:
             begun[cell.name] = load_comparison(cell.folder(out))
     return cells, begun
 

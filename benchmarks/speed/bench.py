@@ -61,7 +61,7 @@ def measured(name: str, case: Case) -> dict[str, Any]:
     """
     folder = Path(case.folder)
     given = folder / f"{name}.case.json"
-    given.write_text(json.dumps(case.as_json()))
+    given.write_text(json.dumps(case.as_json()), encoding="utf-8")
     try:
         return spawned("child.py", name, str(given), folder=folder)
     except MeasurementError as error:
@@ -87,7 +87,7 @@ def spawned(script: str, *arguments: str, folder: Path) -> dict[str, Any]:
             [sys.executable, str(HERE / script), *arguments, str(result)],
             env={**os.environ, **ENVIRONMENT, "FLWR_HOME": str(folder / "flwr")},
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=TIMEOUT,
             check=False,
         )
@@ -96,7 +96,7 @@ def spawned(script: str, *arguments: str, folder: Path) -> dict[str, Any]:
     if done.returncode or not result.is_file():
         end = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
         raise MeasurementError(f"it failed with code {done.returncode}:\n{end}")
-    found: dict[str, Any] = json.loads(result.read_text())
+    found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
     return found
 
 
@@ -116,7 +116,7 @@ def machine() -> dict[str, Any]:
 
 
 def _cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor()

@@ -82,8 +82,8 @@ VARIANTS: Mapping[str, Callable[[Case], Result]] = {
 def main(name: str, case: Path, result: Path) -> None:
     """Measure and write the result."""
     torch.set_num_threads(1)
-    found = VARIANTS[name](Case(**json.loads(case.read_text())))
-    result.write_text(json.dumps(found))
+    found = VARIANTS[name](Case(**json.loads(case.read_text(encoding="utf-8"))))
+    result.write_text(json.dumps(found), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -89,4 +89,4 @@ def table(found: dict[str, Any]) -> list[list[str]]:
 
 if __name__ == "__main__":
     numbers = [int(argument) for argument in sys.argv[1:4]]
-    Path(sys.argv[4]).write_text(json.dumps(run_fusion(*numbers)))
+    Path(sys.argv[4]).write_text(json.dumps(run_fusion(*numbers)), encoding="utf-8")

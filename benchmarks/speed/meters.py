@@ -48,7 +48,7 @@ def _stat(pid: int) -> list[str]:
     The state is field 0, the parent 1, the four times 11 to 14.
     """
     try:
-        text = (PROC / str(pid) / "stat").read_text()
+        text = (PROC / str(pid) / "stat").read_text(encoding="utf-8")
     except OSError:
         return []
     return text.rpartition(")")[2].split()
@@ -100,7 +100,7 @@ def resident_mb() -> float:
 
 def forget_peak() -> None:
     """Let this process's peak begin anew at what it holds now."""
-    (PROC / "self" / "clear_refs").write_text("5")
+    (PROC / "self" / "clear_refs").write_text("5", encoding="utf-8")
 
 
 def own_peak_mb() -> float:
@@ -110,7 +110,7 @@ def own_peak_mb() -> float:
 
 def _status(pid: int, key: str) -> float:
     try:
-        lines = (PROC / str(pid) / "status").read_text().splitlines()
+        lines = (PROC / str(pid) / "status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0.0
     found = [line.split()[1] for line in lines if line.startswith(f"{key}:")]
@@ -120,7 +120,7 @@ def _status(pid: int, key: str) -> float:
 def _proportional(pid: int) -> float:
     """Return a process's resident memory; of shared pages only its part."""
     try:
-        lines = (PROC / str(pid) / "smaps_rollup").read_text().splitlines()
+        lines = (PROC / str(pid) / "smaps_rollup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0.0
     found = [line.split()[1] for line in lines if line.startswith("Pss:")]

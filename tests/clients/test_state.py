@@ -109,7 +109,7 @@ def test_a_damaged_file_is_an_error_and_not_a_new_client(tmp_path: Path) -> None
 
 
 def test_foreign_files_are_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
     store = FileStore(tmp_path)
     store.put(1, state_of(1))
     store.restore({})

@@ -37,7 +37,7 @@ def run_pytest(folder: Path, *arguments: object) -> tuple[int, str]:
         cwd=folder,
         env=environment,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=300,
     )
     return done.returncode, done.stdout + done.stderr
@@ -45,7 +45,7 @@ def run_pytest(folder: Path, *arguments: object) -> tuple[int, str]:
 
 def test_own_strategies_from_the_root(tmp_path: Path) -> None:
     noisy = tmp_path / "noisy.py"
-    noisy.write_text(NOISY)
+    noisy.write_text(NOISY, encoding="utf-8")
     example = (SUITE / "example_strategy.py").relative_to(ROOT)
     code, output = run_pytest(
         ROOT,
@@ -67,7 +67,9 @@ def test_own_strategies_from_the_root(tmp_path: Path) -> None:
 
 
 def test_relative_to_where_one_is(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text((SUITE / "example_strategy.py").read_text())
+    (tmp_path / "mine.py").write_text(
+        (SUITE / "example_strategy.py").read_text(encoding="utf-8"), encoding="utf-8"
+    )
     code, output = run_pytest(
         tmp_path, SUITE, "--fedkt-strategy", "mine.py:Median", "-k", "recipe_is", "-q"
     )

@@ -84,7 +84,8 @@ def test_a_column_of_a_function(tmp_path: Path) -> None:
         "def halves():\n"
         "    x, y = np.random.default_rng(0).random((40, 3)), np.arange(40) % 2\n"
         "    d = np.arange(40) // 2 % 2\n"
-        "    return Dataset('halves', x, y, x[:8], y[:8], (), d, d[:8], ('up', 'down'))\n"
+        "    return Dataset('halves', x, y, x[:8], y[:8], (), d, d[:8], ('up', 'down'))\n",
+        encoding="utf-8",
     )
     reference = f"{tmp_path / 'own.py'}:halves"
     assert expand([f"{reference}/*"]) == (f"{reference}/up", f"{reference}/down")

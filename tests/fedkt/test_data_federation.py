@@ -279,8 +279,10 @@ def test_loading_what_is_not_there_or_broken(tmp_path: Path, federation: Federat
     (tmp_path / "rows.npy").write_bytes(b"\x93NUMPY")
     with pytest.raises(ConfigError, match="no readable federation"):
         Federation.load(tmp_path)
-    header = json.loads((tmp_path / "federation.json").read_text())
-    (tmp_path / "federation.json").write_text(json.dumps({**header, "format": 99}))
+    header = json.loads((tmp_path / "federation.json").read_text(encoding="utf-8"))
+    (tmp_path / "federation.json").write_text(
+        json.dumps({**header, "format": 99}), encoding="utf-8"
+    )
     with pytest.raises(ConfigError, match="another version"):
         Federation.load(tmp_path)
 
@@ -357,7 +359,9 @@ def test_import_is_cheap() -> None:
     code = (
         f"import sys, fedkt.data, fedkt.models\nprint([m for m in {heavy} if m in sys.modules])\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True
+    )
     assert done.stdout.strip() == "[]"
 
 

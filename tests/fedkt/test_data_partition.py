@@ -161,7 +161,8 @@ def test_poor_clients_are_served_by_the_currently_largest(tmp_path: Path) -> Non
     file.write_text(
         "import numpy as np\n"
         "def lopsided(labels, argument, clients, seed, samples_per_client):\n"
-        "    return [np.arange(6), np.arange(6, 13), np.array([], int), np.array([], int)]\n"
+        "    return [np.arange(6), np.arange(6, 13), np.array([], int), np.array([], int)]\n",
+        encoding="utf-8",
     )
     labels = np.arange(20) % 2
     parts, notes = partition_with_notes(labels, f"{file}:lopsided", 4, seed=0, min_samples=2)
@@ -182,7 +183,8 @@ def test_a_partition_of_ones_own_with_an_argument(tmp_path: Path) -> None:
         "def blocks(labels, argument, clients, seed, samples_per_client):\n"
         "    return np.split(np.arange(clients * int(argument)), clients)\n"
         "def twice(labels, argument, clients, seed, samples_per_client):\n"
-        "    return [np.arange(3)] * clients\n"
+        "    return [np.arange(3)] * clients\n",
+        encoding="utf-8",
     )
     assert [len(p) for p in partition(LABELS, f"{file}:blocks:7", 3, 0)] == [7, 7, 7]
     assert [len(p) for p in partition(LABELS, f"{file}:blocks:7", 3, 0, 5)] == [5, 5, 5]

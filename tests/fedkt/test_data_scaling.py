@@ -255,7 +255,8 @@ def test_a_function_may_say_its_layout(tmp_path: Path) -> None:
     file.write_text(
         "import numpy as np\nfrom fedkt.data import Dataset\n"
         "def curves():\n    x, y = np.ones((8, 5, 2)), np.arange(8) % 2\n"
-        "    return Dataset('curves', x, y, x, y, layout='series')\n"
+        "    return Dataset('curves', x, y, x, y, layout='series')\n",
+        encoding="utf-8",
     )
     assert load_dataset(f"{file}:curves").input_shape == (5, 2)
     assert load_dataset(f"{file}:curves", layout="vector").input_shape == (10,)

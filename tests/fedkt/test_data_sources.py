@@ -181,7 +181,7 @@ def test_non_finite_values(tmp_path: Path, value: float) -> None:
 
 def test_functions_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
-    file.write_text(FUNCTIONS)
+    file.write_text(FUNCTIONS, encoding="utf-8")
 
     assert load_dataset(f"{file}:toy").num_classes == 4
     assert load_dataset(f"{file}:seeded", seed=7).x_train[0, 0] == 7

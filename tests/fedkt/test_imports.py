@@ -124,7 +124,7 @@ def test_import_fedkt_is_cheap() -> None:
     code = "import json, sys, fedkt; print(json.dumps(sorted(sys.modules)))"
     env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True, env=env
     )
     loaded = json.loads(done.stdout)
     heavy = ("torch", "ray", "matplotlib", "pandas", "flwr", "numpy", "sklearn", "datasets")
@@ -138,7 +138,9 @@ def test_the_parts_that_clients_and_servers_load_need_neither_ray_nor_figures() 
         "print(json.dumps([m for m in ('ray', 'matplotlib', 'pandas', 'datasets', 'jinja2')"
         " if m in sys.modules]))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True
+    )
     assert json.loads(done.stdout.splitlines()[-1]) == []
 
 

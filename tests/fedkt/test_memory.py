@@ -49,7 +49,11 @@ def test_empty_is_a_tensor_as_torch_makes_them(shape, dtype) -> None:
 def test_small_pieces_are_given_back() -> None:
     """In a process of its own, in which no memory is left over from before."""
     found = subprocess.run(
-        [sys.executable, "-c", PIECES], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", PIECES],
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+        timeout=120,
     )
     taken, left = (int(number) for number in found.stdout.split())
     assert taken > 150 * MB

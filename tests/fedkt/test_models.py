@@ -57,7 +57,7 @@ class Net(nn.Module):
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "mine.py"
-    path.write_text(MODELS)
+    path.write_text(MODELS, encoding="utf-8")
     return path
 
 

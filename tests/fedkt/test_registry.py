@@ -42,9 +42,11 @@ def install(folder: Path, entries: str, module: str) -> None:
     sys.modules.pop("fedkt_test_plugin", None)
     info = folder / "plugin-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(entries)
-    (folder / "fedkt_test_plugin.py").write_text(module)
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n", encoding="utf-8"
+    )
+    (info / "entry_points.txt").write_text(entries, encoding="utf-8")
+    (folder / "fedkt_test_plugin.py").write_text(module, encoding="utf-8")
 
 
 # --- names ---------------------------------------------------------------------------------
@@ -204,7 +206,7 @@ def test_a_file_s_parts_are_its_own(tmp_path: Path) -> None:
     for folder, factor in (("a", 0.0), ("b", 2.0), ("c", 2.0)):
         (tmp_path / folder).mkdir()
         file = tmp_path / folder / "terms.py"
-        file.write_text(TERM.format(factor=factor))
+        file.write_text(TERM.format(factor=factor), encoding="utf-8")
         term = registry.lookup("objectives", f"{file}:Mine")
         assert registry.lookup("objectives", "cross-entropy") is built_in
         recipes.append(Recipe(learn=[Train("private", [term(), CrossEntropy()])]))
@@ -222,7 +224,7 @@ def test_a_file_s_parts_are_its_own(tmp_path: Path) -> None:
 def test_a_file_s_part_by_its_short_name(tmp_path: Path) -> None:
     for stem in ("one", "two"):
         file = tmp_path / f"{stem}.py"
-        file.write_text(STRATEGY)
+        file.write_text(STRATEGY, encoding="utf-8")
         found = registry.lookup("strategies", f"{file}:MyOwn")
         if stem == "one":
             assert registry.lookup("strategies", "myown") is found
@@ -241,7 +243,7 @@ def test_an_unregistered_term_says_what_to_do() -> None:
 @pytest.mark.usefixtures("own_registry")
 def test_a_class_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "own.py"
-    file.write_text(STRATEGY)
+    file.write_text(STRATEGY, encoding="utf-8")
     found = registry.lookup("strategies", f"{file}:MyOwn")
     assert issubclass(found, KnowledgeStrategy)
     assert found.__name__ == "MyOwn"
@@ -252,7 +254,7 @@ def test_a_class_in_a_file(tmp_path: Path) -> None:
 def test_two_files_of_one_name_are_two_modules(tmp_path: Path) -> None:
     for folder, value in (("a", 1), ("b", 2)):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "same.py").write_text(f"value = {value}")
+        (tmp_path / folder / "same.py").write_text(f"value = {value}", encoding="utf-8")
     assert registry.load_file(tmp_path / "a" / "same.py").value == 1
     assert registry.load_file(tmp_path / "b" / "same.py").value == 2
 
@@ -260,17 +262,18 @@ def test_two_files_of_one_name_are_two_modules(tmp_path: Path) -> None:
 def test_a_file_is_executed_once(tmp_path: Path) -> None:
     file = tmp_path / "once.py"
     log = tmp_path / "log"
-    file.write_text(f"open({str(log)!r}, 'a').write('x')\nclass C: pass\n")
+    file.write_text(f"open({str(log)!r}, 'a').write('x')\nclass C: pass\n", encoding="utf-8")
     first = registry.lookup("models", f"{file}:C")
     assert registry.lookup("models", f"{tmp_path}/./once.py:C") is first
-    assert log.read_text() == "x"
+    assert log.read_text(encoding="utf-8") == "x"
 
 
 def test_dataclasses_in_a_file_work(tmp_path: Path) -> None:
     file = tmp_path / "data.py"
     file.write_text(
         "from __future__ import annotations\nfrom dataclasses import dataclass\n"
-        "@dataclass\nclass D:\n    x: int = 3\n"
+        "@dataclass\nclass D:\n    x: int = 3\n",
+        encoding="utf-8",
     )
     assert registry.lookup("objectives", f"{file}:D")().x == 3
 
@@ -282,7 +285,7 @@ def test_no_such_file(tmp_path: Path) -> None:
 
 def test_no_such_attribute_brings_the_nearest_one(tmp_path: Path) -> None:
     file = tmp_path / "own.py"
-    file.write_text("class Averaging: pass\n")
+    file.write_text("class Averaging: pass\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"Unknown strategy in .*own.py 'Averagin'.*'Averaging'"):
         registry.lookup("strategies", f"{file}:Averagin")
 
@@ -303,11 +306,11 @@ def test_a_file_alone_names_nothing(reference: str) -> None:
 )
 def test_broken_files_say_so_each_time(tmp_path: Path, source: str, message: str) -> None:
     file = tmp_path / "broken.py"
-    file.write_text(source)
+    file.write_text(source, encoding="utf-8")
     for _ in range(2):
         with pytest.raises(ConfigError, match=message):
             registry.lookup("strategies", f"{file}:X")
-    file.write_text("class X: pass\n")
+    file.write_text("class X: pass\n", encoding="utf-8")
     assert registry.lookup("strategies", f"{file}:X").__name__ == "X"
 
 

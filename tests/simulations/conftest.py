@@ -87,7 +87,7 @@ def write_toml() -> Callable[..., Path]:
 
     def write(folder: Path, **changes: Any) -> Path:
         path = folder / "tiny.toml"
-        path.write_text(tomli_w.dumps(values_of(**changes)))
+        path.write_text(tomli_w.dumps(values_of(**changes)), encoding="utf-8")
         return path
 
     return write
@@ -113,7 +113,7 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def read_figures(folder: Path) -> list[dict[str, Any]]:
     """Read all that a run measured, wall time aside."""
-    lines = (folder / "rounds.jsonl").read_text().splitlines()
+    lines = (folder / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
 

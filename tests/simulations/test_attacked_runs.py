@@ -54,12 +54,12 @@ def test_results_are_over_the_honest_clients(attacked: Path) -> None:
         )
         assert row["negative_transfer"] == sum(a < b for a, b in pairs) / 3
     last = read_rounds(attacked)[-1]
-    summary = json.loads((attacked / "summary.json").read_text())
+    summary = json.loads((attacked / "summary.json").read_text(encoding="utf-8"))
     assert summary["last"]["global_accuracy"] == last["global_accuracy"]["mean"]
 
 
 def test_the_report_says_who_lied(attacked: Path) -> None:
-    page = write_run_report(attacked).read_text()
+    page = write_run_report(attacked).read_text(encoding="utf-8")
     assert "wrong × 2 (clients 0–1); results over the honest clients" in page
 
 
@@ -182,13 +182,13 @@ nothing = 3
 def test_an_attack_that_does_not_fit_is_refused(
     here: Path, tiny: Any, attack: Any, named: str
 ) -> None:
-    (here / "mine.py").write_text(OWN)
+    (here / "mine.py").write_text(OWN, encoding="utf-8")
     with pytest.raises(ConfigError, match=named):
         prepare(tiny(strategy=FEDMD, attack=attack))
 
 
 def test_an_attack_that_breaks_stops_the_run(here: Path, tiny: Any) -> None:
-    (here / "mine.py").write_text(OWN)
+    (here / "mine.py").write_text(OWN, encoding="utf-8")
     plan = prepare(tiny(strategy=FEDMD, attack="mine.py:breaking:1"))
     line = r"breaking, round 2, client 0: RuntimeError: out of ideas$"
     with pytest.raises(RunFailedError, match=line):

@@ -41,10 +41,10 @@ def broken(shape, classes):
 def inputs(here: Path, write_toml: Any) -> Path:
     """Lay good and bad inputs into the working folder."""
     write_toml(here)
-    (here / "mine.py").write_text(STRATEGIES)
-    (here / "models.py").write_text(MODELS)
-    (here / "syntax.py").write_text("class Mine(:\n")
-    (here / "syntax.toml").write_text("rounds = = 3\n")
+    (here / "mine.py").write_text(STRATEGIES, encoding="utf-8")
+    (here / "models.py").write_text(MODELS, encoding="utf-8")
+    (here / "syntax.py").write_text("class Mine(:\n", encoding="utf-8")
+    (here / "syntax.toml").write_text("rounds = = 3\n", encoding="utf-8")
     (here / "latin.toml").write_bytes(b"rounds = 3 # caf\xe9\n")
     data = here / "data"
     data.mkdir()
@@ -373,7 +373,9 @@ def test_as_a_process(here: Path) -> None:
     command = [sys.executable, "-m", "fedkt.simulations.cli", "simulate", "tiny.toml"]
     options = ["--set", "data.clents=3", "--out", "run"]
     environment = {k: v for k, v in os.environ.items() if k != "COLUMNS"}
-    done = subprocess.run([*command, *options], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [*command, *options], capture_output=True, encoding="utf-8", env=environment
+    )
     assert done.returncode == 2
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1

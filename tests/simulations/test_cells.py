@@ -92,7 +92,7 @@ TOML = {
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -164,12 +164,12 @@ def test_nothing_else_may_change(grown: Path, fedkt: Any, write_toml: Any) -> No
 def test_the_report_holds_the_verdict(grown: Path, fedkt: Any) -> None:
     answer = fedkt("report", grown, "--markdown")
     assert answer.code == 0, answer.err
-    page = (grown / "report.html").read_text()
+    page = (grown / "report.html").read_text(encoding="utf-8")
     assert "Verdict on ours" in page
     assert page.count("data:image/png;base64,") == 3, "verdict, cells, group effect"
     assert page.count("<tr>") >= 3 + 4 + 4, "the verdict, and two tables of three strategies"
     assert "<b>" in page, "the best of a cell"
-    table = (grown / "cells_table.md").read_text()
+    table = (grown / "cells_table.md").read_text(encoding="utf-8")
     assert "| Strategy | x | y | Average |" in table
     assert table in answer.out
     assert "| x |" in answer.out
@@ -177,7 +177,9 @@ def test_the_report_holds_the_verdict(grown: Path, fedkt: Any) -> None:
     for name in ("verdict", "targets", "group_effect"):
         assert (grown / "figures" / f"{name}.png").stat().st_size > 10_000
     assert fedkt("report", grown / "cells" / "x").code == 0
-    assert "Group effect (FedKA" in (grown / "cells" / "x" / "report.html").read_text()
+    assert "Group effect (FedKA" in (grown / "cells" / "x" / "report.html").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_several_processes_need_the_grid_in_process(tiny: Any) -> None:
@@ -196,7 +198,7 @@ def test_a_verdict_on_an_unknown_strategy_is_refused(
 
 
 def test_the_documented_comparison_is_valid() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "comparisons.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "comparisons.md").read_text(encoding="utf-8")
     blocks = [block.partition("```")[0] for block in text.split("```toml")[1:]]
     both, verdict = (tomllib.loads(block)["compare"] for block in blocks)
     experiment = parse(

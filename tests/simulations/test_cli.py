@@ -40,7 +40,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, write_toml: Any) -> Any:
     toml = write_toml(folder, run__codec="float16", run__oracle=True)
     done = subprocess.run(
         [sys.executable, "-m", "fedkt.simulations.cli", "simulate", toml, "--out", "run"],
-        cwd=folder, capture_output=True, text=True, env={**os.environ, "COLUMNS": "60"},
+        cwd=folder, capture_output=True, encoding="utf-8", env={**os.environ, "COLUMNS": "60"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done, folder / "run"
@@ -56,7 +56,7 @@ def test_help_answers_at_once() -> None:
     times = []
     for _ in range(3):
         began = time.monotonic()
-        done = subprocess.run([script, "--help"], capture_output=True, text=True, check=True)
+        done = subprocess.run([script, "--help"], capture_output=True, encoding="utf-8", check=True)
         times.append(time.monotonic() - began)
         assert "simulate" in done.stdout
         assert "compare" in done.stdout
@@ -74,7 +74,9 @@ except SystemExit as stop:
     heavy = {"torch", "ray", "flwr", "matplotlib", "sklearn", "pandas"} & set(sys.modules)
     print("left", stop.code, sorted(heavy))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True
+    )
     assert done.stdout.splitlines()[-1] == "left 0 []"
 
 
@@ -142,7 +144,10 @@ def test_without_a_terminal_progress_is_plain_lines(run: Any) -> None:
 
 def test_rounds_have_the_keys_and_types_of_the_contract(run: Any) -> None:
     _, folder = run
-    rows = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (folder / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert [row["round"] for row in rows] == [1, 2]
     for row in rows:
         for key in ("personalised_accuracy", "global_accuracy"):
@@ -161,8 +166,11 @@ def test_rounds_have_the_keys_and_types_of_the_contract(run: Any) -> None:
 
 def test_summary_has_the_headline_figures(run: Any) -> None:
     _, folder = run
-    summary = json.loads((folder / "summary.json").read_text())
-    rows = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    rows = [
+        json.loads(line)
+        for line in (folder / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert summary["last"]["round"] == 2
     assert summary["last"]["personalised_accuracy"] == rows[-1]["personalised_accuracy"]["mean"]
     chosen = rows[summary["validation_selected"]["round"] - 1]
@@ -176,7 +184,7 @@ def test_summary_has_the_headline_figures(run: Any) -> None:
 
 def test_the_report_opens_offline(run: Any) -> None:
     _, folder = run
-    page = (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text(encoding="utf-8")
     loaded = re.findall(r"""(?:src|srcset|data)=["']?([^"'\s>]+)""", page)
     assert loaded
     assert all(source.startswith("data:") for source in loaded)
@@ -191,7 +199,8 @@ def test_the_written_config_runs_again_with_equal_figures(
     assert answer.code == 0, answer.err
     assert figures(here / "again") == figures(folder)
     first, second = (
-        tomllib.loads((f / "config.toml").read_text()) for f in (folder, here / "again")
+        tomllib.loads((f / "config.toml").read_text(encoding="utf-8"))
+        for f in (folder, here / "again")
     )
     assert first == second
     assert first["run"]["workers"] >= 1, "the plan is resolved"
@@ -199,7 +208,7 @@ def test_the_written_config_runs_again_with_equal_figures(
 
 
 def test_every_written_setting_is_resolved(run: Any) -> None:
-    config = tomllib.loads((run[1] / "config.toml").read_text())
+    config = tomllib.loads((run[1] / "config.toml").read_text(encoding="utf-8"))
     assert config["data"]["partition"] == "dirichlet:0.5"
     assert config["training"]["learning_rate"] == 0.02
     assert config["run"]["codec"] == "float16"
@@ -227,7 +236,9 @@ def test_local_training_is_its_own_baseline(
     answer = fedkt("simulate", write_toml(here), "--strategy", "local", "--out", "run")
     assert answer.code == 0, answer.err
     assert not (here / "run" / "baseline").exists()
-    assert json.loads((here / "run" / "summary.json").read_text())["baseline"] is None
+    assert (
+        json.loads((here / "run" / "summary.json").read_text(encoding="utf-8"))["baseline"] is None
+    )
 
 
 # --- options -------------------------------------------------------------------------------
@@ -243,7 +254,7 @@ def test_options_and_set_overrule_the_file(
         "--set", "strategy.divergence=js", "--set", 'data.public_samples = 20', "--out", "run",
     )  # fmt: skip
     assert answer.code == 0, answer.err
-    written = tomllib.loads((here / "run" / "config.toml").read_text())
+    written = tomllib.loads((here / "run" / "config.toml").read_text(encoding="utf-8"))
     assert written["strategy"]["beta"] == 0.5
     assert written["strategy"]["divergence"] == "js"
     assert written["strategy"]["local_epochs"] == 1
@@ -252,17 +263,17 @@ def test_options_and_set_overrule_the_file(
     assert written["data"]["public_samples"] == 20
     assert written["data"]["partition"] == "iid"
     assert written["training"]["batch_size"] == 8
-    row = json.loads((here / "run" / "rounds.jsonl").read_text())
+    row = json.loads((here / "run" / "rounds.jsonl").read_text(encoding="utf-8"))
     assert len(row["participants"]) == 2
 
 
 def test_a_strategy_from_a_file(here: Path, fedkt: Any, write_toml: Any, no_report: None) -> None:
-    (here / "mine.py").write_text(USER_STRATEGY)
+    (here / "mine.py").write_text(USER_STRATEGY, encoding="utf-8")
     toml = write_toml(here, strategy={"name": "mine.py:Mine", "beta": 3.0})
     answer = fedkt("simulate", toml, "--out", "run")
     assert answer.code == 0, answer.err
     assert "mine, round 2: personalised accuracy" in answer.out
-    summary = json.loads((here / "run" / "summary.json").read_text())
+    summary = json.loads((here / "run" / "summary.json").read_text(encoding="utf-8"))
     assert (summary["label"], summary["strategy"]) == ("mine", f"{here / 'mine.py'}:Mine")
 
 

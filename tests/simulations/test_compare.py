@@ -45,7 +45,7 @@ class Buggy(Mine):
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "comparison.csv").open() as file:
+    with (folder / "comparison.csv").open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -172,7 +172,7 @@ def test_labels_become_different_folders(tiny: Any) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory, fedkt: Any, write_toml: Any) -> Any:
     """Return the answer of a finished comparison, and its folder."""
     folder = tmp_path_factory.mktemp("compare")
-    (folder / "mine.py").write_text(USER_STRATEGIES)
+    (folder / "mine.py").write_text(USER_STRATEGIES, encoding="utf-8")
     toml = write_toml(folder, strategy={"local_epochs": 1})
     mine = f"{folder}/mine.py:Mine"
     strategies = f"fedavg,local,knfu(beta=0.5, distil_epochs=1),{mine},own = {mine}(beta=3)"
@@ -184,7 +184,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, fedkt: Any, write_toml: A
 
 def test_one_row_a_strategy_and_seed(finished: Any) -> None:
     _, folder = finished
-    assert (folder / "comparison.csv").read_text().splitlines()[0] == HEADER
+    assert (folder / "comparison.csv").read_text(encoding="utf-8").splitlines()[0] == HEADER
     rows = rows_of(folder)
     knfu = "knfu(beta=0.5, distil_epochs=1)"
     assert [(r["strategy"], r["seed"]) for r in rows] == [
@@ -217,20 +217,24 @@ def test_the_same_is_written_per_run(finished: Any) -> None:
     _, folder = finished
     for row in rows_of(folder):
         run = folder / "runs" / f"{slug(row['strategy'])}-seed{row['seed']}"
-        summary = json.loads((run / "summary.json").read_text())
+        summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
         assert (summary["label"], str(summary["seed"])) == (row["strategy"], row["seed"])
         assert summary["last"]["personalised_accuracy"] == float(row["personalised_accuracy"])
-        assert tomllib.loads((run / "config.toml").read_text())["seed"] == int(row["seed"])
-        assert len((run / "rounds.jsonl").read_text().splitlines()) == 2
+        assert tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))["seed"] == int(
+            row["seed"]
+        )
+        assert len((run / "rounds.jsonl").read_text(encoding="utf-8").splitlines()) == 2
         assert list((run / "checkpoints").iterdir())
-    marked = json.loads((folder / "runs" / "fedavg-seed3" / "summary.json").read_text())
+    marked = json.loads(
+        (folder / "runs" / "fedavg-seed3" / "summary.json").read_text(encoding="utf-8")
+    )
     assert marked["one_architecture"] == "linear"
 
 
 def test_report_and_table(finished: Any, fedkt: Any) -> None:
     answer, folder = finished
     assert answer.out.splitlines()[-1] == f"Report: {folder}/report.html"
-    page = (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text(encoding="utf-8")
     for row in rows_of(folder):
         assert row["strategy"] in page
     assert list((folder / "figures").glob("*.png"))
@@ -293,7 +297,7 @@ def test_resume_runs_what_is_missing(
 def test_a_failing_strategy_does_not_stop_the_others(
     here: Path, fedkt: Any, write_toml: Any, no_report: None, broken: str
 ) -> None:
-    (here / "mine.py").write_text(USER_STRATEGIES)
+    (here / "mine.py").write_text(USER_STRATEGIES, encoding="utf-8")
     toml = write_toml(here, strategy={"local_epochs": 1})
     strategies = f"local,mine.py:{broken},mine.py:Mine"
     answer = fedkt("compare", toml, "--strategies", strategies, "--seeds", 2, "--out", "cmp")
@@ -303,7 +307,9 @@ def test_a_failing_strategy_does_not_stop_the_others(
     done = [(r["strategy"], r["seed"]) for r in rows_of(here / "cmp")]
     assert done == [("local", "0"), ("local", "1"), ("mine", "0"), ("mine", "1")]
     assert "Person. %" in answer.out, "what went well is shown"
-    trace = (here / "cmp" / "runs" / f"{broken.lower()}-seed0" / "error.txt").read_text()
+    trace = (here / "cmp" / "runs" / f"{broken.lower()}-seed0" / "error.txt").read_text(
+        encoding="utf-8"
+    )
     assert "Traceback" in trace
 
 
@@ -319,7 +325,8 @@ def test_a_run_whose_baseline_failed_is_not_begun(
         "    def forward(self, x):\n"
         "        if self.training:\n"
         "            raise RuntimeError('no luck today')\n"
-        "        return self.layer(x.flatten(1))\n"
+        "        return self.layer(x.flatten(1))\n",
+        encoding="utf-8",
     )
     toml = write_toml(here, strategy={"local_epochs": 1}, models=["model.py:Failing"])
     answer = fedkt("compare", toml, "--strategies", "knfu", "--seeds", 1, "--out", "cmp")

@@ -117,7 +117,8 @@ def test_an_edited_partition_shares_out_anew(tmp_path: Path) -> None:
     for first in (500, 300):
         file.write_text(
             "import numpy as np\ndef halves(labels, argument, clients, seed, each):\n"
-            f"    return [np.arange({first}), np.arange({first}, len(labels))]\n"
+            f"    return [np.arange({first}), np.arange({first}, len(labels))]\n",
+            encoding="utf-8",
         )
         sizes.append(int(federation_of(spec).label_counts()[0].sum()))
     assert sizes == [350, 210]
@@ -127,7 +128,7 @@ def test_an_edited_model_is_built_as_it_is_now(tmp_path: Path) -> None:
     """Edits of one length within a second: cached bytecode would not see them."""
     file = tmp_path / "nets.py"
     for width in (16, 32, 16):
-        file.write_text(MODEL.format(width=width))
+        file.write_text(MODEL.format(width=width), encoding="utf-8")
         model = build_model(f"{file}:own", (1, 8, 8), 10)
         assert sum(p.numel() for p in model.parameters()) == 65 * width + 10 * (width + 1)
 
@@ -138,11 +139,11 @@ def test_an_edited_file_replaces_its_own_parts_and_recipes_read_before(tmp_path:
     terms = '[{"@objectives": "edited-term"}]'
     text = f'{{"learn": [{{"@step": "train", "on": "private", "terms": {terms}}}]}}'
     for version in (1, 2):
-        file.write_text(TERM.format(version=version))
+        file.write_text(TERM.format(version=version), encoding="utf-8")
         registry.load_file(file)
         assert read_recipe(text).learn[0].terms[0].version == version
     assert Recipe.from_json(text) == read_recipe(text)
-    file.write_text("x = 1\n")
+    file.write_text("x = 1\n", encoding="utf-8")
     registry.load_file(file)
     with pytest.raises(ConfigError, match="Unknown objective 'edited-term'"):
         read_recipe(text)
@@ -150,10 +151,10 @@ def test_an_edited_file_replaces_its_own_parts_and_recipes_read_before(tmp_path:
 
 def test_a_worker_refuses_another_content(tmp_path: Path, tiny: Any) -> None:
     file = tmp_path / "nets.py"
-    file.write_text(MODEL.format(width=16))
+    file.write_text(MODEL.format(width=16), encoding="utf-8")
     plan = prepare(tiny(models=[f"{file}:own"]))
     Population(plan.population, plan.federation)
-    file.write_text(MODEL.format(width=32))
+    file.write_text(MODEL.format(width=32), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"nets\.py has another content than when this run"):
         Population(plan.population, plan.federation)
     with pytest.raises(ConfigError, match="another content"):
@@ -165,10 +166,10 @@ def test_an_edit_after_the_start_does_not_reach_a_model_built_later(
     tmp_path: Path, tiny: Any
 ) -> None:
     file = tmp_path / "nets.py"
-    file.write_text(MODEL.format(width=16))
+    file.write_text(MODEL.format(width=16), encoding="utf-8")
     plan = prepare(tiny(models=[f"{file}:own"]))
     population = Population(plan.population, plan.federation)
-    file.write_text(MODEL.format(width=32))
+    file.write_text(MODEL.format(width=32), encoding="utf-8")
     with pytest.raises(ConfigError, match="another content"):
         population.client(0)
 
@@ -177,9 +178,9 @@ def test_a_ray_worker_says_so_in_one_line(tmp_path: Path, tiny: Any) -> None:
     from fedkt.simulations.ray_grid import RayGrid
 
     file = tmp_path / "nets.py"
-    file.write_text(MODEL.format(width=16))
+    file.write_text(MODEL.format(width=16), encoding="utf-8")
     plan = prepare(tiny(models=[f"{file}:own"]))
-    file.write_text(MODEL.format(width=32))
+    file.write_text(MODEL.format(width=32), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"nets\.py has another content") as caught:
         RayGrid(plan.population, plan.federation, workers=1)
     assert "\n" not in str(caught.value)
@@ -190,11 +191,13 @@ def test_a_ray_worker_says_so_in_one_line(tmp_path: Path, tiny: Any) -> None:
 
 def edit(folder: Path, what: str) -> None:
     """Write the three files of an experiment, one of them edited; ``what`` = "": none."""
-    (folder / "nets.py").write_text(MODEL.format(width=32 if what == "model" else 16))
+    (folder / "nets.py").write_text(
+        MODEL.format(width=32 if what == "model" else 16), encoding="utf-8"
+    )
     comment = "second" if what == "strategy" else "first!"
-    (folder / "mine.py").write_text(STRATEGY.format(comment=comment))
+    (folder / "mine.py").write_text(STRATEGY.format(comment=comment), encoding="utf-8")
     x = "digits.x_train[::-1]" if what == "data" else "digits.x_train"
-    (folder / "data.py").write_text(DATA.format(x_train=x))
+    (folder / "data.py").write_text(DATA.format(x_train=x), encoding="utf-8")
 
 
 def settings(folder: Path) -> dict[str, Any]:
@@ -226,12 +229,12 @@ def test_a_run_is_not_resumed_with_other_content(
     assert begun.code == 0, begun.err
     again = ("simulate", toml, "--out", "run", "--resume", "--rounds", 2)
     edit(here, what)
-    before = (here / "run" / "rounds.jsonl").read_text()
+    before = (here / "run" / "rounds.jsonl").read_text(encoding="utf-8")
     refused = fedkt(*again)
     assert refused.code == 2
     assert refused.err.count("\n") == 1
     assert re.search(words, refused.err)
-    assert (here / "run" / "rounds.jsonl").read_text() == before
+    assert (here / "run" / "rounds.jsonl").read_text(encoding="utf-8") == before
     edit(here, "")
     assert fedkt(*again).code == 0
 
@@ -246,7 +249,7 @@ def test_a_run_that_does_not_say_its_content_is_not_resumed(
     if lost == "file":
         file.unlink()
     else:
-        file.write_text("{}")
+        file.write_text("{}", encoding="utf-8")
     refused = fedkt("simulate", toml, "--out", "run", "--resume", "--rounds", 2)
     assert (refused.code, refused.err.count("\n")) == (2, 1)
     assert "does not say which data it was begun with" in refused.err
@@ -324,7 +327,7 @@ def test_a_user_s_term_of_a_built_in_s_name_changes_nothing_for_others(
 ) -> None:
     """A file with a cross-entropy of its own, in one process with fedmd."""
     execute(prepare(tiny(strategy={"name": "fedmd"})), tmp_path / "before", label="x")
-    (tmp_path / "namesake.py").write_text(NAMESAKE)
+    (tmp_path / "namesake.py").write_text(NAMESAKE, encoding="utf-8")
     prepare(tiny(strategy={"name": f"{tmp_path}/namesake.py:Mine"}))
     execute(prepare(tiny(strategy={"name": "fedmd"})), tmp_path / "after", label="x")
     assert figures(tmp_path / "after") == figures(tmp_path / "before")

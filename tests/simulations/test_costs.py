@@ -62,7 +62,7 @@ def test_knfu_counts_its_neighbours() -> None:
 
 
 def test_a_run_says_so(tmp_path: Path, tiny: Any, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "dear.py").write_text(DEAR)
+    (tmp_path / "dear.py").write_text(DEAR, encoding="utf-8")
     strategy = {"name": f"{tmp_path / 'dear.py'}:Dear", "local_epochs": 1, "distil_epochs": 1}
     with caplog.at_level(logging.WARNING, logger="fedkt"):
         execute(prepare(tiny(rounds=1, strategy=strategy)), tmp_path / "run", label="x")

@@ -37,13 +37,13 @@ def test_a_run_over_domains(fedkt: Any, here: Path, write_toml: Any, figures: An
     answer = fedkt("simulate", file, *options, "--out", "run")
     assert answer.code == 0, answer.err
 
-    written = tomllib.loads((here / "run" / "config.toml").read_text())
+    written = tomllib.loads((here / "run" / "config.toml").read_text(encoding="utf-8"))
     assert written["data"]["domains"] == FOUR
     assert written["data"]["input_shape"] == [1, 6, 6]
-    federation = json.loads((here / "run" / "federation.json").read_text())
+    federation = json.loads((here / "run" / "federation.json").read_text(encoding="utf-8"))
     assert federation["domains"] == [*FOUR, FOUR[0]]
     assert federation["input_shape"] == [1, 6, 6]
-    page = (here / "run" / "report.html").read_text()
+    page = (here / "run" / "report.html").read_text(encoding="utf-8")
     assert "digits-plain × 2, digits-inverted × 1, digits-rotated × 1" in page
     assert "<dt>Dataset<" not in page
 
@@ -56,7 +56,7 @@ def test_a_run_over_domains(fedkt: Any, here: Path, write_toml: Any, figures: An
 
 
 def test_domains_in_a_file_of_the_users(tmp_path: Path, here: Path, tiny: Any) -> None:
-    (here / "own.py").write_text(OWN)
+    (here / "own.py").write_text(OWN, encoding="utf-8")
     plan = prepare(tiny(data__domains=["digits", "own.py:bright"], data__test_samples=40))
     assert plan.federation.domains == ("digits", "bright")
     assert plan.experiment.data.domains == ("digits", f"{here / 'own.py'}:bright")
@@ -79,7 +79,7 @@ def test_settings_of_a_wrong_kind(setting: str, words: str) -> None:
 
 
 def test_domains_and_a_data_set_do_not_go_together(fedkt: Any, here: Path) -> None:
-    (here / "own.py").write_text(OWN)
+    (here / "own.py").write_text(OWN, encoding="utf-8")
     answer = fedkt("simulate", "--dataset", "own.py:bright", "--set", domains_of(*FOUR))
     assert answer.code == 2
     assert "give one or the other" in answer.err

@@ -37,7 +37,7 @@ NEVER, ALWAYS = [2, 3], [0, 1]  # of seed 0
 def picky(tmp_path: Path) -> dict[str, Any]:
     """Return the changes to the tiny experiment that let clients 2 and 3 fail."""
     file = tmp_path / "picky.py"
-    file.write_text(MODELS)
+    file.write_text(MODELS, encoding="utf-8")
     return {**DATA, "models": [f"{file}:picky"], "strategy": {"name": "fedmd"}}
 
 
@@ -77,7 +77,7 @@ def test_the_last_line_says_so(
         "ValueError: too few classes"
         for client in NEVER
     ]
-    page = (here / "run" / "report.html").read_text()
+    page = (here / "run" / "report.html").read_text(encoding="utf-8")
     assert f"fedmd: {said}; accuracies over 2 of 4 clients." in page
     assert f"local: {said}" in page
     assert "client 2 never trained and is left out" in page
@@ -95,10 +95,10 @@ def test_tables_say_so(here: Path, fedkt: Any, write_toml: Any, picky: dict[str,
         "are left out of means and negative transfer."
     )
     assert said in table.splitlines()
-    assert said in (here / "c" / "report.html").read_text()
+    assert said in (here / "c" / "report.html").read_text(encoding="utf-8")
     assert "Fail." in answer.out
     assert said in re.sub(r"\s+", " ", answer.out)
-    with (here / "c" / "comparison.csv").open() as file:
+    with (here / "c" / "comparison.csv").open(encoding="utf-8") as file:
         assert {row["strategy"] for row in csv.DictReader(file)} == {"local", "fedmd"}
 
 
@@ -107,7 +107,7 @@ def test_without_failures_nothing_is_said(
 ) -> None:
     answer = fedkt("simulate", write_toml(here), "--out", "run")
     assert "failure" not in answer.out
-    summary = json.loads((here / "run" / "summary.json").read_text())
+    summary = json.loads((here / "run" / "summary.json").read_text(encoding="utf-8"))
     assert (summary["failures"], summary["failing"], summary["untrained"]) == (0, [], [])
     toml = write_toml(here)
     answer = fedkt("compare", toml, "--strategies", "local,fedmd", "--seeds", "1", "--out", "c")

@@ -136,7 +136,9 @@ def test_the_command_draws_before_and_after(
     assert list(before.points) == list(after.points) == DOMAINS
     assert not np.allclose(before.points["digits-plain"], after.points["digits-plain"])
     assert fedkt("report", tmp_path / "run").code == 0
-    assert "Features of test samples" in (tmp_path / "run" / "report.html").read_text()
+    assert "Features of test samples" in (tmp_path / "run" / "report.html").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_what_has_no_features_is_said_in_a_line(tmp_path: Path, tiny: Any, fedkt: Any) -> None:

@@ -45,7 +45,7 @@ def test_a_run_may_move_to_flower_fail_there_and_come_back(
     stop_after: Any,
 ) -> None:
     """Round 1 in this process, round 2 on Flower, round 3 in this process again."""
-    (here / "quitter.py").write_text(QUITTER.format(module=module, base=base))
+    (here / "quitter.py").write_text(QUITTER.format(module=module, base=base), encoding="utf-8")
     same = {"models": models, "rounds": 3, "strategy": {"name": "quitter.py:Quitter"}}
     same["strategy"]["local_epochs"] = 1
     in_process = prepare(tiny(**same))

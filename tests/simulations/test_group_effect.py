@@ -60,7 +60,7 @@ def test_identical_models_have_an_average_of_the_same_accuracy(tiny: Any, tmp_pa
 
 def test_it_is_before_minus_after(tiny: Any, tmp_path: Path) -> None:
     mine = tmp_path / "mine.py"
-    mine.write_text(DESTROYER)
+    mine.write_text(DESTROYER, encoding="utf-8")
     broken = {"name": f"{mine}:Destroyer", "local_epochs": 8}
     rows = run(tiny, tmp_path, strategy=broken, rounds=1)
     assert 0.05 < effects(rows)[0] < 1, "fusing destroys: positive"
@@ -111,7 +111,7 @@ def test_every_client_s_transfer_is_written(tiny: Any, tmp_path: Path) -> None:
         expected = [a - b for a, b in zip(own, base, strict=True)]
         assert mine["transfer"]["per_client"] == pytest.approx(expected)
         assert mine["transfer"]["mean"] == pytest.approx(sum(expected) / len(expected))
-    last = json.loads((tmp_path / "knfu" / "summary.json").read_text())["last"]
+    last = json.loads((tmp_path / "knfu" / "summary.json").read_text(encoding="utf-8"))["last"]
     assert last["target_accuracy"] is None, "a federation without a target"
 
 
@@ -123,7 +123,7 @@ def test_a_federation_with_a_target_reports_its_accuracy(
     monkeypatch.setattr(Federation, "describe", lambda self: {**describe(self), "target": "aim"})
     section = {"name": strategy, "local_epochs": 1}
     rows = run(tiny, tmp_path, strategy=section, rounds=3, run__oracle=True)
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
     served = [row["server_accuracy"] for row in rows]
     found = served if strategy == "fedavg" else [row["global_accuracy"]["mean"] for row in rows]
     assert summary["last"]["target_accuracy"] == found[-1]

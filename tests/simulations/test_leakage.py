@@ -102,13 +102,13 @@ def test_nothing_to_say_where_no_answers_are_shared(compared: Path, label: str) 
 
 def test_the_reports_show_it(compared: Path, fedkt: Any) -> None:
     assert (compared / "figures" / "leakage.png").stat().st_size > 10_000
-    page = (compared / "report.html").read_text()
+    page = (compared / "report.html").read_text(encoding="utf-8")
     assert "one weak attack" in page
     assert "standard deviation over seeds either side" in page
     run = compared / "runs" / "fedpf-seed0"
     assert fedkt("report", run).code == 0
     assert (run / "figures" / "leakage.png").is_file()
-    page = (run / "report.html").read_text()
+    page = (run / "report.html").read_text(encoding="utf-8")
     assert "one weak attack" in page
     assert "standard deviation over clients either side" in page
     alone = compared / "runs" / "local-seed0"
@@ -129,6 +129,6 @@ def test_damage_is_named(tmp_path: Path, tiny: Any) -> None:
     execute(prepare(tiny()), tmp_path, label="knfu")
     log = tmp_path / "rounds.jsonl"
     rows = [row | {"leakage": 0.3} for row in read_rounds(tmp_path)]
-    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     with pytest.raises(ConfigError, match="line 1: leakage is not an object"):
         load_run(tmp_path)

@@ -161,7 +161,7 @@ def test_omniscient_liars_agree_and_know_the_honest_uploads(tiny: Any, kind: str
 
 
 def test_labels_can_be_lied_in_too(tiny: Any, tmp_path: Path) -> None:
-    (tmp_path / "vote.py").write_text(VOTE)
+    (tmp_path / "vote.py").write_text(VOTE, encoding="utf-8")
     same = {"strategy": {"name": f"{tmp_path}/vote.py:Vote"}, "rounds": 2, **FIVE}
     plain = federate(prepare(tiny(**same)))
     lying = federate(prepare(tiny(**same, attack="wrong:2")))
@@ -282,7 +282,7 @@ def greedy(view):
 
 
 def test_an_attack_of_ones_own(here: Path, tiny: Any) -> None:
-    (here / "mine.py").write_text(OWN)
+    (here / "mine.py").write_text(OWN, encoding="utf-8")
     same = {"strategy": FEDMD, "rounds": 2, **FIVE}
     shy = federate(prepare(tiny(**same, attack="mine.py:shy:2")))
     assert [r["participants"] for r in shy.rows] == [[0, 1, 2, 3, 4], [2, 3, 4]]

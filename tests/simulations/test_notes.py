@@ -27,7 +27,7 @@ OTHER = "36 of 46 classes have no samples at all: classes 1, 2, 3,"
 
 @pytest.fixture
 def sets(here: Path) -> Path:
-    (here / "sets.py").write_text(GAPS)
+    (here / "sets.py").write_text(GAPS, encoding="utf-8")
     return here / "sets.py"
 
 
@@ -37,9 +37,9 @@ def test_a_run_says_what_is_to_know(here: Path, sets: Path, fedkt: Any, write_to
     assert answer.code == 0, answer.err
     (line,) = [line for line in answer.out.splitlines() if line.startswith("Note: ")]
     assert line.startswith(f"Note: {NOTE}")
-    summary = json.loads((here / "run" / "summary.json").read_text())
+    summary = json.loads((here / "run" / "summary.json").read_text(encoding="utf-8"))
     assert line == f"Note: {summary['notes'][0]}."
-    assert NOTE in (here / "run" / "report.html").read_text()
+    assert NOTE in (here / "run" / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_comparison_says_it_once_and_of_which_cell(
@@ -49,11 +49,12 @@ def test_a_comparison_says_it_once_and_of_which_cell(
     base = {"rounds": 1, "models": ["linear"], "compare__strategies": ["local", "fedmd"]}
     toml = write_toml(here, **base, **ALL, strategy={"local_epochs": 1}, compare__seeds=1)
     toml.write_text(
-        toml.read_text()
+        toml.read_text(encoding="utf-8")
         + "".join(
             f'\n[[compare.cells]]\nname = "{name}"\ndata.dataset = "{sets}:{function}"\n'
             for name, function in names.items()
-        )
+        ),
+        encoding="utf-8",
     )
     answer = fedkt("compare", toml, "--out", "runs")
     assert answer.code == 0, answer.err

@@ -55,7 +55,7 @@ def address() -> Iterator[str]:
                f"--temp-dir={folder}"]  # fmt: skip
     process = subprocess.Popen(
         [*ray_command, *options],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", start_new_session=True,
     )  # fmt: skip
     try:
         wait_for(port, process)
@@ -129,7 +129,7 @@ except ConfigError as error:
     began = time.monotonic()
     try:
         done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=20
+            [sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=20
         )
     except subprocess.TimeoutExpired:
         pytest.fail("no answer within 20 seconds")

@@ -109,8 +109,8 @@ def pids_of(grid: RayGrid) -> list[int]:
 
 def moody(tiny: Any, folder: Path, orders: str, clients: int, who: int, **changes: Any) -> Plan:
     """Plan a federation in which one client's model follows orders."""
-    (folder / "moody.py").write_text(MOODY)
-    (folder / "orders").write_text(orders)
+    (folder / "moody.py").write_text(MOODY, encoding="utf-8")
+    (folder / "orders").write_text(orders, encoding="utf-8")
     models = ["linear"] * clients
     models[who] = f"{folder}/moody.py:Moody"
     return prepare(tiny(models=models, data__clients=clients, **changes))

@@ -82,20 +82,20 @@ def test_diagnostics_that_are_no_numbers_leave_valid_json() -> None:
 
 @pytest.mark.parametrize("tail", ['{"round": 3, "pers', '{"round": 3}\x00', "{"])
 def test_a_torn_last_line_is_left_out(tmp_path: Path, tail: str) -> None:
-    (tmp_path / "rounds.jsonl").write_text('{"round": 1}\n{"round": 2}\n' + tail)
+    (tmp_path / "rounds.jsonl").write_text('{"round": 1}\n{"round": 2}\n' + tail, encoding="utf-8")
     assert [r["round"] for r in read_rounds(tmp_path)] == [1, 2]
 
 
 def test_no_rounds_yet(tmp_path: Path) -> None:
     assert read_rounds(tmp_path) == []
-    (tmp_path / "rounds.jsonl").write_text("")
+    (tmp_path / "rounds.jsonl").write_text("", encoding="utf-8")
     assert read_rounds(tmp_path) == []
 
 
 def test_recorder_drops_rounds_without_checkpoint(tmp_path: Path) -> None:
-    (tmp_path / "rounds.jsonl").write_text('{"round": 1}\n{"round": 2}\n{"rou')
+    (tmp_path / "rounds.jsonl").write_text('{"round": 1}\n{"round": 2}\n{"rou', encoding="utf-8")
     Recorder(tmp_path, 1, {}, Silent())
-    assert (tmp_path / "rounds.jsonl").read_text() == '{"round": 1}\n'
+    assert (tmp_path / "rounds.jsonl").read_text(encoding="utf-8") == '{"round": 1}\n'
     assert [p.name for p in tmp_path.iterdir()] == ["rounds.jsonl"]
 
 
@@ -166,7 +166,10 @@ def test_the_baseline_has_the_same_budget_and_clients(tmp_path: Path, tiny: Any)
     rows = read_rounds(tmp_path / "again")
     assert [r["negative_transfer"] for r in rows] == [0.0, 0.0]
     assert [r["negative_transfer_loss"] for r in rows] == [0.0, 0.0]
-    assert json.loads((tmp_path / "again" / "summary.json").read_text())["baseline"] == "../alone"
+    assert (
+        json.loads((tmp_path / "again" / "summary.json").read_text(encoding="utf-8"))["baseline"]
+        == "../alone"
+    )
 
 
 def test_a_damaged_baseline_is_not_compared_silently(tmp_path: Path, tiny: Any) -> None:

@@ -120,9 +120,11 @@ def write_run(
         "strategy": {"name": label},
         "data": {"partition": "dirichlet:0.3"},
     }
-    (path / "config.toml").write_text(tomli_w.dumps(config))
-    (path / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (path / "federation.json").write_text(json.dumps(federation))
+    (path / "config.toml").write_text(tomli_w.dumps(config), encoding="utf-8")
+    (path / "rounds.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
+    )
+    (path / "federation.json").write_text(json.dumps(federation), encoding="utf-8")
     (path / "summary.json").write_text(
         json.dumps(
             {
@@ -142,7 +144,8 @@ def write_run(
                 "notes": [],
             }
             | summary
-        )
+        ),
+        encoding="utf-8",
     )
     return path
 
@@ -154,14 +157,14 @@ def write_comparison(path: Path, labels: list[str], seeds: int, **options: Any) 
         for seed in range(seeds)
     ]
     write_comparison_csv(path / "comparison.csv", runs)
-    (path / "comparison.toml").write_text(tomli_w.dumps({"strategies": labels}))
+    (path / "comparison.toml").write_text(tomli_w.dumps({"strategies": labels}), encoding="utf-8")
     return path
 
 
 def edit(path: Path, change: Any) -> None:
-    data = json.loads(path.read_text())
+    data = json.loads(path.read_text(encoding="utf-8"))
     change(data)
-    path.write_text(json.dumps(data))
+    path.write_text(json.dumps(data), encoding="utf-8")
 
 
 def cells(page: str) -> list[list[str]]:
@@ -182,7 +185,7 @@ def comparison_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def comparison_page(comparison_dir: Path) -> str:
-    return write_comparison_report(comparison_dir).read_text()
+    return write_comparison_report(comparison_dir).read_text(encoding="utf-8")
 
 
 def last_values(home: Path, label: str, key: str) -> list[float]:
@@ -222,7 +225,7 @@ def test_validation_selected_round_has_its_own_table(comparison_page: str) -> No
 
 
 def test_pages_need_nothing_from_outside(comparison_page: str, tmp_path: Path) -> None:
-    run_page = write_run_report(write_run(tmp_path / "run", "knfu")).read_text()
+    run_page = write_run_report(write_run(tmp_path / "run", "knfu")).read_text(encoding="utf-8")
     for page in (comparison_page, run_page):
         assert not re.search(r"https?://|<script|<link|@import|url\(", page)
         assert set(re.findall(r'src="([^"]{10})', page)) == {"data:image"}
@@ -244,13 +247,13 @@ def test_marks_are_explained_only_where_used(comparison_page: str, tmp_path: Pat
     assert "ran on it alone (cnn)" in comparison_page
     assert "‡" not in comparison_page
     home = write_comparison(tmp_path, ["local", "sheep"], 2, rounds=2, transductive=True)
-    assert "‡ transductive" in write_comparison_report(home).read_text()
+    assert "‡ transductive" in write_comparison_report(home).read_text(encoding="utf-8")
 
 
 def test_oracle_is_shown_as_no_result(tmp_path: Path) -> None:
     oracle = {"round": 1, "personalised_accuracy": 0.99, "global_accuracy": 0.9}
     home = write_comparison(tmp_path, ["local", "fedmd"], 1, rounds=2, oracle=oracle)
-    page = write_comparison_report(home).read_text()
+    page = write_comparison_report(home).read_text(encoding="utf-8")
     assert "an upper bound, not a result" in page
     assert "99.00" in page
 
@@ -258,14 +261,16 @@ def test_oracle_is_shown_as_no_result(tmp_path: Path) -> None:
 def test_a_failure_reason_cannot_inject_markup(tmp_path: Path) -> None:
     home = write_comparison(tmp_path, ["local", "fedmd"], 1, rounds=3)
     log = home / "runs" / "fedmd-seed0" / "rounds.jsonl"
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     evil = {"client": 3, "phase": "learn", "reason": "<script>alert('x')</script>\u2028row 1 & 2"}
     for line in lines[:2]:
         line["failures"] = [evil]
     # Not ASCII only: a line separator inside a string must not split the line.
-    log.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    log.write_text(
+        "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8"
+    )
     for page in (write_comparison_report(home), write_run_report(log.parent)):
-        text = page.read_text()
+        text = page.read_text(encoding="utf-8")
         assert "<script" not in text
         assert row_of(text, "fedmd", nth=-1) == [
             "fedmd", "learn", "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; row 1 &amp; 2",
@@ -277,11 +282,11 @@ def test_a_failure_reason_cannot_inject_markup(tmp_path: Path) -> None:
 def test_many_kinds_of_failure_are_cut_short(tmp_path: Path) -> None:
     home = write_run(tmp_path / "run", "fedmd", rounds=60)
     log = home / "rounds.jsonl"
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     for line in lines:
         line["failures"] = [{"client": 1, "phase": "learn", "reason": f"{line['round']} " * 999}]
-    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    page = write_run_report(home).read_text()
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    page = write_run_report(home).read_text(encoding="utf-8")
     assert "60 in all" in page
     assert "20 further kinds of failure" in page
     assert max(len(cell) for row in cells(page) for cell in row) < 400
@@ -290,7 +295,7 @@ def test_many_kinds_of_failure_are_cut_short(tmp_path: Path) -> None:
 def test_run_report_shows_summary_rounds_baseline_and_diagnostics(tmp_path: Path) -> None:
     home = write_run(tmp_path / "run", "knfu", rounds=60, command="fedkt simulate a.toml")
     write_run(home / "baseline", "local", rounds=60)
-    page = write_run_report(home).read_text()
+    page = write_run_report(home).read_text(encoding="utf-8")
     last = load_run(home).summary["last"]
     row = row_of(page, "Last round (headline)")
     accuracy, std = last["personalised_accuracy"], last["personalised_std"]
@@ -313,12 +318,12 @@ def test_run_report_without_baseline_or_rounds(tmp_path: Path) -> None:
     home = write_run(tmp_path / "run", "fedmd", rounds=1)
     write_run_report(home)
     assert not (home / "figures" / "gain.png").exists()
-    (home / "rounds.jsonl").write_text("")
+    (home / "rounds.jsonl").write_text("", encoding="utf-8")
     edit(
         home / "summary.json",
         lambda data: data.update(rounds=0, last=None, validation_selected=None),
     )
-    assert "One run of 0 rounds" in write_run_report(home).read_text()
+    assert "One run of 0 rounds" in write_run_report(home).read_text(encoding="utf-8")
 
 
 def test_one_architecture_is_also_compared_with_its_own_baseline(tmp_path: Path) -> None:
@@ -328,7 +333,7 @@ def test_one_architecture_is_also_compared_with_its_own_baseline(tmp_path: Path)
         summary = home / "runs" / f"fedavg-seed{seed}" / "summary.json"
         where = f"../local-cnn-seed{seed}"
         edit(summary, lambda data, where=where: data.update(baseline=where))
-    page = write_comparison_report(home).read_text()
+    page = write_comparison_report(home).read_text(encoding="utf-8")
     pairs = [row for row in cells(page) if row[0] == "fedavg †" and row[1].startswith("local")]
     assert [row[1] for row in pairs] == ["local", "local-cnn"]
     assert pairs[0][2] != pairs[1][2]
@@ -372,7 +377,9 @@ def test_labels_are_no_markup(tmp_path: Path) -> None:
     console.print(comparison_table(comparison))
     assert label in console.export_text()
     assert r"| [red]a\|b[/red] <b> $x$ |" in plain_table(comparison)
-    assert "[red]a|b[/red] &lt;b&gt; $x$" in write_comparison_report(home).read_text()
+    assert "[red]a|b[/red] &lt;b&gt; $x$" in write_comparison_report(home).read_text(
+        encoding="utf-8"
+    )
 
 
 def test_one_seed_claims_no_spread(tmp_path: Path) -> None:
@@ -383,7 +390,7 @@ def test_one_seed_claims_no_spread(tmp_path: Path) -> None:
 
 def test_damage_is_reported_before_anything_is_written(tmp_path: Path) -> None:
     home = write_run(tmp_path / "run", "fedmd", rounds=2)
-    (home / "summary.json").write_text("{")
+    (home / "summary.json").write_text("{", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"summary\.json is damaged"):
         write_run_report(home)
     assert not (home / "report.html").exists()
@@ -394,7 +401,7 @@ def test_damage_is_reported_before_anything_is_written(tmp_path: Path) -> None:
 def test_clients_are_listed_with_what_they_gained(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", "knfu")
     write_run(run / "baseline", "local")
-    page = write_run_report(run).read_text()
+    page = write_run_report(run).read_text(encoding="utf-8")
     assert "Clients after the last round" in page
     table = page.partition("Clients after the last round")[2].partition("</table>")[0]
     assert table.count("<tr>") == 1 + 10
@@ -404,7 +411,7 @@ def test_clients_are_listed_with_what_they_gained(tmp_path: Path) -> None:
         assert f"<td>{100 * gain:+.2f}</td>" in table
     assert "Target accuracy (%)" not in page
     many = write_run(tmp_path / "many", "knfu", clients=60)
-    assert "Clients after the last round" not in write_run_report(many).read_text()
+    assert "Clients after the last round" not in write_run_report(many).read_text(encoding="utf-8")
 
 
 def test_a_comparison_on_a_target_shows_its_accuracy(tmp_path: Path) -> None:

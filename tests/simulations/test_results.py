@@ -49,10 +49,14 @@ def write_run(
         "negative_transfer": None,
     }
     data = {"strategy": label, "seed": seed, "last": last, "bytes_up": 200, "bytes_down": 50}
-    (path / "config.toml").write_text(f"seed = {seed}\n")
-    (path / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in rounds))
-    (path / "federation.json").write_text('{"clients": 3}')
-    (path / "summary.json").write_text(json.dumps(data | {"seconds": 1.5} | summary))
+    (path / "config.toml").write_text(f"seed = {seed}\n", encoding="utf-8")
+    (path / "rounds.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in rounds), encoding="utf-8"
+    )
+    (path / "federation.json").write_text('{"clients": 3}', encoding="utf-8")
+    (path / "summary.json").write_text(
+        json.dumps(data | {"seconds": 1.5} | summary), encoding="utf-8"
+    )
     return path
 
 
@@ -63,7 +67,7 @@ def write_comparison(path: Path, accuracies: dict[str, list[float]]) -> Path:
         for seed, accuracy in enumerate(values)
     ]
     write_comparison_csv(path / "comparison.csv", runs)
-    (path / "comparison.toml").write_text("rounds = 2\n")
+    (path / "comparison.toml").write_text("rounds = 2\n", encoding="utf-8")
     return path
 
 
@@ -102,14 +106,14 @@ def test_baseline_is_nested_or_named(tmp_path: Path) -> None:
 
 def test_torn_last_line_is_dropped(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run")
-    with (path / "rounds.jsonl").open("a") as file:
+    with (path / "rounds.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"round": 3, "personalised_acc')
     assert [entry["round"] for entry in load_run(path).rounds] == [1, 2]
 
 
 def test_not_a_number_counts_as_not_measured(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run")
-    (path / "rounds.jsonl").write_text('{"round": 1, "server_accuracy": NaN}\n')
+    (path / "rounds.jsonl").write_text('{"round": 1, "server_accuracy": NaN}\n', encoding="utf-8")
     assert load_run(path).series("server_accuracy") == ([], [], [])
 
 
@@ -150,7 +154,7 @@ def test_missing_file_means_no_run_directory(tmp_path: Path, name: str) -> None:
 
 def test_csv_has_exactly_the_documented_columns(tmp_path: Path) -> None:
     home = write_comparison(tmp_path, {"local": [0.5], "knfu": [0.75]})
-    lines = (home / "comparison.csv").read_text().split("\n")
+    lines = (home / "comparison.csv").read_text(encoding="utf-8").split("\n")
     assert lines == [
         HEADER,
         "local,0,0.5,0.25,,,200,50,1.5",
@@ -191,7 +195,7 @@ def test_comparison_finds_labels_that_are_no_folder_names(tmp_path: Path) -> Non
 )
 def test_damaged_comparison_is_named(tmp_path: Path, text: str, message: str) -> None:
     home = write_comparison(tmp_path, {"local": [0.5]})
-    (home / "comparison.csv").write_text(text)
+    (home / "comparison.csv").write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=message):
         load_comparison(home)
     with pytest.raises(ConfigError, match="not a comparison directory"):
@@ -243,8 +247,10 @@ def shown_differences(home: Path) -> str:
 
 def test_differences_pair_by_seed_not_by_position(tmp_path: Path) -> None:
     home = write_comparison(tmp_path, {"local": [0.5, 0.6, 0.7], "knfu": [0.6, 0.8, 0.9]})
-    lines = (home / "comparison.csv").read_text().splitlines()
-    (home / "comparison.csv").write_text("\n".join([lines[0], *lines[2:4], *lines[4:6]]) + "\n")
+    lines = (home / "comparison.csv").read_text(encoding="utf-8").splitlines()
+    (home / "comparison.csv").write_text(
+        "\n".join([lines[0], *lines[2:4], *lines[4:6]]) + "\n", encoding="utf-8"
+    )
     (pair,) = aggregate(load_comparison(home))[1]["differences"]
     found = pair["personalised_accuracy"]
     assert (found.mean, found.half_width, found.n) == (pytest.approx(0.2), None, 1)

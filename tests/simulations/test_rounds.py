@@ -173,7 +173,9 @@ def test_what_is_no_damage(tmp_path: Path) -> None:
     assert read_rounds(tmp_path) == []
     log.write_bytes(b'{"round": 1}\r\n\n{"round": 2, "server_accuracy": NaN}')
     assert read_rounds(tmp_path) == [{"round": 1}, {"round": 2, "server_accuracy": None}]
-    log.write_text(json.dumps({"round": 1, "reason": "a\u2028b"}, ensure_ascii=False) + "\n")
+    log.write_text(
+        json.dumps({"round": 1, "reason": "a\u2028b"}, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     assert len(read_rounds(tmp_path)) == 1
 
 

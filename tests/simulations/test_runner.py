@@ -148,7 +148,10 @@ def test_more_rounds_go_on_where_a_finished_run_ended(
     execute(prepare(tiny(rounds=5)), tmp_path / "run", label="x")
     execute(prepare(tiny(rounds=5)), tmp_path / "straight", label="x")
     assert figures(tmp_path / "run") == figures(tmp_path / "straight")
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["last"]["round"] == 5
+    assert (
+        json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))["last"]["round"]
+        == 5
+    )
 
 
 @pytest.fixture
@@ -215,7 +218,7 @@ def interrupt(folder: Path, toml: Path, how: signal.Signals) -> subprocess.Compl
     process = subprocess.Popen(
         command,
         cwd=folder,
-        text=True,
+        encoding="utf-8",
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         # A shell's background jobs ignore SIGINT, and their children inherit it.
@@ -264,8 +267,8 @@ def test_ctrl_c_says_how_to_go_on(
 def test_a_failed_run_goes_on_when_the_cause_is_gone(
     here: Path, fedkt: Any, write_toml: Any, figures: Any, no_report: None
 ) -> None:
-    (here / "fragile.py").write_text(FRAGILE)
-    (here / "tripping.py").write_text(TRIPPING)
+    (here / "fragile.py").write_text(FRAGILE, encoding="utf-8")
+    (here / "tripping.py").write_text(TRIPPING, encoding="utf-8")
     toml = write_toml(
         here, rounds=3, models=["fragile.py:Fragile"], strategy={"name": "tripping.py:Tripping"}
     )
@@ -288,7 +291,7 @@ def test_a_failed_run_goes_on_when_the_cause_is_gone(
 def test_failed_in_the_baseline_goes_on_too(
     here: Path, fedkt: Any, write_toml: Any, figures: Any, no_report: None
 ) -> None:
-    (here / "fragile.py").write_text(FRAGILE)
+    (here / "fragile.py").write_text(FRAGILE, encoding="utf-8")
     (here / "broken").touch()
     toml = write_toml(here, models=["fragile.py:Fragile"])
     failed = fedkt("simulate", toml, "--out", "run")
@@ -301,7 +304,7 @@ def test_failed_in_the_baseline_goes_on_too(
 
 
 def test_one_failing_client_stops_nobody(tmp_path: Path, tiny: Any) -> None:
-    (tmp_path / "fragile.py").write_text(FRAGILE)
+    (tmp_path / "fragile.py").write_text(FRAGILE, encoding="utf-8")
     (tmp_path / "broken").touch()
     plan = prepare(tiny(models=["linear", f"{tmp_path}/fragile.py:Fragile", "mlp"]))
     execute(plan, tmp_path / "run", label="x")

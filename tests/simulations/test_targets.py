@@ -58,17 +58,17 @@ def test_a_run_with_a_target(
     )
     answer = fedkt("simulate", file, "--set", "data.target=digits-rotated", "--out", "run")
     assert answer.code == 0, answer.err
-    written = tomllib.loads((here / "run" / "config.toml").read_text())
+    written = tomllib.loads((here / "run" / "config.toml").read_text(encoding="utf-8"))
     assert written["data"]["target"] == "digits-rotated"
-    federation = json.loads((here / "run" / "federation.json").read_text())
+    federation = json.loads((here / "run" / "federation.json").read_text(encoding="utf-8"))
     assert federation["target"] == "digits-rotated"
     assert federation["transductive"] is transductive
     assert federation["domains"] == [name for name in FOUR if name != "digits-rotated"]
     assert (federation["public"], federation["common_test"]) == (40, 40 if transductive else 60)
-    summary = json.loads((here / "run" / "summary.json").read_text())
+    summary = json.loads((here / "run" / "summary.json").read_text(encoding="utf-8"))
     assert summary["transductive"] is transductive
     assert any(n.startswith("transductive:") for n in summary["notes"]) is transductive
-    page = (here / "run" / "report.html").read_text()
+    page = (here / "run" / "report.html").read_text(encoding="utf-8")
     assert "<dt>Target<" in page
     assert "digits-rotated, unlabelled; " in page
     assert "Target accuracy (%)" in page
@@ -95,7 +95,8 @@ def test_a_target_in_a_file_of_the_users(here: Path, tiny: Any) -> None:
         "import numpy as np\nfrom fedkt.data import Dataset\n"
         "def bright():\n"
         "    x = np.random.default_rng(0).integers(100, 256, (80, 8, 8), dtype=np.uint8)\n"
-        "    return Dataset('bright', x, np.arange(80) % 10, x[:20], np.arange(20) % 10)\n"
+        "    return Dataset('bright', x, np.arange(80) % 10, x[:20], np.arange(20) % 10)\n",
+        encoding="utf-8",
     )
     for target in ("own.py:bright", "bright"):
         experiment = tiny(
@@ -208,8 +209,11 @@ def test_every_domain_left_out_in_turn(
     assert answer.code == 0, answer.err
     for name in ("ann", "bob", "cy"):
         run = here / "out" / "cells" / name / "runs" / "fedavg-seed0"
-        assert json.loads((run / "federation.json").read_text())["target"] == f"voices/{name}"
-    table = (here / "out" / "cells.csv").read_text()
+        assert (
+            json.loads((run / "federation.json").read_text(encoding="utf-8"))["target"]
+            == f"voices/{name}"
+        )
+    table = (here / "out" / "cells.csv").read_text(encoding="utf-8")
     assert table.count("→ bob") == 2
     again = fedkt("compare", file, "--out", "out", "--resume")
     assert again.code == 0, again.err
@@ -225,7 +229,7 @@ def test_four_hospitals_with_missing_values(fedkt: Any, here: Path, no_report: N
     common = ["simulate", "--strategy", "fedavg", *options, *sets]
     answer = fedkt(*common, "--set", "data.features=standardise", "--out", "run")
     assert answer.code == 0, answer.err
-    federation = json.loads((here / "run" / "federation.json").read_text())
+    federation = json.loads((here / "run" / "federation.json").read_text(encoding="utf-8"))
     names = ("cleveland", "hungarian", "switzerland", "va")
     assert federation["domains"] == [f"heart4/{name}" for name in names]
     refused = fedkt(*common, "--out", "gaps")
@@ -251,7 +255,7 @@ TWO = f"domains = {json.dumps(FOUR[:2])}\ntarget = {json.dumps(FOUR[0])}"
 
 
 def small(folder: Path, data: str = "", clients: int = 1) -> str:
-    (folder / "small.toml").write_text(SMALL.format(data=data, clients=clients))
+    (folder / "small.toml").write_text(SMALL.format(data=data, clients=clients), encoding="utf-8")
     return "small.toml"
 
 
@@ -287,7 +291,8 @@ def test_styles_of_vectors_are_refused_before_the_run(here: Path, tiny: Any) -> 
         "import numpy as np\nfrom fedkt.data import Dataset\n"
         "def rows():\n"
         "    x = np.random.default_rng(0).random((200, 6), dtype=np.float32)\n"
-        "    return Dataset('rows', x, np.arange(200) % 3, x[:80], np.arange(80) % 3)\n"
+        "    return Dataset('rows', x, np.arange(200) % 3, x[:80], np.arange(80) % 3)\n",
+        encoding="utf-8",
     )
     experiment = tiny(data__dataset="own.py:rows", strategy={"name": "ccst"}, models=["mlp"])
     with pytest.raises(ConfigError, match=r"ccst cannot run on rows: .* styles of images"):
@@ -302,7 +307,7 @@ def test_a_target_smaller_than_a_batch(name: str, fedkt: Any, here: Path) -> Non
     assert "on the target" in answer.out
     row = read_rounds(here / "run")[-1]
     assert not row["failures"]
-    summary = json.loads((here / "run" / "summary.json").read_text())
+    summary = json.loads((here / "run" / "summary.json").read_text(encoding="utf-8"))
     assert summary["adapts"] is (name != "fedavg")
     assert summary["transductive"] is False
 
@@ -311,8 +316,13 @@ def test_a_method_that_adapts_on_nothing_is_not_called_transductive(fedkt: Any, 
     file = small(here, f"{TWO}\ntransductive = true")
     answer = fedkt("simulate", file, "--strategy", "fedavg", "--out", "run")
     assert answer.code == 0, answer.err
-    assert json.loads((here / "run" / "summary.json").read_text())["transductive"] is False
-    assert "The method is transductive" not in (here / "run" / "report.html").read_text()
+    assert (
+        json.loads((here / "run" / "summary.json").read_text(encoding="utf-8"))["transductive"]
+        is False
+    )
+    assert "The method is transductive" not in (here / "run" / "report.html").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_a_run_planned_by_progress_cannot_be_made_longer(fedkt: Any, here: Path) -> None:

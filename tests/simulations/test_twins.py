@@ -209,7 +209,7 @@ def test_a_run_says_which_baseline_is_which(tiny: Any, tmp_path: Path, fedkt: An
     answer = fedkt("simulate", toml, "--out", tmp_path / "run")
     assert answer.code == 0, answer.err
     summaries = {
-        name: json.loads((tmp_path / "run" / name / "summary.json").read_text())
+        name: json.loads((tmp_path / "run" / name / "summary.json").read_text(encoding="utf-8"))
         for name in ("baseline", "same_epochs")
     }
     labels = [summaries[name]["label"] for name in summaries]

@@ -17,9 +17,9 @@ DOCS = Path(__file__).parents[2] / "docs" / "strategies.md"
 
 
 def test_the_examples_form_one_file_that_works(tmp_path: Path) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
     file = tmp_path / "mine.py"
-    file.write_text("\n\n".join(blocks))
+    file.write_text("\n\n".join(blocks), encoding="utf-8")
     strategy = registry.lookup("strategies", f"{file}:Mine")(temperature=2.0)
     assert strategy.recipe() == Recipe.from_json(strategy.recipe().to_json())
     term = registry.lookup("objectives", "confidence")(0.1)

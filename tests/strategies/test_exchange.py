@@ -318,7 +318,8 @@ def test_a_client_cannot_make_the_server_run_a_file(world, with_options, tmp_pat
     trace, file = tmp_path / "trace", tmp_path / "codec.py"
     file.write_text(
         f"open({str(trace)!r}, 'w').close()\n"
-        "class C:\n    def decode(self, arrays): return dict(arrays)\n"
+        "class C:\n    def decode(self, arrays): return dict(arrays)\n",
+        encoding="utf-8",
     )
 
     def name_a_file(content: Any) -> None:
