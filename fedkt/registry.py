@@ -129,6 +129,11 @@ def registered_name(part: str, obj: Any) -> str:
     return next(there, _prefix_of(obj) + name_of(obj))
 
 
+def short_name(part: str, obj: Any) -> str:
+    """Return the name of a part for people: without the file that it comes from."""
+    return registered_name(part, obj).rpartition(":")[2]
+
+
 def names(part: str) -> list[str]:
     """Return the sorted names of all registered parts of one kind."""
     _discover(part)

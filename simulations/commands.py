@@ -19,6 +19,7 @@ from fedkt.simulations.config import Experiment
 from fedkt.simulations.content import check_content
 from fedkt.simulations.dropouts import failures_said
 from fedkt.simulations.files import fresh_folder, only_user
+from fedkt.simulations.labels import titles
 from fedkt.simulations.progress import RunProgress, progress_for
 from fedkt.simulations.report import write_comparison_report, write_run_report
 from fedkt.simulations.results import Run, load_comparison, load_run
@@ -35,7 +36,8 @@ def run_simulate(experiment: Experiment, out: Path | None, resume: bool, command
     """Run one strategy and its local baseline; write the report."""
     console = Console()
     plan = prepare(experiment)
-    label = plan.strategy.title
+    name = str(experiment.strategy["name"])
+    label = titles([name])[name]
     folder = fresh_folder(out, slug(label), resume, "config.toml")
     if resume:
         _check_same(folder / "config.toml", plan.experiment)

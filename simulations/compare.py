@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import re
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -22,6 +21,7 @@ from fedkt.simulations.cells import Cell, cells_of, slug
 from fedkt.simulations.config import Experiment
 from fedkt.simulations.content import check_content
 from fedkt.simulations.files import write_atomic
+from fedkt.simulations.labels import label_of, titles
 from fedkt.simulations.progress import RunProgress, Silent
 from fedkt.simulations.results import load_run, write_comparison_csv
 from fedkt.simulations.rounds import read_rounds
@@ -99,20 +99,23 @@ def entries_of(experiment: Experiment) -> list[Entry]:
         common hyper-parameter fits none.
     """
     common = {k: v for k, v in experiment.strategy.items() if k != "name"}
+    read = [config_.read_entry(reference) for reference in experiment.compare.strategies]
+    sections = [(label, config_.read_strategy(named)) for label, named in read]
+    shown = titles(str(own["name"]) for label, own in sections if label is None)
     entries, used = [], set()
-    for reference in experiment.compare.strategies:
-        label, named = config_.read_entry(reference)
-        own = config_.read_strategy(named)
+    for label, own in sections:
         has = config_.hyper_parameters(registry.lookup("strategies", own["name"]))
         used |= common.keys() & set(has)
         shared = {k: v for k, v in common.items() if k in has}
-        entries.append(Entry(_named(label, own), {**shared, **own}))
+        entries.append(Entry(label_of(label, own, shown), {**shared, **own}))
     if not entries:
         raise ConfigError("compare: name the strategies, e.g. --strategies local,fedmd,knfu.")
     folders = [slug(e.label) for e in entries]
     for place, entry in enumerate(entries):
         if folders[place] in folders[:place]:
-            raise ConfigError(f"compare: {entry.label} is named twice.")
+            raise ConfigError(
+                f"compare: {entry.label} is named twice; write LABEL = {entry.section['name']}."
+            )
     for key in common.keys() - used:
         raise unknown("option of the compared strategies", key, _all_options(entries))
     return entries
@@ -353,29 +356,6 @@ def _baseline_label(plan: Plan, experiment: Experiment, rehearsal: bool) -> str:
     training, models = budget(plan, rehearsal)
     label = "local" if models == experiment.models else f"local-{'-'.join(models)}"
     return f"{label} ({training})"
-
-
-def _named(label: str | None, section: Mapping[str, Any]) -> str:
-    """Return the label given to a strategy, or else what it is."""
-    if label is None:
-        return _label(section)
-    # Tables and figures know training alone by its name, however it is spelt further on.
-    means = re.split(r"[- ]", label)[0]
-    if means == "local" != section["name"]:
-        raise ConfigError(f"compare: {label!r} must not be called after local training.")
-    if label != section["name"] and label in registry.names("strategies"):
-        raise ConfigError(f"compare: {label!r} is the name of another strategy.")
-    if not slug(label):
-        raise ConfigError(f"compare: {label!r} can be no folder's name; use letters or digits.")
-    return label
-
-
-def _label(section: Mapping[str, Any]) -> str:
-    name = str(section["name"])
-    if ".py:" in name:
-        name = name.rpartition(":")[2].lower()
-    own = ", ".join(f"{k}={v}" for k, v in section.items() if k != "name")
-    return f"{name}({own})" if own else name
 
 
 def _all_options(entries: list[Entry]) -> set[str]:

@@ -29,7 +29,7 @@ from fedkt.errors import (
 )
 from fedkt.knowledge import Fused, Knowledge, Upload, Uploads
 from fedkt.recipe import Recipe, Weights
-from fedkt.registry import name_of
+from fedkt.registry import short_name
 from fedkt.server_model import ServerModel
 from fedkt.strategies.exchange import Exchange
 from fedkt.strategies.rounds import Observer, ServerOptions
@@ -156,7 +156,7 @@ class KnowledgeStrategy(Strategy):
     @property
     def title(self) -> str:
         """The name for messages and tables."""
-        return name_of(type(self))
+        return short_name(self.part, type(self))
 
     @property
     def memory(self) -> dict[str, Any]:
