@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
+import pytest
 
 from fedkt.data.federation import Federation, FederationSpec, build_federation
 
@@ -31,12 +32,14 @@ def both() -> tuple[Federation, Federation]:
     return federation, replace(federation, test_y=federation.test_y[order], token="")
 
 
-def test_shuffled_target_labels_change_no_bit_of_a_model(method: Method) -> None:
+@pytest.mark.parametrize("mixed", [False, pytest.param(True, marks=pytest.mark.full)])
+def test_shuffled_target_labels_change_no_bit_of_a_model(method: Method, mixed: bool) -> None:
     """The pool's labels are not in the federation at all; those that test decide nothing."""
+    models = method.models if mixed else ("mlp",)
     run = {"personalised": "split", "group_effect": True}
     after = []
     for data in both():
-        outcome = federate(plan_for(method, models=method.models, federation=data, **run))
+        outcome = federate(plan_for(method, models=models, federation=data, **run))
         assert outcome.strategy is not None
         weights = outcome.strategy.server_weights()
         server = {} if weights is None else dict(weights.tensors)

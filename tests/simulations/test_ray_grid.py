@@ -25,7 +25,8 @@ from fedkt.strategies import KnowledgeStrategy, RoundReport
 
 pytestmark = pytest.mark.ray
 
-# A linear model that, in training, takes a line from a file beside it and does what it says.
+# A linear model that, in training, takes a word from a file beside it and does what it says. Not
+# while it is tried: before a run (there is no file yet), and in new processes, on eight rows.
 MOODY = """
 import os, time
 from pathlib import Path
@@ -38,7 +39,7 @@ class Moody(nn.Module):
 
     def forward(self, x):
         orders = Path(__file__).parent / "orders"
-        if self.training and orders.exists() and orders.read_text():
+        if self.training and len(x) > 8 and orders.exists() and orders.read_text():
             order, *rest = orders.read_text().split()
             orders.write_text(" ".join(rest))
             if order == "die":
@@ -110,10 +111,11 @@ def pids_of(grid: RayGrid) -> list[int]:
 def moody(tiny: Any, folder: Path, orders: str, clients: int, who: int, **changes: Any) -> Plan:
     """Plan a federation in which one client's model follows orders."""
     (folder / "moody.py").write_text(MOODY, encoding="utf-8")
-    (folder / "orders").write_text(orders, encoding="utf-8")
     models = ["linear"] * clients
     models[who] = f"{folder}/moody.py:Moody"
-    return prepare(tiny(models=models, data__clients=clients, **changes))
+    plan = prepare(tiny(models=models, data__clients=clients, **changes))
+    (folder / "orders").write_text(orders, encoding="utf-8")
+    return plan
 
 
 # --- the same bits ---------------------------------------------------------------------------
@@ -287,7 +289,9 @@ def test_a_message_that_kills_every_worker_fails_its_client_only(
     assert (failure["client"], failure["phase"]) == (1, "learn")
     assert "worker process died 3 times" in failure["reason"]
     assert rows[0]["participants"] == [0, 2]
-    assert None not in rows[0]["global_accuracy"]["per_client"], "it is still measured"
+    measured = [v is not None for v in rows[0]["global_accuracy"]["per_client"]]
+    assert measured == [True, False, True], "it has never trained"
+    assert None not in rows[1]["global_accuracy"]["per_client"]
     assert rows[1]["failures"] == [], "and takes part again"
     assert rows[1]["participants"] == [0, 1, 2]
 
@@ -327,7 +331,8 @@ def test_a_client_that_sleeps_is_given_up_for_the_phase(
     rows, _ = federate(plan, open_grid(plan, 2))
     assert rows[0]["failures"] == [{"client": 3, "phase": "learn", "reason": "no reply in time"}]
     assert rows[0]["participants"] == [0, 1, 2]
-    assert None not in rows[0]["global_accuracy"]["per_client"], "the next phase works"
+    assert None not in rows[0]["global_accuracy"]["per_client"][:3], "the next phase works"
+    assert None not in rows[1]["global_accuracy"]["per_client"]
     assert rows[1]["failures"] == []
     assert rows[1]["participants"] == [0, 1, 2, 3]
 
