@@ -9,11 +9,12 @@ from typing import Any, Literal, Protocol
 from torch import Tensor
 
 from fedkt.data.samples import ClientData
-from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge
+from fedkt.options import AtLeastOne, Factor, Memory, Positive, checked
 from fedkt.recipe import Recipe, Train
 
 
+@checked
 @dataclass(frozen=True)
 class TrainingOptions:
     """How clients train by gradient descent, unless a step says otherwise.
@@ -40,26 +41,14 @@ class TrainingOptions:
     """
 
     optimiser: Literal["adam", "sgd"] = "adam"
-    learning_rate: float = 1e-3
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    batch_size: int = 32
-    public_batch_size: int = 64
+    learning_rate: Positive = 1e-3
+    momentum: Memory = 0.9
+    weight_decay: Factor = 0.0
+    batch_size: AtLeastOne = 32
+    public_batch_size: AtLeastOne = 64
     optimiser_state: Literal["keep", "reset"] = "keep"
     compile: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
-
-    def __post_init__(self) -> None:
-        if self.optimiser not in ("adam", "sgd"):
-            raise ConfigError(f"optimiser must be adam or sgd, not {self.optimiser!r}.")
-        if self.optimiser_state not in ("keep", "reset"):
-            raise ConfigError(
-                f"optimiser_state must be keep or reset, not {self.optimiser_state!r}."
-            )
-        if self.precision not in ("float32", "bfloat16"):
-            raise ConfigError(f"precision must be float32 or bfloat16, not {self.precision!r}.")
-        if self.learning_rate <= 0 or min(self.batch_size, self.public_batch_size) < 1:
-            raise ConfigError("learning_rate must be above 0 and batch sizes at least 1.")
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, cast
 
 from fedkt import registry
 from fedkt.errors import ConfigError
 from fedkt.objectives.base import Term, Transform
 from fedkt.objectives.heads import Head
+from fedkt.options import AtLeastOne, Count, Factor, checked
 from fedkt.shares import Form, Gate, Predict, Share, Styles, Validation, Weights
 
 __all__ = [
@@ -45,9 +45,10 @@ Data = Literal["private", "public"]
 ReadOut = Literal["raw", "prior", "mix", "gate"]
 
 
+@checked
 @dataclass(frozen=True)
 class Weighted:
-    """A term with a factor: ``Weighted(0.5, CrossEntropy())``."""
+    """A term with a factor: ``Weighted(0.5, CrossEntropy())``; below 0 the term is maximised."""
 
     factor: float
     term: Term
@@ -58,6 +59,7 @@ def weighted(terms: Iterable[Term | Weighted]) -> list[tuple[float, Term]]:
     return [(t.factor, t.term) if isinstance(t, Weighted) else (1.0, t) for t in terms]
 
 
+@checked
 @dataclass(frozen=True)
 class Beside:
     """Samples drawn beside every private batch, which alignment terms compare it with.
@@ -75,13 +77,10 @@ class Beside:
     """
 
     source: str = "public"
-    batch_size: int = 128
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ConfigError(f"Beside: batch_size must be at least 1, not {self.batch_size}.")
+    batch_size: AtLeastOne = 128
 
 
+@checked
 @dataclass(frozen=True)
 class Train:
     """Train the model on a sum of terms.
@@ -125,14 +124,14 @@ class Train:
 
     on: Data
     terms: Sequence[Term | Weighted]
-    epochs: int = 1
-    batch_size: int | None = None
+    epochs: Count = 1
+    batch_size: AtLeastOne | None = None
     rehearse: Sequence[Term | Weighted] = ()
-    samples: int = 0
-    rate: float = 1.0
+    samples: Count = 0
+    rate: Factor = 1.0
     beside: Beside | None = None
     transforms: Sequence[Transform] = ()
-    mixup: float = 0.0
+    mixup: Factor = 0.0
     pace: Literal["public"] | None = None
     step: ClassVar[str] = "train"
 
@@ -142,20 +141,10 @@ class Train:
         object.__setattr__(self, "transforms", tuple(self.transforms))
         if self.rehearse and self.on != "public":
             raise ConfigError("Only a step on public data can rehearse private data.")
-        if self.on not in ("private", "public"):
-            raise ConfigError(f"Train(on=...) must be 'private' or 'public', not {self.on!r}.")
         if (self.beside or self.transforms) and self.on != "private":
             raise ConfigError("Only a step on private data has samples beside it or transforms.")
-        if self.pace not in (None, "public") or (self.pace and self.on != "private"):
-            raise ConfigError("Only a step on private data has a pace, and it is 'public'.")
-        if self.epochs < 0:
-            raise ConfigError(f"epochs must be at least 0, not {self.epochs}.")
-        if self.rate < 0:
-            raise ConfigError(f"rate must be at least 0, not {self.rate}.")
-        if self.samples < 0:
-            raise ConfigError(f"samples must be at least 0 (all), not {self.samples}.")
-        if not 0 <= self.mixup < math.inf:
-            raise ConfigError(f"mixup must be at least 0 (off), not {self.mixup}.")
+        if self.pace and self.on != "private":
+            raise ConfigError("Only a step on private data has a pace.")
         if not self.terms:
             raise ConfigError("Train needs at least one term.")
 
@@ -173,6 +162,7 @@ class Train:
         return self.on == "public" or (self.beside is not None and self.beside.source == "public")
 
 
+@checked
 @dataclass(frozen=True)
 class Load:
     """Replace the model's weights by fused ones; the optimiser's state starts anew."""
@@ -188,6 +178,7 @@ class Load:
 Step = Train | Load
 
 
+@checked
 @dataclass(frozen=True)
 class Recipe:
     """What the clients of a method do.
@@ -225,8 +216,6 @@ class Recipe:
     readout: ReadOut = "raw"
 
     def __post_init__(self) -> None:
-        if self.readout not in get_args(ReadOut):
-            raise ConfigError(f"readout must be raw, prior, mix or gate, not {self.readout!r}.")
         for phase in ("learn", "share", "absorb", "start", "heads", "given"):
             object.__setattr__(self, phase, tuple(getattr(self, phase)))
         names = [s.name for s in self.share] + list(self.given)

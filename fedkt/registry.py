@@ -9,6 +9,7 @@ part in a file of the user's.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib
 import importlib.metadata
@@ -21,6 +22,7 @@ from types import ModuleType
 from typing import Any, TypeVar, overload
 
 from fedkt.errors import ConfigError, unknown
+from fedkt.options import checked
 
 T = TypeVar("T")
 
@@ -108,7 +110,7 @@ def register_as(obj: T, part: str | None, name: str | None, replace: bool = Fals
     global _version
     _version += 1
     _known[kind][prefix + short] = obj
-    return obj
+    return checked(obj) if isinstance(obj, type) and dataclasses.is_dataclass(obj) else obj
 
 
 def _prefix_of(obj: Any) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from fedkt.errors import ConfigError
 from fedkt.knowledge import Kind
+from fedkt.options import AtLeastOne, Count, Positive, checked
 
 Form = Literal["logits", "probabilities", "labels"]
 
 
+@checked
 @dataclass(frozen=True)
 class Predict:
     """Share the model's answers on the public set.
@@ -32,18 +33,10 @@ class Predict:
 
     on: Literal["public"] = "public"
     form: Form = "probabilities"
-    temperature: float = 1.0
-    samples: int = 0
+    temperature: Positive = 1.0
+    samples: Count = 0
     name: str = "public"
     step: ClassVar[str] = "predict"
-
-    def __post_init__(self) -> None:
-        if self.on != "public":
-            raise ConfigError(f"Predict(on=...) must be 'public', not {self.on!r}.")
-        if self.form not in ("logits", "probabilities", "labels"):
-            raise ConfigError(f"form must be logits, probabilities or labels, not {self.form!r}.")
-        if self.temperature <= 0 or self.samples < 0:
-            raise ConfigError("Predict needs temperature > 0 and samples ≥ 0.")
 
     @property
     def kind(self) -> Kind:
@@ -51,6 +44,7 @@ class Predict:
         return self.form
 
 
+@checked
 @dataclass(frozen=True)
 class Weights:
     """Share the model's weights (float parameters and buffers).
@@ -74,6 +68,7 @@ class Weights:
         return "weights"
 
 
+@checked
 @dataclass(frozen=True)
 class Gate:
     """Share the mean losses of the client's held-out samples under the gate's read-outs.
@@ -91,6 +86,7 @@ class Gate:
         return "statistics"
 
 
+@checked
 @dataclass(frozen=True)
 class Styles:
     """Share the styles of the private images: channel means and standard deviations of pixels.
@@ -110,15 +106,9 @@ class Styles:
     """
 
     of: Literal["overall", "single"] = "overall"
-    images: int = 10
+    images: AtLeastOne = 10
     name: str = "styles"
     step: ClassVar[str] = "styles"
-
-    def __post_init__(self) -> None:
-        if self.of not in ("overall", "single"):
-            raise ConfigError(f"Styles(of=...) must be overall or single, not {self.of!r}.")
-        if self.images < 1:
-            raise ConfigError(f"Styles: images must be at least 1, not {self.images}.")
 
     @property
     def count(self) -> int:
@@ -131,6 +121,7 @@ class Styles:
         return "statistics"
 
 
+@checked
 @dataclass(frozen=True)
 class Validation:
     """Share how well two models do on the client's validation samples.

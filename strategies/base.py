@@ -28,6 +28,7 @@ from fedkt.errors import (
     RunFailedError,
 )
 from fedkt.knowledge import Fused, Knowledge, Upload, Uploads
+from fedkt.options import checked
 from fedkt.recipe import Recipe, Weights
 from fedkt.registry import short_name
 from fedkt.server_model import ServerModel
@@ -67,6 +68,10 @@ class KnowledgeStrategy(Strategy):
     # Class-level defaults, so that subclasses need no super().__init__().
     options: ServerOptions = ServerOptions()
     observers: Sequence[Observer] = ()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        checked(cls)
 
     @abstractmethod
     def recipe(self) -> Recipe:

@@ -10,6 +10,7 @@ from fedkt.fusion import weighted_mean
 from fedkt.knowledge import Fused, Knowledge, Uploads
 from fedkt.objectives import CrossEntropy
 from fedkt.objectives.restyle import Restyle
+from fedkt.options import AtLeastOne, Count, Fraction
 from fedkt.recipe import Recipe, Styles, Train
 from fedkt.registry import register
 from fedkt.strategies.base import KnowledgeStrategy
@@ -57,10 +58,10 @@ class CCST(KnowledgeStrategy):
     def __init__(
         self,
         styles: Literal["overall", "single"] = "overall",
-        images: int = 10,
-        probability: float = 0.5,
-        local_epochs: int = 5,
-        local_samples: int = 0,
+        images: AtLeastOne = 10,
+        probability: Fraction = 0.5,
+        local_epochs: Count = 5,
+        local_samples: Count = 0,
     ) -> None:
         self._share, self._restyle = Styles(styles, images), Restyle("styles", probability)
         self.styles, self.images, self.probability = styles, images, probability

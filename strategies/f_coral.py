@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fedkt.errors import ConfigError
 from fedkt.objectives import Coral, CrossEntropy
+from fedkt.options import AtLeastTwo, Count, Factor
 from fedkt.recipe import Beside, Recipe, Train, Weighted
 from fedkt.registry import register
 from fedkt.strategies.fedavg import FedAvg
@@ -42,15 +42,11 @@ class FCoral(FedAvg):
 
     def __init__(
         self,
-        local_epochs: int = 1,
-        local_samples: int = 0,
-        strength: float = 1.0,
-        target_batch: int = 16,
+        local_epochs: Count = 1,
+        local_samples: Count = 0,
+        strength: Factor = 1.0,
+        target_batch: AtLeastTwo = 16,
     ) -> None:
-        if not strength >= 0:
-            raise ConfigError(f"f-coral: strength must be at least 0, not {strength}.")
-        if target_batch < 2:
-            raise ConfigError(f"f-coral: target_batch must be at least 2, not {target_batch}.")
         super().__init__(local_epochs, local_samples)
         self.strength, self.target_batch = strength, target_batch
 

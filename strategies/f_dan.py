@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fedkt.errors import ConfigError
 from fedkt.objectives import MMD, CrossEntropy, Ramped, Term
 from fedkt.objectives.alignment import MMDEstimator
+from fedkt.options import AtLeastTwo, Count, Factor
 from fedkt.recipe import Beside, Recipe, Train, Weighted
 from fedkt.registry import register
 from fedkt.strategies.fedavg import FedAvg
@@ -52,20 +52,14 @@ class FDAN(FedAvg):
 
     def __init__(
         self,
-        local_epochs: int = 1,
-        local_samples: int = 0,
-        strength: float = 1.0,
+        local_epochs: Count = 1,
+        local_samples: Count = 0,
+        strength: Factor = 1.0,
         ramp: bool = True,
-        gamma: float = 5.0,
+        gamma: Factor = 5.0,
         estimator: MMDEstimator = "unbiased",
-        target_batch: int = 16,
+        target_batch: AtLeastTwo = 16,
     ) -> None:
-        if not strength >= 0:
-            raise ConfigError(f"f-dan: strength must be at least 0, not {strength}.")
-        if not gamma >= 0:
-            raise ConfigError(f"f-dan: gamma must be at least 0, not {gamma}.")
-        if target_batch < 2:
-            raise ConfigError(f"f-dan: target_batch must be at least 2, not {target_batch}.")
         super().__init__(local_epochs, local_samples)
         self.strength, self.ramp, self.gamma = strength, ramp, gamma
         self.estimator, self.target_batch = estimator, target_batch

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fedkt.errors import ConfigError
 from fedkt.objectives import CrossEntropy, DomainAdversarial
 from fedkt.objectives.heads import Head
+from fedkt.options import AtLeastTwo, Count, Factor
 from fedkt.recipe import Beside, Recipe, Train
 from fedkt.registry import register
 from fedkt.strategies.fedavg import FedAvg
@@ -53,16 +53,12 @@ class FDANN(FedAvg):
 
     def __init__(
         self,
-        local_epochs: int = 1,
-        local_samples: int = 0,
-        gamma: float = 10.0,
-        target_batch: int = 16,
+        local_epochs: Count = 1,
+        local_samples: Count = 0,
+        gamma: Factor = 10.0,
+        target_batch: AtLeastTwo = 16,
     ) -> None:
-        if not gamma >= 0:
-            raise ConfigError(f"f-dann: gamma must be at least 0, not {gamma}.")
         super().__init__(local_epochs, local_samples)
-        if target_batch < 2:
-            raise ConfigError(f"f-dann: target_batch must be at least 2, not {target_batch}.")
         self.gamma, self.target_batch = gamma, target_batch
 
     def recipe(self) -> Recipe:

@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from fedkt.errors import ConfigError
 from fedkt.fusion import average
 from fedkt.fusion.attention import dynamic_attention, looseness
 from fedkt.knowledge import Fused, Knowledge, Stack, Uploads
@@ -15,6 +14,7 @@ from fedkt.objectives import CrossEntropy, Term
 from fedkt.objectives.adversarial import DomainConfusion, DomainIdentifier
 from fedkt.objectives.disentangling import Disentangler, DisentanglerCritics, disentangler_heads
 from fedkt.objectives.heads import Head
+from fedkt.options import AtLeastOne, Count, Factor, Positive
 from fedkt.recipe import Beside, Recipe, Train, Weighted
 from fedkt.registry import register
 from fedkt.rng import torch_rng
@@ -81,32 +81,25 @@ class FADA(KnowledgeStrategy):
 
     def __init__(
         self,
-        local_epochs: int = 1,
-        local_samples: int = 0,
-        target_samples: int = 512,
-        beside: int = 128,
-        adversarial: float = 0.1,
+        local_epochs: Count = 1,
+        local_samples: Count = 0,
+        target_samples: Count = 512,
+        beside: AtLeastOne = 128,
+        adversarial: Factor = 0.1,
         disentangle: bool = True,
-        disentangling: float = 0.1,
-        confusion: float = 0.1,
-        reconstruction: float = 0.1,
-        information: float = 0.1,
-        hidden: int = 64,
-        temperature: float = 0.1,
+        disentangling: Factor = 0.1,
+        confusion: Factor = 0.1,
+        reconstruction: Factor = 0.1,
+        information: Factor = 0.1,
+        hidden: AtLeastOne = 64,
+        temperature: Positive = 0.1,
     ) -> None:
-        if not (0 <= adversarial < math.inf and 0 <= disentangling < math.inf):
-            raise ConfigError("fada: adversarial and disentangling must be at least 0.")
-        if target_samples < 0:
-            raise ConfigError(f"fada: target_samples must be at least 0, not {target_samples}.")
-        if hidden < 1 or not temperature > 0:
-            raise ConfigError("fada needs hidden of at least 1 and a temperature above 0.")
         self.local_epochs, self.local_samples = local_epochs, local_samples
         self.target_samples, self.beside = target_samples, beside
         self.adversarial, self.disentangle = adversarial, disentangle
         self.disentangling, self.confusion = disentangling, confusion
         self.reconstruction, self.information = reconstruction, information
         self.hidden, self.temperature = hidden, temperature
-        self.recipe()  # a bad number shows here
 
     def recipe(self) -> Recipe:
         """Train beside target features, share the weights and heads, take the fused ones."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fedkt.fusion import weighted_mean
 from fedkt.knowledge import Fused, Uploads
 from fedkt.objectives import CrossEntropy
+from fedkt.options import Count
 from fedkt.recipe import Recipe, Train
 from fedkt.registry import register
 from fedkt.strategies.base import KnowledgeStrategy
@@ -33,7 +34,7 @@ class FedAvg(KnowledgeStrategy):
 
     name = "fedavg"
 
-    def __init__(self, local_epochs: int = 5, local_samples: int = 0) -> None:
+    def __init__(self, local_epochs: Count = 5, local_samples: Count = 0) -> None:
         self.local_epochs, self.local_samples = local_epochs, local_samples
 
     def recipe(self) -> Recipe:

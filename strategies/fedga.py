@@ -9,10 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fedkt.errors import ConfigError
 from fedkt.fusion import weighted_mean
 from fedkt.knowledge import Fused, Uploads
 from fedkt.objectives import CrossEntropy
+from fedkt.options import Count, Fraction
 from fedkt.recipe import Recipe, Train, Validation
 from fedkt.registry import register
 from fedkt.strategies.base import KnowledgeStrategy
@@ -86,14 +86,10 @@ class FedGA(KnowledgeStrategy):
     def __init__(
         self,
         metric: Literal["loss", "accuracy"] = "loss",
-        strength: float = 0.2,
-        local_epochs: int = 5,
-        local_samples: int = 0,
+        strength: Fraction = 0.2,
+        local_epochs: Count = 5,
+        local_samples: Count = 0,
     ) -> None:
-        if metric not in ("loss", "accuracy"):
-            raise ConfigError(f"fedga: metric must be loss or accuracy, not {metric!r}.")
-        if not 0 <= strength <= 1:
-            raise ConfigError(f"fedga: strength must lie in [0, 1], not {strength}.")
         self.metric, self.strength = metric, strength
         self.local_epochs, self.local_samples = local_epochs, local_samples
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 
 from fedkt.answers import is_finite, top
 from fedkt.errors import ConfigError
@@ -23,11 +24,12 @@ from fedkt.objectives.alignment import (
     ramp,
 )
 from fedkt.objectives.heads import Head
+from fedkt.options import AtLeastTwo, Count, Factor, Fraction
 from fedkt.recipe import Beside, Recipe, Train
 from fedkt.registry import register
 from fedkt.strategies.base import KnowledgeStrategy
 from fedkt.wire import public_ids
-from fedkt.workspaces import FORMS, Workspace, describe
+from fedkt.workspaces import Workspace, describe
 
 
 @register
@@ -105,33 +107,19 @@ class FedKA(KnowledgeStrategy):
         vote: bool = True,
         workspace: Workspace = "features",
         estimator: Literal["biased", "unbiased"] = "biased",
-        gamma: float = 5.0,
-        target_samples: int = 512,
-        target_batch: int = 128,
-        fourier_features: int = 1024,
-        voting_samples: int = 512,
-        voting_epochs: int = 1,
-        quorum: float = 0.0,
+        gamma: Factor = 5.0,
+        target_samples: AtLeastTwo = 512,
+        target_batch: AtLeastTwo = 128,
+        fourier_features: Annotated[int, Ge(10)] = 1024,
+        voting_samples: Count = 512,
+        voting_epochs: Count = 1,
+        quorum: Fraction = 0.0,
         adapt_norms: bool = True,
-        local_epochs: int = 1,
-        local_samples: int = 0,
+        local_epochs: Count = 1,
+        local_samples: Count = 0,
     ) -> None:
-        for option, value, least in (
-            ("gamma", gamma, 0),
-            ("target_samples", target_samples, 2),
-            ("target_batch", target_batch, 2),
-            ("fourier_features", fourier_features, 10),
-            ("voting_samples", voting_samples, 0),
-            ("voting_epochs", voting_epochs, 0),
-        ):
-            if value < least:
-                raise ConfigError(f"fedka: {option} must be at least {least}, not {value}.")
         if fourier_features % 2:
             raise ConfigError(f"fedka: fourier_features must be even, not {fourier_features}.")
-        if not 0 <= quorum <= 1:
-            raise ConfigError(f"fedka: quorum must lie in [0, 1], not {quorum}.")
-        if workspace not in FORMS:
-            raise ConfigError(f"fedka: workspace must be {', '.join(FORMS)}, not {workspace!r}.")
         self.disentangle, self.match, self.vote = disentangle, match, vote
         self.workspace, self.estimator, self.gamma = workspace, estimator, gamma
         self.target_samples, self.target_batch = target_samples, target_batch

@@ -14,6 +14,7 @@ from fedkt.knowledge import Fused, Knowledge, Stack, Uploads
 from fedkt.objectives import CrossEntropy, Distil, Term
 from fedkt.objectives.alignment import MMD, DomainAdversarial, Ramped
 from fedkt.objectives.heads import Head
+from fedkt.options import AtLeastTwo, Count, Factor
 from fedkt.recipe import Beside, Predict, Recipe, Train
 from fedkt.registry import register
 from fedkt.server_model import ServerModel
@@ -70,25 +71,14 @@ class FedKAFree(KnowledgeStrategy):
         disentangle: bool = False,
         match: bool = False,
         feedback: bool = True,
-        gamma: float = 5.0,
-        target_batch: int = 32,
-        voting_samples: int = 1024,
-        local_epochs: int = 1,
-        local_samples: int = 0,
-        server_epochs: int = 2,
-        distil_epochs: int = 1,
+        gamma: Factor = 5.0,
+        target_batch: AtLeastTwo = 32,
+        voting_samples: Count = 1024,
+        local_epochs: Count = 1,
+        local_samples: Count = 0,
+        server_epochs: Count = 2,
+        distil_epochs: Count = 1,
     ) -> None:
-        if votes not in ("confidence", "majority"):
-            raise ConfigError(f"fedka-free: votes must be confidence or majority, not {votes!r}.")
-        if gamma < 0 or target_batch < 2:
-            raise ConfigError("fedka-free: gamma must be at least 0 and target_batch at least 2.")
-        for option, value in (
-            ("voting_samples", voting_samples),
-            ("server_epochs", server_epochs),
-            ("distil_epochs", distil_epochs),
-        ):
-            if value < 0:
-                raise ConfigError(f"fedka-free: {option} must be at least 0, not {value}.")
         self.votes, self.disentangle, self.match, self.feedback = (
             votes,
             disentangle,

@@ -9,6 +9,7 @@ from fedkt.fusion import mean
 from fedkt.fusion.trusted import Choice, Trust, trusted_mean
 from fedkt.knowledge import Fused, Uploads
 from fedkt.objectives import KL, MAE, MSE, CrossEntropy, Distil, Divergence
+from fedkt.options import AtLeastOne, Count, Factor, Positive
 from fedkt.recipe import Predict, Recipe, Train, Weighted
 from fedkt.registry import register
 from fedkt.strategies.base import KnowledgeStrategy
@@ -61,18 +62,16 @@ class FedMD(KnowledgeStrategy):
         self,
         form: Literal["logits", "probabilities"] = "logits",
         loss: Literal["mae", "mse", "kl"] | None = None,
-        temperature: float = 1.0,
-        local_epochs: int = 5,
-        distil_epochs: int = 3,
-        transfer_epochs: int = 0,
-        public_samples: int = 0,
-        rehearsal: float = 0.0,
+        temperature: Positive = 1.0,
+        local_epochs: Count = 5,
+        distil_epochs: Count = 3,
+        transfer_epochs: Count = 0,
+        public_samples: Count = 0,
+        rehearsal: Factor = 0.0,
         trust: Choice = "off",
-        root: int = 50,
+        root: AtLeastOne = 50,
     ) -> None:
         loss = loss or ("mae" if form == "logits" else "kl")
-        if form not in ("logits", "probabilities"):
-            raise ConfigError(f"fedmd: form must be logits or probabilities, not {form!r}.")
         divergences: dict[str, Divergence] = {"mae": MAE(), "mse": MSE(), "kl": KL(temperature)}
         if loss not in divergences or (form == "probabilities" and loss != "kl"):
             raise ConfigError(f"fedmd: loss {loss!r} does not fit form {form!r}.")

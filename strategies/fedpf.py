@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from fedkt.errors import ConfigError
 from fedkt.fusion.trusted import Choice, Trust, trusted_mean
 from fedkt.fusion.weighting import Weighting, sample_weights
 from fedkt.knowledge import Fused, Uploads
 from fedkt.objectives import KL, AdjustedCrossEntropy, CrossEntropy, Distil, Term
+from fedkt.options import AtLeastOne, Count, Factor, Memory
 from fedkt.readouts import mean_losses
 from fedkt.recipe import Gate, Predict, ReadOut, Recipe, Train, Weighted
 from fedkt.registry import register
@@ -70,22 +70,18 @@ class FedPF(KnowledgeStrategy):
 
     def __init__(
         self,
-        gamma: float = 3.0,
-        mu: float = 1.0,
+        gamma: Factor = 3.0,
+        mu: Factor = 1.0,
         prior: Literal["eb", "off"] = "eb",
         readout: ReadOut = "prior",
         trust: Choice = "correlation",
         weighting: Weighting = "entropy",
-        history: float = 0.5,
-        local_epochs: int = 5,
-        distil_epochs: int = 3,
-        public_samples: int = 0,
-        root: int = 50,
+        history: Memory = 0.5,
+        local_epochs: Count = 5,
+        distil_epochs: Count = 3,
+        public_samples: Count = 0,
+        root: AtLeastOne = 50,
     ) -> None:
-        if gamma < 0 or mu < 0:
-            raise ConfigError("fedpf needs gamma ≥ 0 and mu ≥ 0.")
-        if prior not in ("eb", "off"):
-            raise ConfigError(f"fedpf: prior must be eb or off, not {prior!r}.")
         self.gamma, self.mu, self.prior, self.readout = gamma, mu, prior, readout
         self.trust, self.weighting, self.history = trust, weighting, history
         self.root, self._rule = root, Trust(trust, history, root)

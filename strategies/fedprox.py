@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fedkt.errors import ConfigError
 from fedkt.objectives import CrossEntropy, Proximal, Term
+from fedkt.options import Count, Factor
 from fedkt.recipe import Recipe, Train
 from fedkt.registry import register
 from fedkt.strategies.fedavg import FedAvg
@@ -29,9 +29,9 @@ class FedProx(FedAvg):
 
     name = "fedprox"
 
-    def __init__(self, mu: float = 0.01, local_epochs: int = 5, local_samples: int = 0) -> None:
-        if mu < 0:
-            raise ConfigError(f"fedprox: mu must be at least 0, not {mu}.")
+    def __init__(
+        self, mu: Factor = 0.01, local_epochs: Count = 5, local_samples: Count = 0
+    ) -> None:
         super().__init__(local_epochs, local_samples)
         self.mu = mu
 

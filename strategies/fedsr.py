@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fedkt.errors import ConfigError
 from fedkt.objectives.probabilistic import Probabilistic
+from fedkt.options import Count, Factor
 from fedkt.recipe import Recipe, Train
 from fedkt.registry import register
 from fedkt.strategies.fedavg import FedAvg
@@ -49,10 +49,12 @@ class FedSR(FedAvg):
     name = "fedsr"
 
     def __init__(
-        self, l2r: float = 0.01, cmi: float = 0.001, local_epochs: int = 5, local_samples: int = 0
+        self,
+        l2r: Factor = 0.01,
+        cmi: Factor = 0.001,
+        local_epochs: Count = 5,
+        local_samples: Count = 0,
     ) -> None:
-        if min(l2r, cmi) < 0:
-            raise ConfigError(f"fedsr: l2r and cmi must be at least 0, not {l2r} and {cmi}.")
         super().__init__(local_epochs, local_samples)
         self.l2r, self.cmi = l2r, cmi
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Le
 from torch import Tensor
 
-from fedkt.errors import ConfigError
 from fedkt.fusion import average
 from fedkt.fusion.knowledge_vote import ballots, contributions, knowledge_vote, shares
 from fedkt.knowledge import Fused, Knowledge, Stack, Uploads
 from fedkt.objectives import CrossEntropy, Supported
+from fedkt.options import Count, Factor, Memory, PositiveFraction
 from fedkt.recipe import Recipe, Train
 from fedkt.registry import register
 from fedkt.rng import torch_rng
@@ -84,31 +87,22 @@ class KD3A(KnowledgeStrategy):
 
     def __init__(
         self,
-        local_epochs: int = 1,
-        target_epochs: int = 1,
-        local_samples: int = 0,
-        target_samples: int = 0,
-        gate_start: float = 0.9,
-        gate_end: float = 0.95,
-        mixup_alpha: float = 2.0,
-        momentum: float = 0.9,
-        target_weight: float = 1.0,
+        local_epochs: Count = 1,
+        target_epochs: Count = 1,
+        local_samples: Count = 0,
+        target_samples: Count = 0,
+        gate_start: PositiveFraction = 0.9,
+        gate_end: PositiveFraction = 0.95,
+        mixup_alpha: Factor = 2.0,
+        momentum: Memory = 0.9,
+        target_weight: Annotated[float, Ge(0), Le(2)] = 1.0,
         skip_unsupported: bool = True,
     ) -> None:
-        if not (0 < gate_start <= 1 and 0 < gate_end <= 1):
-            raise ConfigError(
-                f"kd3a: gate_start and gate_end must lie in (0, 1], not {gate_start}, {gate_end}."
-            )
-        if not 0 <= momentum < 1:
-            raise ConfigError(f"kd3a: momentum must lie in [0, 1), not {momentum}.")
-        if not 0 <= target_weight <= 2:
-            raise ConfigError(f"kd3a: target_weight must lie in [0, 2], not {target_weight}.")
         self.local_epochs, self.target_epochs = local_epochs, target_epochs
         self.local_samples, self.target_samples = local_samples, target_samples
         self.gate_start, self.gate_end = gate_start, gate_end
         self.mixup_alpha, self.momentum, self.target_weight = mixup_alpha, momentum, target_weight
         self.skip_unsupported = skip_unsupported
-        self._adapt()  # a bad number shows here
 
     def recipe(self) -> Recipe:
         """Start from the global weights, train, share the weights, take the fused ones."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from fedkt.fusion.trust import FLOOR
 from fedkt.fusion.trusted import peer_trust
 from fedkt.knowledge import Fused, Stack, Uploads
 from fedkt.objectives import KL, CrossEntropy, Distil
+from fedkt.options import Count, Factor, Positive, PositiveFraction
 from fedkt.recipe import Predict, Recipe, Train, Weighted
 from fedkt.registry import register
 from fedkt.strategies.base import KnowledgeStrategy
@@ -90,30 +91,21 @@ class KnFu(KnowledgeStrategy):
 
     def __init__(
         self,
-        beta: float = 10.0,
-        temperature: float = 1.0,
+        beta: Factor = 10.0,
+        temperature: Positive = 1.0,
         divergence: Divergence = "kl",
         estimator: Estimator = "mean",
         epd_from: Literal["post_learning", "pre_distill"] = "post_learning",
-        epsilon: float = 1e-4,
+        epsilon: Positive = 1e-4,
         neighbours: Literal["sampled", "all"] = "sampled",
-        nearest: int = 0,
-        age_decay: float = 1.0,
-        local_epochs: int = 5,
-        distil_epochs: int = 3,
-        public_samples: int = 0,
-        rehearsal: float = 0.0,
+        nearest: Count = 0,
+        age_decay: PositiveFraction = 1.0,
+        local_epochs: Count = 5,
+        distil_epochs: Count = 3,
+        public_samples: Count = 0,
+        rehearsal: Factor = 0.0,
         trust: Literal["off", "correlation"] = "off",
     ) -> None:
-        _one_of("trust", trust, ("off", "correlation"))
-        _one_of("divergence", divergence, get_args(Divergence))
-        _one_of("estimator", estimator, get_args(Estimator))
-        _one_of("epd_from", epd_from, ("post_learning", "pre_distill"))
-        _one_of("neighbours", neighbours, ("sampled", "all"))
-        if nearest < 0:
-            raise ConfigError(f"knfu: nearest must be at least 0 (all), not {nearest}.")
-        if not 0 <= beta < math.inf or epsilon <= 0 or not 0 < age_decay <= 1:
-            raise ConfigError("knfu needs a finite beta ≥ 0, epsilon > 0 and age_decay in (0, 1].")
         if neighbours == "all" and public_samples:
             raise ConfigError("knfu: neighbours='all' needs public_samples = 0 (the same rows).")
         self.beta, self.temperature, self.divergence = beta, temperature, divergence
@@ -195,8 +187,3 @@ class KnFu(KnowledgeStrategy):
         examples = torch.ones(len(clients))
         everyone = Stack(stack.name, stack.kind, {"values": values}, stack.ids, clients, examples)
         return everyone, torch.tensor([float(ages[c]) for c in clients])
-
-
-def _one_of(option: str, given: str, allowed: tuple[str, ...]) -> None:
-    if given not in allowed:
-        raise ConfigError(f"knfu: {option} must be one of {', '.join(allowed)}, not {given!r}.")

@@ -10,6 +10,7 @@ from fedkt import registry
 from fedkt.budget import alone
 from fedkt.errors import ConfigError
 from fedkt.objectives import CrossEntropy
+from fedkt.options import AtLeastOne, Count
 from fedkt.recipe import Recipe, Step, Train
 from fedkt.registry import register
 from fedkt.strategies.base import KnowledgeStrategy
@@ -42,14 +43,12 @@ class Local(KnowledgeStrategy):
 
     def __init__(
         self,
-        local_epochs: int = 5,
-        local_samples: int = 0,
-        times: int = 1,
+        local_epochs: Count = 5,
+        local_samples: Count = 0,
+        times: AtLeastOne = 1,
         like: str | Mapping[str, Any] = "",
         rehearsal: bool = True,
     ) -> None:
-        if times < 1:
-            raise ConfigError(f"local: times must be at least 1, not {times}.")
         self.local_epochs, self.local_samples, self.times = local_epochs, local_samples, times
         self.like, self.rehearsal = like, rehearsal
         self.recipe()  # a bad strategy shows here

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
-from fedkt.errors import ConfigError
+from fedkt.options import Count, Factor, PositiveFraction, checked
 from fedkt.server_model import ServerModel
 
 if TYPE_CHECKING:
     from fedkt.strategies.base import KnowledgeStrategy
 
 
+@checked
 @dataclass(frozen=True)
 class ServerOptions:
     """What belongs to a run and not to a method.
@@ -47,20 +48,16 @@ class ServerOptions:
         follows that of a run of so many rounds, of which this is the beginning; 0: of this.
     """
 
-    seed: int = 0
-    participation: float = 1.0
-    clients: int = 0
+    seed: Count = 0
+    participation: PositiveFraction = 1.0
+    clients: Count = 0
     codec: str = "none"
-    wait: float = 120.0
+    wait: Factor = 120.0
     # Tensors have no single truth value to compare by, and are too long for a log line.
     public_labels: Tensor | None = field(default=None, compare=False, repr=False)
     server_model: ServerModel | None = field(default=None, compare=False, repr=False)
     group_effect: bool = False
-    schedule_rounds: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.participation <= 1:
-            raise ConfigError(f"participation must lie in (0, 1], not {self.participation}.")
+    schedule_rounds: Count = 0
 
 
 @dataclass(frozen=True)

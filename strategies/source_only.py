@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fedkt.options import AtLeastOne, Count
 from fedkt.registry import register
 from fedkt.strategies.local import Local
 
@@ -24,5 +25,7 @@ class SourceOnly(Local):
 
     name = "source-only"
 
-    def __init__(self, local_epochs: int = 1, local_samples: int = 0, times: int = 1) -> None:
+    def __init__(
+        self, local_epochs: Count = 1, local_samples: Count = 0, times: AtLeastOne = 1
+    ) -> None:
         super().__init__(local_epochs, local_samples, times)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from fedkt.fusion import trust as rules
 from fedkt.fusion.averaging import mean
 from fedkt.fusion.weighting import sample_weighted_mean
 from fedkt.knowledge import Fused, Knowledge, Stack
+from fedkt.options import AtLeastOne, Memory, checked
 from fedkt.registry import register
 from fedkt.softmax import softmax
 
@@ -22,6 +23,7 @@ AnswerKind = Literal["logits", "probabilities"]
 FEWEST = 5  # with fewer clients a liar cannot be told from an honest one
 
 
+@checked
 @dataclass(frozen=True)
 class Trust:
     """Which clients a fusion relies on.
@@ -48,19 +50,8 @@ class Trust:
     """
 
     choice: Choice = "off"
-    history: float = 0.5
-    root: int = 50
-
-    def __post_init__(self) -> None:
-        allowed = get_args(Choice)
-        if self.choice not in allowed:
-            raise ConfigError(
-                f"trust must be {', '.join(allowed[:-1])} or {allowed[-1]}, not {self.choice!r}."
-            )
-        if not 0 <= self.history < 1:
-            raise ConfigError(f"history must lie in [0, 1), not {self.history}.")
-        if self.root < 1:
-            raise ConfigError(f"root must be at least 1, not {self.root}.")
+    history: Memory = 0.5
+    root: AtLeastOne = 50
 
 
 def answer_logits(stack: Stack) -> Tensor:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,7 @@ from fedkt.objectives.discrepancy import (
     moment_distance,
 )
 from fedkt.objectives.heads import PREFIX, apply_head
+from fedkt.options import AtLeastOne, Count, Factor, Positive
 from fedkt.registry import register
 
 MMDEstimator = Literal["biased", "unbiased", "linear"]
@@ -108,20 +109,13 @@ class MMD:
     """
 
     estimator: MMDEstimator = "biased"
-    kernels: int = 5
-    multiplier: float = 2.0
+    kernels: AtLeastOne = 5
+    multiplier: Positive = 2.0
     detach: bool = True
     part: ClassVar[str] = "objectives"
     name: ClassVar[str] = "mmd"
     needs_features: ClassVar[bool] = True
     needs_beside: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if self.estimator not in get_args(MMDEstimator):
-            raise ConfigError(
-                f"mmd: estimator must be biased, unbiased or linear, not {self.estimator!r}."
-            )
-        _check_kernels(self.name, self.kernels, self.multiplier)
 
     def needs(self) -> tuple[str, ...]:
         """Read no knowledge itself."""
@@ -198,15 +192,12 @@ class FourierMMD:
     """
 
     source: str = "target"
-    seed: int = 0
-    kernels: int = 5
-    multiplier: float = 2.0
+    seed: Count = 0
+    kernels: AtLeastOne = 5
+    multiplier: Positive = 2.0
     part: ClassVar[str] = "objectives"
     name: ClassVar[str] = "fourier-mmd"
     needs_features: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        _check_kernels(self.name, self.kernels, self.multiplier)
 
     def needs(self) -> tuple[str, ...]:
         """Read the target's statistics."""
@@ -290,16 +281,13 @@ class DomainAdversarial:
     """
 
     head: str = "domain"
-    gamma: float = 5.0
+    gamma: Factor = 5.0
     detach: bool = True
     together: bool = False
     part: ClassVar[str] = "objectives"
     name: ClassVar[str] = "domain-adversarial"
     needs_features: ClassVar[bool] = True
     needs_beside: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        _check_gamma(self.name, self.gamma)
 
     def needs(self) -> tuple[str, ...]:
         """Read no knowledge itself."""
@@ -340,12 +328,9 @@ class Ramped:
     """
 
     term: Term
-    gamma: float = 5.0
+    gamma: Factor = 5.0
     part: ClassVar[str] = "objectives"
     name: ClassVar[str] = "ramped"
-
-    def __post_init__(self) -> None:
-        _check_gamma(self.name, self.gamma)
 
     def needs(self) -> tuple[str, ...]:
         """Read what the other term reads."""
@@ -394,15 +379,3 @@ def _statistics(
     if not set(names) <= set(held):
         raise KnowledgeError(f"{term.name}: {term.source!r} holds no {' and '.join(names)}")
     return [held[n].detach() for n in names]
-
-
-def _check_kernels(name: str, kernels: int, multiplier: float) -> None:
-    if kernels < 1 or multiplier <= 0:
-        raise ConfigError(
-            f"{name}: needs kernels ≥ 1 and multiplier > 0, not {kernels} and {multiplier}."
-        )
-
-
-def _check_gamma(name: str, gamma: float) -> None:
-    if not gamma >= 0:
-        raise ConfigError(f"{name}: gamma must be at least 0, not {gamma}.")

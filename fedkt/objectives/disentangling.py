@@ -9,7 +9,6 @@ features behind them, with critics held constant.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,11 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedkt.errors import ConfigError, KnowledgeError
+from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Knowledge
 from fedkt.objectives.adversarial import frozen
 from fedkt.objectives.base import Batch, Outputs, weighted_mean
 from fedkt.objectives.heads import Head, apply_head
+from fedkt.options import Factor
 from fedkt.registry import register
 
 INVARIANT, SPECIFIC, JOINED = "invariant", "specific", "joined"
@@ -90,17 +90,12 @@ class Disentangler:
         Factors, at least 0.
     """
 
-    confusion: float = 0.1
-    reconstruction: float = 0.1
-    information: float = 0.1
+    confusion: Factor = 0.1
+    reconstruction: Factor = 0.1
+    information: Factor = 0.1
     part: ClassVar[str] = "objectives"
     name: ClassVar[str] = "disentangler"
     needs_features: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        factors = self.confusion, self.reconstruction, self.information
-        if not all(0 <= f < math.inf for f in factors):
-            raise ConfigError(f"disentangler: factors must be at least 0, not {factors}.")
 
     def needs(self) -> tuple[str, ...]:
         """Read no fused knowledge."""

@@ -12,9 +12,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedkt.errors import ConfigError, KnowledgeError
+from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Knowledge
 from fedkt.objectives.base import Batch, Divergence, Outputs, weighted_mean
+from fedkt.options import Factor, Positive
 from fedkt.registry import register
 from fedkt.softmax import log_softmax
 
@@ -35,13 +36,9 @@ class KL:
         T > 0.
     """
 
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     part: ClassVar[str] = "objectives"
     name: ClassVar[str] = "kl"
-
-    def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ConfigError(f"temperature must be above 0, not {self.temperature}.")
 
     def __call__(self, logits: Tensor, target: Tensor, kind: str) -> Tensor:
         """Return the divergence per sample, ``[B]``."""
@@ -138,13 +135,9 @@ class Supported:
 
     divergence: Divergence = field(default_factory=KL)
     source: str = "votes"
-    floor: float = 0.001
+    floor: Factor = 0.001
     part: ClassVar[str] = "objectives"
     name: ClassVar[str] = "supported"
-
-    def __post_init__(self) -> None:
-        if self.floor < 0:
-            raise ConfigError(f"floor must be at least 0, not {self.floor}.")
 
     def needs(self) -> tuple[str, ...]:
         """Read the knowledge called ``source``."""

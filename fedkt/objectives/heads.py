@@ -10,16 +10,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from fedkt.errors import ConfigError
+from fedkt.options import checked
 
 PREFIX = "heads"
 
 
+@checked
 @dataclass(frozen=True)
 class Head:
     """A multi-layer perceptron with ReLU between its layers.
@@ -40,18 +43,14 @@ class Head:
     """
 
     name: str
-    layers: tuple[int, ...]
+    layers: tuple[Annotated[int, Ge(-1)], ...]
     norm: bool = False
     inputs: Literal["features", "classes", "pair"] = "features"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
-        if not self.layers or min(self.layers) < -1:
-            raise ConfigError(f"Head {self.name}: layers must be widths from -1, at least one.")
-        if self.inputs not in ("features", "classes", "pair"):
-            raise ConfigError(
-                f"Head {self.name}: inputs must be features, classes or pair, not {self.inputs!r}."
-            )
+        if not self.layers:
+            raise ConfigError(f"Head {self.name} needs at least one layer.")
 
     def build(self, features: int, classes: int) -> nn.Module:
         """Return its parameters, drawn from torch's global generator.

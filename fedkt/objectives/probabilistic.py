@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedkt.errors import ConfigError, KnowledgeError
+from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Knowledge
 from fedkt.objectives.base import Batch, Outputs, weighted_mean
 from fedkt.objectives.heads import Head, apply_head
+from fedkt.options import Factor
 from fedkt.registry import register
 
 SMALLEST = 1e-6  # softplus becomes exactly 0 below about -100, and the logarithm of 0 is infinite
@@ -59,21 +60,15 @@ class Probabilistic:
 
     Raises
     ------
-    ConfigError
-        For a negative factor.
     KnowledgeError
         On a batch without labels or a model without features.
     """
 
-    length: float = 0.01
-    excess: float = 0.001
+    length: Factor = 0.01
+    excess: Factor = 0.001
     part: ClassVar[str] = "objectives"
     name: ClassVar[str] = "probabilistic"
     needs_features: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if min(self.length, self.excess) < 0:
-            raise ConfigError("probabilistic: length and excess must be at least 0.")
 
     @staticmethod
     def heads() -> list[Head]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedkt.knowledge import Knowledge
 from fedkt.objectives.base import Batch, Outputs
+from fedkt.options import Factor
 from fedkt.registry import register
 
 
@@ -29,7 +30,7 @@ class Proximal:
         The share that holds the weights to stay close to.
     """
 
-    mu: float = 0.01
+    mu: Factor = 0.01
     source: str = "weights"
     part: ClassVar[str] = "objectives"
     name: ClassVar[str] = "proximal"

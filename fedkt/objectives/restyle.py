@@ -9,8 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedkt.errors import ConfigError, KnowledgeError
+from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Knowledge
+from fedkt.options import Fraction
 from fedkt.registry import register
 
 # Below the standard deviation of an image in which one of 100 × 100 bytes differs by 1. A channel
@@ -78,20 +79,14 @@ class Restyle:
 
     Raises
     ------
-    ConfigError
-        If the probability lies elsewhere.
     KnowledgeError
         If the inputs are no images ``[B, C, H, W]`` of the bank's channels.
     """
 
     source: str = "styles"
-    probability: float = 0.5
+    probability: Fraction = 0.5
     part: ClassVar[str] = "transforms"
     name: ClassVar[str] = "restyle"
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.probability <= 1:
-            raise ConfigError(f"restyle: probability must lie in [0, 1], not {self.probability}.")
 
     def needs(self) -> tuple[str, ...]:
         """Read the bank of styles."""

@@ -155,7 +155,7 @@ def test_the_disentangler_needs_labels(outputs) -> None:
 
 @pytest.mark.parametrize("factors", [(-0.1, 0, 0), (0, math.nan, 0), (0, 0, math.inf)])
 def test_factors_are_checked(factors) -> None:
-    with pytest.raises(ConfigError, match="factors must be at least 0"):
+    with pytest.raises(ConfigError, match=r"must be a finite number of at least 0"):
         Disentangler(*factors)
 
 

@@ -86,5 +86,5 @@ def test_other_inputs_are_refused(shape) -> None:
 
 @pytest.mark.parametrize("probability", [-0.1, 1.5])
 def test_probability_is_checked(probability) -> None:
-    with pytest.raises(ConfigError, match=r"must lie in \[0, 1\]"):
+    with pytest.raises(ConfigError, match=r"must be .* in \[0, 1\]"):
         Restyle(probability=probability)

@@ -37,7 +37,7 @@ def test_how_many_styles() -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: Styles("mean"), "overall or single, not 'mean'"),
+        (lambda: Styles("mean"), "one of overall, single, not 'mean'"),
         (lambda: Styles("single", 0), "at least 1, not 0"),
         (lambda: Recipe(share=[Weights(), Validation()]), r"begin with Load\('weights'\)"),
     ],

@@ -197,9 +197,9 @@ def test_a_root_needs_labels(labels: Any) -> None:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"choice": "blind"}, "trust must be .*root, not 'blind'"),
+        ({"choice": "blind"}, "choice must be one of .*root, not 'blind'"),
         ({"history": 1.0}, "history"),
-        ({"root": 0}, "root must be at least 1"),
+        ({"root": 0}, "root must be .* at least 1"),
     ],
 )
 def test_bad_rules(wrong: dict[str, Any], says: str) -> None:

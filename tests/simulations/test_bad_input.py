@@ -95,7 +95,7 @@ def refused(here: Path, fedkt: Any) -> Callable[..., str]:
         ("--strategy", "knfu(beta=1", ["knfu(beta=1", "name(key=value"]),
         ("--strategy", "knfu(beta=much)", ["strategy.beta", "'much'", "number"]),
         ("--strategy", "knfu(local_epochs=1.5)", ["strategy.local_epochs", "1.5", "integer"]),
-        ("--strategy", "knfu(beta=-1)", ["knfu", "beta ≥ 0"]),
+        ("--strategy", "knfu(beta=-1)", ["knfu: beta must be", "at least 0", "not -1"]),
         ("--strategy", "knfu(beta=nan)", ["strategy.beta", "finite"]),
         ("--strategy", "knfu(divergence=kk)", ["divergence", "'kk'", "'kl'"]),
         ("--strategy", "mine.py:Stranger", ["mine.py:Stranger", "not a KnowledgeStrategy"]),

@@ -129,7 +129,7 @@ def test_a_wrong_number_of_styles_is_dropped(world, with_options) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"styles": "vgg"}, "overall or single"),
+        ({"styles": "vgg"}, "one of overall, single"),
         ({"images": 0}, "at least 1"),
         ({"probability": 2}, r"\[0, 1\]"),
     ],

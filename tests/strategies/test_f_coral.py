@@ -31,8 +31,8 @@ def test_recipe() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"strength": -0.1}, "strength must be at least 0"),
-        ({"target_batch": 1}, "target_batch must be at least 2, not 1"),
+        ({"strength": -0.1}, "strength must be .* at least 0"),
+        ({"target_batch": 1}, "target_batch must be .* at least 2, not 1"),
     ],
 )
 def test_bad_options(options, said) -> None:

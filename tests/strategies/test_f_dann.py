@@ -65,7 +65,7 @@ def test_recipe() -> None:
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"gamma": -1.0}, "gamma must be at least 0"), ({"target_batch": 0}, "at least 2, not 0")],
+    [({"gamma": -1.0}, "gamma must be .* at least 0"), ({"target_batch": 0}, "at least 2, not 0")],
 )
 def test_bad_options(options, said) -> None:
     with pytest.raises(ConfigError, match=said):

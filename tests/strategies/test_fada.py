@@ -99,14 +99,14 @@ def test_recipe() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"adversarial": -1}, "adversarial and disentangling"),
-        ({"disentangling": float("nan")}, "adversarial and disentangling"),
+        ({"adversarial": -1}, "adversarial must be .* at least 0"),
+        ({"disentangling": float("nan")}, "disentangling must be .* at least 0"),
         ({"target_samples": -1}, "target_samples must be"),
-        ({"beside": 0}, "batch_size must be"),
-        ({"hidden": 0}, "hidden of at least 1"),
-        ({"temperature": 0.0}, "temperature above 0"),
-        ({"information": -0.1}, "factors must be at least 0"),
-        ({"local_epochs": -1}, "epochs must be at least 0"),
+        ({"beside": 0}, "beside must be"),
+        ({"hidden": 0}, "hidden must be .* at least 1"),
+        ({"temperature": 0.0}, "temperature must be .* above 0"),
+        ({"information": -0.1}, "information must be .* at least 0"),
+        ({"local_epochs": -1}, "epochs must be .* at least 0"),
     ],
 )
 def test_options_are_checked(options, said) -> None:

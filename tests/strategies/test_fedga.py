@@ -180,7 +180,10 @@ def test_recipe() -> None:
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"metric": "f1"}, "loss or accuracy, not 'f1'"), ({"strength": 1.5}, r"\[0, 1\], not 1.5")],
+    [
+        ({"metric": "f1"}, "one of loss, accuracy, not 'f1'"),
+        ({"strength": 1.5}, r"\[0, 1\], not 1.5"),
+    ],
 )
 def test_options_are_checked(options, said) -> None:
     with pytest.raises(ConfigError, match=said):

@@ -236,12 +236,12 @@ def test_moments() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"gamma": -1}, "gamma must be at least 0"),
-        ({"target_samples": 1}, "target_samples must be at least 2"),
-        ({"target_batch": 1}, "target_batch must be at least 2"),
-        ({"voting_samples": -1}, "voting_samples must be at least 0"),
-        ({"quorum": 1.5}, r"quorum must lie in \[0, 1\]"),
-        ({"workspace": "images"}, "workspace must be features, fourier, gaussian"),
+        ({"gamma": -1}, "gamma must be .* at least 0"),
+        ({"target_samples": 1}, "target_samples must be .* at least 2"),
+        ({"target_batch": 1}, "target_batch must be .* at least 2"),
+        ({"voting_samples": -1}, "voting_samples must be .* at least 0"),
+        ({"quorum": 1.5}, r"quorum must be .* in \[0, 1\]"),
+        ({"workspace": "images"}, "workspace must be one of features, fourier, gaussian"),
     ],
 )
 def test_bad_options_are_one_line(options, said) -> None:

@@ -51,11 +51,11 @@ def test_forms_and_losses(options, divergence) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"form": "labels"}, "form must be logits or probabilities, not 'labels'"),
+        ({"form": "labels"}, "form must be one of logits, probabilities, not 'labels'"),
         ({"form": "probabilities", "loss": "mae"}, "loss 'mae' does not fit form 'probabilities'"),
         ({"form": "probabilities", "loss": "mse"}, "'mse' does not fit"),
-        ({"loss": "hinge"}, "loss 'hinge' does not fit"),
-        ({"temperature": 0}, "temperature must be above 0"),
+        ({"loss": "hinge"}, "loss must be one of mae, mse, kl or None, not 'hinge'"),
+        ({"temperature": 0}, "temperature must be .* above 0"),
     ],
 )
 def test_options_are_checked(options, message: str) -> None:

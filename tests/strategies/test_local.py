@@ -12,5 +12,5 @@ def test_times_multiplies_the_budget_and_nothing_else() -> None:
 
 
 def test_a_budget_of_nothing_is_refused() -> None:
-    with pytest.raises(ConfigError, match="times must be at least 1, not 0"):
+    with pytest.raises(ConfigError, match=r"times must be .* at least 1, not 0"):
         Local(times=0)
