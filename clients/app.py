@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from logging import DEBUG
-from typing import Literal, cast
-from weakref import WeakKeyDictionary
+from typing import Literal
 
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.logger import log
 from torch import Tensor
 
 from fedkt.clients import together
 from fedkt.clients.client import Client
-from fedkt.clients.phases import refuses
+from fedkt.clients.greeting import hello
 from fedkt.clients.readouts import Settled, unsettled
 from fedkt.clients.state import MemoryStore, StateStore
-from fedkt.clients.turn import Turn, read_recipe
-from fedkt.data.samples import Samples
+from fedkt.clients.turn import Turn
 from fedkt.errors import ConfigError
 
 CohortOf = Callable[[Context], int | None]
@@ -72,8 +69,8 @@ def client_app(
     app.connect, app.cohort_of = connect, cohort_of
 
     @app.query()
-    def hello(message: Message, context: Context) -> Message:
-        return _guarded(lambda: _hello(connect(context), message), message)
+    def greet(message: Message, context: Context) -> Message:
+        return _guarded(lambda: hello(connect(context), message), message)
 
     @app.train()
     def learn(message: Message, context: Context) -> Message:
@@ -133,24 +130,6 @@ def predict(
     return settled.readout(client.learner, client.data.log_prior)(x, logits)
 
 
-def _hello(client: Client, message: Message) -> RecordDict:
-    recipe = read_recipe(str(cast(ConfigRecord, message.content["config"])["recipe"]))
-    public = client.data.public
-    about = ConfigRecord({
-        "client": client.id,
-        "architecture": client.learner.architecture,
-        "num-classes": client.learner.num_classes,
-        "public-size": 0 if public is None else len(public),
-        "public-digest": "none" if public is None else _digest(public),
-    })  # fmt: skip
-    if recipe.needs_images:
-        about["input-shape"] = list(client.data.input_shape)
-    refusal = client.learner.refuses(recipe) or refuses(recipe, client.data)
-    if refusal:
-        about["refusal"] = refusal
-    return RecordDict({"config": about})
-
-
 def _guarded(handle: Callable[[], RecordDict], message: Message) -> Message:
     """Turn an exception into an error reply with a one-line reason."""
     try:
@@ -158,13 +137,3 @@ def _guarded(handle: Callable[[], RecordDict], message: Message) -> Message:
     except Exception as error:
         log(DEBUG, "client failed", exc_info=error)
         return together.error_reply(error, message)
-
-
-_digests: WeakKeyDictionary[Samples, str] = WeakKeyDictionary()
-
-
-def _digest(samples: Samples) -> str:
-    if samples not in _digests:
-        content = samples.x.contiguous().numpy().tobytes()
-        _digests[samples] = hashlib.sha256(content).hexdigest()[:16]
-    return _digests[samples]

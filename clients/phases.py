@@ -26,6 +26,8 @@ def refuses(recipe: Recipe, data: ClientData) -> str | None:
     if recipe.needs_images and len(data.input_shape) != 3:
         shape = list(data.input_shape)
         return f"the recipe shares styles of images (C, H, W) and its samples have shape {shape}"
+    if recipe.needs_public and data.public is None:
+        return "the recipe needs a public set and it holds none"
     return None
 
 

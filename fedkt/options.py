@@ -105,10 +105,13 @@ def _allowed(hint: Any) -> Allowed | None:
         return words, lambda value: any(value == a and type(value) is type(a) for a in inner)
     if origin in (Union, types.UnionType):
         parts = [_allowed(a) for a in inner if a is not type(None)]
-        if len(parts) != 1 or parts[0] is None:
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
             return None
-        words, fits = parts[0]
-        return f"{words} or None", lambda value: value is None or fits(value)
+        if len(parts) < len(inner):
+            known.append(("None", lambda value: value is None))
+        words = " or ".join(said for said, _ in known)
+        return words, lambda value: any(fits(value) for _, fits in known)
     if origin is tuple and inner[1:] == (...,):
         each = _allowed(inner[0])
         if each is None:

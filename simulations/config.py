@@ -88,11 +88,24 @@ class RunSection(Section):
     )
     checkpoint_every: Whole = Field(1, ge=1, description="rounds; the last one has one as well")
     participation: float = Field(1.0, gt=0, le=1)
+    quorum: Literal["strict", "majority"] | Whole = Field(
+        "strict", description="how many clients must fit for a run to start; strict: all"
+    )
     codec: str = "none"
     timeout: float = Field(3600.0, gt=0, description="seconds a phase may take")
     personalised: Literal["split", "matched"] = "split"
     oracle: bool = Field(False, description="also report the best test round, named so")
     group_effect: bool = Field(False, description="measure models before the fusion as well")
+
+    @field_validator("quorum", mode="before")
+    @classmethod
+    def _some_quorum(cls, value: Any) -> Any:
+        from fedkt.strategies import ServerOptions
+
+        try:
+            return ServerOptions(quorum=value).quorum
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("ServerOptions: ", "run.")) from error
 
 
 class VerdictSection(Section):

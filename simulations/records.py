@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,8 @@ class Recorder:
 
     def round_finished(self, report: RoundReport, strategy: KnowledgeStrategy) -> None:
         """Write the round, then its checkpoint: lines after the last checkpoint are redone."""
+        if self.label_counts:  # lists over clients have a place for those that are left out, too
+            report = replace(report, clients=tuple(range(len(self.label_counts))))
         alone = self._alone.get(report.round)
         row = round_row(report, alone, self.liars, self.label_counts)
         with (self._folder / "rounds.jsonl").open("a", encoding="utf-8") as file:

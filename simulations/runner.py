@@ -86,6 +86,7 @@ class Plan:
             participation=run.participation,
             clients=self.federation.num_clients,
             codec=run.codec,
+            quorum=run.quorum,
             public_labels=None if public_y is None else torch.tensor(public_y, dtype=torch.int64),
             server_model=server_model(strategy, self.experiment, self.federation, self.population),
             group_effect=run.group_effect,

@@ -50,6 +50,7 @@ class Exchange:
         self.report = RoundReport(0, ())
         self.latest = Fused()
         self._roster: Roster | None = None
+        self._notes: list[str] = []  # of the greeting, for the next round's report
         self._version = 0  # the round in which `latest` was fused; 0 is before the first
         self._held: dict[int, dict[str, int]] = {}  # client -> share name -> version
         self._sent: dict[int, tuple[str, ...]] = {}  # what each client was sent this phase
@@ -105,6 +106,7 @@ class Exchange:
         """
         if self._roster is None:
             self._roster = meet(grid, self.recipe, self.title, self.options, timeout)
+            self._notes = [f"left out of the run: {one}" for one in self._roster.left_out]
             if self.recipe.needs_one_architecture and self._version == 0:
                 if not len(arrays):
                     raise ConfigError(f"{self.title} exchanges weights and needs initial_arrays.")
@@ -124,7 +126,8 @@ class Exchange:
 
     def begin(self, server_round: int) -> None:
         """Start a round: a new report, and the clients drawn for it."""
-        self.report = RoundReport(server_round, self.roster.clients)
+        self.report = RoundReport(server_round, self.roster.clients, notes=self._notes)
+        self._notes = []
         if self._version:  # what was there before the first round may be for its start
             self.latest = self._kept()
         self.report.participants = self._draw(server_round)

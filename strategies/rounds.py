@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from torch import Tensor
 
-from fedkt.options import Count, Factor, PositiveFraction, checked
+from fedkt.options import AtLeastOne, Count, Factor, PositiveFraction, checked
 from fedkt.server_model import ServerModel
 
 if TYPE_CHECKING:
     from fedkt.strategies.base import KnowledgeStrategy
+
+Quorum = Literal["strict", "majority"] | AtLeastOne
 
 
 @checked
@@ -33,6 +35,10 @@ class ServerOptions:
         Codecs for both directions, joined by ``+``; ``"none"`` sends float32.
     wait : float
         Seconds to wait for the clients to come.
+    quorum : {"strict", "majority"} or int
+        How many clients must have come, answered the greeting and fit for a run to start; it
+        starts without the others. ``strict``: all. ``majority``: more than half of ``clients``,
+        or of those that came if they are more. A number: so many.
     public_labels : Tensor, optional
         int64 ``[M]``: the labels of the public samples by id, -1 where the server does not
         know one. A simulation gives those of its public set; a deployed server that has
@@ -53,11 +59,18 @@ class ServerOptions:
     clients: Count = 0
     codec: str = "none"
     wait: Factor = 120.0
+    quorum: Quorum = "majority"
     # Tensors have no single truth value to compare by, and are too long for a log line.
     public_labels: Tensor | None = field(default=None, compare=False, repr=False)
     server_model: ServerModel | None = field(default=None, compare=False, repr=False)
     group_effect: bool = False
     schedule_rounds: Count = 0
+
+    def needed(self, expected: int) -> int:
+        """Return how many of the clients that are expected a run needs."""
+        if self.quorum == "strict":
+            return expected
+        return expected // 2 + 1 if self.quorum == "majority" else self.quorum
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,8 @@ def load_domains(references: Sequence[str], spec: FederationSpec, target: int | 
     Raises
     ------
     ConfigError
-        If one cannot be loaded or converted, two have one name, or class names differ.
+        If one cannot be loaded or converted, two have one name, or names of classes or columns
+        differ.
     """
     if spec.input_shape:
         check_input_shape(spec.input_shape)
@@ -113,6 +114,8 @@ def load_domains(references: Sequence[str], spec: FederationSpec, target: int | 
         raise ConfigError(f"Two domains are called {twice!r}; each must be a data set of its own.")
     shape = spec.input_shape or loaded[0].input_shape
     fitted = tuple(fit_input(dataset, shape) for dataset in loaded)
+    for dataset in fitted[1:]:
+        check_columns(dataset, fitted[0])
     return Domains(fitted, _common_classes(fitted), target)
 
 
@@ -153,7 +156,7 @@ def joined(domains: Domains, how: str | None, held_out: Ints) -> tuple[Dataset, 
     name = " + ".join(domains.names)
     joint = Dataset(
         name, x_train, domains.y_train, x_test, domains.y_test, domains.classes,
-        layout=parts[0].layout,
+        layout=parts[0].layout, columns=parts[0].columns,
     )  # fmt: skip
     return joint, tuple(notes)
 
@@ -187,6 +190,24 @@ def _common_classes(datasets: Sequence[Dataset]) -> tuple[str, ...]:
                 "all domains must have the same class names."
             )
     return longest.classes
+
+
+def check_columns(one: Dataset, other: Dataset) -> None:
+    """Check that two tables have the same columns in the same order, where both name them.
+
+    Raises
+    ------
+    ConfigError
+        Naming the first that differs.
+    """
+    if not (one.columns and other.columns):
+        return
+    for place, (own, others) in enumerate(zip(one.columns, other.columns, strict=True)):
+        if own != others:
+            raise ConfigError(
+                f"Column {place} is {own!r} in {one.name} and {others!r} in {other.name}; tables "
+                "that go together must have the same columns in the same order."
+            )
 
 
 def _numbered(sizes: Sequence[int]) -> Ints:

@@ -88,6 +88,7 @@ def build_federation(spec: FederationSpec) -> Federation:
         test_domain=test_domain if spec.domains else None,
         target="" if target is None else domains.names[target],
         transductive=spec.transductive,
+        columns=dataset.columns,
         notes=(*said, *notes, *public.notes, *([TRANSDUCTIVE] if spec.transductive else [])),
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fedkt.data.domains import Domains, domain_seed
+from fedkt.data.domains import Domains, check_columns, domain_seed
 from fedkt.data.inputs import fit_input, prepared
 from fedkt.data.scaling import model_inputs, scaled
 from fedkt.data.sources import Dataset
@@ -162,6 +162,7 @@ def _other_public_set(dataset: Dataset, spec: FederationSpec) -> Public:
             f"{dataset.name} of {list(dataset.input_shape)}; the shapes must agree, or input_shape "
             "must say what images are brought to."
         )
+    check_columns(other, dataset)
     there = len(other.y_train)
     if spec.public_samples > there:
         raise ConfigError(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from fedkt.errors import KnowledgeError
+from fedkt.errors import ConfigError, KnowledgeError
 from fedkt.priors import empirical_bayes_prior
 
 
@@ -124,6 +125,20 @@ class ClientData:
         where a simulation knows it.
     domain_test : Samples, optional
         The common test samples of the client's own domain, in a federation of domains.
+    classes : tuple[str, ...]
+        The class names, in the order of the labels; by default ``"0"``, ``"1"``, ... Clients
+        whose names or whose order differ do not run together.
+    columns : Mapping[str, str]
+        Of a table the columns in order, each name with its dtype; compared like the classes.
+    preprocessing : Mapping[str, str]
+        What was done to the inputs before they came here, by column or step: encoders and
+        scalers with their parameters, e.g. ``{"age": "mean 54.2, deviation 9.1"}``. Clients that
+        exchange weights must have done the same.
+
+    Raises
+    ------
+    ConfigError
+        If there is not one class name for each class.
     """
 
     train: Samples
@@ -135,6 +150,15 @@ class ClientData:
     input_shape: tuple[int, ...]
     class_shares: Tensor | None = None
     domain_test: Samples | None = None
+    classes: tuple[str, ...] = ()
+    columns: Mapping[str, str] = field(default_factory=dict)
+    preprocessing: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = tuple(self.classes) or tuple(str(k) for k in range(self.num_classes))
+        if len(names) != self.num_classes:
+            raise ConfigError(f"{len(names)} class names for {self.num_classes} classes.")
+        object.__setattr__(self, "classes", names)
 
     @property
     def matched_test(self) -> Samples | None:

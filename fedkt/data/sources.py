@@ -1,7 +1,8 @@
 """Where data come from: registered functions, ``.npz`` files, the Hugging Face hub.
 
 A file ``NAME.npz`` holds the arrays ``x_train``, ``y_train``, ``x_test``, ``y_test`` and, if
-known, the class names ``classes``. Images are uint8 or float ``[N, H, W]`` or
+known, the class names ``classes`` and, of a table, those of its columns ``columns`` (or
+``features``). Images are uint8 or float ``[N, H, W]`` or
 ``[N, H, W, 3]``, feature vectors uint8 or float ``[N, d]``, series ``[N, T, C]`` or ``[N, T]``
 where that is said (``layout``), labels integers from 0. A set
 that holds several domains says which row is of which in ``domain_train`` and ``domain_test``
@@ -28,6 +29,7 @@ from fedkt.rng import numpy_rng
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 COLUMNS = ("domain", "client")  # what a domain column is called, the first found counts
+NAMED_COLUMNS = ("columns", "features")  # what the names of a table's columns are called, likewise
 # For data without an official split; the same for every run, whatever its seed.
 HOLD_OUT_SEED = 0
 HOLD_OUT_FRACTION = 0.2
@@ -61,6 +63,8 @@ class Dataset:
     layout : {"", "image", "series", "vector"}
         What the axes mean. Empty: two axes are vectors, three or four are images. Vectors of
         more axes are flattened.
+    columns : tuple[str, ...]
+        The names of the columns of vectors, in order; dropped where samples are none.
 
     Raises
     ------
@@ -78,6 +82,7 @@ class Dataset:
     domain_test: Array | None = None
     domain_names: tuple[str, ...] = ()
     layout: str = ""
+    columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.layout not in ("", *LAYOUTS):
@@ -102,6 +107,7 @@ class Dataset:
                 f"{self.x_test.dtype}; they must agree."
             )
         object.__setattr__(self, "classes", self._checked_classes())
+        object.__setattr__(self, "columns", self._checked_columns())
 
     @property
     def num_classes(self) -> int:
@@ -131,6 +137,16 @@ class Dataset:
         if len(found) < 2:
             raise ConfigError(f"{self.name}: all labels are equal; at least 2 classes are needed.")
         return found
+
+    def _checked_columns(self) -> tuple[str, ...]:
+        names = tuple(str(c) for c in self.columns) if self.layout == "vector" else ()
+        width = self.x_train.shape[-1]
+        if names and len(names) != width:
+            raise ConfigError(
+                f"{self.name}: columns has {len(names)} names and vectors have {width} columns; "
+                "each needs one."
+            )
+        return names
 
 
 def load_dataset(
@@ -220,6 +236,8 @@ def load_npz(file: Path, name: str, layout: str = "") -> Dataset:
             arrays: dict[str, Any] = {key: archive[key] for key in ARRAYS}
             if "classes" in archive:
                 arrays["classes"] = tuple(str(c) for c in np.atleast_1d(archive["classes"]))
+            named = [archive[key] for key in NAMED_COLUMNS if key in archive]
+            arrays["columns"] = next((tuple(n.tolist()) for n in named if n.dtype.kind == "U"), ())
             arrays |= _domain_column(archive)
     except ConfigError:
         raise

@@ -74,6 +74,8 @@ class Federation:
         Whether the common test samples are the public ones.
     notes : tuple[str, ...]
         What a reader of the results should know.
+    columns : tuple[str, ...]
+        The names of a table's columns; empty where they have none.
     token : str
         Names the content within this process; the fingerprint by default.
     """
@@ -97,6 +99,7 @@ class Federation:
     target: str = ""
     transductive: bool = False
     notes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
     token: str = ""
 
     def __post_init__(self) -> None:
@@ -134,6 +137,8 @@ class Federation:
             input_shape=self.input_shape,
             class_shares=None if self.class_shares is None else torch.tensor(self.class_shares[i]),
             domain_test=None if self.client_domain is None else self._cached(self.domain_of(i)),
+            classes=self.classes,
+            columns=dict.fromkeys(self.columns, str(self.pool_x.dtype)),
         )
 
     def domain_of(self, i: int) -> int:
@@ -216,8 +221,8 @@ class Federation:
                 raise ConfigError(f"{folder} was saved by another version of fedkt.")
             held = (*ARRAYS, *header.pop("optional"))
             arrays = {key: _open(folder / f"{key}.npy") for key in held}
-            for key in ("classes", "input_shape", "domains", "notes"):
-                header[key] = tuple(header[key])
+            for key in ("classes", "input_shape", "domains", "notes", "columns"):
+                header[key] = tuple(header.get(key, ()))
             return cls(**{"public_y": None, **arrays, **header})
         except ConfigError:
             raise
@@ -240,6 +245,7 @@ class Federation:
             "target": self.target,
             "transductive": self.transductive,
             "notes": list(self.notes),
+            **({"columns": list(self.columns)} if self.columns else {}),
         }
 
     def _rows_of(self, client: int, part: int) -> Ints:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fedkt.data import Dataset, FederationSpec, build_federation, load_dataset
+from fedkt.data import Dataset, Federation, FederationSpec, build_federation, load_dataset
 from fedkt.data.columns import column_of, expand, load_domain
 from fedkt.data.features import damped, with_features
 from fedkt.errors import ConfigError
@@ -266,3 +267,69 @@ def test_natural_federations(name: str, domains: int, target: str, features: str
 def test_counts_of_different_descriptors_are_refused() -> None:
     names = ("office_caltech/dslr_googlenet", "office_caltech/webcam_surf")
     assert "cannot be brought to [1024]" in refusal(SHARED, *names)
+
+
+# --- names of columns ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["columns", "features"])
+def test_a_client_knows_the_names_and_dtypes_of_its_columns(tmp_path: Path, key: str) -> None:
+    write(tmp_path, **{key: np.array(["age", "sex", "bp", "chol"]), "classes": np.array([*"abc"])})
+    data = build_federation(
+        FederationSpec(domains=("set/*",), data_dir=str(tmp_path), clients=3)
+    ).client(1)
+    assert data.columns == dict.fromkeys(["age", "sex", "bp", "chol"], "float32")
+    assert data.classes == ("a", "b", "c")
+
+
+def test_the_names_of_columns_survive_a_federations_files(tmp_path: Path) -> None:
+    write(tmp_path, columns=np.array(["age", "sex", "bp", "chol"]))
+    spec = FederationSpec(dataset="set", data_dir=str(tmp_path), clients=3)
+    before = build_federation(spec)
+    before.save(tmp_path / "kept")
+    after = Federation.load(tmp_path / "kept")
+    assert after.columns == before.columns == ("age", "sex", "bp", "chol")
+    write(tmp_path, columns=np.array(["sex", "age", "bp", "chol"]))
+    assert build_federation(spec).fingerprint() != before.fingerprint()
+
+
+def test_columns_need_a_name_each(tmp_path: Path) -> None:
+    write(tmp_path, columns=np.array(["age", "sex"]))
+    with pytest.raises(ConfigError, match="columns has 2 names and vectors have 4 columns"):
+        load_dataset("set", tmp_path)
+
+
+def test_an_array_of_numbers_names_no_columns(tmp_path: Path) -> None:
+    write(tmp_path, features=np.zeros((90, 7)))
+    assert load_dataset("set", tmp_path).columns == ()
+
+
+def test_tables_with_other_columns_do_not_go_together(tmp_path: Path) -> None:
+    one, other = np.array(["age", "sex", "bp", "chol"]), np.array(["sex", "age", "bp", "chol"])
+    plain = {"client_train": None, "client_test": None, "client_names": None}
+    for name, columns in (("here", one), ("there", other), ("unnamed", None), ("alike", one)):
+        write(tmp_path, name, columns=columns, **plain)
+    words = "Column 0 is 'sex' in there and 'age' in here; tables that go together must have"
+    assert words in refusal(tmp_path, "here", "there")
+    spec = FederationSpec(dataset="here", public_dataset="there", data_dir=str(tmp_path), clients=3)
+    with pytest.raises(ConfigError, match="Column 0 is 'sex' in there"):
+        build_federation(spec)
+    with pytest.raises(ConfigError, match="public_dataset alike are also test samples"):
+        build_federation(replace(spec, public_dataset="alike"))
+
+
+def test_class_names_of_a_client_are_one_for_each_class() -> None:
+    data = build_federation(FederationSpec(clients=3)).client(0)
+    assert replace(data, classes=()).classes == tuple("0123456789")
+    with pytest.raises(ConfigError, match="2 class names for 10 classes"):
+        replace(data, classes=("benign", "malignant"))
+
+
+@needs_files
+def test_the_columns_of_four_hospitals() -> None:
+    spec = FederationSpec(
+        domains=("heart4/*",), features="standardise", data_dir=str(SHARED), clients=4
+    )
+    tables = [[*build_federation(spec).client(i).columns] for i in range(4)]
+    assert tables[0][:2] == ["age", "sex"]
+    assert all(table == tables[0] and len(table) == 13 for table in tables)

@@ -142,7 +142,7 @@ def test_text_switches_and_choices(part: Any) -> None:
         elif hint is str:
             wrong = (1, None, ["a"])
         elif "Literal" in str(hint):
-            wrong = ("nonsense", 1, math.nan, ["a"])
+            wrong = ("nonsense", 0, math.nan, ["a"])
         else:
             continue
         for value in wrong:

@@ -105,7 +105,7 @@ def with_options(federation: Federation) -> Callable[..., KnowledgeStrategy]:
             assert public is not None
             server = LearnerServerModel(learner, public.x, strategy.recipe(), 3)
             options.setdefault("server_model", server)
-        strategy.options = replace(ServerOptions(seed=3, clients=4), **options)
+        strategy.options = replace(ServerOptions(seed=3, clients=4, quorum="strict"), **options)
         return strategy
 
     return give

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -12,7 +14,9 @@ from flwr.clientapp import ClientApp
 from fedkt.clients import SklearnLearner, TorchLearner
 from fedkt.data import Samples
 from fedkt.errors import ConfigError, RunFailedError
+from fedkt.greeting import Facts
 from fedkt.simulations.grid import InProcessGrid
+from fedkt.strategies import ServerOptions
 from fedkt.strategies.fedavg import FedAvg
 from fedkt.strategies.fedmd import FedMD
 from fedkt.strategies.fedprox import FedProx
@@ -34,8 +38,9 @@ def test_two_architectures_cannot_exchange_weights(world, with_options, strategy
     with pytest.raises(ConfigError) as caught:
         run.start(with_options(strategy), 1)
     message = str(caught.value)
-    assert message.startswith(f"{strategy.title} exchanges weights and needs one architecture")
-    assert "linear, mlp" in message
+    assert message.startswith(f"{strategy.title} cannot run on client 1: architecture is 'mlp#")
+    assert "where the others have 'linear#" in message
+    assert "the method needs one architecture" in message
 
 
 def test_two_architectures_can_exchange_knowledge(world, with_options) -> None:
@@ -68,9 +73,9 @@ def no_public(client):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (other_public, "do not hold the same public set"),
-        (no_public, "needs a public set and a client has none"),
-        (lambda c: replace(c, id=0), "Two nodes say they are client 0"),
+        (other_public, "client 3: public-digest is '.{16}' where the others have '.{16}'"),
+        (no_public, "client 3: the recipe needs a public set and it holds none"),
+        (lambda c: replace(c, id=0), "node 5: it says it is client 0, as node 2 does"),
     ],
 )
 def test_clients_that_do_not_fit_together(world, with_options, change, message: str) -> None:
@@ -84,7 +89,7 @@ def test_a_shuffled_public_set_is_another_one(world, with_options) -> None:
         back = Samples(public.x.flip(0), public.y.flip(0), public.ids)
         return replace(client, data=replace(client.data, public=back))
 
-    with pytest.raises(ConfigError, match="do not hold the same public set"):
+    with pytest.raises(ConfigError, match=r"client 0: public-digest is .* needs one public set"):
         world(adapt=only(0, shuffled)).start(with_options(FedMD(**QUICK)), 1)
 
 
@@ -102,8 +107,116 @@ def test_class_counts_must_agree(world, with_options) -> None:
 
         return replace(client, learner=TorchLearner(build, 7, "linear"))
 
-    with pytest.raises(ConfigError, match="same number of classes"):
+    with pytest.raises(ConfigError, match="client 1: num-classes is 7 where the others have 10"):
         world(adapt=only(1, fewer)).start(with_options(KnFu(**QUICK)), 1)
+
+
+def schema(**facts: object):
+    def change(client):
+        return replace(client, data=replace(client.data, **facts))
+
+    return change
+
+
+def swapped(client):
+    names = (*map(str, range(10)),)
+    return schema(classes=(names[1], names[0], *names[2:]))(client)
+
+
+def turned(client):
+    return schema(input_shape=(8, 8, 1))(client)
+
+
+TABLE = {"age": "float32", "sex": "uint8"}
+OTHER_TABLES = [
+    {"sex": "uint8", "age": "float32"},
+    {"age": "float64", "sex": "uint8"},
+    {"age": "float32"},
+    {"age": "float32", "gender": "uint8"},
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (swapped, r"classes\[0\] is '1' where the others have '0'|classes is \['1', '0'"),
+        (turned, r"input-shape is \[8, 8, 1\] where the others have \[1, 8, 8\]"),
+        *((schema(columns=table), r"columns is \[.*'\] where .* \[\]") for table in OTHER_TABLES),
+    ],
+)
+@pytest.mark.parametrize("strategy", [KnFu(**QUICK), Local(local_epochs=1), FedAvg(1)])
+def test_clients_with_another_schema_are_no_federation(
+    world, with_options, strategy, change, reason
+) -> None:
+    run = world(adapt=only(2, change))
+    with pytest.raises(ConfigError, match=rf"cannot run on client 2: ({reason})"):
+        run.start(with_options(deepcopy(strategy)), 1)
+    run.start(with_options(deepcopy(strategy), quorum=3), 1)
+    assert run.reports[0].clients == (0, 1, 3)
+    (note,) = run.reports[0].notes
+    assert re.match(rf"left out of the run: client 2: ({reason})", note)
+
+
+@pytest.mark.parametrize("table", OTHER_TABLES)
+def test_columns_are_compared_by_name_order_and_dtype(world, with_options, table) -> None:
+    def adapt(client, message):
+        return schema(columns=table if client.id == 1 else TABLE)(client)
+
+    with pytest.raises(ConfigError, match="local cannot run on client 1: columns is"):
+        world(adapt=adapt).start(with_options(Local(local_epochs=1)), 1)
+    same = world(adapt=lambda client, message: schema(columns=table)(client))
+    same.start(with_options(Local(local_epochs=1)), 1)
+
+
+def test_equal_preprocessing_is_for_methods_that_exchange_weights(world, with_options) -> None:
+    def adapt(client, message):
+        age = "mean 54.2, deviation 9.1" if client.id else "mean 50.0, deviation 9.1"
+        return schema(preprocessing={"age": age, "sex": "one-hot f, m"})(client)
+
+    reason = r"preprocessing.* is .*mean 50\.0.* where the others have .*mean 54\.2"
+    with pytest.raises(ConfigError, match=rf"fedavg cannot run on client 0: {reason}"):
+        world(adapt=adapt).start(with_options(FedAvg(1)), 1)
+    run = world(adapt=adapt)
+    run.start(with_options(KnFu(**QUICK)), 1)
+    assert run.reports[0].participants == [0, 1, 2, 3]
+
+
+def test_two_halves_that_differ_are_no_majority(world, with_options) -> None:
+    run = world(adapt=lambda client, message: swapped(client) if client.id % 2 else client)
+    with pytest.raises(ConfigError, match=r"client 1: classes.*; 2 of 4 clients are left and 3 "):
+        run.start(with_options(KnFu(**QUICK), quorum="majority"), 1)
+    run.start(with_options(KnFu(**QUICK), quorum=2), 1)
+    assert run.reports[0].clients == (0, 2)
+
+
+def test_a_few_that_differ_are_left_out_whoever_comes_first(world, with_options) -> None:
+    run = world(adapt=only(0, other_public))
+    run.start(with_options(KnFu(**QUICK), quorum="majority"), 1)
+    assert run.reports[0].clients == (1, 2, 3)
+
+
+def test_a_run_starts_without_those_that_do_not_come(world, with_options) -> None:
+    run = world()
+    run.start(with_options(Local(local_epochs=0), clients=7, wait=0.1, quorum="majority"), 1)
+    assert run.reports[0].clients == (0, 1, 2, 3)
+    for quorum in (5, "strict"):
+        with pytest.raises(RunFailedError, match=r"Only 4 of 7 clients came within 0\.1 s"):
+            world().start(with_options(Local(), clients=7, wait=0.1, quorum=quorum), 1)
+
+
+@pytest.mark.parametrize("quorum", [0, -1, True, 1.5, "most", None])
+def test_a_quorum_is_a_word_or_a_number(quorum) -> None:
+    words = "quorum must be one of strict, majority or a whole number of at least 1, not"
+    with pytest.raises(ConfigError, match=words):
+        ServerOptions(quorum=quorum)
+
+
+@pytest.mark.parametrize(
+    ("quorum", "of_4", "of_5"), [("strict", 4, 5), ("majority", 3, 3), (2, 2, 2)]
+)
+def test_how_many_a_run_needs(quorum, of_4: int, of_5: int) -> None:
+    options = ServerOptions(quorum=quorum)
+    assert (options.needed(4), options.needed(5)) == (of_4, of_5)
 
 
 def test_a_refusal_names_the_client_and_its_reason(world, with_options) -> None:
@@ -122,7 +235,7 @@ def test_a_client_that_fails_at_the_handshake(world, with_options) -> None:
     def broken(client):
         raise FileNotFoundError("no data folder")
 
-    with pytest.raises(RunFailedError, match="cannot take part: FileNotFoundError: no data folder"):
+    with pytest.raises(RunFailedError, match="run on node 3: FileNotFoundError: no data folder"):
         world(adapt=only(1, broken)).start(with_options(Local()), 1)
 
 
@@ -139,7 +252,7 @@ def test_a_client_that_does_not_answer_the_greeting(world, with_options) -> None
 
     grid = Silent(world().grid._app, 4)
     strategy = with_options(Local())
-    with pytest.raises(RunFailedError, match="1 of 4 clients did not answer"):
+    with pytest.raises(RunFailedError, match="local cannot run on node 2: no reply in time"):
         meet(grid, strategy.recipe(), "local", strategy.options, 1)
 
 
@@ -158,8 +271,8 @@ def test_a_foreign_client_app(with_options) -> None:
 
 
 def test_the_roster() -> None:
-    members = [Member(c, 100 - c, "m#1", 10, 5, "x") for c in (7, 2, 4)]
-    roster = Roster(members)
+    facts: Facts = {"num-classes": 10, "public-size": 5, "input-shape": (1, 8, 8)}
+    roster = Roster([Member(c, 100 - c, facts) for c in (7, 2, 4)])
     assert roster.clients == (2, 4, 7)
     assert list(roster) == [2, 4, 7]
     assert len(roster) == 3

@@ -1,0 +1,160 @@
+"""The greeting: the named facts that a client tells of itself, and which clients must agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import zip_longest
+
+from fedkt.errors import KnowledgeError
+from fedkt.recipe import Recipe
+from fedkt.text import foreign
+
+Value = str | int | tuple[str, ...] | tuple[int, ...]
+Facts = Mapping[str, Value]
+
+LARGEST_ID = 2**63 - 1
+MOST_CLASSES, MOST_SAMPLES = 10**6, 10**8  # beyond any data set, and what they size fits in memory
+WHOLE = 60  # characters up to which a list is shown whole; of a longer one its first difference
+SHOWN = 100  # characters of a value in a message
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A named fact of the greeting.
+
+    Parameters
+    ----------
+    read : callable
+        Returns the value of what arrived, lists as tuples; None if it is not of that type.
+    allowed : str
+        The type, for messages.
+    binds : callable
+        Whether the clients of a recipe must agree on it.
+    why : str
+        What such a recipe needs; empty if every recipe does.
+    """
+
+    read: Callable[[object], Value | None]
+    allowed: str
+    binds: Callable[[Recipe], bool] = lambda recipe: True
+    why: str = ""
+
+
+def text(value: object) -> str | None:
+    """Return a text; None if it is none."""
+    return value if isinstance(value, str) else None
+
+
+def texts(value: object) -> tuple[str, ...] | None:
+    """Return a list of texts; None if it is none."""
+    found = [v for v in value if isinstance(v, str)] if isinstance(value, list) else None
+    return tuple(found) if found == value and found is not None else None
+
+
+def number(value: object, least: int, most: int) -> int | None:
+    """Return a whole number within bounds; None if it is none. True is no number."""
+    return value if type(value) is int and least <= value <= most else None
+
+
+def shape(value: object) -> tuple[int, ...] | None:
+    """Return the shape of a sample, at least one axis; None if it is none."""
+    if not isinstance(value, list) or not value:
+        return None
+    axes = [n for n in value if number(n, 1, MOST_SAMPLES)]
+    return tuple(axes) if len(axes) == len(value) else None
+
+
+def _public(recipe: Recipe) -> bool:
+    return recipe.needs_public
+
+
+def _weights(recipe: Recipe) -> bool:
+    return recipe.needs_one_architecture
+
+
+# What a client is asked for beside its id. A further fact is a further entry.
+FACTS: Mapping[str, Fact] = {
+    "num-classes": Fact(
+        lambda value: number(value, 1, MOST_CLASSES), f"a whole number from 1 to {MOST_CLASSES}"
+    ),
+    "classes": Fact(texts, "a list of names"),
+    "input-shape": Fact(shape, "a list of positive whole numbers"),
+    "columns": Fact(texts, "a list of texts"),
+    "public-size": Fact(
+        lambda value: number(value, 0, MOST_SAMPLES),
+        f"a whole number from 0 to {MOST_SAMPLES}",
+        _public,
+        "one public set",
+    ),
+    "public-digest": Fact(text, "a text", _public, "one public set"),
+    "architecture": Fact(text, "a text", _weights, "one architecture"),
+    "preprocessing": Fact(texts, "a list of texts", _weights, "one preprocessing"),
+}
+
+
+def read_client(greeting: Mapping[str, object]) -> int:
+    """Return the id that a client gives itself.
+
+    Raises
+    ------
+    KnowledgeError
+        If it is missing or is none.
+    """
+    client = number(greeting.get("client"), 0, LARGEST_ID)
+    if client is None:
+        raise _unreadable(greeting, "client", "a whole number from 0")
+    return client
+
+
+def read_facts(greeting: Mapping[str, object]) -> Facts:
+    """Return the facts of a greeting.
+
+    Raises
+    ------
+    KnowledgeError
+        Naming the first fact that is missing or of another type.
+    """
+    facts = {}
+    for name, fact in FACTS.items():
+        value = fact.read(greeting.get(name))
+        if value is None:
+            raise _unreadable(greeting, name, fact.allowed)
+        facts[name] = value
+    return facts
+
+
+def binding(recipe: Recipe) -> tuple[str, ...]:
+    """Return the names of the facts that the clients of a recipe must agree on."""
+    return tuple(name for name, fact in FACTS.items() if fact.binds(recipe))
+
+
+def differences(facts: Facts, usual: Facts, recipe: Recipe) -> str:
+    """Return in what a client differs from the others, in one line; empty if in nothing."""
+    names = [name for name in binding(recipe) if facts[name] != usual[name]]
+    said = "; ".join(_difference(name, facts[name], usual[name]) for name in names)
+    needed = " and ".join(dict.fromkeys(FACTS[name].why for name in names if FACTS[name].why))
+    return f"{said} (the method needs {needed})" if needed else said
+
+
+def _unreadable(greeting: Mapping[str, object], name: str, allowed: str) -> KnowledgeError:
+    if name not in greeting:
+        return KnowledgeError(f"its greeting does not say {name}")
+    return KnowledgeError(f"its {name} is {_shown(greeting[name])}, not {allowed}")
+
+
+def _difference(name: str, here: Value, there: Value) -> str:
+    shown = _shown(here), _shown(there)
+    if isinstance(here, tuple) and isinstance(there, tuple) and max(map(len, shown)) > WHOLE:
+        pairs = enumerate(zip_longest(here, there))
+        place, pair = next((place, pair) for place, pair in pairs if pair[0] != pair[1])
+        name, shown = f"{name}[{place}]", (_shown(pair[0]), _shown(pair[1]))
+    return f"{name} is {shown[0]} where the others have {shown[1]}"
+
+
+def _shown(value: object) -> str:
+    """Return a value that came from outside, for a message."""
+    if value is None:
+        return "nothing"
+    shown = foreign(repr(list(value) if isinstance(value, tuple) else value))
+    return shown if len(shown) <= SHOWN else f"{shown[: SHOWN - 1]}…"
