@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +16,20 @@ from fedkt.clients.features import FeatureTap
 from fedkt.clients.learner import Work
 from fedkt.clients.optimisers import Optimiser
 from fedkt.data.samples import Samples
-from fedkt.errors import ConfigError
+from fedkt.errors import ConfigError, FedktError
 from fedkt.knowledge import SAMPLE_KINDS, Knowledge
 from fedkt.objectives.base import Batch, Outputs, Term, Transform
 from fedkt.objectives.heads import PREFIX as HEADS
 from fedkt.recipe import Train, Weighted, weighted
+from fedkt.registry import name_of
 from fedkt.rng import global_torch_stream
+from fedkt.text import raised
 
+FORGOTTEN = (
+    "; outputs.features and outputs.beside are there for terms with needs_features = True and "
+    "needs_beside = True"
+)
+UNREAD = "; the knowledge that a term reads must be in its needs()"
 NORMS = nn.modules.batchnorm._BatchNorm  # what keeps statistics of batches
 
 
@@ -236,12 +244,12 @@ class _Loss:
         outputs = self._ask(x)
         if beside is not None:
             outputs = replace(outputs, beside=beside)
-        loss = sum_of(terms, outputs, batch, knowledge)
+        loss = sum_of(terms, outputs, batch, knowledge, _named)
         if mix is None:
             return loss
         order, share = mix  # the same answers, judged by the partners' targets
         partners = replace(batch, y=None if y is None else y[order], ids=batch.ids[order])
-        return share * loss + (1 - share) * sum_of(terms, outputs, partners, knowledge)
+        return share * loss + (1 - share) * sum_of(terms, outputs, partners, knowledge, _named)
 
 
 def sum_of(
@@ -249,10 +257,33 @@ def sum_of(
     outputs: Outputs,
     batch: Batch,
     knowledge: Mapping[str, Knowledge],
+    call: Callable[..., Tensor] = lambda term, *given: term(*given),
 ) -> Tensor:
-    """Return the weighted sum of the terms, a scalar."""
-    losses = [_times(f, term(outputs, batch, knowledge)) for f, term in terms]
+    """Return the weighted sum of the terms, a scalar; ``call`` asks a term for its loss."""
+    losses = [_times(f, _scalar(term, call(term, outputs, batch, knowledge))) for f, term in terms]
     return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+
+def _scalar(term: Term, loss: object) -> Tensor:
+    if isinstance(loss, Tensor) and not loss.dim():
+        return loss
+    what = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+    raise ConfigError(
+        f"term {name_of(type(term))} must return a scalar tensor, the mean over the batch "
+        f"(fedkt.objectives.weighted_mean), not {what}"
+    )
+
+
+def _named(term: Term, outputs: Outputs, batch: Batch, knowledge: Mapping[str, Knowledge]) -> Any:
+    """Return the loss of a term, or say which one has failed and what it may have forgotten."""
+    try:
+        return term(outputs, batch, knowledge)
+    except FedktError:
+        raise
+    except Exception as error:  # a user's code may raise anything
+        absent = "NoneType" in str(error)
+        hint = FORGOTTEN if absent else UNREAD if isinstance(error, KeyError) else ""
+        raise ConfigError(f"term {name_of(type(term))} raised {raised(error)}{hint}") from error
 
 
 def _times(factor: float, loss: Tensor) -> Tensor:

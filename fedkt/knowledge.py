@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedkt.answers import is_finite
-from fedkt.errors import KnowledgeError
+from fedkt.errors import KnowledgeError, unknown
 from fedkt.memory import empty, give_back
 
 Kind = Literal[
@@ -386,7 +386,7 @@ class Uploads(Sequence[Upload]):
     def _stack(self, name: str) -> Stack:
         held = list(self._uploads[0].knowledge)
         if name not in held:
-            raise KnowledgeError(f"no share called {name!r}; there is {', '.join(held)}")
+            raise KnowledgeError(str(unknown("share", name, held)))
         first = self._uploads[0].knowledge[name]
         count = len(self._uploads)
         tensors = {key: empty((count, *t.shape), t.dtype) for key, t in first.tensors.items()}

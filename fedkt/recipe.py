@@ -13,7 +13,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast, get_args
 
 from fedkt import registry
 from fedkt.errors import ConfigError
@@ -136,9 +136,10 @@ class Train:
     step: ClassVar[str] = "train"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "terms", tuple(self.terms))
-        object.__setattr__(self, "rehearse", tuple(self.rehearse))
-        object.__setattr__(self, "transforms", tuple(self.transforms))
+        for option in ("terms", "rehearse", "transforms"):
+            object.__setattr__(self, option, _listed("Train", option, getattr(self, option)))
+            for part in getattr(self, option):
+                _check_part(option, part.term if isinstance(part, Weighted) else part)
         if self.rehearse and self.on != "public":
             raise ConfigError("Only a step on public data can rehearse private data.")
         if (self.beside or self.transforms) and self.on != "private":
@@ -216,8 +217,9 @@ class Recipe:
     readout: ReadOut = "raw"
 
     def __post_init__(self) -> None:
-        for phase in ("learn", "share", "absorb", "start", "heads", "given"):
-            object.__setattr__(self, phase, tuple(getattr(self, phase)))
+        for phase, kinds in _HELD.items():
+            held = _listed("Recipe", phase, getattr(self, phase), kinds)
+            object.__setattr__(self, phase, held)
         names = [s.name for s in self.share] + list(self.given)
         gates = sum(isinstance(s, Gate) for s in self.share)
         if gates != (self.readout == "gate") or (gates and not self.absorb):
@@ -317,6 +319,13 @@ class Recipe:
         return cls(**{name: _build(value) for name, value in fields.items()})
 
 
+# What the lists of a recipe hold.
+_HELD: Mapping[str, tuple[type[Any], ...]] = {
+    **dict.fromkeys(("learn", "absorb", "start"), get_args(Step)),
+    "share": get_args(Share),
+    "heads": (Head,),
+    "given": (str,),
+}
 _STEPS: Mapping[str, Callable[..., Any]] = {
     c.step: c for c in (Train, Load, Predict, Weights, Gate, Styles, Validation)
 }
@@ -375,6 +384,30 @@ def _build(value: Any) -> Any:
     (part,) = (key for key in value if key.startswith("@"))
     made = registry.lookup(part.removeprefix("@"), value[part], files=False)
     return cast("Callable[..., Any]", made)(**fields)
+
+
+def _listed(of: str, option: str, held: Any, kinds: tuple[type[Any], ...] = ()) -> tuple[Any, ...]:
+    """Return a list of parts as a tuple; refuse what is none, and parts of other kinds."""
+    words = f" of {', '.join(k.__name__ for k in kinds)}" if kinds else ""
+    if isinstance(held, str) or not isinstance(held, Iterable):
+        raise ConfigError(f"{of}: {option} must be a list{words}, not {held!r}.")
+    parts = tuple(held)
+    for part in parts:
+        if kinds and not isinstance(part, kinds):
+            raise ConfigError(f"{of}: {option} must be a list{words}; it holds {part!r}.")
+    return parts
+
+
+def _check_part(option: str, part: Any) -> None:
+    """Refuse what is no term or transform, and one that does not say what it reads."""
+    if isinstance(part, type) or not hasattr(part, "needs"):
+        raise ConfigError(f"Train: {option} holds {part!r}; write terms such as CrossEntropy().")
+    names = part.needs()
+    if not isinstance(names, tuple | list) or not all(isinstance(n, str) for n in names):
+        raise ConfigError(
+            f"{registry.name_of(type(part))}: needs() must return a tuple of names, such as "
+            f"('public',), not {names!r}."
+        )
 
 
 def _unique(names: Iterable[str]) -> tuple[str, ...]:

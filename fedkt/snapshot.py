@@ -35,11 +35,11 @@ def save(path: Path, value: Any) -> None:
 
     Raises
     ------
-    TypeError
-        For a value of any other type.
+    ConfigError
+        For a value of any other type, naming where it is.
     """
     tensors: dict[str, Tensor] = {}
-    skeleton = _pack(value, tensors)
+    skeleton = _pack(value, tensors, ())
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     save_file(tensors, beside, metadata={"fedkt": json.dumps(skeleton)})
@@ -63,7 +63,7 @@ def load(path: Path) -> Any:
     return _unpack(skeleton, tensors)
 
 
-def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
+def _pack(value: Any, tensors: dict[str, Tensor], place: tuple[Any, ...]) -> Any:
     if isinstance(value, Tensor):
         return {"@tensor": _put(value, tensors)}
     if isinstance(value, bytes):
@@ -71,14 +71,19 @@ def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
         return {"@bytes": _put(torch.from_numpy(content), tensors)}
     if isinstance(value, Knowledge):
         fields = [value.kind, dict(value.tensors), value.ids, value.counts]
-        return {"@knowledge": _pack(fields, tensors)}
+        return {"@knowledge": _pack(fields, tensors, place)}
     if isinstance(value, dict) and all(isinstance(k, str | int) for k in value):
-        return {"@dict": [[k, _pack(v, tensors)] for k, v in value.items()]}
+        return {"@dict": [[k, _pack(v, tensors, (*place, k))] for k, v in value.items()]}
     if isinstance(value, list | tuple):
-        return [_pack(v, tensors) for v in value]
+        return [_pack(v, tensors, (*place, i)) for i, v in enumerate(value)]
     if value is None or isinstance(value, str | int | float | bool):
         return value
-    raise TypeError(f"cannot save a {type(value).__name__}; keep tensors and plain values")
+    where = f" at {'.'.join(map(str, place))}" if place else ""
+    keys = ", keys of which must be text or whole numbers" if isinstance(value, dict) else ""
+    raise ConfigError(
+        f"cannot save a {type(value).__name__}{where}: keep tensors, Knowledge, bytes, numbers, "
+        f"text, lists and dictionaries{keys}."
+    )
 
 
 def _put(tensor: Tensor, tensors: dict[str, Tensor]) -> str:

@@ -38,6 +38,14 @@ def foreign(text: object) -> str:
     return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
 
 
+def raised(error: BaseException) -> str:
+    """Return the type and the text of an error that somebody else's code has raised, in one line.
+
+    Without a full stop, so that a sentence may go on.
+    """
+    return foreign(f"{type(error).__name__}: {error}").rstrip(" :.")
+
+
 def last_line(text: str | None) -> str:
     """Return the last line of a traceback, or a text of one line itself, as :func:`foreign` does.
 

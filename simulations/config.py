@@ -17,8 +17,9 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
-from fedkt.errors import ConfigError, unknown
+from fedkt.errors import ConfigError, FedktError, unknown
 from fedkt.simulations.files import write_atomic
+from fedkt.text import raised
 
 Grid = Literal["ray", "in-process", "flower"]
 Whole = Annotated[int, Field(strict=True)]  # true is no number of rounds
@@ -328,7 +329,13 @@ def make_strategy(section: Mapping[str, Any]) -> Any:
         raise ConfigError(f"{name} is not complete: it does not define {missing}.")
     given = {key: value for key, value in section.items() if key != "name"}
     allowed, hints = hyper_parameters(cls), get_type_hints(cls.__init__)
-    return cls(**checked_options("strategy", name, given, allowed, hints))
+    options = checked_options("strategy", name, given, allowed, hints)
+    try:
+        return cls(**options)
+    except FedktError:
+        raise
+    except Exception as error:  # a user's code may raise anything
+        raise ConfigError(f"strategy {name} cannot be made: {raised(error)}.") from error
 
 
 def checked_options(

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from fedkt.clients.phases import refuses
 from fedkt.data.federation import Federation
-from fedkt.errors import ConfigError
+from fedkt.errors import ConfigError, FedktError
 from fedkt.recipe import Recipe, Train, weighted
 from fedkt.simulations.config import Experiment
 from fedkt.simulations.population import make_learner
 from fedkt.strategies import KnowledgeStrategy
+from fedkt.text import raised
 
 LEAST_TARGET = 2  # one sample has no distribution to align with
 
@@ -34,6 +35,25 @@ def check_settings(experiment: Experiment) -> None:
             f"run.personalised is 'matched' and data.target is {experiment.data.target!r}: no "
             'common test samples are of the clients\' own domains; use personalised = "split".'
         )
+
+
+def recipe_of(strategy: KnowledgeStrategy) -> Recipe:
+    """Return a strategy's recipe.
+
+    Raises
+    ------
+    ConfigError
+        If it makes none, naming the strategy.
+    """
+    try:
+        recipe: object = strategy.recipe()
+    except Exception as error:  # a user's code may raise anything
+        what = str(error) if isinstance(error, FedktError) else f"recipe() raised {raised(error)}."
+        raise ConfigError(f"{strategy.title}: {what}") from error
+    if not isinstance(recipe, Recipe):
+        kind = type(recipe).__name__
+        raise ConfigError(f"{strategy.title}: recipe() must return a Recipe, not {kind}.")
+    return recipe
 
 
 def check_fits(strategy: KnowledgeStrategy, models: Sequence[str], federation: Federation) -> None:

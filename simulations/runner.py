@@ -27,7 +27,7 @@ from fedkt.simulations.costs import fusion_warning
 from fedkt.simulations.engines import opened
 from fedkt.simulations.executors import resolve, size_of
 from fedkt.simulations.files import absolute
-from fedkt.simulations.fitting import adapts, check_fits, check_settings
+from fedkt.simulations.fitting import adapts, check_fits, check_settings, recipe_of
 from fedkt.simulations.grid import SimulationGrid, one_thread
 from fedkt.simulations.liars import AttackedGrid, Liars, resolved_attack
 from fedkt.simulations.population import Population, PopulationSpec, torch_models
@@ -120,10 +120,7 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
         For anything that cannot be run.
     """
     strategy = config_.make_strategy(experiment.strategy)
-    try:
-        recipe = strategy.recipe()
-    except ConfigError as error:
-        raise ConfigError(f"{strategy.title}: {error}") from error
+    recipe = recipe_of(strategy)
     codec_chain(experiment.run.codec)
     check_settings(experiment)
     federation = federation_of(federation_spec(experiment))

@@ -34,7 +34,7 @@ from fedkt.registry import short_name
 from fedkt.server_model import ServerModel
 from fedkt.strategies.exchange import Exchange
 from fedkt.strategies.rounds import Observer, ServerOptions
-from fedkt.text import foreign, last_line
+from fedkt.text import last_line, raised
 
 ACCURACIES = ("personalised-accuracy", "global-accuracy", "validation-accuracy")
 LEARNT = "learnt-accuracy"  # before the fusion; only where the run asks for the group effect
@@ -332,9 +332,7 @@ class KnowledgeStrategy(Strategy):
             raise
         except Exception as error:
             where = f"{self.title}, round {self.exchange.report.round}"
-            raise RunFailedError(
-                f"{where}: fuse() raised {type(error).__name__}: {foreign(error)}"
-            ) from error
+            raise RunFailedError(f"{where}: fuse() raised {raised(error)}") from error
 
     @property
     def _has_first_message(self) -> bool:

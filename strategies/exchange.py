@@ -294,6 +294,7 @@ class Exchange:
 
     def accept(self, fused: Fused) -> None:
         """Take what the strategy fused; every participant must find in it what it reads."""
+        self._check_form(fused)
         needed = dict.fromkeys((*self.recipe.needs("absorb"), *self.recipe.needs("learn")))
         for client in self.report.participants:
             missing = [n for n in needed if n not in fused.for_client(client)]
@@ -304,6 +305,22 @@ class Exchange:
                 self._check_fused(name, one, receiver)
         self.latest, self._version = fused, self.report.round
         self.report.diagnostics = fused.diagnostics
+
+    def _check_form(self, fused: Any) -> None:
+        """Refuse what is no knowledge by name."""
+        form = "Fused(shared={name: Knowledge}) or Fused(personal={client: {name: Knowledge}})"
+        if not isinstance(fused, Fused):
+            raise ConfigError(
+                f"{self.title}: fuse() must return {form}, not {type(fused).__name__}."
+            )
+        gifts: list[tuple[str, Any]] = [("everyone", fused.shared)]
+        gifts += [(f"client {client}", own) for client, own in fused.personal.items()]
+        for whom, given in gifts:
+            named = given.items() if isinstance(given, Mapping) else [("its share", given)]
+            for name, one in named:
+                if not isinstance(one, Knowledge):
+                    what = f"{type(one).__name__} as {name!r}"
+                    raise ConfigError(f"{self.title}: fuse() gave {whom} {what}, not {form}.")
 
     def _check_fused(self, name: str, one: Knowledge, receiver: object) -> None:
         """Refuse to send knowledge that is not sound: the clients would be ruined by it."""

@@ -16,6 +16,7 @@ from fedkt.data.splits import Array, Ints, stratified
 from fedkt.errors import ConfigError
 from fedkt.registry import lookup
 from fedkt.rng import derive, numpy_rng
+from fedkt.text import raised
 
 # Partitions under which two clients may hold the same sample.
 OVERLAPPING = ("draw",)
@@ -97,8 +98,10 @@ def partition_with_notes(
         found = function(dense[order], argument, clients, _inner_seed(seed), samples_per_client)
     except ConfigError:
         raise
-    except (ValueError, AssertionError, ArithmeticError) as error:
-        reason = " ".join(str(error).split()).split(". ")[0].rstrip(".") or type(error).__name__
+    except Exception as error:  # a user's code may raise anything
+        ours = isinstance(error, ValueError | AssertionError | ArithmeticError)
+        said = " ".join(str(error).split()).split(". ")[0].rstrip(".") if ours else ""
+        reason = said or raised(error)
         raise ConfigError(
             f"Partition {spec!r} cannot share out {n} samples among {clients} clients: {reason}."
         ) from error
@@ -165,7 +168,10 @@ def _check_counts(n: int, clients: int, samples_per_client: int, min_samples: in
 
 
 def _checked(spec: str, found: Sequence[Array], n: int, clients: int) -> list[Ints]:
-    parts = [np.asarray(rows, dtype=np.int64).reshape(-1) for rows in found]
+    try:
+        parts = [np.asarray(rows, dtype=np.int64).reshape(-1) for rows in found]
+    except (TypeError, ValueError):  # no arrays of row numbers
+        parts = []
     rows = np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
     twice = not overlaps(spec) and len(np.unique(rows)) < len(rows)
     faulty = len(rows) and (rows.min() < 0 or rows.max() >= n or twice)

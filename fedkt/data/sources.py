@@ -26,6 +26,7 @@ from fedkt.data.splits import Array, stratified
 from fedkt.errors import ConfigError, unknown
 from fedkt.registry import lookup, names, register
 from fedkt.rng import numpy_rng
+from fedkt.text import raised
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 COLUMNS = ("domain", "client")  # what a domain column is called, the first found counts
@@ -333,7 +334,12 @@ def _from_function(reference: str, seed: int) -> Dataset:
     if not callable(function):
         raise ConfigError(f"Data set {reference!r} is not a function that returns a Dataset.")
     takes_seed = "seed" in inspect.signature(function).parameters
-    dataset = function(seed=seed) if takes_seed else function()
+    try:
+        dataset = function(seed=seed) if takes_seed else function()
+    except ConfigError:
+        raise
+    except Exception as error:  # a user's code may raise anything
+        raise ConfigError(f"Data set {reference!r} cannot be made: {raised(error)}.") from error
     if not isinstance(dataset, Dataset):
         raise ConfigError(
             f"Data set {reference!r} returns {type(dataset).__name__}, not a fedkt.data.Dataset."

@@ -11,9 +11,11 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from fedkt.errors import ConfigError
 from fedkt.registry import lookup
+from fedkt.text import raised
 
 __all__ = ["build_model", "is_torch_model"]
 
@@ -52,7 +54,7 @@ def build_model(reference: str, input_shape: tuple[int, ...], num_classes: int) 
     except ConfigError:
         raise
     except Exception as error:  # a user's code may raise anything
-        raise ConfigError(f"model {reference!r} cannot be built: {_text(error)}") from error
+        raise ConfigError(f"model {reference!r} cannot be built: {raised(error)}") from error
     if is_torch_model(model):
         _check_outputs(reference, model, tuple(input_shape), num_classes)
     elif isinstance(model, type) or not (hasattr(model, "fit") and hasattr(model, "predict_proba")):
@@ -66,13 +68,19 @@ def build_model(reference: str, input_shape: tuple[int, ...], num_classes: int) 
 def _check_outputs(
     reference: str, model: nn.Module, input_shape: tuple[int, ...], num_classes: int
 ) -> None:
+    lazy = next((name for name, one in model.named_parameters() if is_lazy(one)), None)
+    if lazy is not None:
+        raise ConfigError(
+            f"model {reference!r} has no shape for {lazy!r} before it is called (nn.LazyLinear and "
+            "the like); give the widths: nn.Linear(inputs, outputs)"
+        )
     was_training = model.training
     try:
         with torch.no_grad():
             outputs: object = model.eval()(torch.zeros(2, *input_shape))
     except Exception as error:  # a user's code may raise anything
         raise ConfigError(
-            f"model {reference!r} cannot take samples of shape {list(input_shape)}: {_text(error)}"
+            f"model {reference!r} cannot take samples of shape {list(input_shape)}: {raised(error)}"
         ) from error
     finally:
         model.train(was_training)
@@ -88,7 +96,3 @@ def _check_outputs(
             f"model {reference!r} gives {outputs.dtype} {list(outputs.shape)} for 2 samples; "
             f"float logits [2, {num_classes}] are needed"
         )
-
-
-def _text(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -264,7 +264,7 @@ def test_stacking_weights_by_name() -> None:
 
 
 def test_a_share_that_is_not_there() -> None:
-    with pytest.raises(KnowledgeError, match="no share called 'weights'; there is public"):
+    with pytest.raises(KnowledgeError, match=r"Unknown share 'weights'\. Known: public"):
         uploads_of(1)["weights"]
 
 

@@ -150,7 +150,7 @@ def test_a_torn_newest_checkpoint_falls_back(tmp_path: Path, keep: int) -> None:
 
 
 def test_a_strategy_may_keep_only_what_can_be_saved(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="cannot save a set"):
+    with pytest.raises(ConfigError, match="cannot save a set"):
         checkpoint.save(tmp_path, 1, {"strategy": {"memory": {1, 2}}})
     assert list(tmp_path.iterdir()) == []
 

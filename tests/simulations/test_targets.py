@@ -346,5 +346,5 @@ def test_unequal_budgets_are_told(fedkt: Any, here: Path) -> None:
     options = ["--strategies", "fedavg(local_epochs=2),source-only", "--seeds", "1"]
     answer = fedkt("compare", file, *options, "--out", "both")
     assert answer.code == 0, answer.err
-    told = "Private epochs a round differ (1: source-only; 2: fedavg(local_epochs=2))"
+    told = "differs (1 epochs: source-only; 2 epochs: fedavg(local_epochs=2))"
     assert told in answer.out
