@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedkt import snapshot
+from fedkt.disk import writing
 
 ClientState = dict[str, Any]
 
@@ -78,7 +79,8 @@ class FileStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
 
     def get(self, client: int, handle: str | None = None) -> ClientState | None:
         """Read a state; without a handle, the newest."""

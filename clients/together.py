@@ -18,6 +18,7 @@ from fedkt.clients.phases import run_steps, sound
 from fedkt.clients.state import StateStore
 from fedkt.clients.torch_learner import TorchLearner
 from fedkt.clients.turn import Turn
+from fedkt.errors import DiskError
 from fedkt.knowledge import Knowledge
 from fedkt.recipe import Load, Step, Train
 from fedkt.text import foreign
@@ -177,7 +178,15 @@ class _Group:
 
 
 def error_reply(error: Exception, message: Message) -> Message:
-    """Return an error reply with a one-line reason."""
+    """Return an error reply with a one-line reason.
+
+    Raises
+    ------
+    DiskError
+        If that is the error: a disk that is full is no fault of one client's.
+    """
+    if isinstance(error, DiskError):
+        raise error
     reason = foreign(f"{type(error).__name__}: {error}")
     return Message(Error(CLIENT_ERROR, reason), reply_to=message)
 

@@ -30,6 +30,10 @@ class RunFailedError(FedktError, RuntimeError):
     """A run started well and could not go on (command line: exit 1)."""
 
 
+class DiskError(RunFailedError):
+    """The disk takes no more: it is full, a quota is used up, or it fails."""
+
+
 def unknown(what: str, given: str, allowed: Iterable[str]) -> ConfigError:
     """Build the error for a name that does not exist.
 

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fedkt.disk import writing
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge
 
@@ -36,14 +37,21 @@ def save(path: Path, value: Any) -> None:
     Raises
     ------
     ConfigError
-        For a value of any other type, naming where it is.
+        For a value of any other type, naming where it is; or if the file cannot be written
+        (:func:`fedkt.disk.writing`).
+    DiskError
+        If the disk takes no more.
     """
     tensors: dict[str, Tensor] = {}
     skeleton = _pack(value, tensors, ())
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    save_file(tensors, beside, metadata={"fedkt": json.dumps(skeleton)})
-    os.replace(beside, path)
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            save_file(tensors, beside, metadata={"fedkt": json.dumps(skeleton)})
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 def load(path: Path) -> Any:

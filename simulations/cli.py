@@ -5,7 +5,10 @@ Heavy modules are imported inside the commands, so that ``fedkt --help`` answers
 
 from __future__ import annotations
 
+import io
+import os
 import shlex
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -14,12 +17,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import click
 import typer
 
+from fedkt.disk import refused
 from fedkt.errors import ConfigError, FedktError, unknown
+from fedkt.simulations.stopping import Stopped, stoppable
+from fedkt.text import foreign
 
 if TYPE_CHECKING:
     from fedkt.simulations.config import Experiment
 
-INTERRUPTED = 130  # the exit status of a program stopped by Ctrl-C
 PARTS = (
     "strategies",
     "objectives",
@@ -169,28 +174,64 @@ def doctor(debug: Debug = False) -> None:
 
 
 def main() -> None:
-    """Run the command line; user errors are one line and exit 2, failed runs exit 1."""
-    debug = "--debug" in sys.argv
+    """Run the command line; user errors are one line and exit 2, failed runs exit 1.
+
+    Stopped by Ctrl-C it exits 130, by SIGTERM 143.
+    """
+    _use_utf8()
     try:
-        code = app(standalone_mode=False)
-        if code == INTERRUPTED:  # what typer makes of Ctrl-C
-            raise KeyboardInterrupt
+        with stoppable():
+            code = app(standalone_mode=False)
+            if code == 128 + signal.SIGINT:  # what typer makes of Ctrl-C
+                raise Stopped(signal.SIGINT)
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
         print(f"error: {error.format_message()}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        print("Stopped. What is finished is kept; go on with --resume.", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    except click.Abort:  # end of input where typer asks for some
+        sys.exit(_say("Stopped.", Stopped(signal.SIGINT)))
+    except Stopped as stopped:
+        sys.exit(_say("Stopped.", stopped))
     except FedktError as error:
-        if debug:
+        sys.exit(_say(f"error: {error}", error))
+    except OSError as error:
+        where = f"{error.filename}" if error.filename else "The system refuses"
+        known = error.errno and refused(where, error.errno)
+        sys.exit(_say(f"error: {known or foreign(error)}", known or error))
+
+
+def _say(line: str, error: BaseException) -> int:
+    """Print what ended a command and how it goes on; return the exit status."""
+    if isinstance(error, Stopped):
+        status = error.status
+    else:
+        status = 2 if isinstance(error, ConfigError) else 1
+        if "--debug" in sys.argv:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    for note in getattr(error, "__notes__", []):
+        line += f" What is finished is kept; {note}"
+    print(line, file=sys.stderr)
+    return status
+
+
+def _use_utf8() -> None:
+    """Start again in Python's UTF-8 mode if names of files are not UTF-8 here.
+
+    What such names hold could neither be written into a TOML file nor read from one, by this
+    process and those that it starts. What the console cannot show is replaced.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        shown = f"{sys.stdout.encoding}:replace"
+        os.environ |= {"PYTHONUTF8": "1", "PYTHONIOENCODING": shown}
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _command() -> str:
-    return shlex.join(["fedkt", *sys.argv[1:]])
+    """Return the command line, for reports."""
+    return shlex.join(["fedkt", *sys.argv[1:]]).encode(errors="replace").decode()
 
 
 # Option -> where its value stands in the experiment, and what turns the text into it.

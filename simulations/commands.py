@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import shlex
+import signal
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
 from fedkt import registry
-from fedkt.errors import ConfigError, RunFailedError
+from fedkt.errors import ConfigError, DiskError, RunFailedError
 from fedkt.simulations import config as config_
 from fedkt.simulations.cells import cells_of, settled, slug
 from fedkt.simulations.cells_report import cells_markdown, print_cells, write_cells_report
@@ -25,6 +28,7 @@ from fedkt.simulations.report import write_comparison_report, write_run_report
 from fedkt.simulations.results import Run, load_comparison, load_run
 from fedkt.simulations.rounds import read_rounds
 from fedkt.simulations.runner import Plan, execute, prepare
+from fedkt.simulations.stopping import Stopped
 from fedkt.simulations.tables import comparison_table, plain_differences, plain_table
 from fedkt.simulations.twins import local_twin, private_training, rehearses
 from fedkt.simulations.verdict import load_cells
@@ -43,6 +47,30 @@ def run_simulate(experiment: Experiment, out: Path | None, resume: bool, command
         _check_same(folder / "config.toml", plan.experiment)
         check_content(folder, plan.content)
     _say_notes({note: [""] for note in plan.federation.notes}, console)
+    with _resumable("simulate", folder / "config.toml"):
+        _simulate(plan, folder, label, command, console)
+        report = write_run_report(folder)
+        _show_run(folder, label, console)
+    console.print(f"Report: {escape(str(report))}", soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def _resumable(command: str, settings: Path) -> Iterator[None]:
+    """Add to what stops a command how it goes on, once its settings are in its folder."""
+    try:
+        yield
+    except (KeyboardInterrupt, Stopped, RunFailedError) as error:
+        # Of Ctrl-C itself typer would leave a number alone.
+        stopped = Stopped(signal.SIGINT) if isinstance(error, KeyboardInterrupt) else error
+        if settings.is_file():
+            folder = shlex.quote(str(settings.parent))
+            stopped.add_note(f"go on with: fedkt {command} --out {folder} --resume")
+        raise stopped from error.__cause__
+
+
+def _simulate(plan: Plan, folder: Path, label: str, command: str, console: Console) -> None:
+    """Run a strategy, after the training alone that it is compared with."""
+    experiment = plan.experiment
     alone = experiment.strategy["name"] == "local"
     baseline = None if alone else folder / "baseline"
     same_epochs = folder / "same_epochs" if not alone and rehearses(plan) else None
@@ -67,7 +95,10 @@ def run_simulate(experiment: Experiment, out: Path | None, resume: bool, command
             )
     finally:
         progress.close()
-    report = write_run_report(folder)
+
+
+def _show_run(folder: Path, label: str, console: Console) -> None:
+    """Print what came out of a run."""
     run = load_run(folder)
     last = run.summary["last"]
     on_target = last.get("target_accuracy")
@@ -90,7 +121,6 @@ def run_simulate(experiment: Experiment, out: Path | None, resume: bool, command
             highlight=False,
             soft_wrap=True,
         )
-    console.print(f"Report: {escape(str(report))}", soft_wrap=True, highlight=False)
 
 
 def _train_alone(plan: Plan, folder: Path, rehearsal: bool, progress: RunProgress) -> None:
@@ -116,19 +146,22 @@ def run_compare(experiment: Experiment, out: Path | None, resume: bool, command:
     rounds = sum(job.experiment.rounds for part in parts for job in part.jobs)
     progress = progress_for(console, rounds)
     failure = None
-    try:
-        with only_user(folder):
-            compare(experiment, parts, folder, progress, command)
-    except RunFailedError as error:  # the runs that went well are shown all the same
-        failure = error
-    finally:
-        progress.close()
-    if experiment.compare.cells:
-        _show_cells(folder, console)
-    else:
-        _show_comparison(folder, console)
-    if failure is not None:
-        raise failure
+    with _resumable("compare", folder / "comparison.toml"):
+        try:
+            with only_user(folder):
+                compare(experiment, parts, folder, progress, command)
+        except DiskError:
+            raise
+        except RunFailedError as error:  # the runs that went well are shown all the same
+            failure = error
+        finally:
+            progress.close()
+        if experiment.compare.cells:
+            _show_cells(folder, console)
+        else:
+            _show_comparison(folder, console)
+        if failure is not None:
+            raise failure
 
 
 def _say_notes(notes: Mapping[str, Sequence[str]], console: Console) -> None:

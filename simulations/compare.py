@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
 from fedkt import registry
-from fedkt.errors import ConfigError, RunFailedError, unknown
+from fedkt.errors import ConfigError, DiskError, RunFailedError, unknown
 from fedkt.simulations import config as config_
 from fedkt.simulations.cells import Cell, cells_of, slug
 from fedkt.simulations.config import Experiment
 from fedkt.simulations.content import check_content
 from fedkt.simulations.files import write_atomic
 from fedkt.simulations.labels import label_of, titles
+from fedkt.simulations.processes import in_processes
 from fedkt.simulations.progress import RunProgress, Silent
 from fedkt.simulations.results import load_run, write_comparison_csv
 from fedkt.simulations.rounds import read_rounds
@@ -183,7 +182,8 @@ def compare(
         Before anything runs, if the rounds of a run that is there are damaged, or were made with
         other data or other files of the user's.
     RunFailedError
-        At the end, if runs have failed; the others are complete.
+        At the end, if runs have failed; the others are complete. At once, if a process of the
+        comparison dies, or (DiskError) the disk takes no more.
     """
     for part in parts:
         for job in part.jobs:
@@ -264,22 +264,10 @@ def _carry_out(
         for part in parts:
             yield part, run_part(part, out, command, progress)
         return
-    # A fork would inherit the locks of torch's threads.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        futures = {pool.submit(run_part, part, out, command, Silent()): part for part in parts}
-        try:
-            for future in as_completed(futures):
-                part = futures[future]
-                failures = future.result()
-                progress.part_finished(part.name, sum(j.experiment.rounds for j in part.jobs))
-                yield part, failures
-        except BrokenProcessPool as error:
-            raise RunFailedError(
-                "A process of the comparison died; go on with --resume."
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    act = partial(run_part, out=out, command=command, progress=Silent())
+    for part, failures in in_processes(act, parts, processes):
+        progress.part_finished(part.name, sum(j.experiment.rounds for j in part.jobs))
+        yield part, failures
 
 
 def run_part(part: Part, out: Path, command: str | None, progress: RunProgress) -> list[str]:
@@ -305,6 +293,8 @@ def run_part(part: Part, out: Path, command: str | None, progress: RunProgress) 
                 command=command,
                 where=where,
             )
+        except DiskError:
+            raise
         except Exception as error:  # a fault in one method must not cost the others
             folder.mkdir(exist_ok=True)
             write_atomic(folder / "error.txt", traceback.format_exc())

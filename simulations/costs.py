@@ -22,7 +22,7 @@ def fusion_warning(
     federation: Federation,
     participation: float = 1.0,
 ) -> str | None:
-    """Return one line if the fusion of a round outgrows all that its clients compute.
+    """Return one line if the fusion of a round outgrows all that its clients are known to compute.
 
     A fusion for each of K clients of what all of them share costs 2 K² M C FLOPs (M samples, C
     classes); it is the larger part from K = F / (2 M C) clients on, if F are those of one client.
@@ -46,8 +46,8 @@ def fusion_warning(
     fusion = strategy.fusion_flops(clients, rows, federation.num_classes)
     if not fusion:
         return None
-    own = clients * _client_flops(recipe, population, federation)
-    if fusion <= own:
+    each = _client_flops(recipe, population, federation)
+    if each is None or fusion <= (own := clients * each):
         return None
     return (
         f"{strategy.title}: fusing for each of {clients:,} clients takes {fusion:.1e} FLOP a "
@@ -64,8 +64,13 @@ def forward_flops(model: nn.Module, input_shape: tuple[int, ...]) -> float:
     return float(counter.get_total_flops())
 
 
-def _client_flops(recipe: Recipe, population: PopulationSpec, federation: Federation) -> float:
-    """Return the FLOPs of a client and round, the mean over the models; of networks alone."""
+def _client_flops(
+    recipe: Recipe, population: PopulationSpec, federation: Federation
+) -> float | None:
+    """Return the FLOPs of a client and round, the mean over the models; None if not known of all.
+
+    Nothing counts those of a forest, nor of a network without matrix products.
+    """
     private = len(federation.rows) / federation.num_clients
     public = len(federation.public_x)
     samples = 0.0
@@ -77,10 +82,11 @@ def _client_flops(recipe: Recipe, population: PopulationSpec, federation: Federa
     shape, each = federation.input_shape, []
     for reference in population.models:
         learner = make_learner(reference, shape, federation.num_classes)
-        if isinstance(learner, TorchLearner):
-            with global_torch_stream(0, "probe"):
-                each.append(forward_flops(learner.model, shape))
-    return samples * sum(each) / len(each) if each else 0.0
+        if not isinstance(learner, TorchLearner):
+            return None
+        with global_torch_stream(0, "probe"):
+            each.append(forward_flops(learner.model, shape))
+    return samples * sum(each) / len(each) if all(each) else None
 
 
 def _rows(limit: int, there: float) -> float:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from fedkt.disk import writing
 from fedkt.simulations.results import Run
 
 if TYPE_CHECKING:
@@ -64,8 +65,9 @@ def canvas(target: Path, width: float, height: float) -> Iterator[Figure]:
         figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
-        target.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(target, dpi=DPI, format="png", metadata={"Software": None})
+        with writing(target.parent):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(target, dpi=DPI, format="png", metadata={"Software": None})
 
 
 def bytes_sent(run: Run) -> float:

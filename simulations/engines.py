@@ -50,26 +50,30 @@ def opened(run: RunSection, population: Population, folder: Path) -> Iterator[En
     folder : Path
         The run directory; client state on disk is under it until the engine is closed.
     """
-    federation = population.federation
     _clear(folder)  # of a run that was killed here
+    try:
+        engine = _engine(run, population, folder)
+        try:
+            yield engine
+        finally:
+            engine.close()
+    finally:
+        _clear(folder)
+
+
+def _engine(run: RunSection, population: Population, folder: Path) -> Engine:
+    federation = population.federation
     state = folder / "state" if run.state == "disk" else None
-    engine: Engine
     if run.grid == "in-process":
         store = FileStore(state) if state else None
-        engine = InProcessGrid(population.app(store), federation.num_clients)
-    elif run.grid == "ray":
+        return InProcessGrid(population.app(store), federation.num_clients)
+    if run.grid == "ray":
         from fedkt.simulations.ray_grid import RayGrid
 
-        engine = RayGrid(population.spec, federation, run.workers, run.address, state)
-    else:
-        from fedkt.simulations.flower_engine import FlowerEngine
+        return RayGrid(population.spec, federation, run.workers, run.address, state)
+    from fedkt.simulations.flower_engine import FlowerEngine
 
-        engine = FlowerEngine(population.spec, federation, run.workers, folder / "flower")
-    try:
-        yield engine
-    finally:
-        engine.close()
-        _clear(folder)
+    return FlowerEngine(population.spec, federation, run.workers, folder / "flower")
 
 
 def _clear(folder: Path) -> None:

@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fedkt.disk import writing
 from fedkt.errors import ConfigError
 
 LOCK = ".lock"
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old one or the new one, never half."""
+    """Write a text file so that a reader sees the old one or the new one, never half.
+
+    Raises
+    ------
+    ConfigError, DiskError
+        If it cannot be written (:func:`fedkt.disk.writing`); ConfigError also for text that is
+        not Unicode: names of files that Python could not decode.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        partial.write_text(text, encoding="utf-8", newline="")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with writing(path.parent):
+        try:
+            partial.write_text(text, encoding="utf-8", newline="")
+            partial.replace(path)
+        except UnicodeEncodeError as error:
+            parts = text[: error.start], text[error.start :]
+            begin, end = (re.split(r"[\s\"']", part) for part in parts)
+            raise ConfigError(
+                f"{path}: {begin[-1] + end[0]!a} is no name in UTF-8; rename that file or folder, "
+                "or set PYTHONUTF8=1."
+            ) from error
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def absolute(reference: str) -> str:
@@ -74,10 +91,14 @@ def only_user(folder: Path) -> Iterator[None]:
     Raises
     ------
     ConfigError
-        If another process holds it: two runs in one folder would mix their rounds.
+        If another process holds it: two runs in one folder would mix their rounds. If it cannot
+        be written to.
+    DiskError
+        If the disk is full.
     """
     existed = folder.is_dir()
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     try:
         with _locked(folder / LOCK):
             yield
@@ -94,10 +115,12 @@ def _locked(path: Path) -> Iterator[None]:
         yield
         return
     while True:
-        with path.open("w", encoding="utf-8") as file:
+        with writing(path.parent):
+            file = path.open("w", encoding="utf-8")
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 message = f"{path.parent} is being written by another process."
                 raise ConfigError(message) from error
             # The holder before may have removed the file between our opening and locking it.

@@ -16,7 +16,7 @@ from flwr.supercore.run import Run
 
 from fedkt.clients import KnowledgeClientApp
 from fedkt.clients.state import ClientState
-from fedkt.errors import ConfigError
+from fedkt.errors import ConfigError, DiskError
 from fedkt.simulations import _flwr_shim as shim
 
 Progress = Callable[[int, int], None]  # messages handled, messages in all
@@ -157,6 +157,57 @@ class InProcessGrid(SimulationGrid):
         self._app.store.restore(states)
 
 
+class Before(Grid):
+    """A grid that stands before another one, and passes on what it does not do itself.
+
+    Parameters
+    ----------
+    grid : Grid
+        The other one.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Deliver messages; return the replies."""
+        return self._grid.send_and_receive(messages, timeout=timeout)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Deliver messages."""
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies that have come."""
+        return self._grid.pull_messages(message_ids)
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Make a message."""
+        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the node ids."""
+        return self._grid.get_node_ids()
+
+    def set_run(self, run: Run) -> None:
+        """Take note of the run."""
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        return self._grid.run
+
+
 @runtime_checkable
 class Together(Protocol):
     """An app that can handle many messages at once; any other gets them one by one."""
@@ -197,6 +248,8 @@ def deliver(
     context = contexts.setdefault(client, shim.new_context(client, clients))
     try:
         return app(message, context)
+    except DiskError:  # of the simulation's own disk, which ends the run
+        raise
     except Exception as error:  # an app that does not guard itself, as Flower would treat it
         reason = f"{type(error).__name__}: {error}"
         return Message(Error(LOST_CLIENT, reason), reply_to=message)

@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 from torch import Tensor
 
 from fedkt import registry, wire
@@ -31,6 +30,7 @@ from fedkt.simulations.config import (
     hyper_parameters,
     plain_defaults,
 )
+from fedkt.simulations.grid import Before
 from fedkt.strategies import KnowledgeStrategy
 
 ANSWERS = ("logits", "probabilities", "labels")  # the kinds that an attack can speak
@@ -241,7 +241,7 @@ class Liars:
         return wire.share_ids(self._recipe, name, self._public_size, self._options.seed, round_)
 
 
-class AttackedGrid(Grid):
+class AttackedGrid(Before):
     """A grid some of whose clients lie.
 
     Parameters
@@ -253,7 +253,8 @@ class AttackedGrid(Grid):
     """
 
     def __init__(self, grid: Grid, liars: Liars) -> None:
-        self._grid, self._liars = grid, liars
+        super().__init__(grid)
+        self._liars = liars
         self._client_of: dict[int, int] = {}  # node -> client, from the greeting
 
     def send_and_receive(
@@ -270,30 +271,6 @@ class AttackedGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Return the replies that have come; attackers know of those pulled together only."""
         return self._attacked(self._grid.pull_messages(message_ids))
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Make a message."""
-        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Return the node ids."""
-        return self._grid.get_node_ids()
-
-    def set_run(self, run: Run) -> None:
-        """Take note of the run."""
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> Run:
-        """The run."""
-        return self._grid.run
 
     def _overheard(self, messages: Iterable[Message]) -> list[Message]:
         sent = list(messages)

@@ -8,6 +8,7 @@ result is the same bit for bit.
 from __future__ import annotations
 
 import gc
+import math
 import os
 import tempfile
 import time
@@ -28,9 +29,18 @@ from fedkt.errors import RunFailedError
 from fedkt.simulations import _flwr_shim as shim
 from fedkt.simulations.grid import LOST_CLIENT, SimulationGrid, collect_rarely, deliver_all
 from fedkt.simulations.population import Population, PopulationSpec
-from fedkt.simulations.ray_session import idle, join_ray, result_of, sessions
+from fedkt.simulations.ray_session import (
+    check_alive,
+    dead,
+    idle,
+    join_ray,
+    leave_ray,
+    result_of,
+    sessions,
+)
 
 CHUNKS_PER_WORKER = 32  # calls a worker gets per phase: fine enough for progress and redoing
+LOOK_SECONDS = 1.0  # between two looks at whether Ray itself is alive
 AHEAD = 2  # calls a worker has at a time: the next is there when one is done
 MAX_DEATHS = 3  # of a worker on one message, before its client is given up for the phase
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "MKL_NUM_THREADS": "1"}
@@ -186,9 +196,12 @@ class RayGrid(SimulationGrid):
         for worker in range(len(self._seats)):
             self._feed(worker, waiting, running)
         while running:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            ready, _ = ray.wait(list(running), num_returns=1, timeout=left)
+            left = math.inf if deadline is None else max(0.0, deadline - time.monotonic())
+            ready, _ = ray.wait(list(running), num_returns=1, timeout=min(left, LOOK_SECONDS))
+            check_alive()
             if not ready:
+                if left > LOOK_SECONDS:
+                    continue
                 self._abandon({chunk.worker for chunk in running.values()})
                 break
             chunk = running.pop(ready[0])
@@ -207,6 +220,7 @@ class RayGrid(SimulationGrid):
 
     def _feed(self, worker: int, waiting: list[deque[_Chunk]], running: dict[Any, _Chunk]) -> None:
         """Give a worker calls until it has one more than it can handle."""
+        check_alive()
         under_way = sum(chunk.worker == worker for chunk in running.values())
         for _ in range(AHEAD - under_way):
             if waiting[worker]:
@@ -345,8 +359,8 @@ class RayGrid(SimulationGrid):
         for seat in self._seats:
             if sessions:
                 idle.append(seat.actor)
-            else:
+            elif not dead():
                 ray.kill(seat.actor)
         self._seats = []
         if self._owns_ray and ray.is_initialized():
-            ray.shutdown()
+            leave_ray()

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._private import worker as ray_worker
 from ray.exceptions import RayActorError, RayTaskError
 
 from fedkt.errors import ConfigError, FedktError, RunFailedError
+from fedkt.simulations.stopping import keeping
 
 idle: list[Any] = []  # actors without a run, while a session is open
 sessions: list[int] = []
@@ -28,10 +30,29 @@ def session(workers: int, address: str | None = None) -> Iterator[None]:
         sessions.pop()
         while idle and not sessions:
             actor = idle.pop()
-            if ray.is_initialized():
+            if ray.is_initialized() and not dead():
                 ray.kill(actor)
         if joined:
-            ray.shutdown()
+            leave_ray()
+
+
+def leave_ray() -> None:
+    """Leave Ray, unless it has died: what is asked of it then ends the process at once."""
+    if not dead():
+        ray.shutdown()
+
+
+def dead() -> str:
+    """Return which process of a Ray that this process has started has died; else nothing."""
+    node = ray_worker._global_node
+    gone = [kind for kind, _ in node.dead_processes()] if node is not None else []
+    return next((kind for kind in gone if kind in ("raylet", "gcs_server")), "")
+
+
+def check_alive() -> None:
+    """Raise RunFailedError if the Ray of this process has died."""
+    if kind := dead():
+        raise RunFailedError(f"Ray has died: its process {kind} is gone.")
 
 
 def join_ray(workers: int, address: str | None) -> bool:
@@ -41,20 +62,24 @@ def join_ray(workers: int, address: str | None) -> bool:
     ------
     ConfigError
         If the cluster cannot be reached or has fewer CPUs than workers.
+    RunFailedError
+        If this process's Ray has died: it takes no other.
     """
     joined = False
+    check_alive()
     if not ray.is_initialized():
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
-            if address:
-                _knock(address)
-                ray.init(address=address, **quiet)
-            else:
-                # "local": a cluster is joined only when asked for, whatever RAY_ADDRESS says.
-                ray.init("local", num_cpus=workers, include_dashboard=False, **quiet)
+            with keeping():
+                if address:
+                    _knock(address)
+                    ray.init(address=address, **quiet)
+                else:
+                    # "local": a cluster is joined only when asked for, whatever RAY_ADDRESS says.
+                    ray.init("local", num_cpus=workers, include_dashboard=False, **quiet)
         except (OSError, RuntimeError, ValueError) as error:
-            line = str(error).splitlines()[0]
-            raise ConfigError(f"Ray cannot be reached at {address!r}: {line}") from error
+            what = f"reached at {address!r}" if address else "started"
+            raise ConfigError(f"Ray cannot be {what}: {str(error).splitlines()[0]}") from error
         joined = True
     cpus = int(ray.cluster_resources().get("CPU", 0))
     if cpus < workers:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from fedkt.clients.state import ClientState
+from fedkt.disk import writing
 from fedkt.leakage import histogram_leakage
 from fedkt.metrics import OverClients, group_effect, negative_transfer, over_clients, transfer
 from fedkt.simulations import checkpoint
@@ -72,7 +73,8 @@ class Recorder:
             report = replace(report, clients=tuple(range(len(self.label_counts))))
         alone = self._alone.get(report.round)
         row = round_row(report, alone, self.liars, self.label_counts)
-        with (self._folder / "rounds.jsonl").open("a", encoding="utf-8") as file:
+        log = self._folder / "rounds.jsonl"
+        with writing(self._folder), log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())

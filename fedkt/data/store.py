@@ -16,6 +16,7 @@ from fedkt.data.samples import ClientData, Samples
 from fedkt.data.scaling import model_inputs
 from fedkt.data.sources import one_line
 from fedkt.data.splits import Array, Ints
+from fedkt.disk import writing
 from fedkt.errors import ConfigError
 
 FORMAT = 5
@@ -199,12 +200,13 @@ class Federation:
 
     def save(self, folder: Path) -> None:
         """Write the federation into a folder: one ``.npy`` file per array and a JSON file."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for key, array in self._arrays().items():
-            np.save(folder / f"{key}.npy", array, allow_pickle=False)
         header = {"format": FORMAT, **self._header(), "token": self.token}
-        # Last, so that a folder with this file is complete.
-        (folder / "federation.json").write_text(json.dumps(header, indent=1), encoding="utf-8")
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for key, array in self._arrays().items():
+                np.save(folder / f"{key}.npy", array, allow_pickle=False)
+            # Last, so that a folder with this file is complete.
+            (folder / "federation.json").write_text(json.dumps(header, indent=1), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Federation:

@@ -55,6 +55,12 @@ def test_the_warning_comes_where_the_fusion_outgrows_the_clients(tiny: Any) -> N
     assert "for each of 3 clients" in warning
 
 
+@pytest.mark.parametrize("models", [["forest"], ["linear", "forest"], ["forest", "logistic"]])
+def test_what_nobody_can_count_is_no_reason_for_a_warning(tiny: Any, models: list[str]) -> None:
+    plan = prepare(tiny(models=models))
+    assert fusion_warning(Costing(1e18), plan.population, plan.federation) is None
+
+
 def test_knfu_counts_its_neighbours() -> None:
     assert KnFu().fusion_flops(100, 2000, 10) == 2 * 100 * 100 * 2000 * 10
     assert KnFu(nearest=5).fusion_flops(100, 2000, 10) == 2 * 100 * 5 * 2000 * 10

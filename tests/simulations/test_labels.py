@@ -62,14 +62,14 @@ def test_strategies_of_files_go_by_their_own_names(
 ) -> None:
     (here / "sub").mkdir()
     for place in ("a.py", "b.py", "sub/a.py"):
-        (here / place).write_text(NAMED)
+        (here / place).write_text(NAMED, encoding="utf-8")
     entries = entries_of(tiny(strategy={}, compare={"strategies": strategies}))
     assert [e.label for e in entries] == labels
     assert len({slug(label) for label in labels}) == len(labels)
 
 
 def test_two_classes_of_one_name_in_one_file_need_labels(here: Path, tiny: Any) -> None:
-    (here / "a.py").write_text(NAMED + "class Twin(DSFL):\n    name = 'ds-fl'\n")
+    (here / "a.py").write_text(NAMED + "class Twin(DSFL):\n    name = 'ds-fl'\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"ds-fl is named twice; write LABEL = a\.py:Twin"):
         entries_of(tiny(strategy={}, compare={"strategies": ["a.py:DSFL", "a.py:Twin"]}))
 
@@ -77,9 +77,12 @@ def test_two_classes_of_one_name_in_one_file_need_labels(here: Path, tiny: Any) 
 def test_a_run_goes_by_the_name_of_its_strategy(
     here: Path, fedkt: Any, write_toml: Any, no_report: None
 ) -> None:
-    (here / "a.py").write_text(NAMED)
+    (here / "a.py").write_text(NAMED, encoding="utf-8")
     for strategy, name in (("Other", "third"), ("KnFuToo", "a:knfu"), ("OwnLocal", "a:local")):
         toml = write_toml(here, rounds=1, strategy={"name": f"a.py:{strategy}", "local_epochs": 1})
         answer = fedkt("simulate", toml, "--out", here / strategy)
         assert answer.code == 0, answer.err
-        assert json.loads((here / strategy / "summary.json").read_text())["label"] == name
+        assert (
+            json.loads((here / strategy / "summary.json").read_text(encoding="utf-8"))["label"]
+            == name
+        )

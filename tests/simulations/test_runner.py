@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -257,8 +258,21 @@ def test_ctrl_c_says_how_to_go_on(
     assert not (here / "run" / "summary.json").exists()
     assert fedkt("simulate", "--out", "run", "--resume").code == 0
     assert figures(here / "run") == figures(long_run)
-    assert "--resume" in stopped.stderr
-    assert len(stopped.stderr.splitlines()) == 1
+    said = "Stopped. What is finished is kept; go on with: fedkt simulate --out run --resume"
+    assert stopped.stderr.splitlines() == [said]
+
+
+def test_sigterm_is_ctrl_c_of_programs(
+    here: Path, fedkt: Any, write_toml: Any, long_run: Path, figures: Any, no_report: None
+) -> None:
+    toml = write_toml(here, **MANY, run={"grid": "in-process", "state": "disk"})
+    stopped = interrupt(here, toml, signal.SIGTERM)
+    assert stopped.returncode == 143
+    (line,) = stopped.stderr.splitlines()
+    assert {p.name for p in (here / "run").rglob("*") if p.name in ("state", ".lock")} == set()
+    assert 5 <= len(read_rounds(here / "run")) < 40
+    assert fedkt(*shlex.split(line.partition("go on with: fedkt ")[2])).code == 0
+    assert figures(here / "run") == figures(long_run)
 
 
 # --- failing ---------------------------------------------------------------------------------

@@ -285,7 +285,7 @@ def called(case: tuple[dict[str, Any], int, list[str]]) -> str:
 def test_a_mistake_is_one_line(
     here: Path, fedkt: Any, write_toml: Any, no_report: None, case: Any
 ) -> None:
-    (here / "mine.py").write_text(FILE)
+    (here / "mine.py").write_text(FILE, encoding="utf-8")
     changes, code, words = case
     toml = write_toml(here, rounds=1, **changes)
     answer = fedkt("simulate", toml, "--out", here / "out", "--set", "run.executor=loop")
