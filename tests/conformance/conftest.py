@@ -84,9 +84,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     and rubbish that it may be sent), ``representative`` (two, to save time). With
     ``--fedkt-strategy`` they are the user's; at level quick only laws of methods are checked then.
     """
-    for name, group in _groups(Asked.by(metafunc.config)).items():
+    asked = Asked.by(metafunc.config)
+    left_out = asked.level == "quick" and metafunc.definition.get_closest_marker("full")
+    for name, group in _groups(asked).items():
         if name in metafunc.fixturenames:
-            metafunc.parametrize(name, group, ids=_id)
+            metafunc.parametrize(name, [] if left_out else group, ids=_id)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
