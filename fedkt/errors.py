@@ -26,6 +26,10 @@ class NotFiniteError(FedktError, ArithmeticError):
     """What should be measured, kept or shared holds NaN or infinity."""
 
 
+class NotFiniteKnowledgeError(KnowledgeError, NotFiniteError):
+    """Knowledge holds NaN or infinity."""
+
+
 class RunFailedError(FedktError, RuntimeError):
     """A run started well and could not go on (command line: exit 1)."""
 

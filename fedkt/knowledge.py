@@ -6,6 +6,7 @@ ids, never to batch positions, and probabilities, logits and labels are never co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -16,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedkt.answers import is_finite
-from fedkt.errors import KnowledgeError, unknown
+from fedkt.answers import largest
+from fedkt.errors import KnowledgeError, NotFiniteKnowledgeError, unknown
 from fedkt.memory import empty, give_back
 
 Kind = Literal[
@@ -206,11 +207,18 @@ class Expected:
         int64 ``[M]``, the ids asked for, in order; ``None`` for kinds without rows.
     shapes : Mapping[str, tuple[int, ...]]
         The shape of each tensor.
+    largest : float
+        Their absolute values are at most so large.
+    between : Mapping[str, tuple[Tensor, Tensor]]
+        Of tensors that have a range of their own, the least and the greatest value, of any shape
+        that broadcasts to the tensor's.
     """
 
     kind: Kind
     ids: Tensor | None
     shapes: Mapping[str, tuple[int, ...]]
+    largest: float = math.inf
+    between: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 def check(knowledge: Knowledge, expected: Expected, num_classes: int) -> None:
@@ -228,8 +236,10 @@ def check(knowledge: Knowledge, expected: Expected, num_classes: int) -> None:
     Raises
     ------
     KnowledgeError
-        Naming the first fault: kind, tensors, shape, dtype, ids, non-finite values,
+        Naming the first fault: kind, tensors, shape, dtype, ids, values out of bounds,
         counts outside [0, 10⁹], rows off the simplex (but for absent ones), labels out of range.
+    NotFiniteKnowledgeError
+        A KnowledgeError too: for NaN or infinity.
     """
     if knowledge.kind != expected.kind:
         raise KnowledgeError(f"kind is {knowledge.kind}, not {expected.kind}")
@@ -243,12 +253,29 @@ def check(knowledge: Knowledge, expected: Expected, num_classes: int) -> None:
         dtype = torch.int64 if knowledge.kind == "labels" else torch.float32
         if tensor.dtype != dtype:
             raise KnowledgeError(f"{name} has dtype {_dtype(tensor)}, not {_dtype(dtype)}")
-        if not is_finite(tensor):
-            raise KnowledgeError(f"{name} holds NaN or infinity")
+        _check_size(name, tensor, expected)
     if expected.ids is not None and not _same_ids(knowledge.ids, expected.ids):
         raise KnowledgeError("ids differ from those asked for")
     _check_counts(knowledge.counts)
     _check_values(knowledge, num_classes)
+
+
+def _check_size(name: str, tensor: Tensor, expected: Expected) -> None:
+    if not tensor.is_floating_point():
+        return
+    size = largest(tensor)
+    if not math.isfinite(size):
+        raise NotFiniteKnowledgeError(f"{name} holds NaN or infinity")
+    if size > expected.largest:
+        raise KnowledgeError(f"{name} holds {size:g}, and at most {expected.largest:g} is allowed")
+    if name in expected.between:
+        low, high = expected.between[name]
+        outside = ((tensor < low) | (tensor > high)).nonzero()
+        if len(outside):
+            place = tuple(outside[0].tolist())
+            within = [f"{float(end.expand_as(tensor)[place]):g}" for end in (low, high)]
+            value = f"{name}{list(place)} is {float(tensor[place]):g}"
+            raise KnowledgeError(f"{value}, not in [{', '.join(within)}]")
 
 
 def _check_counts(counts: Tensor | None) -> None:

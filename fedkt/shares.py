@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
 
 from fedkt.knowledge import Kind
 from fedkt.options import AtLeastOne, Count, Positive, checked
@@ -147,6 +151,11 @@ class Validation:
     def kind(self) -> Kind:
         """The kind of knowledge shared."""
         return "statistics"
+
+    @property
+    def between(self) -> tuple[Tensor, Tensor]:
+        """The least and the greatest cross-entropy and accuracy, each float32 ``[2]``."""
+        return torch.zeros(2), torch.tensor([math.inf, 1.0])
 
 
 Share = Predict | Weights | Gate | Styles | Validation

@@ -25,6 +25,7 @@ from fedkt.recipe import Predict, Recipe
 from fedkt.rng import torch_rng
 
 _PREFIX = "knowledge."
+FLOAT32 = torch.finfo(torch.float32).max
 SERIALISATION = "numpy.ndarray"  # Flower's name for the .npy format
 
 
@@ -110,7 +111,10 @@ def encode(
 
 
 def decode(
-    packet: Packet, known_ids: Callable[[int], Tensor | None], codec: str = "none"
+    packet: Packet,
+    known_ids: Callable[[int], Tensor | None],
+    codec: str = "none",
+    asked: int | None = None,
 ) -> Knowledge:
     """Undo :func:`encode`.
 
@@ -123,22 +127,27 @@ def decode(
         were sent.
     codec : str
         The codecs agreed on; the sender does not choose.
+    asked : int, optional
+        The round that the packet must belong to; by default any.
 
     Raises
     ------
     KnowledgeError
-        If the packet is not well formed or was encoded otherwise.
+        If the packet is not well formed, was encoded otherwise or is of another round.
     """
     try:
         kind = cast(Kind, packet.meta["kind"])
         if packet.meta["codec"] != codec:
             raise KnowledgeError(f"encoded with {packet.meta['codec']!r}, not with {codec!r}")
+        round_ = packet.meta["round"]
+        if type(round_) is not int or asked not in (None, round_):
+            wanted = "a whole number" if asked is None else asked
+            raise KnowledgeError(f"its round is {round_!r}, not {wanted}")
         arrays = {name: _array(array) for name, array in packet.arrays.items()}
         ids, counts = arrays.pop("ids", None), arrays.pop("counts", None)
         content = {name.removeprefix("t."): array for name, array in arrays.items()}
         for one in reversed(codec_chain(codec)):
             content = one.decode(content)
-        round_ = int(cast(int, packet.meta["round"]))
         return Knowledge(
             kind,
             {name: torch.tensor(array) for name, array in content.items()},
@@ -151,19 +160,32 @@ def decode(
         raise KnowledgeError(f"unreadable packet: {type(error).__name__}: {error}") from error
 
 
-def scalar(metrics: MetricRecord | None, name: str) -> float | None:
-    """Return a finite number from a reply's metrics; None if there is none of that name.
+def scalar(
+    metrics: MetricRecord | None, name: str, low: float = -FLOAT32, high: float = FLOAT32
+) -> float | None:
+    """Return a number from a reply's metrics; None if there is none of that name.
+
+    Parameters
+    ----------
+    metrics : MetricRecord, optional
+        The reply's.
+    name : str
+        Of the number.
+    low, high : float
+        The least and the greatest that it may be; by default what float32 holds.
 
     Raises
     ------
     KnowledgeError
-        If it is a list, NaN or infinite.
+        If it is a list, NaN or outside of the bounds.
     """
     value = None if metrics is None else metrics.get(name)
     if value is None:
         return None
-    if isinstance(value, list) or not math.isfinite(value):
-        raise KnowledgeError(f"{name} is not a finite number")
+    if isinstance(value, list):
+        raise KnowledgeError(f"{name} is a list, not a number")
+    if not low <= value <= high:
+        raise KnowledgeError(f"{name} is {value}, not a number in [{low:g}, {high:g}]")
     return float(value)
 
 

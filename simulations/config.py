@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from fedkt.errors import ConfigError, FedktError, unknown
 from fedkt.simulations.files import write_atomic
+from fedkt.strategies.bounds import Bounds
 from fedkt.text import raised
 
 Grid = Literal["ray", "in-process", "flower"]
@@ -97,6 +98,7 @@ class RunSection(Section):
     personalised: Literal["split", "matched"] = "split"
     oracle: bool = Field(False, description="also report the best test round, named so")
     group_effect: bool = Field(False, description="measure models before the fusion as well")
+    bounds: Bounds = Field(Bounds(), description="what uploads may hold; see its docstring")
 
     @field_validator("quorum", mode="before")
     @classmethod
@@ -399,13 +401,13 @@ def plain_defaults(call: Callable[..., Any]) -> dict[str, Any]:
 def _explain(error: ValidationError) -> ConfigError:
     first = error.errors()[0]
     where = [str(part) for part in first["loc"]]
-    if first["type"] == "extra_forbidden":
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         section: Any = Experiment
         for part in where[:-1]:
             annotation = section.model_fields[part].annotation
             section = next((a for a in get_args(annotation) if a is not type(None)), annotation)
         of = f"key in [{'.'.join(where[:-1])}]" if where[:-1] else "key"
-        return unknown(of, where[-1], section.model_fields)
+        return unknown(of, where[-1], inspect.signature(section).parameters)
     if first["type"] == "literal_error" and isinstance(first["input"], str):
         allowed = re.findall(r"'([^']*)'", first["ctx"]["expected"])
         return unknown(".".join(where), first["input"], allowed)

@@ -90,6 +90,7 @@ class Plan:
             public_labels=None if public_y is None else torch.tensor(public_y, dtype=torch.int64),
             server_model=server_model(strategy, self.experiment, self.federation, self.population),
             group_effect=run.group_effect,
+            bounds=run.bounds,
             schedule_rounds=self.experiment.schedule_rounds,
         )
         return strategy

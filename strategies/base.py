@@ -20,24 +20,16 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fedkt import wire
-from fedkt.errors import (
-    ConfigError,
-    FedktError,
-    KnowledgeError,
-    NotFiniteError,
-    RunFailedError,
-)
+from fedkt.errors import ConfigError, KnowledgeError, NotFiniteError
 from fedkt.knowledge import Fused, Knowledge, Upload, Uploads
 from fedkt.options import checked
 from fedkt.recipe import Recipe, Weights
 from fedkt.registry import short_name
 from fedkt.server_model import ServerModel
+from fedkt.strategies import fusing
 from fedkt.strategies.exchange import Exchange
 from fedkt.strategies.rounds import Observer, ServerOptions
-from fedkt.text import last_line, raised
-
-ACCURACIES = ("personalised-accuracy", "global-accuracy", "validation-accuracy")
-LEARNT = "learnt-accuracy"  # before the fusion; only where the run asks for the group effect
+from fedkt.strategies.told import ACCURACIES, Told, accuracies
 
 
 class KnowledgeStrategy(Strategy):
@@ -297,42 +289,39 @@ class KnowledgeStrategy(Strategy):
         exchange = self.exchange
         if not self._has_first_message:
             return None, None
-        uploads: list[Upload] = []
-        losses = []
-        for client, content in exchange.learning(replies, exchange.report.participants):
+        asked = exchange.report.participants
+        sound: list[Upload] = []
+        told: dict[int, Told] = {}
+        for client, content in exchange.contents(replies, "learn", asked):
             try:
-                upload = exchange.read_upload(client, content, self.takes_partial)
-                loss = wire.scalar(content.metric_records["metrics"], "loss")
-                learnt = wire.scalar(content.metric_records["metrics"], LEARNT)
+                sound.append(exchange.read_upload(client, content, self.takes_partial))
+                told[client] = Told.of(content)
             except KnowledgeError as error:
                 exchange.fail(client, "share", str(error))
-                continue
-            uploads.append(upload)
-            losses.append(loss)
+        together = Uploads(exchange.without_outliers([u for u in sound if u.client in told]))
+        del sound  # stacking frees them one by one
+        exchange.stop_unless(together, "learn")
+        for upload in together:
             exchange.look_at(upload)
-            if learnt is not None:
-                exchange.report.learnt[client] = learnt
-            elif "unmeasured" in content.config_records:
-                reason = str(content.config_records["unmeasured"].get("group-effect"))
-                exchange.fail(client, "group effect", last_line(reason))
-        exchange.stop_unless(uploads, "learn")
-        exchange.report.participants = [u.client for u in uploads]
-        together = Uploads(uploads) if exchange.recipe.share else None
-        del uploads  # stacking frees them one by one
-        if together is not None:
-            exchange.accept(self._fused(together))
+        clients = list(together.clients)
+        if exchange.recipe.share:
+            clients = fusing.fuse(self, together)
+        del together
+        exchange.report.participants = clients
+        exchange.note_learning(asked, clients)
+        for client in clients:
+            exchange.acknowledge(client)
+            self._note(client, told[client])
+        losses = [told[c].loss for c in clients]
         known = [loss for loss in losses if loss is not None]
         metrics = MetricRecord({"loss": float(np.mean(known))}) if known else None
         return self._server_arrays(), metrics
 
-    def _fused(self, uploads: Uploads) -> Fused:
-        try:
-            return self.fuse(uploads)
-        except FedktError:
-            raise
-        except Exception as error:
-            where = f"{self.title}, round {self.exchange.report.round}"
-            raise RunFailedError(f"{where}: fuse() raised {raised(error)}") from error
+    def _note(self, client: int, told: Told) -> None:
+        if told.learnt is not None:
+            self.exchange.report.learnt[client] = told.learnt
+        elif told.unmeasured is not None:
+            self.exchange.fail(client, "group effect", told.unmeasured)
 
     @property
     def _has_first_message(self) -> bool:
@@ -366,16 +355,12 @@ class KnowledgeStrategy(Strategy):
         exchange = self.exchange
         report = exchange.report
         for client, content in exchange.contents(replies, "absorb", report.clients):
-            metrics = content.metric_records.get("metrics")
-            if metrics is None:  # a client without any test data sends an empty record
-                exchange.fail(client, "evaluate", "no metrics in the reply")
-                continue
             try:
-                measured = {name: wire.scalar(metrics, name) for name in ACCURACIES}
+                report.metrics[client] = accuracies(content)
             except KnowledgeError as error:
                 exchange.fail(client, "evaluate", str(error))
-                continue
-            report.metrics[client] = {k: v for k, v in measured.items() if v is not None}
+            else:
+                exchange.acknowledge(client)
         exchange.stop_unless(list(report.metrics), "absorb and evaluate")
         means = MetricRecord()
         for name in ACCURACIES:

@@ -12,21 +12,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, Metadata, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedkt import wire
 from fedkt.errors import ConfigError, KnowledgeError, RunFailedError
-from fedkt.knowledge import LARGEST_COUNT, Expected, Fused, Knowledge, Upload, check
+from fedkt.knowledge import Expected, Fused, Knowledge, Upload, check
 from fedkt.leakage import mean_prediction
-from fedkt.readouts import GATE
+from fedkt.readouts import GATE, UNKNOWN
 from fedkt.recipe import Gate, Predict, Recipe, Styles, Validation, Weights
 from fedkt.rng import numpy_rng
 from fedkt.strategies.roster import Roster, meet
 from fedkt.strategies.rounds import Failure, RoundReport, ServerOptions
 from fedkt.text import foreign, last_line
 
+NOT_NEGATIVE = torch.tensor(0.0), torch.tensor(math.inf)
+LOSSES = torch.tensor(UNKNOWN), torch.tensor(math.inf)
 # A client says in which part of a message's work something was not finite; see ``clients.turn``.
 NAMED_PHASE = re.compile(r"NotFiniteError: client \d+, (start|learn|share|absorb|evaluate): ")
 
@@ -53,7 +56,8 @@ class Exchange:
         self._notes: list[str] = []  # of the greeting, for the next round's report
         self._version = 0  # the round in which `latest` was fused; 0 is before the first
         self._held: dict[int, dict[str, int]] = {}  # client -> share name -> version
-        self._sent: dict[int, tuple[str, ...]] = {}  # what each client was sent this phase
+        self._sent: dict[int, dict[str, int]] = {}  # the same of what was sent this phase
+        self._asked: dict[int, Metadata] = {}  # of the last message to each client
         self._learnt: dict[int, bool] = {}  # whether a client that was asked to learn ever has
         self._shapes: dict[str, tuple[int, ...]] = {}  # of the first weights, and so of all others
 
@@ -163,11 +167,13 @@ class Exchange:
         built = []
         for client in clients:
             packets = self._due(client, names, shared)
-            self._sent[client] = tuple(packets)
+            self._sent[client] = dict.fromkeys(packets, self._version)
             content = RecordDict({"config": base})
             wire.attach(content, packets)
             node, group = self.roster[client].node, str(self.report.round)
-            built.append(Message(content, node, message_type, group_id=group))
+            message = Message(content, node, message_type, group_id=group)
+            self._asked[client] = message.metadata  # in which the grid writes the message's id
+            built.append(message)
         return built
 
     def _due(
@@ -200,14 +206,19 @@ class Exchange:
     def contents(
         self, replies: Iterable[Message], phase: str, asked: Sequence[int]
     ) -> Iterator[tuple[int, RecordDict]]:
-        """Yield (client, content) of the good replies by client; note the others as failures."""
-        by_client: dict[int, Message] = {}
+        """Yield (client, content) of the replies by client; note those without as failures.
+
+        A reply belongs to the message that it answers, whichever node it says that it comes from:
+        Flower answers itself for a node that is gone. Of several the first counts.
+        """
+        client_of = {self._asked[client].message_id: client for client in asked}
+        answers: dict[int, Message] = {}
         for reply in replies:
-            client = self.roster.client_of(reply.metadata.src_node_id)
+            client = client_of.get(reply.metadata.reply_to_message_id)
             if client is not None:
-                by_client[client] = reply
+                answers.setdefault(client, reply)
         for client in asked:
-            answer = by_client.pop(client, None)
+            answer = answers.pop(client, None)
             if answer is None:
                 self.fail(client, phase, "no reply in time")
             elif answer.has_error():
@@ -215,19 +226,17 @@ class Exchange:
                 named = NAMED_PHASE.match(reason)
                 self.fail(client, named[1] if named else phase, reason)
             else:
-                held = self._held.setdefault(client, {})
-                held.update(dict.fromkeys(self._sent.get(client, ()), self._version))
                 yield client, answer.content
 
-    def learning(
-        self, replies: Iterable[Message], asked: Sequence[int]
-    ) -> Iterator[tuple[int, RecordDict]]:
-        """Yield the good replies of those asked to learn; note in the report who never has."""
-        for client, content in self.contents(replies, "learn", asked):
-            self._learnt[client] = True
-            yield client, content
+    def acknowledge(self, client: int) -> None:
+        """Take note that a client holds what it was sent: it has replied, and soundly."""
+        self._held.setdefault(client, {}).update(self._sent.get(client, {}))
+
+    def note_learning(self, asked: Sequence[int], sound: Iterable[int]) -> None:
+        """Note who of those asked to learn has, and in the report who never has."""
+        learnt = set(sound)
         for client in asked:
-            self._learnt.setdefault(client, False)
+            self._learnt[client] = client in learnt or self._learnt.get(client, False)
         self.report.untrained = tuple(sorted(c for c, ever in self._learnt.items() if not ever))
 
     def read_upload(self, client: int, content: RecordDict, incomplete: bool = False) -> Upload:
@@ -253,7 +262,7 @@ class Exchange:
             if share.name not in packets:
                 raise KnowledgeError(f"no knowledge called {share.name!r} in the reply")
             ids = partial(self._ids, share.name)
-            one = wire.decode(packets[share.name], ids, self.options.codec)
+            one = wire.decode(packets[share.name], ids, self.options.codec, self.report.round)
             check(one, self._expected(share), self.roster.num_classes)
             if one.absent and not incomplete:
                 raise KnowledgeError(
@@ -261,11 +270,23 @@ class Exchange:
                     f"{self.title} takes whole uploads only"
                 )
             knowledge[share.name] = one
-        examples = wire.scalar(content.metric_records.get("metrics"), "num-examples")
-        if examples is None or not 0 <= examples <= LARGEST_COUNT:
-            said = f"a number from 0 to {LARGEST_COUNT}"
-            raise KnowledgeError(f"the reply does not say num-examples, {said}")
+        metrics, most = content.metric_records.get("metrics"), self.options.bounds.examples
+        examples = wire.scalar(metrics, "num-examples", 0, most)
+        if examples is None:
+            raise KnowledgeError("the reply does not say num-examples")
         return Upload(client, int(examples), knowledge)
+
+    def withdraw(self, client: int, phase: str, reason: str) -> None:
+        """Note that a client drops out of this phase whose upload was sound in itself."""
+        self.report.mean_predictions.pop(client, None)
+        self.fail(client, phase, reason)
+
+    def without_outliers(self, uploads: Sequence[Upload]) -> list[Upload]:
+        """Return the uploads that are not too far from the others'; note the rest as failures."""
+        outliers = self.options.bounds.outliers(uploads)
+        for client, reason in outliers.items():
+            self.fail(client, "share", reason)
+        return [upload for upload in uploads if upload.client not in outliers]
 
     def look_at(self, upload: Upload) -> None:
         """Note what the client's answers give away on the average, for the report."""
@@ -278,22 +299,32 @@ class Exchange:
             self.report.mean_predictions[upload.client] = mean
 
     def _expected(self, share: Any) -> Expected:
+        expected = partial(Expected, share.kind, largest=self.options.bounds.value)
         if isinstance(share, Predict):
             ids = self._ids(share.name, self.report.round)
             assert ids is not None
             columns = () if share.form == "labels" else (self.roster.num_classes,)
-            return Expected(share.kind, ids, {"values": (len(ids), *columns)})
+            return expected(ids, {"values": (len(ids), *columns)})
         if isinstance(share, Gate):
-            return Expected(share.kind, None, {"losses": (len(GATE),)})
+            return expected(None, {"losses": (len(GATE),)}, between={"losses": LOSSES})
         if isinstance(share, Styles):
             shape = share.count, self.roster.input_shape[0]
-            return Expected(share.kind, None, {"mean": shape, "std": shape})
+            return expected(None, {"mean": shape, "std": shape}, between={"std": NOT_NEGATIVE})
         if isinstance(share, Validation):
-            return Expected(share.kind, None, {"own": (2,), "received": (2,)})
-        return Expected(share.kind, None, self._shapes)
+            measured = dict.fromkeys(("own", "received"), share.between)
+            return expected(None, dict.fromkeys(measured, (2,)), between=measured)
+        return expected(None, self._shapes)
 
-    def accept(self, fused: Fused) -> None:
-        """Take what the strategy fused; every participant must find in it what it reads."""
+    def check_fused(self, fused: Fused) -> None:
+        """Refuse what cannot be sent; every participant must find in it what it reads.
+
+        Raises
+        ------
+        ConfigError
+            If a participant is given less than the recipe reads.
+        KnowledgeError
+            If knowledge is not sound: the clients would be ruined by it.
+        """
         self._check_form(fused)
         needed = dict.fromkeys((*self.recipe.needs("absorb"), *self.recipe.needs("learn")))
         for client in self.report.participants:
@@ -303,6 +334,9 @@ class Exchange:
         for receiver, given in (("everyone", fused.shared), *fused.personal.items()):
             for name, one in given.items():
                 self._check_fused(name, one, receiver)
+
+    def accept(self, fused: Fused) -> None:
+        """Take what the strategy fused as what the clients are to get."""
         self.latest, self._version = fused, self.report.round
         self.report.diagnostics = fused.diagnostics
 
@@ -323,7 +357,6 @@ class Exchange:
                     raise ConfigError(f"{self.title}: fuse() gave {whom} {what}, not {form}.")
 
     def _check_fused(self, name: str, one: Knowledge, receiver: object) -> None:
-        """Refuse to send knowledge that is not sound: the clients would be ruined by it."""
         shapes = {n: tuple(t.shape) for n, t in one.tensors.items()}
         if one.kind in ("logits", "probabilities") and one.ids is not None:
             shapes = {"values": (len(one.ids), self.roster.num_classes)}
@@ -331,9 +364,8 @@ class Exchange:
             check(one, Expected(one.kind, one.ids, shapes), self.roster.num_classes)
         except KnowledgeError as error:
             whom = receiver if receiver == "everyone" else f"client {receiver}"
-            raise RunFailedError(
-                f"{self.title}, round {self.report.round}: what fuse() gave {whom} as {name!r} "
-                f"cannot be sent: {error}"
+            raise type(error)(
+                f"what fuse() gave {whom} as {name!r} cannot be sent: {error}"
             ) from error
 
     def fail(self, client: int, phase: str, reason: str) -> None:

@@ -79,7 +79,6 @@ class Roster(Mapping[int, Member]):
 
     def __init__(self, members: Sequence[Member], left_out: Sequence[LeftOut] = ()) -> None:
         self._members = {m.client: m for m in sorted(members, key=lambda m: m.client)}
-        self._by_node = {m.node: m for m in members}
         self.left_out = tuple(left_out)
         facts = members[0].facts
         self.num_classes = cast(int, facts["num-classes"])
@@ -99,11 +98,6 @@ class Roster(Mapping[int, Member]):
     def clients(self) -> tuple[int, ...]:
         """All client ids, ascending."""
         return tuple(self._members)
-
-    def client_of(self, node: int) -> int | None:
-        """Return the client behind a node, if it is one of ours."""
-        member = self._by_node.get(node)
-        return None if member is None else member.client
 
 
 def meet(grid: Grid, recipe: Recipe, method: str, options: ServerOptions, timeout: float) -> Roster:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fedkt.options import AtLeastOne, Count, Factor, PositiveFraction, checked
 from fedkt.server_model import ServerModel
+from fedkt.strategies.bounds import Bounds
 
 if TYPE_CHECKING:
     from fedkt.strategies.base import KnowledgeStrategy
@@ -52,6 +53,8 @@ class ServerOptions:
     schedule_rounds : int
         What follows the progress of a run (λ_p of domain adaptation, the gates of ``kd3a``)
         follows that of a run of so many rounds, of which this is the beginning; 0: of this.
+    bounds : Bounds
+        What the numbers of an upload may be.
     """
 
     seed: Count = 0
@@ -65,6 +68,7 @@ class ServerOptions:
     server_model: ServerModel | None = field(default=None, compare=False, repr=False)
     group_effect: bool = False
     schedule_rounds: Count = 0
+    bounds: Bounds = field(default_factory=Bounds)
 
     def needed(self, expected: int) -> int:
         """Return how many of the clients that are expected a run needs."""
@@ -109,8 +113,9 @@ class RoundReport:
     participants : list[int]
         Those drawn for the round; once the uploads are in, those whose upload was good.
     untrained : tuple[int, ...]
-        Clients that have failed whenever they were asked to learn, until now: they hold the model
-        that they began with, and no figure is theirs.
+        Clients that have failed whenever they were asked to learn, until now, or whose replies
+        have all been refused: as far as is known they hold the model that they began with, and no
+        figure is theirs.
     metrics : dict[int, dict[str, float]]
         By client: ``personalised-accuracy``, ``global-accuracy``,
         ``validation-accuracy``, each in [0, 1], as far as the client has them.

@@ -1,0 +1,48 @@
+"""The figures that a client tells beside its upload, each within its bounds."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from flwr.app import RecordDict
+
+from fedkt import wire
+from fedkt.errors import KnowledgeError
+from fedkt.text import last_line
+
+ACCURACIES = ("personalised-accuracy", "global-accuracy", "validation-accuracy")
+LEARNT = "learnt-accuracy"  # before the fusion; only where the run asks for the group effect
+
+
+class Told(NamedTuple):
+    """What a reply to learn tells: the loss, the accuracy after learning, or why there is none."""
+
+    loss: float | None
+    learnt: float | None
+    unmeasured: str | None
+
+    @classmethod
+    def of(cls, content: RecordDict) -> Told:
+        """Read a reply; raise a KnowledgeError for what is no number, or out of bounds."""
+        metrics = content.metric_records["metrics"]
+        unmeasured = content.config_records.get("unmeasured")
+        return cls(
+            wire.scalar(metrics, "loss"),
+            wire.scalar(metrics, LEARNT, 0, 1),
+            None if unmeasured is None else last_line(str(unmeasured.get("group-effect"))),
+        )
+
+
+def accuracies(content: RecordDict) -> dict[str, float]:
+    """Return the accuracies in a reply to evaluate, those that it has.
+
+    Raises
+    ------
+    KnowledgeError
+        If there is no record of metrics, or an accuracy does not lie in [0, 1].
+    """
+    metrics = content.metric_records.get("metrics")
+    if metrics is None:  # a client without any test data sends an empty record
+        raise KnowledgeError("no metrics in the reply")
+    measured = {name: wire.scalar(metrics, name, 0, 1) for name in ACCURACIES}
+    return {name: value for name, value in measured.items() if value is not None}
