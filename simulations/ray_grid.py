@@ -41,6 +41,7 @@ from fedkt.simulations.ray_session import (
 
 CHUNKS_PER_WORKER = 32  # calls a worker gets per phase: fine enough for progress and redoing
 LOOK_SECONDS = 1.0  # between two looks at whether Ray itself is alive
+LAST_SECONDS = 10.0  # that a worker gets to end what it is at
 AHEAD = 2  # calls a worker has at a time: the next is there when one is done
 MAX_DEATHS = 3  # of a worker on one message, before its client is given up for the phase
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "MKL_NUM_THREADS": "1"}
@@ -355,12 +356,18 @@ class RayGrid(SimulationGrid):
                 self._replace(worker)
 
     def close(self) -> None:
-        """Stop the workers, or keep them for the next run of a session."""
-        for seat in self._seats:
-            if sessions:
-                idle.append(seat.actor)
-            elif not dead():
-                ray.kill(seat.actor)
+        """Stop the workers, or keep them for the next run of a session.
+
+        A run that is stopped leaves calls under way; they may still write states into its folder.
+        """
+        calls = {} if dead() else {seat.actor.ready.remote(): seat.actor for seat in self._seats}
+        if calls:  # a worker handles one after the other, so these are its last
+            done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=LAST_SECONDS)
+            for call, actor in calls.items():
+                if sessions and call in done:
+                    idle.append(actor)
+                else:
+                    ray.kill(actor)
         self._seats = []
         if self._owns_ray and ray.is_initialized():
             leave_ray()
