@@ -58,8 +58,8 @@ def test_widths(inputs, width) -> None:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"layers": ()}, "layers must be"),
-        ({"layers": (-2,)}, "layers must be"),
+        ({"layers": ()}, "needs at least one layer"),
+        ({"layers": (-2,)}, "needs at least one layer"),
         ({"layers": (1,), "inputs": "images"}, "not 'images'"),
     ],
 )

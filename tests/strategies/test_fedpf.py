@@ -202,6 +202,7 @@ def test_counts_and_priors_never_leave_the_client(world, with_options, monkeypat
         assert said <= {"num-examples", "loss"} | accuracies
         about = {key for record in content.config_records.values() for key in record}
         hello = {"client", "architecture", "num-classes", "public-size", "public-digest"}
+        hello |= {"classes", "input-shape", "columns", "preprocessing"}  # names, not counts
         assert about <= {"kind", "round", "codec"} | hello
         assert set(content.array_records) <= {"knowledge.public"}
         for record in content.array_records.values():
