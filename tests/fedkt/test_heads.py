@@ -59,7 +59,7 @@ def test_widths(inputs, width) -> None:
     ("fields", "said"),
     [
         ({"layers": ()}, "needs at least one layer"),
-        ({"layers": (-2,)}, "needs at least one layer"),
+        ({"layers": (-2,)}, "layers must be a sequence"),
         ({"layers": (1,), "inputs": "images"}, "not 'images'"),
     ],
 )
