@@ -46,6 +46,7 @@ def toy(data):
         common_test=numbered(0, [0, 0, 1, 1, 1, 2, 2, 2]),
         public=None,
         num_classes=3,
+        classes=(),
     )
 
 
