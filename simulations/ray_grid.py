@@ -161,9 +161,11 @@ class RayGrid(SimulationGrid):
         try:
             self._seats = [_Seat(self._hire()) for _ in range(workers)]
             result_of([seat.actor.ready.remote() for seat in self._seats])
-        except RayActorError as error:
+        except BaseException as error:  # Ray is left whatever it was, or it would stay
             self.close()
-            raise RunFailedError(f"A Ray worker cannot start: {error}") from error
+            if isinstance(error, RayActorError):
+                raise RunFailedError(f"A Ray worker cannot start: {error}") from error
+            raise
 
     @property
     def worker_pids(self) -> list[int]:

@@ -174,7 +174,10 @@ def test_an_edit_after_the_start_does_not_reach_a_model_built_later(
         population.client(0)
 
 
+@pytest.mark.ray
 def test_a_ray_worker_says_so_in_one_line(tmp_path: Path, tiny: Any) -> None:
+    import ray
+
     from fedkt.simulations.ray_grid import RayGrid
 
     file = tmp_path / "nets.py"
@@ -184,6 +187,7 @@ def test_a_ray_worker_says_so_in_one_line(tmp_path: Path, tiny: Any) -> None:
     with pytest.raises(ConfigError, match=r"nets\.py has another content") as caught:
         RayGrid(plan.population, plan.federation, workers=1)
     assert "\n" not in str(caught.value)
+    assert not ray.is_initialized(), "Ray is left"
 
 
 # --- on --resume ---------------------------------------------------------------------------
