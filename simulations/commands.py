@@ -28,7 +28,7 @@ from fedkt.simulations.report import write_comparison_report, write_run_report
 from fedkt.simulations.results import Run, load_comparison, load_run
 from fedkt.simulations.rounds import read_rounds
 from fedkt.simulations.runner import Plan, execute, prepare
-from fedkt.simulations.stopping import Stopped
+from fedkt.simulations.stopping import Stopped, check
 from fedkt.simulations.tables import comparison_table, plain_differences, plain_table
 from fedkt.simulations.twins import local_twin, private_training, rehearses
 from fedkt.simulations.verdict import load_cells
@@ -58,7 +58,11 @@ def run_simulate(experiment: Experiment, out: Path | None, resume: bool, command
 def _resumable(command: str, settings: Path) -> Iterator[None]:
     """Add to what stops a command how it goes on, once its settings are in its folder."""
     try:
-        yield
+        try:
+            yield
+        except Exception:
+            check()  # a signal can come out of native code as any error
+            raise
     except (KeyboardInterrupt, Stopped, RunFailedError) as error:
         # Of Ctrl-C itself typer would leave a number alone.
         stopped = Stopped(signal.SIGINT) if isinstance(error, KeyboardInterrupt) else error

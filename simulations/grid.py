@@ -18,6 +18,7 @@ from fedkt.clients import KnowledgeClientApp
 from fedkt.clients.state import ClientState
 from fedkt.errors import ConfigError, DiskError
 from fedkt.simulations import _flwr_shim as shim
+from fedkt.simulations.stopping import check
 
 Progress = Callable[[int, int], None]  # messages handled, messages in all
 RARELY = 10_000, 20, 10  # new objects, and generations, after which Python looks for garbage
@@ -80,7 +81,9 @@ class SimulationGrid(Grid):
             if not 0 <= self.client_of(message) < self.clients:
                 raise ConfigError(f"There is no node {message.metadata.dst_node_id}.")
             shim.number(message, str(next(self._numbers)))
-        return self._handle(numbered, timeout) if numbered else []
+        replies = self._handle(numbered, timeout) if numbered else []
+        check()  # a client that a signal has struck has not failed
+        return replies
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Deliver messages; their replies wait to be pulled."""

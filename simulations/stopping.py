@@ -17,10 +17,24 @@ class Stopped(SystemExit):
         super().__init__(self.status)
 
 
+_asked: list[int] = []  # signals that have come
+
+
 def stop(number: int, frame: FrameType | None) -> None:
     """Unwind the program, once: whatever holds something gives it back on the way."""
     signal.signal(number, signal.SIG_IGN)
+    _asked.append(number)
     raise Stopped(number)
+
+
+def check() -> None:
+    """Raise :class:`Stopped` if the program has been asked to stop.
+
+    What is raised in the midst of native code can come out of it as another error, which may be
+    taken for a client's failure.
+    """
+    if _asked:
+        raise Stopped(_asked[0])
 
 
 @contextmanager
@@ -33,6 +47,7 @@ def stoppable() -> Iterator[None]:
     try:
         yield
     finally:
+        _asked.clear()
         signal.signal(signal.SIGTERM, before)
 
 

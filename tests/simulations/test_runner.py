@@ -275,6 +275,30 @@ def test_sigterm_is_ctrl_c_of_programs(
     assert figures(here / "run") == figures(long_run)
 
 
+def test_a_signal_that_comes_out_of_native_code_as_another_error_still_stops(
+    tmp_path: Path, tiny: Any
+) -> None:
+    """As torch does when the handler raises in the midst of it; no client is blamed either."""
+    from fedkt.simulations import stopping
+    from fedkt.simulations.commands import _resumable
+
+    def struck() -> None:
+        with pytest.raises(stopping.Stopped):
+            signal.raise_signal(signal.SIGTERM)
+
+    with stopping.stoppable():
+        struck()
+        with pytest.raises(stopping.Stopped), _resumable("simulate", tmp_path / "config.toml"):
+            raise ValueError("could not determine the shape of object type")
+    with stopping.stoppable():
+        plan = prepare(tiny())
+        struck()
+        with pytest.raises(stopping.Stopped):
+            execute(plan, tmp_path / "run", label="x")
+    with stopping.stoppable():
+        stopping.check()
+
+
 # --- failing ---------------------------------------------------------------------------------
 
 
