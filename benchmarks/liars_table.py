@@ -11,8 +11,8 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from fedkt.simulations.intervals import clear, t_interval
-from fedkt.simulations.tables import markdown
+from fedkt.simulations.report.tables import markdown
+from fedkt.simulations.results.intervals import clear, t_interval
 
 YARDSTICK = "fedpf(trust=off)"  # under "silent": nobody lies, so nobody need be distrusted
 UNTARGETED = (

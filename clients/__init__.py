@@ -2,11 +2,11 @@
 
 from fedkt.clients.app import KnowledgeClientApp, client_app, predict
 from fedkt.clients.client import Client
-from fedkt.clients.learner import Learner, TrainingOptions, Work
-from fedkt.clients.server_model import LearnerServerModel
-from fedkt.clients.sklearn_learner import SklearnLearner
+from fedkt.clients.learners.at_server import LearnerServerModel
+from fedkt.clients.learners.base import Learner, TrainingOptions, Work
+from fedkt.clients.learners.sklearn import SklearnLearner
+from fedkt.clients.learners.torch import TorchLearner
 from fedkt.clients.state import FileStore, MemoryStore
-from fedkt.clients.torch_learner import TorchLearner
 
 __all__ = [
     "Client",

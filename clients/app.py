@@ -11,10 +11,10 @@ from flwr.clientapp import ClientApp
 from flwr.common.logger import log
 from torch import Tensor
 
-from fedkt.clients import together
 from fedkt.clients.client import Client
-from fedkt.clients.greeting import hello
-from fedkt.clients.readouts import Settled, unsettled
+from fedkt.clients.cohorts import turns as together
+from fedkt.clients.facts import hello
+from fedkt.clients.settling import Settled, unsettled
 from fedkt.clients.state import MemoryStore, StateStore
 from fedkt.clients.turn import Turn
 from fedkt.errors import ConfigError

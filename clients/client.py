@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from fedkt.clients.learner import Learner, TrainingOptions
+from fedkt.clients.learners.base import Learner, TrainingOptions
 from fedkt.data.samples import ClientData
 
 

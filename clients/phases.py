@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from fedkt.adaptation.restyle import styles_of
 from fedkt.answers import accuracy, correct, finite, is_finite, mean_loss, top
-from fedkt.clients.learner import Learner, Work
+from fedkt.clients.learners.base import Learner, Work
 from fedkt.data.samples import ClientData, Samples
 from fedkt.errors import KnowledgeError, NotFiniteError
 from fedkt.knowledge import Knowledge
-from fedkt.objectives.restyle import styles_of
-from fedkt.readouts import LARGEST_LOSS, as_knowledge
+from fedkt.readouts.blends import LARGEST_LOSS, as_knowledge
 from fedkt.recipe import Gate, Load, Predict, Recipe, Share, Step, Styles, Validation, Weights
 from fedkt.rng import torch_rng
 from fedkt.softmax import softmax

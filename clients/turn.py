@@ -12,9 +12,9 @@ from torch import Tensor
 
 from fedkt import registry, wire
 from fedkt.clients.client import Client
-from fedkt.clients.learner import Work
+from fedkt.clients.learners.base import Work
 from fedkt.clients.phases import common_accuracy, evaluate, public_inputs, run_steps, share
-from fedkt.clients.readouts import Settled, settle
+from fedkt.clients.settling import Settled, settle
 from fedkt.clients.state import ClientState, StateStore
 from fedkt.errors import ConfigError, NotFiniteError
 from fedkt.knowledge import Knowledge

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fedkt.answers import largest
 from fedkt.errors import KnowledgeError, NotFiniteKnowledgeError, unknown
-from fedkt.memory import empty, give_back
+from fedkt.machine import empty, give_back
 
 Kind = Literal[
     "logits",

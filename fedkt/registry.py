@@ -26,11 +26,11 @@ from fedkt.options import checked
 
 T = TypeVar("T")
 
-# part -> (singular for messages, the package whose modules hold the built-in ones)
-PARTS: dict[str, tuple[str, str]] = {
+# part -> (singular for messages, the packages whose modules hold the built-in ones)
+PARTS: dict[str, tuple[str, ...]] = {
     "strategies": ("strategy", "fedkt.strategies"),
-    "objectives": ("objective", "fedkt.objectives"),
-    "transforms": ("transform", "fedkt.objectives"),
+    "objectives": ("objective", "fedkt.objectives", "fedkt.adaptation"),
+    "transforms": ("transform", "fedkt.adaptation"),
     "fusions": ("fusion", "fedkt.fusion"),
     "codecs": ("codec", "fedkt.codecs"),
     "models": ("model", "fedkt.models"),
@@ -266,9 +266,10 @@ def _discover(part: str) -> None:
     if part in _discovered:
         return
     _discovered.add(part)
-    package = importlib.import_module(PARTS[part][1])
-    for info in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{info.name}")
+    for name in PARTS[part][1:]:
+        package = importlib.import_module(name)
+        for info in pkgutil.walk_packages(package.__path__, f"{name}."):
+            importlib.import_module(info.name)
     for entry in importlib.metadata.entry_points(group=f"fedkt.{part}"):
         try:
             register_as(entry.load(), part, entry.name)

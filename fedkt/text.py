@@ -62,3 +62,8 @@ def last_line(text: str | None) -> str:
     end = (text or "").rstrip()[-_LOOKED_AT:]
     lines = (foreign(line) for line in reversed(end.splitlines()))
     return next((line for line in lines if line), "no reason given")
+
+
+def one_line(error: BaseException) -> str:
+    """Return an exception's text without line breaks or a full stop; its type if it has none."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

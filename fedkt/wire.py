@@ -18,7 +18,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
-from fedkt.codecs.base import Codec, codec_named
+from fedkt.codecs.codec import Codec, codec_named
 from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Kind, Knowledge
 from fedkt.recipe import Predict, Recipe

@@ -1,7 +1,16 @@
-"""Flower strategies that fuse knowledge: the server's side of each method, one a file."""
+"""Flower strategies that fuse knowledge: the server's side of each method, one a file.
 
-from fedkt.strategies.base import KnowledgeStrategy
-from fedkt.strategies.rounds import Failure, Observer, RoundReport, ServerOptions, Traffic
+Every built-in method can be imported from here by the name of its class, as in
+``from fedkt.strategies import KnFu``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedkt import registry
+from fedkt.strategies.server.round import Failure, RoundReport, ServerOptions, Traffic
+from fedkt.strategies.server.strategy import KnowledgeStrategy, Observer
 
 __all__ = [
     "Failure",
@@ -11,3 +20,13 @@ __all__ = [
     "ServerOptions",
     "Traffic",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # On use, so that a method is loaded only where it is named.
+    if not name.startswith("_"):
+        for known in registry.names("strategies"):
+            method = registry.lookup("strategies", known)
+            if method.__name__ == name and method.__module__.startswith(f"{__name__}."):
+                return method
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,8 +15,8 @@ from typing import Any
 
 from workloads import HERE, Case, experiment_of, write_samples
 
-from fedkt.simulations.config import parse
-from fedkt.simulations.runner import federation_of, federation_spec
+from fedkt.simulations.experiment.config import parse
+from fedkt.simulations.runs.run import federation_of, federation_spec
 
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",

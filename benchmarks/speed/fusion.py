@@ -17,7 +17,7 @@ from meters import MB, forget_peak, own_peak_mb, resident_mb
 
 from fedkt.fusion import personalised_mean
 from fedkt.knowledge import Stack
-from fedkt.memory import empty
+from fedkt.machine import empty
 
 FULL, QUICK = (1000, 10_000, 100), (200, 500, 100)
 REPEATS = 3  # after one in which a virtual machine has to find the memory of the result

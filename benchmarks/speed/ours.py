@@ -10,16 +10,17 @@ from typing import Any, Literal
 from meters import Laps, peak_mb
 from workloads import Case, experiment_of
 
-from fedkt.clients import batches, cohort, loop
-from fedkt.clients.learner import Work
+from fedkt.clients.cohorts import cohort
+from fedkt.clients.learners import batches, loop
+from fedkt.clients.learners.base import Work
 from fedkt.clients.state import StateStore
 from fedkt.recipe import Train
-from fedkt.simulations.config import parse
-from fedkt.simulations.grid import InProcessGrid, SimulationGrid, one_thread
-from fedkt.simulations.population import Population
-from fedkt.simulations.runner import Plan, prepare, server_app
+from fedkt.simulations.engines.grid import InProcessGrid, SimulationGrid, one_thread
+from fedkt.simulations.engines.population import Population
+from fedkt.simulations.experiment.config import parse
+from fedkt.simulations.runs.run import Plan, prepare, server_app
 from fedkt.strategies import KnowledgeStrategy
-from fedkt.strategies.rounds import RoundReport
+from fedkt.strategies.server.round import RoundReport
 
 Grid = Literal["ray", "in-process"]
 
@@ -176,6 +177,6 @@ def _engine(
 ) -> SimulationGrid:
     if grid == "in-process":
         return InProcessGrid(population.app(store() if store else None), case.clients)
-    from fedkt.simulations.ray_grid import RayGrid
+    from fedkt.simulations.engines.ray_grid import RayGrid
 
     return RayGrid(plan.population, plan.federation, case.workers)

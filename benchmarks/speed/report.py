@@ -12,7 +12,7 @@ import scale
 from ratios import OURS, TARGETS, Results
 from workloads import WORKLOADS
 
-from fedkt.simulations.tables import markdown
+from fedkt.simulations.report.tables import markdown
 
 ABSENT = "–"
 COLOURS = {"ours": "tab:blue", "stock": "tab:red"}

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedkt.codecs.base import Arrays
+from fedkt.codecs.codec import Arrays
 from fedkt.errors import KnowledgeError
 from fedkt.registry import register
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from fedkt.data.dataset import Dataset
 from fedkt.data.federation import Federation, FederationSpec, build_federation
 from fedkt.data.samples import ClientData, Samples
 from fedkt.data.scaling import model_inputs
-from fedkt.data.sources import Dataset, load_dataset
+from fedkt.data.sources import load_dataset
 
 __all__ = [
     "ClientData",

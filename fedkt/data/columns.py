@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fedkt.data.sources import Dataset, is_dataset, open_dataset
+from fedkt.data.dataset import Dataset
+from fedkt.data.sources import is_dataset, open_dataset
 from fedkt.data.splits import Array
 from fedkt.errors import ConfigError, unknown
 

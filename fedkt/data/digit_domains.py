@@ -14,7 +14,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedkt.data.sources import HOLD_OUT_SEED, Dataset, digits
+from fedkt.data.dataset import HOLD_OUT_SEED, Dataset
+from fedkt.data.sources import digits
 from fedkt.data.splits import Array, Ints
 from fedkt.registry import register
 from fedkt.rng import numpy_rng

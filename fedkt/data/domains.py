@@ -8,9 +8,9 @@ from functools import cached_property
 
 import numpy as np
 
+from fedkt.data.dataset import Dataset
 from fedkt.data.inputs import check_input_shape, fit_input, prepared
 from fedkt.data.scaling import scaled, unit_bytes
-from fedkt.data.sources import Dataset
 from fedkt.data.spec import FederationSpec
 from fedkt.data.splits import Array, Ints
 from fedkt.errors import ConfigError

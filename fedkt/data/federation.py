@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from fedkt.data.dataset import Dataset
 from fedkt.data.domains import Domains, domain_seed, joined, load_domains
 from fedkt.data.notes import class_notes, domain_notes, duplicate_notes
 from fedkt.data.partition import drawn_shares, overlaps, partition_with_notes
 from fedkt.data.public import common_test_rows, public_rows, public_set, without_test_rows
 from fedkt.data.scaling import model_inputs
-from fedkt.data.sources import Dataset
 from fedkt.data.spec import FederationSpec, check_spec
 from fedkt.data.splits import Array, Ints, row_digests, sizes_around, split_rows, split_sizes
 from fedkt.data.store import Federation

@@ -11,9 +11,10 @@ from urllib.request import getproxies
 
 import numpy as np
 
-from fedkt.data.sources import Dataset, held_out, one_line
+from fedkt.data.dataset import Dataset, held_out
 from fedkt.data.splits import Array
 from fedkt.errors import ConfigError
+from fedkt.text import one_line
 
 NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 TEST_SPLITS = ("test", "validation", "valid")

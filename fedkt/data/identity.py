@@ -8,7 +8,8 @@ import hashlib
 import numpy as np
 
 from fedkt.data.columns import ALL, base_of
-from fedkt.data.sources import Dataset, npz_file, open_dataset
+from fedkt.data.dataset import Dataset
+from fedkt.data.sources import npz_file, open_dataset
 from fedkt.data.spec import FederationSpec, check_spec
 from fedkt.registry import file_digest, version
 

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedkt.data.columns import load_domain
-from fedkt.data.features import with_features
+from fedkt.data.dataset import Dataset, complete
 from fedkt.data.scaling import WHITE, model_inputs
-from fedkt.data.sources import Dataset, complete
 from fedkt.data.spec import FederationSpec
 from fedkt.data.splits import Array
+from fedkt.data.vectors import with_features
 from fedkt.errors import ConfigError
 
 # Rec. ITU-R BT.601-7, section 2.5.1: luminance from red, green and blue.

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from fedkt.data.dataset import Dataset
 from fedkt.data.domains import Domains, check_columns, domain_seed
 from fedkt.data.inputs import fit_input, prepared
 from fedkt.data.scaling import model_inputs, scaled
-from fedkt.data.sources import Dataset
 from fedkt.data.spec import FederationSpec
 from fedkt.data.splits import Array, Ints, row_digests, stratified
 from fedkt.errors import ConfigError

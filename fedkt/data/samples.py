@@ -9,8 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from fedkt.data.priors import empirical_bayes_prior
 from fedkt.errors import ConfigError, KnowledgeError
-from fedkt.priors import empirical_bayes_prior
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,5 +173,5 @@ class ClientData:
 
     @cached_property
     def log_prior(self) -> Tensor:
-        """The log of the client's own class prior, float32 ``[C]``; see ``fedkt.priors``."""
+        """The log of the client's own class prior, float32 ``[C]``; see ``fedkt.data.priors``."""
         return empirical_bayes_prior(self.class_counts).log()

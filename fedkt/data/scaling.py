@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedkt.data.sources import Dataset
+from fedkt.data.dataset import Dataset
 from fedkt.data.splits import Array
 
 WHITE = 255  # the largest byte

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedkt.data.features import FEATURES
+from fedkt.data.dataset import LAYOUTS
 from fedkt.data.scaling import SCALES
-from fedkt.data.sources import LAYOUTS
+from fedkt.data.vectors import FEATURES
 from fedkt.errors import ConfigError, unknown
 
 
@@ -35,10 +35,10 @@ class FederationSpec:
         domain.
     layout : str, optional
         What the axes of samples mean: ``image``, ``series`` or ``vector``; see
-        :class:`fedkt.data.sources.Dataset`. By default as the data set says.
+        :class:`fedkt.data.dataset.Dataset`. By default as the data set says.
     features : str
         What is done to feature vectors: ``as-stored``, ``log`` (see
-        :func:`fedkt.data.features.with_features`), or ``standardise``, which for them is
+        :func:`fedkt.data.vectors.with_features`), or ``standardise``, which for them is
         another word for that scale.
     scale : str, optional
         ``none``, ``unit`` or ``standardise``; see :func:`fedkt.data.scaling.scaled`, also for

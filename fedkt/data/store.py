@@ -14,10 +14,10 @@ import torch
 
 from fedkt.data.samples import ClientData, Samples
 from fedkt.data.scaling import model_inputs
-from fedkt.data.sources import one_line
 from fedkt.data.splits import Array, Ints
 from fedkt.disk import writing
 from fedkt.errors import ConfigError
+from fedkt.text import one_line
 
 FORMAT = 5
 ARRAYS = ("pool_x", "pool_y", "test_x", "test_y", "public_x", "rows", "bounds")

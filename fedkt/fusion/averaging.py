@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Fused, Knowledge, Stack
-from fedkt.memory import empty
+from fedkt.machine import empty
 from fedkt.registry import register
 
 BLOCK = 2_000_000  # numbers multiplied at a time: 8 MB, and as many for the result

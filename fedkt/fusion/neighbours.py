@@ -20,7 +20,7 @@ def estimate_distributions(answers: Tensor, estimator: Estimator) -> Tensor:
     answers : Tensor
         Probabilities ``[N, M, C]``.
     estimator : {"mean", "argmax", "corrected"}
-        See ``fedkt.strategies.knfu.KnFu``.
+        See ``fedkt.strategies.answers.knfu.KnFu``.
 
     Returns
     -------
@@ -51,7 +51,7 @@ def neighbour_weights(
     beta : float
         β ≥ 0.
     divergence : {"kl", "reverse-kl", "js", "tv"}
-        See ``fedkt.strategies.knfu.KnFu``.
+        See ``fedkt.strategies.answers.knfu.KnFu``.
     penalty : Tensor, optional
         ``[N]``, subtracted from the exponent of each column (age decay).
 

@@ -1,54 +1,38 @@
-"""Loss terms. One family a file; a term is a frozen dataclass that can be called."""
+"""Loss terms. One family a file; a term is a frozen dataclass that can be called.
 
-from fedkt.objectives.alignment import (
-    MMD,
-    Coral,
-    DomainAdversarial,
-    FourierMMD,
-    Moments,
-    Ramped,
-    ramp,
-    reverse_gradient,
-)
-from fedkt.objectives.base import Batch, Divergence, Outputs, Term, weighted_mean
-from fedkt.objectives.discrepancy import (
-    coral,
-    fourier_frequencies,
-    fourier_mean,
-    gaussian_mmd,
-    linear_mmd,
-    moment_distance,
-)
+Those of domain adaptation live in :mod:`fedkt.adaptation` and can be imported from here too.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
 from fedkt.objectives.distillation import KL, MAE, MSE, Distil, Supported
 from fedkt.objectives.regularisers import Proximal
 from fedkt.objectives.supervised import AdjustedCrossEntropy, CrossEntropy
+from fedkt.objectives.term import Batch, Divergence, Outputs, Term, weighted_mean
 
 __all__ = [
     "KL",
     "MAE",
-    "MMD",
     "MSE",
     "AdjustedCrossEntropy",
     "Batch",
-    "Coral",
     "CrossEntropy",
     "Distil",
     "Divergence",
-    "DomainAdversarial",
-    "FourierMMD",
-    "Moments",
     "Outputs",
     "Proximal",
-    "Ramped",
     "Supported",
     "Term",
-    "coral",
-    "fourier_frequencies",
-    "fourier_mean",
-    "gaussian_mmd",
-    "linear_mmd",
-    "moment_distance",
-    "ramp",
-    "reverse_gradient",
     "weighted_mean",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Only on use: those terms are built on the ones here.
+    face = importlib.import_module("fedkt.adaptation")
+    if name in face.__all__:
+        return getattr(face, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Knowledge
-from fedkt.objectives.base import Batch, Divergence, Outputs, weighted_mean
+from fedkt.objectives.term import Batch, Divergence, Outputs, weighted_mean
 from fedkt.options import Factor, Positive
 from fedkt.registry import register
 from fedkt.softmax import log_softmax

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Knowledge
-from fedkt.objectives.base import Batch, Outputs, weighted_mean
 from fedkt.objectives.heads import Head, apply_head
+from fedkt.objectives.term import Batch, Outputs, weighted_mean
 from fedkt.options import Factor
 from fedkt.registry import register
 

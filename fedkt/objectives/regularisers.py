@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedkt.knowledge import Knowledge
-from fedkt.objectives.base import Batch, Outputs
+from fedkt.objectives.term import Batch, Outputs
 from fedkt.options import Factor
 from fedkt.registry import register
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Knowledge
-from fedkt.objectives.base import Batch, Outputs, weighted_mean
+from fedkt.objectives.term import Batch, Outputs, weighted_mean
 from fedkt.registry import register
 from fedkt.softmax import log_softmax
 

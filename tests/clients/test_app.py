@@ -15,7 +15,7 @@ from fedkt.clients import Client, FileStore, KnowledgeClientApp, MemoryStore, cl
 from fedkt.knowledge import Knowledge
 from fedkt.objectives import KL, CrossEntropy, Distil
 from fedkt.recipe import Load, Predict, Recipe, Train, Weights
-from fedkt.simulations import _flwr_shim as shim
+from fedkt.simulations.engines import _flwr_shim as shim
 from fedkt.softmax import softmax
 
 RECIPE = Recipe(

@@ -10,14 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from fedkt.clients import TrainingOptions, batches, loop
-from fedkt.clients.features import feature_layer, feature_width
-from fedkt.clients.optimisers import Optimiser
+from fedkt.clients import TrainingOptions
+from fedkt.clients.learners import batches, loop
+from fedkt.clients.learners.optimisers import Optimiser
+from fedkt.clients.learners.taps import feature_layer, feature_width
 from fedkt.errors import ConfigError, KnowledgeError
 from fedkt.knowledge import Knowledge
 from fedkt.objectives import CrossEntropy
-from fedkt.objectives.base import Outputs
 from fedkt.objectives.heads import Head
+from fedkt.objectives.term import Outputs
 from fedkt.recipe import Beside, Recipe, Train
 
 SEEN: list[Any] = []

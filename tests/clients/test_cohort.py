@@ -9,15 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedkt.clients import TorchLearner, TrainingOptions, Work, cohort
-from fedkt.clients.cohort import Row
-from fedkt.clients.stacking import Feed
+from fedkt.clients import TorchLearner, TrainingOptions, Work
+from fedkt.clients.cohorts import cohort
+from fedkt.clients.cohorts.cohort import Row
+from fedkt.clients.cohorts.stacking import Feed
 from fedkt.data import ClientData, Samples
 from fedkt.knowledge import Knowledge
 from fedkt.objectives import CrossEntropy, Distil, Proximal
 from fedkt.objectives.heads import Head
 from fedkt.recipe import Recipe, Train
-from fedkt.simulations.population import make_learner
+from fedkt.simulations.engines.population import make_learner
 
 SHAPE = (1, 8, 8)
 UNEVEN = (33, 41, 8, 60, 5)  # 5 are no whole batch
@@ -336,7 +337,7 @@ def test_a_compiled_step_serves_other_clients_and_other_knowledge(
         plain = Party(sizes=sizes, personal=personal)
         party.learner = first.learner
         assert apart(party.together(steps)[0], plain.in_the_loop(steps)[0]) < 1e-12
-    assert len(first.learner.steps) == len(steps)
+    assert len(cohort.template_of(first.learner).steps) == len(steps)
 
 
 def test_linear_layers_without_bias_and_on_sequences() -> None:

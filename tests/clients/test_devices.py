@@ -18,14 +18,16 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fedkt.clients import TorchLearner, TrainingOptions, Work, cohort, devices, optimisers
-from fedkt.clients.cohort import Row
+from fedkt.adaptation.restyle import Restyle
+from fedkt.clients import TorchLearner, TrainingOptions, Work
+from fedkt.clients.cohorts import cohort
+from fedkt.clients.cohorts.cohort import Row
+from fedkt.clients.learners import devices, optimisers
 from fedkt.data import ClientData, Samples
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge
 from fedkt.objectives import AdjustedCrossEntropy, CrossEntropy, Distil, Proximal
 from fedkt.objectives.heads import Head
-from fedkt.objectives.restyle import Restyle
 from fedkt.recipe import Beside, Recipe, Train
 
 pytestmark = pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fedkt.clients import TrainingOptions, loop
-from fedkt.clients.optimisers import Optimiser
+from fedkt.clients import TrainingOptions
+from fedkt.clients.learners import loop
+from fedkt.clients.learners.optimisers import Optimiser
 from fedkt.data import Samples
 from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Knowledge

@@ -11,8 +11,9 @@ import torch
 from sklearn.naive_bayes import GaussianNB
 from torch import nn
 
-from fedkt.clients import SklearnLearner, cohort
-from fedkt.clients.cohort import Row
+from fedkt.clients import SklearnLearner
+from fedkt.clients.cohorts import cohort
+from fedkt.clients.cohorts.cohort import Row
 from fedkt.clients.phases import evaluate, share
 from fedkt.data import ClientData
 from fedkt.errors import NotFiniteError

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fedkt.clients import TrainingOptions
-from fedkt.clients.optimisers import Optimiser
+from fedkt.clients.learners.optimisers import Optimiser
 
 RATES = (0.1, 0.1, 0.05, 0.02)
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fedkt.clients import TorchLearner
-from fedkt.clients.probe import Nature, examine
+from fedkt.clients.learners.probe import Nature, examine
 from fedkt.errors import ConfigError
 from fedkt.models import build_model
 

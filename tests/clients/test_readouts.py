@@ -12,13 +12,13 @@ import torch.nn.functional as F
 
 from fedkt.clients import SklearnLearner
 from fedkt.clients.phases import evaluate, run_steps, share
-from fedkt.clients.readouts import settle
+from fedkt.clients.settling import settle
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge
 from fedkt.models import build_model
 from fedkt.objectives import KL, AdjustedCrossEntropy, CrossEntropy, Distil
-from fedkt.objectives.base import Batch, Outputs
-from fedkt.readouts import GATE, as_knowledge, choose
+from fedkt.objectives.term import Batch, Outputs
+from fedkt.readouts.blends import GATE, as_knowledge, choose
 from fedkt.recipe import Gate, Predict, Recipe, Train, Weighted
 from fedkt.rng import torch_rng
 

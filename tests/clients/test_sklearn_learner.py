@@ -15,15 +15,15 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.tree import DecisionTreeClassifier
 
 from fedkt.clients import SklearnLearner
-from fedkt.clients.sklearn_learner import FLOOR
+from fedkt.clients.learners.sklearn import FLOOR
 from fedkt.data import Samples
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge
 from fedkt.objectives import KL, CrossEntropy, Distil, Proximal
 from fedkt.recipe import Load, Recipe, Train, Weighted, Weights
-from fedkt.strategies.fedavg import FedAvg
-from fedkt.strategies.fedmd import FedMD
-from fedkt.strategies.knfu import KnFu
+from fedkt.strategies.answers.fedmd import FedMD
+from fedkt.strategies.answers.knfu import KnFu
+from fedkt.strategies.weights.fedavg import FedAvg
 
 LEARN = Train("private", [CrossEntropy()])
 ABSORB = Train("public", [Distil(KL())])

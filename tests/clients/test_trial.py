@@ -11,13 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedkt.clients import TorchLearner, TrainingOptions, Work, cohort, trial
-from fedkt.clients.cohort import Row
+from fedkt.clients import TorchLearner, TrainingOptions, Work
+from fedkt.clients.cohorts import cohort, trial
+from fedkt.clients.cohorts.cohort import Row
 from fedkt.data import ClientData, Samples
 from fedkt.knowledge import Knowledge
 from fedkt.objectives import KL, CrossEntropy, Distil, Proximal
-from fedkt.objectives.base import Batch, Outputs
 from fedkt.objectives.heads import Head
+from fedkt.objectives.term import Batch, Outputs
 from fedkt.recipe import Predict, Recipe, Train, Weights
 from fedkt.registry import register
 

@@ -6,10 +6,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from fedkt.simulations import checkpoint
-from fedkt.simulations.progress import Silent
-from fedkt.simulations.rounds import read_rounds
-from fedkt.simulations.runner import Plan, execute
+from fedkt.simulations.results import checkpoint
+from fedkt.simulations.results.rounds import read_rounds
+from fedkt.simulations.runs.progress import Silent
+from fedkt.simulations.runs.run import Plan, execute
 
 from .kit import BATCH, Method, figures, plan_for
 

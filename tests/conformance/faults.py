@@ -12,8 +12,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from fedkt.clients import Client, KnowledgeClientApp, client_app
 from fedkt.knowledge import CLASS_KINDS, KINDS, SAMPLE_KINDS
 from fedkt.recipe import Recipe
-from fedkt.simulations.grid import InProcessGrid
-from fedkt.simulations.population import Population
+from fedkt.simulations.engines.grid import InProcessGrid
+from fedkt.simulations.engines.population import Population
 
 from .kit import leaves
 

@@ -18,7 +18,7 @@ from fedkt.knowledge import Fused, Knowledge
 from fedkt.models import build_model
 from fedkt.objectives.heads import Head
 from fedkt.recipe import Gate, Predict, Recipe, Styles, Validation, Weights
-from fedkt.simulations.runner import Plan
+from fedkt.simulations.runs.run import Plan
 
 from .grids import Meter
 from .kit import Method, Outcome

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from flwr.app import Message
 
-from fedkt.simulations.grid import InProcessGrid
+from fedkt.simulations.engines.grid import InProcessGrid
 
 
 class Meter(InProcessGrid):

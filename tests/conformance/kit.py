@@ -19,11 +19,11 @@ from fedkt.clients import KnowledgeClientApp
 from fedkt.data.federation import Federation
 from fedkt.knowledge import Fused, Knowledge, Uploads
 from fedkt.recipe import Recipe
-from fedkt.simulations.config import make_strategy, parse, read_strategy
-from fedkt.simulations.grid import InProcessGrid, one_thread
-from fedkt.simulations.population import Population, make_learner
-from fedkt.simulations.records import round_row
-from fedkt.simulations.runner import Plan, prepare, server_app
+from fedkt.simulations.engines.grid import InProcessGrid, one_thread
+from fedkt.simulations.engines.population import Population, make_learner
+from fedkt.simulations.experiment.config import make_strategy, parse, read_strategy
+from fedkt.simulations.runs.recorder import round_row
+from fedkt.simulations.runs.run import Plan, prepare, server_app
 from fedkt.strategies import KnowledgeStrategy, RoundReport
 
 SEED = 3

@@ -11,9 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from fedkt.data.federation import Federation
-from fedkt.simulations import checkpoint
-from fedkt.simulations.grid import InProcessGrid
-from fedkt.simulations.runner import Plan
+from fedkt.simulations.engines.grid import InProcessGrid
+from fedkt.simulations.results import checkpoint
+from fedkt.simulations.runs.run import Plan
 
 from .grids import Disorderly, Meter
 from .kit import Method, Outcome, federate, plan_for

@@ -17,8 +17,8 @@ from flwr.app import Array, Message, RecordDict
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as Proto
 
-from fedkt.simulations.grid import InProcessGrid
-from fedkt.simulations.runner import Plan
+from fedkt.simulations.engines.grid import InProcessGrid
+from fedkt.simulations.runs.run import Plan
 
 from .kit import Method, Outcome, difference, federate, leaves, plan_for
 

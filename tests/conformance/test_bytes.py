@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fedkt.simulations.rounds import read_rounds
-from fedkt.simulations.runner import execute
+from fedkt.simulations.results.rounds import read_rounds
+from fedkt.simulations.runs.run import execute
 
 from .formulas import Sizes, assert_bytes
 from .grids import Meter

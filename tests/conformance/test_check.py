@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 from fedkt import registry
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Fused, Uploads
-from fedkt.strategies.fedmd import FedMD
+from fedkt.strategies.answers.fedmd import FedMD
 
 from . import test_recorded as laws
 from .check import Strategy, check, reference_of

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from fedkt.clients import TorchLearner, TrainingOptions, trial
+from fedkt.clients import TorchLearner, TrainingOptions
+from fedkt.clients.cohorts import trial
 from fedkt.data.federation import Federation
-from fedkt.simulations.population import learner_for, some_samples
+from fedkt.simulations.engines.population import learner_for, some_samples
 
 from .kit import Method, deal, federate, leaves, plan_for
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fedkt.errors import RunFailedError
-from fedkt.simulations.runner import Plan
+from fedkt.simulations.runs.run import Plan
 
 from .faults import (
     REASON,

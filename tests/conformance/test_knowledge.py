@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from fedkt.errors import ConfigError
-from fedkt.simulations.grid import InProcessGrid
-from fedkt.simulations.population import Population, PopulationSpec
-from fedkt.simulations.runner import prepare
-from fedkt.simulations.twins import local_twin
+from fedkt.simulations.engines.grid import InProcessGrid
+from fedkt.simulations.engines.population import Population, PopulationSpec
+from fedkt.simulations.runs.run import prepare
+from fedkt.simulations.runs.twins import local_twin
 
 from .grids import Alone
 from .kit import MIXED, Method, assert_sound, difference, federate, model_of, plan_for

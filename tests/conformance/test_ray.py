@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("two_workers")]
 @pytest.fixture(scope="module")
 def two_workers() -> Iterator[None]:
     """Keep one Ray with two workers for all strategies: starting it takes seconds."""
-    from fedkt.simulations.ray_session import session
+    from fedkt.simulations.engines.ray_session import session
 
     with session(workers=2):
         yield

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from fedkt.simulations import checkpoint
-from fedkt.simulations.progress import Silent
+from fedkt.simulations.results import checkpoint
+from fedkt.simulations.runs.progress import Silent
 
 from .engines import plan_on, run_in
 from .kit import Method, difference

@@ -16,7 +16,7 @@ NOISY = '''
 import torch
 
 from fedkt.knowledge import Fused
-from fedkt.strategies.fedmd import FedMD
+from fedkt.strategies.answers.fedmd import FedMD
 
 
 class Noisy(FedMD):

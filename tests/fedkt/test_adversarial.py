@@ -8,16 +8,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fedkt.errors import ConfigError, KnowledgeError
-from fedkt.objectives.adversarial import DomainConfusion, DomainIdentifier
-from fedkt.objectives.base import Batch, Outputs
-from fedkt.objectives.disentangling import (
+from fedkt.adaptation.adversarial import DomainConfusion, DomainIdentifier
+from fedkt.adaptation.disentangling import (
     Disentangler,
     DisentanglerCritics,
     disentangler_heads,
     mutual_information,
 )
+from fedkt.errors import ConfigError, KnowledgeError
 from fedkt.objectives.heads import Head, apply_head
+from fedkt.objectives.term import Batch, Outputs
 from fedkt.recipe import Beside, Recipe, Train
 
 D, C = 6, 4

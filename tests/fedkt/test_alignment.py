@@ -10,24 +10,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedkt.errors import ConfigError, KnowledgeError
-from fedkt.knowledge import Knowledge
-from fedkt.objectives import (
+from fedkt.adaptation import (
     MMD,
-    Batch,
     Coral,
-    CrossEntropy,
     DomainAdversarial,
     FourierMMD,
     Moments,
-    Outputs,
     Ramped,
-    Term,
     fourier_mean,
     gaussian_mmd,
     ramp,
     reverse_gradient,
 )
+from fedkt.errors import ConfigError, KnowledgeError
+from fedkt.knowledge import Knowledge
+from fedkt.objectives import Batch, CrossEntropy, Outputs, Term
 from fedkt.objectives.heads import Head
 from fedkt.recipe import Beside, Recipe, Train, Weighted, Weights
 

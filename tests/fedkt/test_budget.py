@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from fedkt.budget import alone, described
 from fedkt.objectives import KL, AdjustedCrossEntropy, CrossEntropy, Distil
 from fedkt.recipe import Load, Predict, Recipe, Train, Weights
-from fedkt.strategies.fedavg import FedAvg
-from fedkt.strategies.fedka_free import FedKAFree
-from fedkt.strategies.fedmd import FedMD
-from fedkt.strategies.fedpf import FedPF
-from fedkt.strategies.knfu import KnFu
-from fedkt.strategies.local import Local
+from fedkt.recipe.budget import alone, described
+from fedkt.strategies.answers.fedmd import FedMD
+from fedkt.strategies.answers.fedpf import FedPF
+from fedkt.strategies.answers.knfu import KnFu
+from fedkt.strategies.baselines.local import Local
+from fedkt.strategies.domains.fedka_free import FedKAFree
+from fedkt.strategies.weights.fedavg import FedAvg
 
 CE = [CrossEntropy()]
 

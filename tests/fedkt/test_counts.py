@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from fedkt.errors import KnowledgeError
+from fedkt.evaluation.leakage import mean_prediction
 from fedkt.fusion import average, mean, personalised_mean, sample_weighted_mean, weighted_mean
 from fedkt.fusion.trusted import Trust, peer_trust, trusted_mean
 from fedkt.fusion.voting import vote
 from fedkt.knowledge import LARGEST_COUNT, Expected, Knowledge, Stack, Upload, Uploads, check
-from fedkt.leakage import mean_prediction
 
 IDS = torch.tensor([2, 3, 5, 7])
 ALL = [1, 4, 2, 10**9]

@@ -11,7 +11,7 @@ import pytest
 
 from fedkt.data import Dataset, Federation, FederationSpec, build_federation, load_dataset
 from fedkt.data.columns import column_of, expand, load_domain
-from fedkt.data.features import damped, with_features
+from fedkt.data.vectors import damped, with_features
 from fedkt.errors import ConfigError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedkt.data.sources import Dataset, load_dataset
+from fedkt.data.dataset import Dataset
+from fedkt.data.sources import load_dataset
 from fedkt.errors import ConfigError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"

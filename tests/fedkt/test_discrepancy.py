@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedkt.errors import ConfigError
-from fedkt.objectives import (
+from fedkt.adaptation import (
     coral,
     fourier_frequencies,
     fourier_mean,
@@ -20,6 +19,7 @@ from fedkt.objectives import (
     linear_mmd,
     moment_distance,
 )
+from fedkt.errors import ConfigError
 
 D = 6
 F64 = torch.float64

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import json
 import operator
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,11 +33,11 @@ PUBLIC_FLOWER = {
 # Outside the shim, and no more than these: the logger that Flower's own guides use, and the
 # types that stand in the signatures of the public Grid.
 TOLERATED_FLOWER = {
-    ("strategies/base.py", "flwr.common.logger"),
+    ("strategies/server/strategy.py", "flwr.common.logger"),
     ("clients/app.py", "flwr.common.logger"),
-    ("simulations/grid.py", "flwr.supercore.run"),
-    ("simulations/liars.py", "flwr.supercore.run"),
-    ("simulations/ray_grid.py", "flwr.app.metadata"),
+    ("simulations/engines/grid.py", "flwr.supercore.run"),
+    ("simulations/attacks/liars.py", "flwr.supercore.run"),
+    ("simulations/engines/ray_grid.py", "flwr.app.metadata"),
 }
 
 
@@ -68,7 +70,7 @@ def offences(floor: str, *forbidden: str) -> list[str]:
 
 def test_the_source_is_there() -> None:
     assert {f.relative_to(ROOT).parts[0] for f in FILES} == set(FLOORS)
-    assert "fedkt.errors" in set(imports(ROOT / "strategies" / "roster.py"))
+    assert "fedkt.errors" in set(imports(ROOT / "strategies" / "server" / "roster.py"))
 
 
 @pytest.mark.parametrize(
@@ -81,6 +83,93 @@ def test_the_source_is_there() -> None:
 )
 def test_imports_only_go_down(floor: str, forbidden: tuple[str, ...]) -> None:
     assert offences(floor, *forbidden) == []
+
+
+# The rooms of each wing from the ground up: a room imports those before it only. A room is a folder
+# or, beside the folders, a file; the wing's own ``__init__.py`` is its face, above all of them.
+ROOMS: dict[str, tuple[str, ...]] = {
+    "fedkt": (
+        *("errors", "text", "options", "registry", "rng", "softmax", "answers", "machine", "disk"),
+        *("knowledge", "snapshot", "fusion", "objectives", "adaptation", "codecs", "readouts"),
+        *("recipe", "wire", "greeting", "models", "data", "evaluation", "__init__"),
+    ),
+    "strategies": ("server", "__init__", "baselines", "answers", "weights", "domains"),
+    "clients": (
+        *("learners", "client", "state", "phases", "settling", "turn", "cohorts", "facts"),
+        *("app", "__init__"),
+    ),
+    "simulations": (
+        *("__init__", "files", "experiment", "engines", "attacks", "results", "runs", "report"),
+        "cli",
+    ),
+}
+
+
+def name_of(file: Path) -> str:
+    """Return the name that a file is imported by."""
+    floor, *rest = file.relative_to(ROOT).with_suffix("").parts
+    parts = [part for part in rest if part != "__init__"]
+    return ".".join(["fedkt", *([] if floor == "fedkt" else [floor]), *parts])
+
+
+MODULES = {name_of(file): file for file in FILES}
+
+
+def imported(file: Path) -> set[str]:
+    """Return the modules of the package that a file imports, under the names of ``MODULES``."""
+    names = set(imports(file)) & set(MODULES)
+    packages = {name.rpartition(".")[0] for name in names}  # `from fedkt import wire`
+    return {n for n in names if n not in packages or MODULES[n].name != "__init__.py"}
+
+
+def room_of(module: str) -> tuple[str, str]:
+    """Return the wing and the room that a module is in."""
+    floor, *rest = MODULES[module].relative_to(ROOT).with_suffix("").parts
+    return floor, rest[0]
+
+
+def test_every_room_has_a_place() -> None:
+    found = {room_of(module) for module in MODULES}
+    assert found == {(wing, room) for wing, rooms in ROOMS.items() for room in rooms}
+
+
+@pytest.mark.parametrize("wing", ROOMS)
+def test_within_a_wing_imports_go_down(wing: str) -> None:
+    height = {room: number for number, room in enumerate(ROOMS[wing])}
+    upwards = [
+        f"{module} imports {name}"
+        for module, file in MODULES.items()
+        for name in imported(file)
+        if room_of(module)[0] == room_of(name)[0] == wing
+        if height[room_of(name)[1]] > height[room_of(module)[1]]
+    ]
+    assert upwards == []
+
+
+def test_there_are_no_circles() -> None:
+    arrows = {module: imported(file) - {module} for module, file in MODULES.items()}
+    graphlib.TopologicalSorter(arrows).prepare()  # raises CycleError, naming it
+
+
+def test_no_two_modules_have_one_name() -> None:
+    names = [file.stem for file in FILES if file.stem not in ("__init__", "__main__")]
+    assert sorted(n for n, times in Counter(names).items() if times > 1) == []
+
+
+def test_the_paths_that_people_s_files_use() -> None:
+    import fedkt.strategies
+    from fedkt.fusion import mean
+    from fedkt.knowledge import Knowledge
+    from fedkt.objectives import MMD, CrossEntropy, weighted_mean
+    from fedkt.recipe import Load, Predict, Recipe, Train, Weights
+    from fedkt.registry import register
+
+    named = (mean, Knowledge, MMD, CrossEntropy, weighted_mean, register)
+    assert all(map(callable, (*named, Load, Predict, Recipe, Train, Weights)))
+    assert fedkt.strategies.KnFu.__name__ == "KnFu"
+    assert fedkt.strategies.FedAvg.__module__.startswith("fedkt.strategies.")
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        operator.attrgetter("Nothing")(fedkt.strategies)
 
 
 def test_nobody_imports_a_floor_by_its_folder_name() -> None:
@@ -97,7 +186,7 @@ def test_only_the_shim_touches_private_flower() -> None:
     found = set()
     for file in FILES:
         where = file.relative_to(ROOT).as_posix()
-        if where == "simulations/_flwr_shim.py":
+        if where == "simulations/engines/_flwr_shim.py":
             continue
         tree = ast.parse(file.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
@@ -134,7 +223,7 @@ def test_import_fedkt_is_cheap() -> None:
 
 def test_the_parts_that_clients_and_servers_load_need_neither_ray_nor_figures() -> None:
     code = (
-        "import sys, json, fedkt.strategies.knfu, fedkt.clients; "
+        "import sys, json, fedkt.strategies.answers.knfu, fedkt.clients; "
         "print(json.dumps([m for m in ('ray', 'matplotlib', 'pandas', 'datasets', 'jinja2')"
         " if m in sys.modules]))"
     )

@@ -14,7 +14,7 @@ from fedkt.knowledge import (
     Uploads,
     check,
 )
-from fedkt.memory import empty
+from fedkt.machine import empty
 
 
 def probabilities(rows: int = 3, classes: int = 4, seed: int = 0) -> Knowledge:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from fedkt.evaluation.leakage import histogram_leakage, mean_prediction
 from fedkt.knowledge import Knowledge
-from fedkt.leakage import histogram_leakage, mean_prediction
 
 COUNTS = [[8, 2, 0, 0], [1, 1, 1, 1], [0, 0, 5, 15]]
 IDS = torch.arange(3)

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from fedkt.memory import ALIGNMENT, empty
+from fedkt.machine import ALIGNMENT, empty
 
 MB = 1024 * 1024
 
@@ -18,7 +18,7 @@ MB = 1024 * 1024
 PIECES = """
 from pathlib import Path
 import numpy as np
-from fedkt.memory import LARGE, give_back
+from fedkt.machine import LARGE, give_back
 
 def resident():
     return 4096 * int(Path("/proc/self/statm").read_text().split()[1])

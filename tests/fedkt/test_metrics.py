@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from fedkt.metrics import group_effect, negative_transfer, over_clients, transfer
+from fedkt.evaluation.metrics import group_effect, negative_transfer, over_clients, transfer
 
 
 def test_over_clients() -> None:

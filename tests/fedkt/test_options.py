@@ -32,7 +32,7 @@ from fedkt.recipe import (
     Weights,
 )
 from fedkt.strategies import KnowledgeStrategy, ServerOptions
-from fedkt.strategies.fedprox import FedProx
+from fedkt.strategies.weights.fedprox import FedProx
 
 if TYPE_CHECKING:
     from pathlib import Path as Unknown

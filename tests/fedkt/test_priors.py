@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from fedkt.priors import GRID, empirical_bayes_prior
+from fedkt.data.priors import GRID, empirical_bayes_prior
 
 
 def by_hand(counts: list[float]) -> list[float]:

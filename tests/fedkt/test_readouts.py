@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from fedkt.knowledge import Expected, Knowledge, Stack, check
-from fedkt.readouts import (
+from fedkt.readouts.blends import (
     FEDERATION_WEIGHT,
     FIXED,
     GATE,

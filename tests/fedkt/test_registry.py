@@ -13,7 +13,7 @@ from fedkt.models.dense import mlp
 from fedkt.objectives import KL, CrossEntropy
 from fedkt.recipe import Recipe, Train
 from fedkt.strategies import KnowledgeStrategy
-from fedkt.strategies.knfu import KnFu
+from fedkt.strategies.answers.knfu import KnFu
 
 STRATEGY = """
 from fedkt.recipe import Recipe

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fedkt.adaptation.restyle import Restyle, restyled, styles_of
 from fedkt.errors import ConfigError, KnowledgeError
 from fedkt.knowledge import Knowledge
-from fedkt.objectives.restyle import Restyle, restyled, styles_of
 
 
 @pytest.fixture

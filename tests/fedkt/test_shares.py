@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from fedkt.adaptation.restyle import Restyle
 from fedkt.errors import ConfigError
 from fedkt.objectives import CrossEntropy
-from fedkt.objectives.restyle import Restyle
 from fedkt.recipe import Load, Recipe, Styles, Train, Validation, Weights
 
 LEARN = [Load(), Train("private", [CrossEntropy()])]

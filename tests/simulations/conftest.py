@@ -19,10 +19,12 @@ import tomli_w
 import torch
 
 from fedkt.knowledge import Knowledge
-from fedkt.simulations import checkpoint, cli, config
-from fedkt.simulations.config import Experiment
-from fedkt.simulations.progress import Silent
-from fedkt.simulations.results import Comparison, Run
+from fedkt.simulations.cli.main import main as cli
+from fedkt.simulations.experiment import config
+from fedkt.simulations.experiment.config import Experiment
+from fedkt.simulations.results import checkpoint
+from fedkt.simulations.results.reading import Comparison, Run
+from fedkt.simulations.runs.progress import Silent
 
 TINY: dict[str, Any] = {
     "rounds": 2,
@@ -107,8 +109,8 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     def path_only(folder: Path) -> Path:
         return Path(folder) / "report.html"
 
-    monkeypatch.setattr("fedkt.simulations.commands.write_run_report", path_only)
-    monkeypatch.setattr("fedkt.simulations.commands.write_comparison_report", path_only)
+    monkeypatch.setattr("fedkt.simulations.cli.commands.write_run_report", path_only)
+    monkeypatch.setattr("fedkt.simulations.cli.commands.write_comparison_report", path_only)
 
 
 def read_figures(folder: Path) -> list[dict[str, Any]]:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from fedkt.errors import ConfigError, RunFailedError
-from fedkt.simulations import config
-from fedkt.simulations.report import write_run_report
-from fedkt.simulations.rounds import read_rounds
-from fedkt.simulations.runner import execute, prepare
-from fedkt.simulations.twins import local_twin
+from fedkt.simulations.experiment import config
+from fedkt.simulations.report.pages import write_run_report
+from fedkt.simulations.results.rounds import read_rounds
+from fedkt.simulations.runs.run import execute, prepare
+from fedkt.simulations.runs.twins import local_twin
 
 FEDMD = {"name": "fedmd", "local_epochs": 1, "distil_epochs": 1}
 FIVE = {"models": ["mlp", "linear"], "data__clients": 5}
@@ -128,7 +128,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(
 
 @pytest.mark.ray
 def test_ray_gives_the_same_bits(tmp_path: Path, tiny: Any, figures: Any, final_state: Any) -> None:
-    from fedkt.simulations.ray_session import session
+    from fedkt.simulations.engines.ray_session import session
 
     with session(2):
         for kind in ("adaptive-flip", "mimic-noisy", "silent"):

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from fedkt.errors import ConfigError
-from fedkt.simulations.cells import cells_of
-from fedkt.simulations.compare import plan_parts
-from fedkt.simulations.config import parse
+from fedkt.simulations.experiment.cells import cells_of
+from fedkt.simulations.experiment.config import parse
+from fedkt.simulations.runs.comparison import plan_parts
 
 AXES = [
     [{"name": "few", "data": {"samples_per_client": 20}}, {"name": "more"}],

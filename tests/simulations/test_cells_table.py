@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fedkt.simulations.cells_table import (
+from fedkt.simulations.report.cells_table import (
     cell_tables,
     headings,
     notes_of,
     tables_for_terminal,
     tables_markdown,
 )
-from fedkt.simulations.results import Comparison
+from fedkt.simulations.results.reading import Comparison
 
 TARGETS = ("mnist", "svhn", "usps")
 

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fedkt.simulations import cli, doctor
-from fedkt.simulations.progress import Lines, Live, progress_for
+from fedkt.simulations.cli.main import doctor
+from fedkt.simulations.cli.main import main as cli
+from fedkt.simulations.runs.progress import Lines, Live, progress_for
 
 USER_STRATEGY = """
-from fedkt.strategies.knfu import KnFu
+from fedkt.strategies.answers.knfu import KnFu
 
 class Mine(KnFu):
     '''A method of the user's.'''

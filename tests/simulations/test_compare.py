@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from fedkt.errors import ConfigError
-from fedkt.simulations import compare as compare_
-from fedkt.simulations.compare import entries_of, plan_jobs, slug
-from fedkt.simulations.config import parse, read_entry
+from fedkt.simulations.experiment.config import parse, read_entry
+from fedkt.simulations.runs import comparison as compare_
+from fedkt.simulations.runs.comparison import entries_of, plan_jobs, slug
 
 HEADER = (
     "strategy,seed,personalised_accuracy,global_accuracy,server_accuracy,"
@@ -19,7 +19,7 @@ HEADER = (
 )
 USER_STRATEGIES = """
 from fedkt.errors import RunFailedError
-from fedkt.strategies.knfu import KnFu
+from fedkt.strategies.answers.knfu import KnFu
 
 class Mine(KnFu):
     '''A method of the user's.'''

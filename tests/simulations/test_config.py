@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from fedkt.errors import ConfigError
-from fedkt.simulations import config
-from fedkt.strategies.knfu import KnFu
+from fedkt.simulations.experiment import config
+from fedkt.strategies.answers.knfu import KnFu
 
 
 @pytest.mark.parametrize(

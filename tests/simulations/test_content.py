@@ -16,8 +16,8 @@ from fedkt.data import Dataset, FederationSpec
 from fedkt.errors import ConfigError
 from fedkt.models import build_model
 from fedkt.recipe import Recipe
-from fedkt.simulations.population import Population
-from fedkt.simulations.runner import execute, federation_of, prepare
+from fedkt.simulations.engines.population import Population
+from fedkt.simulations.runs.run import execute, federation_of, prepare
 
 MODEL = """
 from torch import nn
@@ -27,7 +27,7 @@ def own(shape, classes):
     return nn.Sequential(nn.Flatten(), *layers)
 """
 STRATEGY = """
-from fedkt.strategies.fedmd import FedMD
+from fedkt.strategies.answers.fedmd import FedMD
 
 class Mine(FedMD):
     # {comment}
@@ -178,7 +178,7 @@ def test_an_edit_after_the_start_does_not_reach_a_model_built_later(
 def test_a_ray_worker_says_so_in_one_line(tmp_path: Path, tiny: Any) -> None:
     import ray
 
-    from fedkt.simulations.ray_grid import RayGrid
+    from fedkt.simulations.engines.ray_grid import RayGrid
 
     file = tmp_path / "nets.py"
     file.write_text(MODEL.format(width=16), encoding="utf-8")
@@ -311,7 +311,7 @@ from typing import ClassVar
 
 from fedkt.objectives import CrossEntropy
 from fedkt.registry import register
-from fedkt.strategies.fedmd import FedMD
+from fedkt.strategies.answers.fedmd import FedMD
 
 @register
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from torch import nn
 
-from fedkt.simulations.costs import forward_flops, fusion_warning
-from fedkt.simulations.runner import execute, prepare
-from fedkt.strategies.knfu import KnFu
+from fedkt.simulations.runs.costs import forward_flops, fusion_warning
+from fedkt.simulations.runs.run import execute, prepare
+from fedkt.strategies.answers.knfu import KnFu
 
 # Counts so many FLOPs of fusion that any federation is warned of it.
 DEAR = """
-from fedkt.strategies.knfu import KnFu
+from fedkt.strategies.answers.knfu import KnFu
 
 class Dear(KnFu):
     def fusion_flops(self, clients, rows, classes):

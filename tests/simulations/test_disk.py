@@ -20,11 +20,11 @@ from fedkt import snapshot
 from fedkt.clients import FileStore
 from fedkt.disk import refused, writing
 from fedkt.errors import ConfigError, DiskError
-from fedkt.simulations import checkpoint
-from fedkt.simulations.drawing import canvas
 from fedkt.simulations.files import only_user, write_atomic
-from fedkt.simulations.rounds import read_rounds
-from fedkt.simulations.runner import prepare
+from fedkt.simulations.report.drawing import canvas
+from fedkt.simulations.results import checkpoint
+from fedkt.simulations.results.rounds import read_rounds
+from fedkt.simulations.runs.run import prepare
 
 resource = pytest.importorskip("resource", reason="limits on files are Unix's")
 

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedkt.simulations.domain_figures import (
+from fedkt.simulations.report.domain_figures import (
     averaged,
     fuses,
     group_effect_figure,
     targets_figure,
 )
-from fedkt.simulations.drawing import look_of
+from fedkt.simulations.report.drawing import look_of
 
 pytest.importorskip("matplotlib")
 TARGETS = ("mnist", "svhn", "usps")

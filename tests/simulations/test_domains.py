@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from fedkt.errors import ConfigError
-from fedkt.simulations import config
-from fedkt.simulations.rounds import read_rounds
-from fedkt.simulations.runner import prepare
+from fedkt.simulations.experiment import config
+from fedkt.simulations.results.rounds import read_rounds
+from fedkt.simulations.runs.run import prepare
 
 FOUR = ["digits-plain", "digits-inverted", "digits-rotated", "digits-blurred"]
 OWN = """

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from fedkt.simulations.results import load_comparison, load_run
-from fedkt.simulations.rounds import read_rounds
-from fedkt.simulations.tables import plain_table
+from fedkt.simulations.report.tables import plain_table
+from fedkt.simulations.results.reading import load_comparison, load_run
+from fedkt.simulations.results.rounds import read_rounds
 
 # Clients that hold fewer than five classes fail in every round, or in the second only.
 MODELS = '''

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fedkt.simulations.rounds import read_rounds
+from fedkt.simulations.results.rounds import read_rounds
 
 
 def begin(folder: Path, toml: Path, grid: str) -> subprocess.Popen[str]:

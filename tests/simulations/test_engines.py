@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from fedkt.simulations.progress import Silent
-from fedkt.simulations.runner import execute, prepare
+from fedkt.simulations.runs.progress import Silent
+from fedkt.simulations.runs.run import execute, prepare
 
 
 class Looking(Silent):

@@ -9,10 +9,11 @@ import pytest
 
 from fedkt import registry
 from fedkt.errors import ConfigError
-from fedkt.simulations import config, executors
-from fedkt.simulations.executors import cohort_size, size_of
-from fedkt.simulations.population import PopulationSpec
-from fedkt.simulations.runner import prepare
+from fedkt.simulations.engines.population import PopulationSpec
+from fedkt.simulations.experiment import config
+from fedkt.simulations.runs import executors
+from fedkt.simulations.runs.executors import cohort_size, size_of
+from fedkt.simulations.runs.run import prepare
 
 
 def plan_of(tiny: Any, models: list[str], clients: int, **run: Any) -> dict[str, str]:
@@ -98,7 +99,7 @@ def test_what_cannot_be_in_a_cohort_is_tuned_to_the_loop(tiny: Any) -> None:
 
 
 def test_a_comparison_is_not_tuned(tiny: Any) -> None:
-    from fedkt.simulations.compare import plan_parts
+    from fedkt.simulations.runs.comparison import plan_parts
 
     with pytest.raises(ConfigError, match=r"tune one run and copy its run\.plan"):
         plan_parts(tiny(run__executor="tune", compare__strategies=["local"]))

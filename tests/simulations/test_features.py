@@ -11,9 +11,9 @@ import torch
 
 from fedkt.data import FederationSpec, build_federation
 from fedkt.errors import ConfigError
-from fedkt.simulations import features
-from fedkt.simulations.features import Panel, domain_samples, feature_points, features_figure
-from fedkt.simulations.runner import execute, prepare
+from fedkt.simulations.report import features
+from fedkt.simulations.report.features import Panel, domain_samples, feature_points, features_figure
+from fedkt.simulations.runs.run import execute, prepare
 
 pytest.importorskip("matplotlib")
 DOMAINS = ["digits-plain", "digits-inverted"]

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedkt.simulations import drawing, figures
-from fedkt.simulations.results import Run
+from fedkt.simulations.report import charts as figures
+from fedkt.simulations.report import drawing
+from fedkt.simulations.results.reading import Run
 
 pytest.importorskip("matplotlib")
 
@@ -297,5 +298,5 @@ def test_equal_data_give_equal_files(tmp_path: Path) -> None:
 
 
 def test_importing_draws_on_no_matplotlib() -> None:
-    code = "import sys, fedkt.simulations.report; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, fedkt.simulations.report.pages; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,9 +9,9 @@ import pytest
 
 from fedkt.clients import FileStore
 from fedkt.errors import RunFailedError
-from fedkt.simulations.flower_engine import FlowerEngine
-from fedkt.simulations.rounds import read_rounds
-from fedkt.simulations.runner import execute, prepare
+from fedkt.simulations.engines.flower_engine import FlowerEngine
+from fedkt.simulations.results.rounds import read_rounds
+from fedkt.simulations.runs.run import execute, prepare
 
 # Gives up in the third round while a file called "armed" lies beside it.
 QUITTER = """

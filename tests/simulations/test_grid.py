@@ -14,9 +14,9 @@ from flwr.serverapp import Grid, ServerApp
 from fedkt.clients import KnowledgeClientApp
 from fedkt.errors import ConfigError
 from fedkt.recipe import Recipe
-from fedkt.simulations.grid import RARELY, InProcessGrid, one_thread
-from fedkt.simulations.population import Population
-from fedkt.simulations.runner import prepare, server_app
+from fedkt.simulations.engines.grid import RARELY, InProcessGrid, one_thread
+from fedkt.simulations.engines.population import Population
+from fedkt.simulations.runs.run import prepare, server_app
 
 
 @pytest.fixture

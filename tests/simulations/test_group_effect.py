@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from fedkt.data.federation import Federation
-from fedkt.simulations.records import round_row
-from fedkt.simulations.rounds import read_rounds
-from fedkt.simulations.runner import execute, prepare
+from fedkt.simulations.results.rounds import read_rounds
+from fedkt.simulations.runs.recorder import round_row
+from fedkt.simulations.runs.run import execute, prepare
 from fedkt.strategies import RoundReport
 
 FEDAVG = {"name": "fedavg", "local_epochs": 1}
 DESTROYER = """
 from fedkt.knowledge import Fused
-from fedkt.strategies.fedavg import FedAvg
+from fedkt.strategies.weights.fedavg import FedAvg
 
 class Destroyer(FedAvg):
     '''Sends back weights of which nothing is left.'''

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedkt.simulations.intervals import LEVEL, Interval, clear, holm, t_interval
+from fedkt.simulations.results.intervals import LEVEL, Interval, clear, holm, t_interval
 
 
 @pytest.mark.parametrize("n", [3, 4, 5, 10, 30])

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from fedkt.errors import ConfigError
-from fedkt.simulations.cells import slug
-from fedkt.simulations.compare import entries_of
+from fedkt.simulations.experiment.cells import slug
+from fedkt.simulations.runs.comparison import entries_of
 
 NAMED = """
 from fedkt.registry import register
-from fedkt.strategies.knfu import KnFu
-from fedkt.strategies.local import Local
+from fedkt.strategies.answers.knfu import KnFu
+from fedkt.strategies.baselines.local import Local
 
 class DSFL(KnFu):
     name = "ds-fl"

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from fedkt.errors import ConfigError
-from fedkt.simulations.results import load_run
-from fedkt.simulations.rounds import read_rounds
-from fedkt.simulations.runner import execute, prepare
+from fedkt.simulations.results.reading import load_run
+from fedkt.simulations.results.rounds import read_rounds
+from fedkt.simulations.runs.run import execute, prepare
 
 
 @pytest.fixture(scope="module")

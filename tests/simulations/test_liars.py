@@ -14,10 +14,10 @@ from flwr.app import Message, MessageType
 from torch import Tensor
 
 from fedkt.knowledge import Fused, Knowledge, Uploads
-from fedkt.simulations.grid import InProcessGrid, one_thread
-from fedkt.simulations.population import Population
-from fedkt.simulations.records import round_row
-from fedkt.simulations.runner import Plan, prepare, server_app
+from fedkt.simulations.engines.grid import InProcessGrid, one_thread
+from fedkt.simulations.engines.population import Population
+from fedkt.simulations.runs.recorder import round_row
+from fedkt.simulations.runs.run import Plan, prepare, server_app
 from fedkt.strategies import KnowledgeStrategy, RoundReport
 
 FEDMD = {"name": "fedmd", "local_epochs": 1, "distil_epochs": 1}

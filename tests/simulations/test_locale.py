@@ -16,7 +16,7 @@ from fedkt.errors import ConfigError
 from fedkt.simulations.files import write_atomic
 
 STRATEGY = """
-from fedkt.strategies.local import Local
+from fedkt.strategies.baselines.local import Local
 
 class Éclair(Local):
     "Löcal – trained alone."

@@ -13,10 +13,10 @@ import torch
 from fedkt.data import ClientData, Federation
 from fedkt.fusion import weighted_mean
 from fedkt.knowledge import Fused, Uploads
-from fedkt.simulations.config import parse
-from fedkt.simulations.records import read_rounds
-from fedkt.simulations.runner import execute, prepare
-from fedkt.strategies.fedavg import FedAvg
+from fedkt.simulations.experiment.config import parse
+from fedkt.simulations.runs.recorder import read_rounds
+from fedkt.simulations.runs.run import execute, prepare
+from fedkt.strategies.weights.fedavg import FedAvg
 
 HUGE = 1e30
 ODD = 1

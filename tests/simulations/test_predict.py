@@ -10,10 +10,10 @@ import torch
 
 from fedkt.clients import FileStore, predict
 from fedkt.errors import ConfigError
-from fedkt.simulations.config import parse
-from fedkt.simulations.grid import InProcessGrid, one_thread
-from fedkt.simulations.population import Population
-from fedkt.simulations.runner import Plan, prepare, server_app
+from fedkt.simulations.engines.grid import InProcessGrid, one_thread
+from fedkt.simulations.engines.population import Population
+from fedkt.simulations.experiment.config import parse
+from fedkt.simulations.runs.run import Plan, prepare, server_app
 from fedkt.strategies import KnowledgeStrategy, RoundReport
 
 CLIENTS = 4

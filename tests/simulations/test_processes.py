@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from fedkt.errors import ConfigError, RunFailedError
-from fedkt.simulations.processes import in_processes
-from fedkt.simulations.stopping import Stopped, stop, stoppable
+from fedkt.simulations.engines.stopping import Stopped, stop, stoppable
+from fedkt.simulations.runs.processes import in_processes
 
 SCRIPT = """
-from fedkt.simulations.processes import in_processes
+from fedkt.simulations.runs.processes import in_processes
 
 def main():
     for item, done in in_processes(abs, [-1, -2], 2):

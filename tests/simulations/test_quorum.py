@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from fedkt.simulations.population import Population
-from fedkt.simulations.rounds import read_rounds
+from fedkt.simulations.engines.population import Population
+from fedkt.simulations.results.rounds import read_rounds
 
 REASON = "OSError: no such disk"
 

@@ -18,8 +18,8 @@ import pytest
 import ray
 
 from fedkt.errors import ConfigError
-from fedkt.simulations.ray_session import join_ray
-from fedkt.simulations.runner import execute, prepare
+from fedkt.simulations.engines.ray_session import join_ray
+from fedkt.simulations.runs.run import execute, prepare
 
 pytestmark = pytest.mark.ray
 
@@ -120,7 +120,7 @@ def test_an_address_where_nobody_answers_is_refused_soon() -> None:
     (port,) = free_ports(1)
     code = f"""
 from fedkt.errors import ConfigError
-from fedkt.simulations.ray_session import join_ray
+from fedkt.simulations.engines.ray_session import join_ray
 try:
     join_ray(1, "127.0.0.1:{port}")
 except ConfigError as error:

@@ -14,13 +14,13 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
 from fedkt.errors import ConfigError
 from fedkt.recipe import Recipe
-from fedkt.simulations import _flwr_shim as shim
-from fedkt.simulations.grid import InProcessGrid, SimulationGrid
-from fedkt.simulations.population import Population
-from fedkt.simulations.ray_grid import CHUNKS_PER_WORKER, RayGrid, _Chunk
-from fedkt.simulations.ray_session import session
-from fedkt.simulations.records import round_row
-from fedkt.simulations.runner import Plan, execute, prepare, server_app
+from fedkt.simulations.engines import _flwr_shim as shim
+from fedkt.simulations.engines.grid import InProcessGrid, SimulationGrid
+from fedkt.simulations.engines.population import Population
+from fedkt.simulations.engines.ray_grid import CHUNKS_PER_WORKER, RayGrid, _Chunk
+from fedkt.simulations.engines.ray_session import session
+from fedkt.simulations.runs.recorder import round_row
+from fedkt.simulations.runs.run import Plan, execute, prepare, server_app
 from fedkt.strategies import KnowledgeStrategy, RoundReport
 
 pytestmark = pytest.mark.ray

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from fedkt.errors import ConfigError
-from fedkt.simulations import checkpoint
-from fedkt.simulations.progress import Silent
-from fedkt.simulations.records import Recorder, round_row, summarise
-from fedkt.simulations.rounds import read_rounds
-from fedkt.simulations.runner import execute, prepare
+from fedkt.simulations.results import checkpoint
+from fedkt.simulations.results.rounds import read_rounds
+from fedkt.simulations.runs.progress import Silent
+from fedkt.simulations.runs.recorder import Recorder, round_row, summarise
+from fedkt.simulations.runs.run import execute, prepare
 from fedkt.strategies import Failure, RoundReport
 
 

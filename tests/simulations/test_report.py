@@ -14,10 +14,10 @@ import tomli_w
 from rich.console import Console
 
 from fedkt.errors import ConfigError
-from fedkt.simulations.aggregates import aggregate
-from fedkt.simulations.report import write_comparison_report, write_run_report
-from fedkt.simulations.results import Run, load_comparison, load_run, write_comparison_csv
-from fedkt.simulations.tables import comparison_table, plain_table
+from fedkt.simulations.report.pages import write_comparison_report, write_run_report
+from fedkt.simulations.report.tables import comparison_table, plain_table
+from fedkt.simulations.results.aggregates import aggregate
+from fedkt.simulations.results.reading import Run, load_comparison, load_run, write_comparison_csv
 
 LEVELS = {
     "local": (0.78, 0.42),

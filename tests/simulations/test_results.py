@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from fedkt.errors import ConfigError
-from fedkt.simulations.aggregates import aggregate
-from fedkt.simulations.results import (
+from fedkt.simulations.report.tables import plain_differences
+from fedkt.simulations.results.aggregates import aggregate
+from fedkt.simulations.results.reading import (
     COLUMNS,
     comparison_rows,
     load_comparison,
     load_run,
     write_comparison_csv,
 )
-from fedkt.simulations.tables import plain_differences
 
 HEADER = (
     "strategy,seed,personalised_accuracy,global_accuracy,server_accuracy,"

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from fedkt.errors import ConfigError
-from fedkt.simulations.results import load_run
-from fedkt.simulations.rounds import read_rounds
+from fedkt.simulations.results.reading import load_run
+from fedkt.simulations.results.rounds import read_rounds
 
 Damage = Callable[[list[bytes]], list[bytes]]
 
@@ -56,7 +56,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, fedkt: Any, write_toml: A
     toml = write_toml(folder, rounds=4)
     with pytest.MonkeyPatch.context() as patch:  # figures take most of a tiny run's time
         for name in ("write_run_report", "write_comparison_report"):
-            patch.setattr(f"fedkt.simulations.commands.{name}", Path)
+            patch.setattr(f"fedkt.simulations.cli.commands.{name}", Path)
         assert fedkt("simulate", toml, "--out", folder / "run").code == 0
         options = ("--strategies", "local,fedmd", "--out", folder / "cmp")
         assert fedkt("compare", toml, *options).code == 0
@@ -160,7 +160,7 @@ def test_a_longer_run_may_be_interrupted(
     shutil.copytree(finished / "run", tmp_path / "run")
     options = ("simulate", "--out", tmp_path / "run", "--resume", "--rounds", 6)
     with monkeypatch.context() as patch:
-        patch.setattr("fedkt.simulations.commands.progress_for", lambda *_: stop_after(5))
+        patch.setattr("fedkt.simulations.cli.commands.progress_for", lambda *_: stop_after(5))
         assert fedkt(*options).code == 130
     assert fedkt(*options).code == 0
     assert len(load_run(tmp_path / "run").rounds) == 6

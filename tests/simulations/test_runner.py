@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 from fedkt.errors import RunFailedError
-from fedkt.simulations.rounds import read_rounds
-from fedkt.simulations.runner import Plan, execute, prepare, workers_of
-from fedkt.simulations.twins import local_twin
+from fedkt.simulations.results.rounds import read_rounds
+from fedkt.simulations.runs.run import Plan, execute, prepare, workers_of
+from fedkt.simulations.runs.twins import local_twin
 
 # Trains like a linear model; fails in training while a file called "broken" lies beside it, but
 # not on the few samples that it is tried on before a run.
@@ -41,7 +41,7 @@ class Fragile(nn.Module):
 # Breaks the models in its second round if a file called "armed" lies beside it.
 TRIPPING = """
 from pathlib import Path
-from fedkt.strategies.knfu import KnFu
+from fedkt.strategies.answers.knfu import KnFu
 
 class Tripping(KnFu):
     def __init__(self, local_epochs: int = 1):
@@ -167,7 +167,7 @@ def stopped_in_the_baseline(
     """Stop a simulation in the first of its two halves; return its TOML."""
     toml: Path = write_toml(here)
     with monkeypatch.context() as patch:
-        patch.setattr("fedkt.simulations.commands.progress_for", lambda *_: stop_after(1))
+        patch.setattr("fedkt.simulations.cli.commands.progress_for", lambda *_: stop_after(1))
         assert fedkt("simulate", toml, "--out", "run").code == 130
     assert len(read_rounds(here / "run" / "baseline")) == 1
     return toml
@@ -191,7 +191,7 @@ def test_stopped_in_the_baseline_the_experiment_is_known(
         assert plan.experiment.data.clients == 3, "another experiment goes on than the one begun"
         execute(plan, *args, **kwargs)
 
-    monkeypatch.setattr("fedkt.simulations.commands.execute", guarded)
+    monkeypatch.setattr("fedkt.simulations.cli.commands.execute", guarded)
     answer = fedkt("simulate", "--out", "run", "--resume")
     assert (answer.code, answer.err) == (0, "")
     assert figures(here / "run") == figures(here / "whole")
@@ -215,7 +215,15 @@ def long_run(tmp_path_factory: pytest.TempPathFactory, tiny: Any) -> Path:
 
 def interrupt(folder: Path, toml: Path, how: signal.Signals) -> subprocess.CompletedProcess[str]:
     """Begin a simulation in a process of its own and send it a signal in the middle."""
-    command = [sys.executable, "-m", "fedkt.simulations.cli", "simulate", str(toml), "--out", "run"]
+    command = [
+        sys.executable,
+        "-m",
+        "fedkt.simulations.cli.main",
+        "simulate",
+        str(toml),
+        "--out",
+        "run",
+    ]
     process = subprocess.Popen(
         command,
         cwd=folder,
@@ -279,8 +287,8 @@ def test_a_signal_that_comes_out_of_native_code_as_another_error_still_stops(
     tmp_path: Path, tiny: Any
 ) -> None:
     """As torch does when the handler raises in the midst of it; no client is blamed either."""
-    from fedkt.simulations import stopping
-    from fedkt.simulations.commands import _resumable
+    from fedkt.simulations.cli.commands import _resumable
+    from fedkt.simulations.engines import stopping
 
     def struck() -> None:
         with pytest.raises(stopping.Stopped):

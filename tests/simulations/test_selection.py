@@ -6,8 +6,13 @@ from typing import Any
 
 import pytest
 
-from fedkt.simulations.records import summarise
-from fedkt.simulations.selection import last_round, oracle, source_validation, target_accuracy
+from fedkt.simulations.results.selection import (
+    last_round,
+    oracle,
+    source_validation,
+    target_accuracy,
+)
+from fedkt.simulations.runs.recorder import summarise
 
 
 def row(

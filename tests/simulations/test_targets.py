@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from fedkt.errors import ConfigError
-from fedkt.simulations.cells import cells_of, settled, slug
-from fedkt.simulations.compare import plan_parts
-from fedkt.simulations.rounds import read_rounds
-from fedkt.simulations.runner import prepare
+from fedkt.simulations.experiment.cells import cells_of, settled, slug
+from fedkt.simulations.results.rounds import read_rounds
+from fedkt.simulations.runs.comparison import plan_parts
+from fedkt.simulations.runs.run import prepare
 
 FOUR = ["digits-plain", "digits-inverted", "digits-rotated", "digits-blurred"]
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"

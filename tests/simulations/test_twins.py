@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from fedkt.clients import cohort, loop
+from fedkt.clients.cohorts import cohort
+from fedkt.clients.learners import loop
 from fedkt.errors import ConfigError
 from fedkt.recipe import Train
-from fedkt.simulations.compare import plan_jobs
-from fedkt.simulations.results import load_comparison, load_run
-from fedkt.simulations.runner import Plan, execute, prepare
-from fedkt.simulations.twins import local_twin, private_training, rehearses
+from fedkt.simulations.results.reading import load_comparison, load_run
+from fedkt.simulations.runs.comparison import plan_jobs
+from fedkt.simulations.runs.run import Plan, execute, prepare
+from fedkt.simulations.runs.twins import local_twin, private_training, rehearses
 
 METHODS = [
     {"name": "fedpf"},

@@ -8,11 +8,11 @@ import pytest
 from scipy import stats
 
 from fedkt.errors import ConfigError
-from fedkt.simulations.cells import Cell
-from fedkt.simulations.cells_report import summary_line, verdict_lines
-from fedkt.simulations.config import VerdictSection
-from fedkt.simulations.results import Comparison, Run
-from fedkt.simulations.verdict import judge
+from fedkt.simulations.experiment.cells import Cell
+from fedkt.simulations.experiment.config import VerdictSection
+from fedkt.simulations.report.cells_report import summary_line, verdict_lines
+from fedkt.simulations.results.reading import Comparison, Run
+from fedkt.simulations.results.verdict import judge
 
 # label -> (personalised, global) by seed
 Accuracies = dict[str, list[tuple[float, float]]]

@@ -15,8 +15,8 @@ from flwr.serverapp.strategy import Result
 from fedkt.clients import Client, LearnerServerModel, TrainingOptions, client_app
 from fedkt.data import Federation, FederationSpec, build_federation
 from fedkt.knowledge import Knowledge, Upload, Uploads
-from fedkt.simulations.grid import InProcessGrid, one_thread
-from fedkt.simulations.population import Population, PopulationSpec, make_learner
+from fedkt.simulations.engines.grid import InProcessGrid, one_thread
+from fedkt.simulations.engines.population import Population, PopulationSpec, make_learner
 from fedkt.strategies import KnowledgeStrategy, RoundReport, ServerOptions
 
 SPEC = FederationSpec(

@@ -17,12 +17,12 @@ from fedkt.fusion import mean
 from fedkt.knowledge import Fused, Uploads
 from fedkt.objectives import CrossEntropy, Distil
 from fedkt.recipe import Predict, Recipe, Train
-from fedkt.simulations.grid import one_thread
+from fedkt.simulations.engines.grid import one_thread
 from fedkt.strategies import KnowledgeStrategy, ServerOptions
-from fedkt.strategies.fedavg import FedAvg
-from fedkt.strategies.fedmd import FedMD
-from fedkt.strategies.knfu import KnFu
-from fedkt.strategies.local import Local
+from fedkt.strategies.answers.fedmd import FedMD
+from fedkt.strategies.answers.knfu import KnFu
+from fedkt.strategies.baselines.local import Local
+from fedkt.strategies.weights.fedavg import FedAvg
 
 QUICK = {"local_epochs": 1, "distil_epochs": 1}
 METHODS: dict[str, Callable[[], KnowledgeStrategy]] = {

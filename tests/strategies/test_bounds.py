@@ -11,8 +11,8 @@ import torch
 
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge, Upload
-from fedkt.simulations.config import parse
-from fedkt.strategies.bounds import Bounds, magnitude, usual_of_others
+from fedkt.simulations.experiment.config import parse
+from fedkt.strategies.server.bounds import Bounds, magnitude, usual_of_others
 
 
 def uploads(examples: Sequence[int], sizes: Sequence[float] = ()) -> list[Upload]:

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from fedkt.adaptation.restyle import Restyle, styles_of
 from fedkt.clients import Client
 from fedkt.data import Samples
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge, Upload, Uploads
-from fedkt.objectives.restyle import Restyle, styles_of
 from fedkt.recipe import Recipe, Styles, Weights
-from fedkt.strategies.ccst import CCST
-from fedkt.strategies.fedavg import FedAvg
+from fedkt.strategies.domains.ccst import CCST
+from fedkt.strategies.weights.fedavg import FedAvg
 
 P, N = 64 * 10 + 10, 4
 

@@ -9,7 +9,7 @@ import torch
 
 from fedkt import registry
 from fedkt.knowledge import Knowledge
-from fedkt.objectives.base import Batch, Outputs
+from fedkt.objectives.term import Batch, Outputs
 from fedkt.recipe import Recipe, Train
 from fedkt.simulations.attacks import View
 

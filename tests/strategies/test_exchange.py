@@ -17,13 +17,13 @@ from fedkt import snapshot
 from fedkt.clients import TorchLearner
 from fedkt.knowledge import Fused, Knowledge, Uploads
 from fedkt.recipe import Load, Recipe, Weights
-from fedkt.simulations.grid import InProcessGrid, one_thread
-from fedkt.strategies.exchange import Exchange
-from fedkt.strategies.fedavg import FedAvg
-from fedkt.strategies.fedmd import FedMD
-from fedkt.strategies.fedprox import FedProx
-from fedkt.strategies.knfu import KnFu
-from fedkt.strategies.local import Local
+from fedkt.simulations.engines.grid import InProcessGrid, one_thread
+from fedkt.strategies.answers.fedmd import FedMD
+from fedkt.strategies.answers.knfu import KnFu
+from fedkt.strategies.baselines.local import Local
+from fedkt.strategies.server.exchange import Exchange
+from fedkt.strategies.weights.fedavg import FedAvg
+from fedkt.strategies.weights.fedprox import FedProx
 
 P = 64 * 10 + 10
 QUICK = {"local_epochs": 1, "distil_epochs": 1}

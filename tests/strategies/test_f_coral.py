@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fedkt.adaptation import Coral
 from fedkt.errors import ConfigError
-from fedkt.objectives import Coral, CrossEntropy
+from fedkt.objectives import CrossEntropy
 from fedkt.recipe import Beside, Weighted
-from fedkt.strategies.f_coral import FCoral
-from fedkt.strategies.fedavg import FedAvg
+from fedkt.strategies.domains.f_coral import FCoral
+from fedkt.strategies.weights.fedavg import FedAvg
 
 
 def test_without_strength_it_is_fedavg_to_the_bit_and_with_it_is_not(world, with_options) -> None:

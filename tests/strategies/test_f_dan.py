@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fedkt.adaptation import MMD, Ramped
 from fedkt.errors import ConfigError
-from fedkt.objectives import MMD, CrossEntropy, Ramped
+from fedkt.objectives import CrossEntropy
 from fedkt.recipe import Beside, Recipe, Weighted
-from fedkt.strategies.f_dan import FDAN
-from fedkt.strategies.fedavg import FedAvg
+from fedkt.strategies.domains.f_dan import FDAN
+from fedkt.strategies.weights.fedavg import FedAvg
 
 
 @pytest.mark.parametrize("strategy", [FDAN(strength=0.0), FDAN(gamma=0.0)], ids=["0", "gamma 0"])

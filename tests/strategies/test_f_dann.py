@@ -9,8 +9,8 @@ import torch
 from fedkt.errors import ConfigError
 from fedkt.objectives.heads import Head
 from fedkt.recipe import Beside, Load, Recipe, Weights
-from fedkt.strategies.f_dann import FDANN
-from fedkt.strategies.fedavg import FedAvg
+from fedkt.strategies.domains.f_dann import FDANN
+from fedkt.strategies.weights.fedavg import FedAvg
 
 
 @pytest.mark.parametrize("options", [{}, {"optimiser": "sgd", "learning_rate": 0.05}])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fedkt.adaptation.disentangling import DisentanglerCritics
 from fedkt.errors import ConfigError
 from fedkt.fusion import average
 from fedkt.fusion.attention import dynamic_attention
 from fedkt.knowledge import Uploads
-from fedkt.objectives.disentangling import DisentanglerCritics
 from fedkt.recipe import Load, Recipe, weighted
-from fedkt.strategies.fada import FADA
+from fedkt.strategies.domains.fada import FADA
 
 
 class Keeping(FADA):

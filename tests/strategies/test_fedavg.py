@@ -10,9 +10,9 @@ from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge, Upload, Uploads
 from fedkt.objectives import Proximal
 from fedkt.recipe import Load, Weights
-from fedkt.strategies.fedavg import FedAvg
-from fedkt.strategies.fedprox import FedProx
-from fedkt.strategies.local import Local
+from fedkt.strategies.baselines.local import Local
+from fedkt.strategies.weights.fedavg import FedAvg
+from fedkt.strategies.weights.fedprox import FedProx
 from fedkt.wire import weights_of
 
 P = 64 * 10 + 10  # parameters of the linear model on 8 x 8 digits

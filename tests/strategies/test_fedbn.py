@@ -7,8 +7,8 @@ import torch
 from flwr.app import MetricRecord
 
 from fedkt.recipe import Weights
-from fedkt.strategies.fedavg import FedAvg
-from fedkt.strategies.fedbn import FedBN
+from fedkt.strategies.weights.fedavg import FedAvg
+from fedkt.strategies.weights.fedbn import FedBN
 
 
 def test_without_batch_normalisation_it_is_fedavg_to_the_bit(world, with_options) -> None:

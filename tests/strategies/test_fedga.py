@@ -11,8 +11,8 @@ import torch
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Fused, Knowledge, Upload, Uploads
 from fedkt.recipe import Recipe, Validation, Weights
-from fedkt.strategies.fedavg import FedAvg
-from fedkt.strategies.fedga import FedGA, adjusted
+from fedkt.strategies.weights.fedavg import FedAvg
+from fedkt.strategies.weights.fedga import FedGA, adjusted
 
 P = 64 * 10 + 10
 EQUAL = torch.full((4,), 0.25, dtype=torch.float64)

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
+from fedkt.adaptation.alignment import ramp
+from fedkt.adaptation.discrepancy import fourier_mean, gaussian_mmd
+from fedkt.adaptation.workspaces import describe
 from fedkt.clients import LearnerServerModel, TrainingOptions
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Uploads
-from fedkt.objectives.alignment import ramp
-from fedkt.objectives.discrepancy import fourier_mean, gaussian_mmd
 from fedkt.recipe import Recipe
-from fedkt.strategies.fedavg import FedAvg
-from fedkt.strategies.fedka import FedKA
-from fedkt.strategies.fedka_free import FedKAFree
-from fedkt.workspaces import describe
+from fedkt.strategies.domains.fedka import FedKA
+from fedkt.strategies.domains.fedka_free import FedKAFree
+from fedkt.strategies.weights.fedavg import FedAvg
 
 P, D = 64 * 10 + 10, 64  # parameters and features of the linear model on 8 x 8 digits
 HEAD = D * 100 + 100 + 2 * 100 + 100 * 2 + 2

@@ -9,11 +9,11 @@ import torch
 from fedkt.errors import ConfigError
 from fedkt.objectives import KL, MAE, MSE, Distil
 from fedkt.recipe import Predict
-from fedkt.simulations.config import parse
-from fedkt.simulations.rounds import read_rounds
-from fedkt.simulations.runner import execute, prepare
+from fedkt.simulations.experiment.config import parse
+from fedkt.simulations.results.rounds import read_rounds
+from fedkt.simulations.runs.run import execute, prepare
 from fedkt.strategies import ServerOptions
-from fedkt.strategies.fedmd import FedMD
+from fedkt.strategies.answers.fedmd import FedMD
 
 
 @pytest.mark.parametrize("form", ["logits", "probabilities"])

@@ -11,11 +11,11 @@ import torch
 from fedkt.errors import ConfigError
 from fedkt.fusion.trust import correlations
 from fedkt.knowledge import Knowledge, Upload, Uploads
-from fedkt.readouts import as_knowledge
+from fedkt.readouts.blends import as_knowledge
 from fedkt.recipe import Recipe
 from fedkt.softmax import softmax
-from fedkt.strategies.fedmd import FedMD
-from fedkt.strategies.fedpf import FedPF
+from fedkt.strategies.answers.fedmd import FedMD
+from fedkt.strategies.answers.fedpf import FedPF
 
 PLAIN: dict[str, Any] = {
     "gamma": 0.0,

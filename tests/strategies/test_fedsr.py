@@ -9,7 +9,7 @@ from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge, Upload, Uploads
 from fedkt.objectives.probabilistic import Probabilistic
 from fedkt.recipe import Recipe
-from fedkt.strategies.fedsr import FedSR
+from fedkt.strategies.weights.fedsr import FedSR
 
 D, C = 64, 10  # the linear model's features are its pixels
 Q = D * C + C + D * (D + 1) + 2 * D * (C + 1)

@@ -20,9 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedkt.errors import ConfigError, RunFailedError
-from fedkt.simulations.grid import InProcessGrid
-from fedkt.strategies.fedavg import FedAvg
-from fedkt.strategies.knfu import KnFu
+from fedkt.simulations.engines.grid import InProcessGrid
+from fedkt.strategies.answers.knfu import KnFu
+from fedkt.strategies.weights.fedavg import FedAvg
 from fedkt.text import LONGEST
 
 HOSTILE, NODE = 3, 5  # the client and its node; of four, so the last one

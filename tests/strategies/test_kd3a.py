@@ -10,7 +10,7 @@ from fedkt.errors import ConfigError
 from fedkt.fusion import average
 from fedkt.knowledge import Stack, Uploads
 from fedkt.recipe import Load, Recipe, Weights
-from fedkt.strategies.kd3a import KD3A
+from fedkt.strategies.domains.kd3a import KD3A
 from fedkt.wire import weights_of
 
 

@@ -9,9 +9,9 @@ import torch
 
 from fedkt import snapshot
 from fedkt.errors import ConfigError
-from fedkt.strategies.fedmd import FedMD
-from fedkt.strategies.knfu import KnFu
-from fedkt.strategies.local import Local
+from fedkt.strategies.answers.fedmd import FedMD
+from fedkt.strategies.answers.knfu import KnFu
+from fedkt.strategies.baselines.local import Local
 
 M, C = 40, 5
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from fedkt.errors import ConfigError
-from fedkt.strategies.local import Local
+from fedkt.strategies.baselines.local import Local
 
 
 def test_times_multiplies_the_budget_and_nothing_else() -> None:

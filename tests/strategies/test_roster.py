@@ -15,14 +15,14 @@ from fedkt.clients import SklearnLearner, TorchLearner
 from fedkt.data import Samples
 from fedkt.errors import ConfigError, RunFailedError
 from fedkt.greeting import Facts
-from fedkt.simulations.grid import InProcessGrid
+from fedkt.simulations.engines.grid import InProcessGrid
 from fedkt.strategies import ServerOptions
-from fedkt.strategies.fedavg import FedAvg
-from fedkt.strategies.fedmd import FedMD
-from fedkt.strategies.fedprox import FedProx
-from fedkt.strategies.knfu import KnFu
-from fedkt.strategies.local import Local
-from fedkt.strategies.roster import Member, Roster, meet
+from fedkt.strategies.answers.fedmd import FedMD
+from fedkt.strategies.answers.knfu import KnFu
+from fedkt.strategies.baselines.local import Local
+from fedkt.strategies.server.roster import Member, Roster, meet
+from fedkt.strategies.weights.fedavg import FedAvg
+from fedkt.strategies.weights.fedprox import FedProx
 
 QUICK = {"local_epochs": 1, "distil_epochs": 1}
 

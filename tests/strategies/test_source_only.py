@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 from fedkt import registry
-from fedkt.strategies.local import Local
-from fedkt.strategies.source_only import SourceOnly
+from fedkt.strategies.baselines.local import Local
+from fedkt.strategies.baselines.source_only import SourceOnly
 
 
 def test_it_is_local_training_under_another_name() -> None:

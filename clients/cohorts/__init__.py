@@ -1,0 +1,1 @@
+"""The cohort executor: many clients of one network trained at once."""

@@ -1,0 +1,337 @@
+"""The cohort executor: clients of one architecture train and answer together.
+
+Their parameters are stacked, and one vectorised step (``torch.func.vmap`` of the gradient)
+moves all of them. The terms of a recipe are pure functions, so what runs in the loop
+executor runs here; what cannot (networks that draw random numbers, which come from one global
+stream; layers that vmap refuses; samples beside a batch, transforms and mixup) goes through the
+loop, client by client. Which networks can is tried before a run (``fedkt.clients.cohorts.trial``).
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from fedkt.clients.cohorts.advance import Advance, vectorised
+from fedkt.clients.cohorts.stacking import Feed, Plan, Tensors, stack, stacked_knowledge
+from fedkt.clients.learners import batches, loop
+from fedkt.clients.learners.base import Work
+from fedkt.clients.learners.optimisers import Descent, finite_rows, unstack
+from fedkt.clients.learners.torch import TorchLearner
+from fedkt.data.samples import Samples
+from fedkt.knowledge import Knowledge
+from fedkt.objectives.heads import PREFIX as HEADS
+from fedkt.objectives.term import Term
+from fedkt.recipe import Train
+from fedkt.rng import global_torch_stream
+
+ROWS = 64  # samples a client answers for at a time, as in the loop
+
+
+class RefusedError(Exception):
+    """A cohort cannot do this; the loop can."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """A network for cohorts, whose own weights nobody uses, and the steps made of it so far."""
+
+    model: nn.Module
+    steps: dict[str, Advance] = field(default_factory=dict)
+
+
+# The same template for all cohorts of a learner: a compiled step is dear.
+_templates: weakref.WeakKeyDictionary[TorchLearner, Template] = weakref.WeakKeyDictionary()
+
+
+def template_of(learner: TorchLearner) -> Template:
+    """Return the template of a learner's network."""
+    if learner not in _templates:
+        with global_torch_stream(0, "template"):
+            _templates[learner] = Template(vectorised(learner.build().to(learner.device)))
+    return _templates[learner]
+
+
+@dataclass
+class Row:
+    """One client's part of a cohort: state as ``TorchLearner.state()`` has it, and its work.
+
+    Parameters
+    ----------
+    state : dict
+        ``model`` and ``optimiser``; replaced, never changed in place.
+    work : Work
+        Data, knowledge, options and the names of the random streams.
+    """
+
+    state: dict[str, Any]
+    work: Work
+
+
+def refuses(step: Train) -> str | None:
+    """Return why no cohort can train by a step, in one line; None if it can."""
+    if step.beside or step.transforms or step.mixup:
+        return "it draws samples beside a batch, transforms or mixes inputs"
+    return None
+
+
+def train(
+    learner: TorchLearner, step: Train, rows: Sequence[Row], stream: str
+) -> list[float | None]:
+    """Train clients together by one step of a recipe; the rows get their new states.
+
+    Parameters
+    ----------
+    learner : TorchLearner
+        Of the clients' architecture; its own weights are neither used nor changed.
+    step : Train
+        What to train.
+    rows : Sequence[Row]
+        The clients.
+    stream : str
+        Name of the step's random stream.
+
+    Returns
+    -------
+    list of float or None
+        Mean loss of the last epoch of each client, None where nothing was to be done; NaN
+        if a client's weights, moments or buffers are no longer finite.
+
+    Raises
+    ------
+    RefusedError
+        If the model or the step is not for cohorts.
+    """
+    nature = learner.nature(torch.cat([row.work.data.train.x[:1] for row in rows]))
+    if refusal := nature.refusal or refuses(step):
+        raise RefusedError(refusal)
+    if rows and rows[0].work.options.precision != "float32":
+        raise RefusedError(f"cohorts train in float32, not {rows[0].work.options.precision}")
+    losses: list[float | None] = [None] * len(rows)
+    groups: dict[Any, list[int]] = {}
+    # Where padding would show, as in the statistics of a batch, batches must be of one size.
+    shared: dict[Any, Plan] = {}
+    tasks = [_task(step, row.work, stream, nature.coupled, shared) for row in rows]
+    for place, task in enumerate(tasks):
+        if task is not None:
+            groups.setdefault(task.kind, []).append(place)
+    # All groups are trained before any row changes: a refusal leaves everything as it was.
+    done = []
+    for places in groups.values():
+        here = [rows[p] for p in places]
+        group = _Group(learner, step, here, [_have(tasks[p]) for p in places])
+        done.append((places, group.run(), group.states()))
+    for places, found, states in done:
+        for place, loss, state in zip(places, found, states, strict=True):
+            losses[place], rows[place].state = loss, state
+    return losses
+
+
+@torch.no_grad()
+def predict(
+    learner: TorchLearner, states: Sequence[Mapping[str, Any]], xs: Sequence[Tensor]
+) -> list[Tensor]:
+    """Return the logits ``[n_k, C]`` of K clients in evaluation mode.
+
+    Parameters
+    ----------
+    learner : TorchLearner
+        Of the clients' architecture.
+    states : Sequence[Mapping]
+        As ``TorchLearner.state()`` gives them.
+    xs : Sequence[Tensor]
+        Each client's inputs ``[n_k, ...]``; one and the same object for all is not copied.
+    """
+    shared = all(x is xs[0] for x in xs)
+    if shared and _one_model(states):  # as after an average of weights
+        learner.load_state(states[0])
+        return [learner.predict(xs[0])] * len(xs)
+    model = template_of(learner).model.eval()
+    tensors = stack([_of_model(s["model"]) for s in states], learner.device)
+
+    def answer(tensors: Tensors, x: Tensor) -> Tensor:
+        logits: Tensor = functional_call(model, tensors, (x,))
+        return logits
+
+    x = xs[0] if shared else nn.utils.rnn.pad_sequence(list(xs), batch_first=True)
+    ask = vmap(answer, in_dims=(0, None if shared else 0))
+    split = torch.split(x, ROWS, dim=0 if shared else 1)
+    parts = [ask(tensors, part.to(learner.device)).cpu() for part in split]
+    logits = torch.cat(parts, dim=1)
+    return [logits[k, : len(one)] for k, one in enumerate(xs)]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What one client is to do in a step.
+
+    ``kind`` is equal for clients that can be stacked.
+    """
+
+    kind: Any
+    samples: Samples
+    terms: list[tuple[float, Term]]
+    rehearse: list[tuple[float, Term]]
+    knowledge: Mapping[str, Knowledge]  # what the terms read
+    plan: Plan
+    private: Plan | None  # rehearsal
+
+
+def _task(
+    step: Train, work: Work, stream: str, sized: bool, shared: dict[Any, Plan]
+) -> _Task | None:
+    """Return what a client is to do; the clients' plans for public data are ``shared``.
+
+    If ``sized``, only clients whose batches are of the same sizes can be stacked.
+    """
+    terms = loop.ready(step.terms, work)
+    samples = loop.samples_of(step, work, terms)
+    if not terms or samples is None or not len(samples) or step.epochs == 0:
+        return None
+    rehearse = loop.ready(step.rehearse, work) if len(work.data.train) else []
+    size = batches.batch_size(step, work)
+    name = work.seed, work.round, len(samples)
+    plan = shared.get(name)
+    if step.pace is not None:
+        drawn = itertools.chain.from_iterable(batches.epochs(step, work, stream, len(samples)))
+        plan = Plan.of_batches(list(drawn), work.options.batch_size)
+    elif plan is None:
+        plan = Plan.of_orders(list(batches.orders(step, work, stream, len(samples))), size)
+    if step.on == "public":
+        shared[name] = plan
+    private = None
+    if rehearse:
+        beside = itertools.islice(batches.rehearsal(work, stream), len(plan.widths))
+        private = Plan.of_batches(list(beside), work.options.batch_size)
+    sizes = [p.widths.tolist() for p in (plan, private) if p is not None] if sized else []
+    names = sorted({name for _, term in (*terms, *rehearse) for name in term.needs()})
+    known = {name: work.knowledge[name] for name in names}
+    told = [(name, _signature(knowledge)) for name, knowledge in known.items()]
+    kind = repr((terms, rehearse, told, samples.y is None, samples.x.shape[1:], sizes))
+    return _Task(kind, samples, terms, rehearse, known, plan, private)
+
+
+def _have(task: _Task | None) -> _Task:
+    assert task is not None
+    return task
+
+
+def _signature(knowledge: Knowledge) -> Any:
+    shapes = {n: tuple(t.shape) for n, t in knowledge.tensors.items()}
+    return knowledge.kind, shapes, knowledge.counts is None
+
+
+class _Group:
+    """Clients whose batches can be stacked, in training."""
+
+    def __init__(
+        self,
+        learner: TorchLearner,
+        step: Train,
+        rows: Sequence[Row],
+        tasks: Sequence[_Task],
+    ) -> None:
+        self._rows, self._tasks, self._epochs = rows, tasks, step.epochs
+        template = template_of(learner)
+        trained = [n for n, p in template.model.named_parameters() if p.requires_grad]
+        trained += [f"{HEADS}.{n}" for n, _ in learner.heads.named_parameters()]
+        device = self._device = learner.device
+        stacked = stack([row.state["model"] for row in rows], device)
+        options = rows[0].work.options
+        keep = options.optimiser_state == "keep"
+        states = [row.state["optimiser"] if keep else {} for row in rows]
+        parameters = [stacked.pop(n) for n in trained]
+        self._at = Descent.begin(parameters, options, states)
+        self._names, self._buffers = trained, stacked  # frozen parameters too
+        rate = options.learning_rate * step.rate
+        held, terms, rehearse = tasks[0].knowledge, tasks[0].terms, tasks[0].rehearse
+        kinds = {name: knowledge.kind for name, knowledge in held.items()}
+        key = repr((trained, terms, rehearse, sorted(kinds.items()), options, rate))
+        if key not in template.steps:
+            template.steps[key] = Advance(
+                template.model, trained, terms, rehearse, kinds, options, rate, learner.nature()
+            )
+        self._advance = template.steps[key]
+        # A compiled step wants batches of one size.
+        where = device, self._advance.compiled
+        self._feeds = [Feed([t.samples for t in tasks], [t.plan for t in tasks], *where)]
+        if private := [t.private for t in tasks if t.private is not None]:
+            self._feeds.append(Feed([row.work.data.train for row in rows], private, *where))
+        shared = all(feed.shared for feed in self._feeds)
+        self._knowledge = stacked_knowledge([task.knowledge for task in tasks], device, shared)
+        self._priors = torch.stack([row.work.data.log_prior for row in rows]).to(device)
+
+    def run(self) -> list[float]:
+        """Train; return each client's mean loss of its last epoch, NaN if it has diverged."""
+        watched = [n for n, b in self._buffers.items() if bool(finite_rows([b]).all())]
+        steps = torch.tensor([len(t.plan.widths) for t in self._tasks])
+        per_epoch = steps // self._epochs
+        counts = set(per_epoch.tolist())
+        sums = torch.zeros(len(self._rows), dtype=torch.float64, device=self._device)
+        with self._advance.training():
+            for number in range(int(steps.max())):
+                active = number < steps
+                progress = self._progress(number, per_epoch if len(counts) > 1 else per_epoch[:1])
+                losses = self._step(number, active, progress)
+                # A client counts the batches of its last epoch only.
+                last = active & (number >= steps - per_epoch)
+                sums += torch.where(last.to(self._device), losses, 0.0)
+        sound = self._at.finite([self._buffers[n] for n in watched])  # the others may be masks
+        return torch.where(sound, sums.cpu() / per_epoch, torch.nan).tolist()
+
+    def states(self) -> list[dict[str, Any]]:
+        """Return the clients' states."""
+        moments = self._at.states()
+        tensors = {**dict(zip(self._names, self._at.parameters, strict=True)), **self._buffers}
+        order = list(self._rows[0].state["model"])
+        models = unstack([tensors[n] for n in order])
+        return [
+            {"model": dict(zip(order, model, strict=True)), "optimiser": one}
+            for model, one in zip(models, moments, strict=True)
+        ]
+
+    def _step(self, number: int, active: Tensor, progress: float | Tensor) -> Tensor:
+        """Take one step of all clients that have a batch left; return the losses ``[K]``."""
+        each = isinstance(progress, Tensor) and progress.dim() > 0
+        batches = []
+        for own, common in (feed.at(number) for feed in self._feeds):
+            (own if each else common)["progress"] = progress
+            batches.append(({**own, "log_prior": self._priors}, common))
+        # A compiled step would be compiled twice: with a mask and without.
+        whole = bool(active.all()) and not self._advance.compiled
+        masked = None if whole else active.to(self._device)
+        self._at, self._buffers, losses = self._advance(
+            self._at, self._buffers, self._knowledge, batches, masked
+        )
+        return losses.detach().double()
+
+    def _progress(self, number: int, per_epoch: Tensor) -> float | Tensor:
+        """Return the part of the run that lies behind a batch: of each client, or of all alike."""
+        work = self._rows[0].work
+        found = []
+        for count in per_epoch.tolist():
+            epoch, batch = divmod(number, count)
+            found.append(work.progress(min((epoch + batch / count) / self._epochs, 1.0)))
+        if len(found) > 1:
+            return torch.tensor(found, device=self._device)
+        return torch.tensor(found[0]) if self._advance.compiled else found[0]
+
+
+def _one_model(states: Sequence[Mapping[str, Any]]) -> bool:
+    """Tell whether the clients hold the very same tensors."""
+    first = states[0]["model"]
+    return all(s["model"][n] is t for s in states[1:] for n, t in first.items())
+
+
+def _of_model(tensors: Mapping[str, Tensor]) -> Tensors:
+    return {n: t for n, t in tensors.items() if not n.startswith(f"{HEADS}.")}
+
+
+__all__ = ["RefusedError", "Row", "predict", "refuses", "train"]

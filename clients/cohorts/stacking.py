@@ -1,0 +1,162 @@
+"""Stacking what the clients of a cohort have: batches, knowledge, parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedkt.clients.learners.devices import CPU
+from fedkt.data.samples import Samples
+from fedkt.knowledge import SAMPLE_KINDS, Knowledge
+
+Tensors = dict[str, Tensor]
+# What each of K clients has, tensors [K, ...], and what all share, by name.
+OwnAndCommon = tuple[dict[str, Any], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The batches of one client: rows ``[S, B]``, of which the first ``widths [S]`` count."""
+
+    rows: Tensor
+    widths: Tensor
+
+    @classmethod
+    def of_orders(cls, orders: Sequence[Tensor], size: int) -> Plan:
+        """Cut the samples of each epoch into batches."""
+        total = len(orders[0])
+        steps = -(-total // size)
+        rows = torch.zeros(len(orders), steps * size, dtype=torch.int64)
+        rows[:, :total] = torch.stack(list(orders))
+        widths = torch.full((steps,), size)
+        widths[-1] = total - (steps - 1) * size
+        return cls(rows.view(-1, size), widths.repeat(len(orders)))
+
+    @classmethod
+    def of_batches(cls, drawn: Sequence[Tensor], size: int) -> Plan:
+        """Take batches of at most ``size`` rows as they are."""
+        widths = torch.tensor([len(rows) for rows in drawn])
+        rows = nn.utils.rnn.pad_sequence(list(drawn), batch_first=True)
+        return cls(nn.functional.pad(rows, (0, size - rows.shape[1])), widths)
+
+
+class Feed:
+    """The batches of K clients on a device, padded to the longest of each step.
+
+    Clients that see the same rows of the same samples in one order have them once, ``shared``.
+
+    Parameters
+    ----------
+    samples : Sequence[Samples]
+        Of each client.
+    plans : Sequence[Plan]
+        Of each client; one and the same object for all where their batches are.
+    device : torch.device
+        Where the batches are wanted.
+    whole : bool
+        Whether to pad to the longest batch of all.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Samples],
+        plans: Sequence[Plan],
+        device: torch.device = CPU,
+        whole: bool = False,
+    ) -> None:
+        one = samples[0]
+        same = all(s.x is one.x for s in samples)
+        self.shared = same and all(plan is plans[0] for plan in plans)
+        plans = plans[:1] if self.shared else plans
+        pad = nn.utils.rnn.pad_sequence
+        rows = pad([plan.rows for plan in plans], batch_first=True)  # [K, S, B]
+        widths = pad([plan.widths for plan in plans], batch_first=True)
+        wide = rows.shape[2]
+        self._widest = [wide if whole else w for w in widths.amax(0).tolist()]
+        if same:
+            x, y, ids = one.x, one.y, one.ids
+        else:  # one row of all clients' samples after another
+            labels = [s.y for s in samples if s.y is not None]
+            x, ids = torch.cat([s.x for s in samples]), torch.cat([s.ids for s in samples])
+            y = torch.cat(labels) if labels else None
+            sizes = torch.tensor([0, *(len(s) for s in samples[:-1])])
+            rows = rows + sizes.cumsum(0)[:, None, None]
+        self._rows, self._widths = rows.to(device), widths.to(device)
+        self._x, self._y, self._ids = x.to(device), y if y is None else y.to(device), ids.to(device)
+
+    def at(self, number: int) -> OwnAndCommon:
+        """Return x, y, ids and weight of a ``Batch``: each client's, or in common if shared."""
+        rows = self._rows[:, number, : self._widest[number]]
+        columns = torch.arange(rows.shape[1], device=rows.device)
+        weight = columns < self._widths[:, number, None]
+        if self.shared:
+            rows, weight = rows[0], weight[0]
+        fields = {
+            "x": _pick(self._x, rows),
+            "ids": _pick(self._ids, rows),
+            "weight": weight.to(self._x.dtype),
+        }
+        if self._y is None:
+            return ({}, {**fields, "y": None}) if self.shared else (fields, {"y": None})
+        fields["y"] = _pick(self._y, rows)
+        return ({}, fields) if self.shared else (fields, {})
+
+
+def _pick(of: Tensor, rows: Tensor) -> Tensor:
+    """Return ``of[rows]``, several times faster."""
+    return of.index_select(0, rows.flatten()).view(*rows.shape, *of.shape[1:])
+
+
+def stacked_knowledge(
+    held: Sequence[Mapping[str, Knowledge]], device: torch.device = CPU, shared: bool = False
+) -> OwnAndCommon:
+    """Stack on a device the parts of what K clients know, by name.
+
+    Parameters
+    ----------
+    held : Sequence[Mapping[str, Knowledge]]
+        All of the same names, kinds and shapes; what is the same for all is not stacked.
+    device : torch.device
+        Where it is wanted.
+    shared : bool
+        Whether all will look up the same samples: what they know about samples then lies
+        sample by sample in memory, ``[M, K, ...]`` seen from the side of the clients.
+    """
+    own: dict[str, Any] = {}
+    common: dict[str, Any] = {}
+    for name, first in held[0].items():
+        parts = [one[name].parts() for one in held]
+        own[name], common[name] = {}, {}
+        for key in parts[0]:
+            values = [part[key] for part in parts]
+            if all(v is values[0] for v in values) or _equal(values):
+                common[name][key] = values[0].to(device)
+            elif shared and first.kind in SAMPLE_KINDS and values[0].dim() > 1:
+                own[name][key] = torch.stack(values, 1).to(device).transpose(0, 1)
+            else:
+                own[name][key] = torch.stack(_padded(key, values)).to(device)
+    return own, common
+
+
+def _equal(values: Sequence[Tensor]) -> bool:
+    """Tell whether small tensors, of ids, are equal; large ones are not worth the comparison."""
+    return values[0].dtype == torch.int64 and all(torch.equal(values[0], v) for v in values[1:])
+
+
+def _padded(key: str, values: Sequence[Tensor]) -> list[Tensor]:
+    """Bring tables from ids to rows to one length."""
+    if key != Knowledge.TABLE:
+        return list(values)
+    padded = nn.utils.rnn.pad_sequence(list(values), batch_first=True, padding_value=-1)
+    return list(padded.unbind())
+
+
+def stack(states: Sequence[Mapping[str, Tensor]], device: torch.device = CPU) -> Tensors:
+    """Return tensors ``[K, ...]``, on a device, of K states with the same names."""
+    # Contiguous, because vmap cannot keep channels_last for each client.
+    stacked = {name: torch.stack([s[name] for s in states]).contiguous() for name in states[0]}
+    return {name: tensor.to(device) for name, tensor in stacked.items()}

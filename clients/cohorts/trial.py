@@ -1,0 +1,169 @@
+"""Whether a cohort does what the loop does: tried once, before a run, on a few real samples.
+
+A network or a term may do in a cohort, without an error, something else than in the loop: a
+buffer that is set anew instead of changed in place is lost, a mean that is not weighted counts
+padding. So every kind of training is done both ways for a few clients, and compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from fedkt.clients.cohorts import cohort
+from fedkt.clients.cohorts.cohort import Row
+from fedkt.clients.learners.base import TrainingOptions, Work
+from fedkt.clients.learners.torch import TorchLearner
+from fedkt.data.samples import ClientData, Samples
+from fedkt.knowledge import Knowledge
+from fedkt.recipe import Recipe, Train
+
+BATCH = 4
+# Samples of the clients: batches that are padded, and a client that is done before the others.
+UNEVEN, EVEN = (7, 6, 4), (6, 6)
+SAMPLES = sum(UNEVEN)  # as many are looked at
+# By precision: what a tensor may be apart, of its own movement and of the largest one of all.
+APART = {torch.float64: (1e-6, 1e-9), torch.float32: (1e-2, 1e-3)}
+OPTIONS = TrainingOptions("sgd", 0.01, 0.0, batch_size=BATCH, public_batch_size=BATCH)
+
+
+def refuses(
+    learner: TorchLearner, recipe: Recipe, samples: Samples, public: Samples | None
+) -> str | None:
+    """Return why a network's clients must not train in cohorts, in one line; None if they can.
+
+    Both executors take every training step of the recipe by plain gradient descent, with
+    knowledge that is made up where it can be, in float64 (in float32 where the network cannot).
+
+    Parameters
+    ----------
+    learner : TorchLearner
+        The network; it ends untrained, with the recipe's heads.
+    recipe : Recipe
+        What the clients do.
+    samples : Samples
+        Labelled samples, at least one.
+    public : Samples, optional
+        Of the public set.
+    """
+    nature = learner.nature(samples.x)
+    if nature.refusal:
+        return nature.refusal
+    learner.follow(recipe)
+    steps = {name: step for name, step in _steps(recipe) if not cohort.refuses(step)}
+    sizes = EVEN if nature.coupled else UNEVEN
+    reason: str | None = None
+    for dtype in APART:
+        try:
+            works = list(_works(learner, recipe, samples, public, sizes, dtype))
+            return _compared(learner, steps, works, dtype)
+        except Exception as error:  # whatever a network, a term or vmap raises
+            reason = (
+                f"it cannot be tried ({type(error).__name__}: {' '.join(str(error).split())[:150]})"
+            )
+    return reason
+
+
+def _steps(recipe: Recipe) -> Iterator[tuple[str, Train]]:
+    for phase in ("start", "learn", "absorb"):
+        for index, step in enumerate(getattr(recipe, phase)):
+            if isinstance(step, Train) and step.epochs:
+                short = replace(step, epochs=1, batch_size=BATCH, samples=0)
+                yield f"{phase}/{index}", short
+
+
+def _works(
+    learner: TorchLearner,
+    recipe: Recipe,
+    samples: Samples,
+    public: Samples | None,
+    sizes: Sequence[int],
+    dtype: torch.dtype,
+) -> Iterator[Work]:
+    """Deal the samples to a client of every size."""
+    rows = torch.arange(sum(sizes)) % len(samples)
+    shape = tuple(samples.x.shape[1:])
+    few = None if public is None else _some(public, torch.arange(min(SAMPLES, len(public))), dtype)
+    for client, own in enumerate(torch.split(rows, list(sizes))):
+        train = _some(samples, own, dtype)
+        none = _some(samples, own[:0], dtype)
+        data = ClientData(train, none, none, few, None, learner.num_classes, shape)
+        known = _imagined(learner, recipe, few, client, dtype)
+        yield Work(data, known, OPTIONS, 0, 1, client, rounds=2)
+
+
+def _some(samples: Samples, rows: Tensor, dtype: torch.dtype) -> Samples:
+    y = None if samples.y is None else samples.y[rows]
+    return Samples(samples.x[rows].to(dtype), y, torch.arange(len(rows)))
+
+
+def _imagined(
+    learner: TorchLearner,
+    recipe: Recipe,
+    public: Samples | None,
+    client: int,
+    dtype: torch.dtype,
+) -> dict[str, Knowledge]:
+    """Make up the fused knowledge of a client; what only the server can make stays away."""
+    random = torch.Generator().manual_seed(client)
+    classes, known = learner.num_classes, {}
+    for share in recipe.share:
+        if share.kind == "weights":
+            learner.reset(0, 99)
+            known[share.name] = learner.weights()
+        elif public is not None and share.kind in ("logits", "probabilities", "labels"):
+            logits = torch.randn(len(public), classes, generator=random, dtype=dtype)
+            values = logits.softmax(-1) if share.kind == "probabilities" else logits
+            values = logits.argmax(-1) if share.kind == "labels" else values
+            known[share.name] = Knowledge.rows(share.kind, values, public.ids)
+    return known
+
+
+def _compared(
+    learner: TorchLearner, steps: Mapping[str, Train], works: Sequence[Work], dtype: torch.dtype
+) -> str | None:
+    begins = []
+    for work in works:
+        learner.reset(0, work.client)
+        learner.model.to(dtype)
+        learner.heads.to(dtype)
+        begins.append(learner.state())
+    for name, step in steps.items():
+        rows = [Row(state, work) for state, work in zip(begins, works, strict=True)]
+        cohort.train(learner, step, rows, name)
+        for begin, row in zip(begins, rows, strict=True):
+            learner.load_state(begin)
+            learner.fit(step, row.work, name)
+            if place := _apart(begin["model"], learner.state()["model"], row.state["model"], dtype):
+                return f"in step {name} a cohort changes {place} otherwise than the loop"
+    xs = [work.data.train.x for work in works]
+    for begin, x, found in zip(begins, xs, cohort.predict(learner, begins, xs), strict=True):
+        learner.load_state(begin)
+        if _apart({}, {"": learner.predict(x)}, {"": found}, dtype):
+            return "a cohort answers otherwise than the loop"
+    return None
+
+
+def _apart(
+    begin: Mapping[str, Tensor],
+    one: Mapping[str, Tensor],
+    other: Mapping[str, Tensor],
+    dtype: torch.dtype,
+) -> str | None:
+    """Return the name of a tensor that has moved otherwise; None if there is none."""
+    own, of_all = APART[dtype]
+    moves = {}
+    for name, tensor in one.items():
+        before = begin[name].double() if name in begin else 0.0
+        a, b = tensor.double() - before, other[name].double() - before
+        moves[name] = _largest(a), _largest(a.nan_to_num() - b.nan_to_num())
+    largest = max((size for size, _ in moves.values()), default=0.0)
+    limits = {name: own * size + of_all * largest for name, (size, _) in moves.items()}
+    return next((name for name, (_, gap) in moves.items() if gap > limits[name]), None)
+
+
+def _largest(tensor: Tensor) -> float:
+    return float(tensor.abs().nan_to_num().max()) if tensor.numel() else 0.0

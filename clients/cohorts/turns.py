@@ -1,0 +1,198 @@
+"""Many clients handling one kind of message together: the cohort executor at work."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar, cast
+
+from flwr.app import ConfigRecord, Context, Error, Message, MessageType
+from torch import Tensor
+
+from fedkt.clients.client import Client
+from fedkt.clients.cohorts import cohort
+from fedkt.clients.cohorts.member import Member
+from fedkt.clients.learners.torch import TorchLearner
+from fedkt.clients.phases import run_steps, sound
+from fedkt.clients.state import StateStore
+from fedkt.clients.turn import Turn
+from fedkt.errors import DiskError
+from fedkt.knowledge import Knowledge
+from fedkt.recipe import Load, Step, Train
+from fedkt.text import foreign
+
+KINDS = (MessageType.TRAIN, MessageType.EVALUATE)
+CLIENT_ERROR = 2  # the code Flower uses for an exception in a ClientApp
+
+T = TypeVar("T")
+
+logger = logging.getLogger("fedkt")
+
+_told: set[str] = set()
+
+
+def handle(
+    connect: Callable[[Context], Client],
+    cohort_of: Callable[[Context], int | None],
+    store: StateStore,
+    messages: Sequence[Message],
+    contexts: Sequence[Context],
+) -> dict[int, Message]:
+    """Handle the messages of clients that are in cohorts.
+
+    Parameters
+    ----------
+    connect : callable
+        Returns the client of a context.
+    cohort_of : callable
+        Returns the number of its cohort.
+    store : StateStore
+        Where client state is.
+    messages, contexts : Sequence
+        Of as many clients.
+
+    Returns
+    -------
+    dict[int, Message]
+        Replies by the place of the message. Whoever has no cohort is left out.
+    """
+    replies: dict[int, Message] = {}
+    groups: dict[Hashable, list[tuple[int, Client]]] = {}
+    for place, (message, context) in enumerate(zip(messages, contexts, strict=True)):
+        number = cohort_of(context)
+        if number is None or message.metadata.message_type not in KINDS:
+            continue
+        try:
+            client = connect(context)
+        except Exception as error:
+            logger.debug("client failed", exc_info=error)
+            replies[place] = error_reply(error, message)
+            continue
+        config = cast(ConfigRecord, message.content["config"])
+        key = number, id(client.learner), client.options, repr(sorted(config.items()))
+        groups.setdefault(key, []).append((place, client))
+    for group in groups.values():
+        group.sort(key=lambda one: one[1].id)  # sums shall not depend on the order of arrival
+        replies.update(_Group(store, messages, contexts, group).replies())
+    return replies
+
+
+class _Group:
+    """Clients of one cohort with the same thing to do."""
+
+    def __init__(
+        self,
+        store: StateStore,
+        messages: Sequence[Message],
+        contexts: Sequence[Context],
+        group: Sequence[tuple[int, Client]],
+    ) -> None:
+        self._messages = messages
+        self._failed: dict[int, Message] = {}
+        self._learner = cast(TorchLearner, group[0][1].learner)
+        self._turns: dict[int, Turn] = {}
+        self._members: dict[int, Member] = {}
+        decoded: dict[int, Knowledge] = {}
+        for place, client in group:
+            member = Member(self._learner)
+            own = replace(client, learner=member)
+            begin = partial(Turn, own, store, messages[place], contexts[place], decoded)
+            turn = self._guarded(place, begin)
+            if turn is not None:
+                self._turns[place], self._members[place] = turn, member
+
+    def replies(self) -> dict[int, Message]:
+        """Run the steps, answer, and return the replies."""
+        losses: dict[int, float | None] = dict.fromkeys(self._turns)
+        for phase in ("start", "learn", "absorb"):
+            places = [p for p, turn in self._turns.items() if phase in turn.phases]
+            steps = self._turns[places[0]].phases[phase] if places else ()
+            for p in places:
+                losses[p] = None
+            for index, step in enumerate(steps):
+                found = self._step(step, [p for p in places if p in self._turns], phase, index)
+                losses.update({p: loss for p, loss in found.items() if loss is not None})
+        self._ask()
+        replies = dict(self._failed)
+        for place, turn in list(self._turns.items()):
+            content = self._guarded(place, partial(turn.answer, losses[place]))
+            if content is not None:
+                replies[place] = Message(content, reply_to=self._messages[place])
+        return {**replies, **self._failed}
+
+    def _step(
+        self, step: Step, places: Sequence[int], phase: str, index: int
+    ) -> Mapping[int, float | None]:
+        if isinstance(step, Train) and places:
+            rows = [cohort.Row(self._members[p].current, self._turns[p].work) for p in places]
+            try:
+                losses = cohort.train(self._learner, step, rows, f"{phase}/{index}")
+            except Exception as error:
+                _tell_once(self._learner.architecture, error)
+            else:
+                for p, row in zip(places, rows, strict=True):
+                    self._members[p].take(row.state)
+                pairs = zip(places, losses, strict=True)
+                return {p: self._guarded(p, partial(self._sound, p, phase, x)) for p, x in pairs}
+        return {p: self._guarded(p, partial(self._alone, p, step, phase, index)) for p in places}
+
+    def _alone(self, place: int, step: Step, phase: str, index: int) -> float | None:
+        member, work = self._members[place], self._turns[place].work
+        if isinstance(step, Load):
+            return run_steps(member, [step], work, phase)
+        train = member.fit if step.on == "private" else member.absorb
+        return self._sound(place, phase, train(step, work, f"{phase}/{index}"))
+
+    def _sound(self, place: int, phase: str, loss: float | None) -> float | None:
+        with self._turns[place].named(phase):
+            return sound(loss)
+
+    def _ask(self) -> None:
+        """Let all members answer at once what their turns will ask them."""
+        asked: dict[int, list[tuple[int, Tensor]]] = {}
+        for place, turn in list(self._turns.items()):
+            for number, x in enumerate(self._guarded(place, turn.questions) or ()):
+                asked.setdefault(number, []).append((place, x))
+        for questions in asked.values():
+            states = [self._members[p].current for p, _ in questions]
+            xs = [x for _, x in questions]
+            try:
+                answers = cohort.predict(self._learner, states, xs)
+            except Exception as error:
+                _tell_once(self._learner.architecture, error)
+                return
+            for (place, x), logits in zip(questions, answers, strict=True):
+                self._members[place].told(x, logits)
+
+    def _guarded(self, place: int, act: Callable[[], T]) -> T | None:
+        """Act for a client; an exception becomes its error reply and ends its turn."""
+        try:
+            return act()
+        except Exception as error:
+            logger.debug("client failed", exc_info=error)
+            self._failed[place] = error_reply(error, self._messages[place])
+            self._turns.pop(place, None)
+            return None
+
+
+def error_reply(error: Exception, message: Message) -> Message:
+    """Return an error reply with a one-line reason.
+
+    Raises
+    ------
+    DiskError
+        If that is the error: a disk that is full is no fault of one client's.
+    """
+    if isinstance(error, DiskError):
+        raise error
+    reason = foreign(f"{type(error).__name__}: {error}")
+    return Message(Error(CLIENT_ERROR, reason), reply_to=message)
+
+
+def _tell_once(architecture: str, error: Exception) -> None:
+    name, reason = architecture.partition("#")[0], " ".join(str(error).split())[:200]
+    if name not in _told:
+        _told.add(name)
+        logger.warning("%s: a step runs in the loop, client by client: %s", name, reason)

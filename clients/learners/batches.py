@@ -1,0 +1,107 @@
+"""The batches that a training step draws, each kind from a random stream of its own."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from fedkt.clients.learners.base import Work
+from fedkt.errors import KnowledgeError
+from fedkt.objectives.term import Outputs
+from fedkt.recipe import Beside, Train
+from fedkt.recipe.budget import batches_beside
+from fedkt.rng import torch_rng
+
+
+def epochs(step: Train, work: Work, stream: str, total: int) -> Iterator[Sequence[Tensor]]:
+    """Yield for each epoch of a step on ``total`` samples the rows of its batches."""
+    size = batch_size(step, work)
+    if step.pace is None:
+        yield from (torch.split(order, size) for order in orders(step, work, stream, total))
+        return
+    drawn = rehearsal(work, stream)
+    public = 0 if work.data.public is None else len(work.data.public)
+    for _ in range(step.epochs):
+        yield list(itertools.islice(drawn, batches_beside(step, public, size)))
+
+
+def batch_size(step: Train, work: Work) -> int:
+    """Return the step's batch size: its own, or the experiment's for the data that set its pace."""
+    options = work.options
+    public = "public" in (step.on, step.pace)
+    return step.batch_size or (options.public_batch_size if public else options.batch_size)
+
+
+def orders(step: Train, work: Work, stream: str, total: int) -> Iterator[Tensor]:
+    """Yield for each epoch the rows of the ``total`` samples that it sees, in their order.
+
+    Public samples come in one order for all clients of a round: a cohort then asks all its
+    models about the same rows, whose first layers are one wide product.
+    """
+    mine = step.on == "private"
+    name = f"batches/{stream}" if mine else f"public-batches/{stream}"
+    order = torch_rng(work.seed, name, work.round, work.client if mine else 0)
+    for _ in range(step.epochs):
+        yield torch.randperm(total, generator=order)[: step.samples or total]
+
+
+def rehearsal(work: Work, stream: str) -> Iterator[Tensor]:
+    """Yield rows of private batches for ever, epoch after epoch."""
+    order = torch_rng(work.seed, f"rehearsal/{stream}", work.round, work.client)
+    return _endless(len(work.data.train), work.options.batch_size, order)
+
+
+def beside(
+    spec: Beside | None, work: Work, stream: str, ask: Callable[[Tensor], Outputs]
+) -> Iterator[Outputs] | None:
+    """Yield for ever what batches drawn beside the private ones give; None if there are none.
+
+    Parameters
+    ----------
+    spec : Beside, optional
+        What to draw.
+    work : Work
+        Public data and knowledge.
+    stream : str
+        Name of the step's random stream.
+    ask : callable
+        The model, for public samples.
+    """
+    order = torch_rng(work.seed, f"beside/{stream}", work.round, work.client)
+    if spec is None:
+        return None
+    if spec.source == "public":
+        public = work.data.public
+        if public is None or not len(public):
+            return None
+        rows = _endless(len(public), spec.batch_size, order, whole=True)
+        return (ask(public.x[batch]) for batch in rows)
+    bank = work.knowledge.get(spec.source)
+    if bank is None:
+        return None
+    if bank.kind == "features":
+        rows = _endless(len(bank.values), spec.batch_size, order, whole=True)
+        return (_known(bank.values[batch]) for batch in rows)
+    if not {"mean", "variance"} <= set(bank.tensors):
+        raise KnowledgeError(f"{spec.source!r} holds neither features nor a mean and variance")
+    mean, deviation = bank.tensors["mean"], bank.tensors["variance"].clamp_min(0).sqrt()
+    shape = spec.batch_size, len(mean)
+    noise = (torch.randn(shape, generator=order).to(mean.device) for _ in iter(int, 1))
+    return (_known(mean + deviation * one) for one in noise)
+
+
+def _known(features: Tensor) -> Outputs:
+    """Return features that came as knowledge as outputs: nothing else is known of them."""
+    return Outputs(features.new_zeros(len(features), 0), features, {})
+
+
+def _endless(
+    total: int, size: int, order: torch.Generator, whole: bool = False
+) -> Iterator[Tensor]:
+    """Yield batches of rows for ever; ``whole`` leaves out a short last batch of several."""
+    while True:
+        batches = torch.split(torch.randperm(total, generator=order), size)
+        yield from batches[:-1] if whole and len(batches) > 1 and total % size else batches

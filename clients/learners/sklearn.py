@@ -1,0 +1,234 @@
+"""A learner for any scikit-learn classifier with ``predict_proba``."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedkt import registry
+from fedkt.clients.learners.base import Work
+from fedkt.data.priors import empirical_bayes_prior
+from fedkt.errors import ConfigError, KnowledgeError
+from fedkt.knowledge import Knowledge
+from fedkt.recipe import Recipe, Train, weighted
+from fedkt.rng import derive
+
+# Probability given to a class the classifier rules out, so that its logit stays finite.
+FLOOR = 1e-4
+ADJUSTED = "adjusted-cross-entropy"
+# Target probabilities below this are not worth a training row of their own.
+NEGLIGIBLE = 1e-2
+
+
+class SklearnLearner:
+    """Fits a scikit-learn classifier; distillation is refitting.
+
+    A classifier has no gradients, so the loss terms of a step are read by their meaning:
+    a private step refits the classifier on the private data; a public step refits it on
+    the private data and the public samples, each of which enters once for every class
+    with the target probability as its sample weight (probabilities below 1 % are left
+    out). Targets once absorbed are kept and take part in later private steps, as a network
+    keeps in its weights what it has distilled. Epochs have no meaning here, and a step
+    that would fit the same rows again does nothing. So from the second round on its answers
+    on the public set come from a classifier that has been fitted on the last targets for
+    those very rows: they echo them more than a network's do. A classifier has no temperature:
+    where a step compares answers softened by T (``KL(T)``), target probabilities are raised to
+    the power T and normalised, which a network's answer at T = 1 tends to as well.
+
+    Its logits are log-probabilities, floored at log(1e-4). Under a recipe with the
+    logit-adjusted cross-entropy they are corrected for the prior instead of being trained
+    with it: the log of the class frequencies of the rows it was fitted on (smoothed as in
+    ``fedkt.data.priors``) is subtracted.
+
+    Parameters
+    ----------
+    build : callable
+        Returns a new, unfitted classifier.
+    num_classes : int
+        Number of classes of the task.
+    name : str
+        The classifier's name, for messages.
+
+    Raises
+    ------
+    ConfigError
+        If the classifier has no ``predict_proba`` or its ``fit`` takes no sample weights.
+    """
+
+    def __init__(self, build: Callable[[], Any], num_classes: int, name: str) -> None:
+        from sklearn.utils.validation import has_fit_parameter
+
+        self._build, self._num_classes, self._name = build, num_classes, name
+        template = build()
+        if not hasattr(template, "predict_proba"):
+            raise ConfigError(f"model {name!r} has no predict_proba.")
+        if not has_fit_parameter(template, "sample_weight"):
+            raise ConfigError(f"model {name!r} cannot distil: its fit() takes no sample_weight.")
+        self._classifier: Any = None
+        self._classes = torch.zeros(0, dtype=torch.int64)  # those it was fitted on, ascending
+        self._absorbed: dict[str, Tensor] = {}
+        self._adjusted = False
+        self._log_prior = torch.zeros(num_classes)  # of the rows it was fitted on, if adjusted
+
+    @property
+    def architecture(self) -> str:
+        """Name and class; weights of classifiers are never averaged."""
+        return f"{self._name}#scikit-learn"
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of the task."""
+        return self._num_classes
+
+    def refuses(self, recipe: Recipe) -> str | None:
+        """Refuse recipes that exchange weights or train on terms other than labels and targets."""
+        if recipe.needs_one_architecture:
+            return f"a scikit-learn model ({self._name}) has no weights to exchange"
+        for step in (*recipe.start, *recipe.learn, *recipe.absorb):
+            if not isinstance(step, Train):
+                continue
+            drawn = step.samples and step.pace is None
+            if step.beside or step.transforms or drawn or step.rate != 1:
+                what = "align" if step.beside else "draw samples or change its inputs"
+                return f"a scikit-learn model ({self._name}) cannot {what}: it is fitted at once"
+            for _, term in weighted((*step.terms, *step.rehearse)):
+                name = registry.registered_name("objectives", type(term))
+                if name not in ("cross-entropy", ADJUSTED, "distil"):
+                    return f"a scikit-learn model ({self._name}) cannot train on {name!r}"
+        return None
+
+    def follow(self, recipe: Recipe) -> None:
+        """Do nothing: recipes with heads align, and those are refused."""
+
+    def reset(self, seed: int, client: int) -> None:
+        """Forget everything."""
+        self._classifier, self._absorbed, self._adjusted = None, {}, False
+        self._log_prior = torch.zeros(self._num_classes)
+
+    def fit(self, step: Train, work: Work, stream: str) -> float | None:
+        """Fit on the private data and what was absorbed before, unless that is done already."""
+        if step.epochs and self._classifier is None:
+            self._adjusted = _is_adjusted(step)
+            self._refit(work, stream)
+        return None
+
+    def absorb(self, step: Train, work: Work, stream: str) -> float | None:
+        """Take the public targets of a step and refit."""
+        names = [n for n in step.needs() if n in work.knowledge]
+        public = work.data.public
+        if not step.epochs or public is None or (step.needs() and not names):
+            return None
+        if names:
+            knowledge = work.knowledge[names[0]]
+            assert knowledge.ids is not None
+            self._absorbed = {"ids": knowledge.ids, "targets": _targets(knowledge, step)}
+        elif public.y is None:
+            raise KnowledgeError("cross-entropy needs labels and this data has none")
+        else:
+            one_hot = F.one_hot(public.y, self._num_classes).float()
+            self._absorbed = {"ids": public.ids, "targets": one_hot}
+        self._refit(work, stream)
+        return None
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Return log-probabilities ``[n, C]``, prior-corrected if so trained; uniform at first."""
+        answers = np.full((len(x), self._num_classes), 1 / self._num_classes)
+        if self._classifier is not None and len(x):
+            answers = np.zeros_like(answers)
+            columns = self._classes.numpy()[self._classifier.classes_.astype(int)]
+            answers[:, columns] = self._classifier.predict_proba(_flat(x))
+        answers = np.maximum(answers, FLOOR)
+        answers = np.log(answers / answers.sum(1, keepdims=True))
+        logits = torch.tensor(answers, dtype=torch.float32)
+        return F.log_softmax(logits - self._log_prior, dim=-1) if self._adjusted else logits
+
+    def features(self, x: Tensor) -> Tensor:
+        """Refuse: there are no features."""
+        raise ConfigError(f"model {self._name!r} has no features.")
+
+    def adapt_norms(self, x: Tensor) -> None:
+        """Do nothing: there is no batch normalisation."""
+
+    def weights(self, local_norms: bool = False) -> Knowledge:
+        """Refuse: there are no weights."""
+        raise ConfigError(f"model {self._name!r} has no weights to share.")
+
+    def load_weights(self, weights: Knowledge) -> None:
+        """Refuse: there are no weights."""
+        raise ConfigError(f"model {self._name!r} cannot load weights.")
+
+    def state(self) -> dict[str, Any]:
+        """Return the fitted classifier (pickled; it never leaves the client) and its targets."""
+        return {
+            "classifier": pickle.dumps(self._classifier),
+            "classes": self._classes,
+            "absorbed": dict(self._absorbed),
+            "adjusted": self._adjusted,
+            "log_prior": self._log_prior,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Become the client that ``state`` describes."""
+        self._classifier, self._classes = pickle.loads(state["classifier"]), state["classes"]
+        self._absorbed = dict(state["absorbed"])
+        self._adjusted, self._log_prior = state["adjusted"], state["log_prior"]
+
+    def _refit(self, work: Work, stream: str) -> None:
+        from sklearn.dummy import DummyClassifier
+
+        train = work.data.train
+        assert train.y is not None
+        x, y, weight = [_flat(train.x)], [train.y.numpy()], [np.ones(len(train))]
+        if self._absorbed and work.data.public is not None:
+            rows = work.data.public.at_ids(self._absorbed["ids"])
+            targets = self._absorbed["targets"].numpy()
+            row, label = np.nonzero(targets > NEGLIGIBLE)
+            x.append(_flat(rows.x)[row])
+            y.append(label)
+            weight.append(targets[row, label])
+        labels = np.concatenate(y)
+        if not len(labels):
+            return
+        # Without gaps, which not every classifier takes: a client seldom holds all classes.
+        classes, encoded = np.unique(labels, return_inverse=True)
+        several = len(classes) > 1
+        classifier = self._build() if several else DummyClassifier(strategy="prior")
+        if "random_state" in classifier.get_params():
+            seed = derive(work.seed, f"fit/{stream}", work.round, work.client)
+            classifier.set_params(random_state=seed % 2**32)
+        weights = np.concatenate(weight)
+        classifier.fit(np.concatenate(x), encoded, sample_weight=weights)
+        self._classifier, self._classes = classifier, torch.from_numpy(classes)
+        if self._adjusted:
+            counts = np.bincount(labels, weights=weights, minlength=self._num_classes)
+            self._log_prior = empirical_bayes_prior(torch.tensor(counts)).log()
+
+
+def _is_adjusted(step: Train) -> bool:
+    names = (registry.registered_name("objectives", type(t)) for _, t in weighted(step.terms))
+    return ADJUSTED in names
+
+
+def _flat(x: Tensor) -> Any:
+    return x.flatten(1).numpy()
+
+
+def _targets(knowledge: Knowledge, step: Train) -> Tensor:
+    """Return what a model must answer at T = 1 to meet the targets of a step at its T."""
+    if knowledge.kind == "logits":
+        return knowledge.values.softmax(-1)
+    if knowledge.kind != "probabilities":
+        raise ConfigError(f"a scikit-learn model cannot absorb {knowledge.kind}.")
+    divergence = next(getattr(term, "divergence", None) for _, term in weighted(step.terms)
+                      if term.needs())  # fmt: skip
+    temperature = float(getattr(divergence, "temperature", 1.0))
+    if temperature == 1:
+        return knowledge.values
+    tiny = torch.finfo(knowledge.values.dtype).tiny
+    return F.softmax(temperature * knowledge.values.clamp_min(tiny).log(), dim=-1)

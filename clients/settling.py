@@ -1,0 +1,112 @@
+"""A client's personal answer: settled once its model is, and kept with its state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from fedkt.clients.learners.base import Learner, Work
+from fedkt.clients.phases import run_steps
+from fedkt.readouts.blends import FIXED, Blend, choose, held_out_losses
+from fedkt.recipe import Gate, Recipe, Train
+
+# From inputs [n, ...] and the client's logits for them [n, C] to its personal logits [n, C].
+# It takes the logits because whoever measures both answers has them already: only a blend with
+# a refreshed copy asks a model again.
+ReadOut = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Settled:
+    """How one client answers for itself until its model changes.
+
+    Parameters
+    ----------
+    blend : Blend
+        The read-out.
+    copy : Mapping, optional
+        The learner state of the model trained once more on private data, if the blend has a
+        share of it.
+    losses : Tensor, optional
+        float32 ``[75]``: the held-out losses that a gate chose by, for its next share.
+    """
+
+    blend: Blend
+    copy: Mapping[str, Any] | None = None
+    losses: Tensor | None = None
+
+    @property
+    def own(self) -> bool:
+        """Whether it cannot be told from the recipe alone."""
+        return self.copy is not None or self.losses is not None
+
+    def readout(self, learner: Learner, log_prior: Tensor) -> ReadOut:
+        """Return the personal answer of a learner that is loaded with the client's state."""
+        blend, copy = self.blend, self.copy
+        if copy is None:
+            return lambda x, logits: blend(logits, None, log_prior)
+        return lambda x, logits: blend(logits, _predict_as(learner, copy, x), log_prior)
+
+    def state(self) -> dict[str, Any]:
+        """Return plain data; see ``fedkt.snapshot`` for types."""
+        blend = self.blend
+        numbers = {"scale": blend.scale, "prior": blend.prior, "refreshed": blend.refreshed}
+        return {"blend": numbers, "copy": None if self.copy is None else dict(self.copy)}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Settled:
+        """Undo :meth:`state`."""
+        return cls(Blend(**state["blend"]), state["copy"])
+
+
+def unsettled(name: str) -> Settled:
+    """Return the answer of a client whose read-out has not been settled for its model yet.
+
+    Parameters
+    ----------
+    name : str
+        The recipe's read-out; all but ``raw`` fall back to ``prior``.
+    """
+    return Settled(FIXED["raw" if name == "raw" else "prior"])
+
+
+def settle(learner: Learner, recipe: Recipe, work: Work) -> Settled:
+    """Return the personal answer that the recipe asks for; the learner ends as it was."""
+    if recipe.readout == "gate":
+        return _gated(learner, recipe, work)
+    blend = FIXED[recipe.readout]
+    return Settled(blend, _refreshed(learner, recipe, work) if blend.refreshed else None)
+
+
+def _gated(learner: Learner, recipe: Recipe, work: Work) -> Settled:
+    held = work.data.validation
+    if held.y is None or not len(held):
+        return Settled(choose(None, None))
+    copy = _refreshed(learner, recipe, work)
+    both = learner.predict(held.x), _predict_as(learner, copy, held.x)
+    losses = held_out_losses(*both, held.y, work.data.log_prior)
+    (name,) = (s.name for s in recipe.share if isinstance(s, Gate))
+    blend = choose(losses, work.knowledge.get(name))
+    return Settled(blend, copy if blend.refreshed else None, losses)
+
+
+def _refreshed(learner: Learner, recipe: Recipe, work: Work) -> dict[str, Any]:
+    """Return the learner's state after the recipe's private training once more."""
+    private = [s for s in recipe.learn if isinstance(s, Train) and s.on == "private"]
+    now = learner.state()
+    run_steps(learner, private, work, "readout")
+    refreshed = learner.state()
+    learner.load_state(now)
+    return refreshed
+
+
+def _predict_as(learner: Learner, state: Mapping[str, Any], x: Tensor) -> Tensor:
+    """Return what another state of the learner answers; the learner ends as it was."""
+    now = learner.state()
+    learner.load_state(state)
+    logits = learner.predict(x)
+    learner.load_state(now)
+    return logits

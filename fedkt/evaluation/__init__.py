@@ -1,0 +1,1 @@
+"""Figures over clients, and what uploads give away."""

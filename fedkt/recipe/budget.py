@@ -1,0 +1,117 @@
+"""What a client trains on of its own data, and training alone that sees as much of it.
+
+A recipe trains on private samples in its private steps, in the private batches that public steps
+rehearse, and in the copy of a read-out. The equal baseline sees as many, step for step.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import replace
+
+from fedkt.objectives import CrossEntropy
+from fedkt.readouts.blends import FIXED
+from fedkt.recipe.recipe import Recipe
+from fedkt.recipe.shares import Predict
+from fedkt.recipe.steps import Step, Train, weighted
+
+
+def alone(recipe: Recipe, rehearsal: bool = True) -> Recipe:
+    """Return the recipe of training alone on as many private samples as another recipe's.
+
+    It minimises the cross-entropy, in the order of the recipe's phases. The copy that the
+    read-outs ``mix`` and ``gate`` train after every round is thrown away in the next, so what is
+    measured has seen it once: it counts once, before the first round.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Whose private training is wanted.
+    rehearsal : bool
+        Whether rehearsal and the read-out's copy count; without them it has the same private
+        epochs and sees fewer samples.
+
+    Returns
+    -------
+    Recipe
+        With ``start`` and ``learn`` alone; it shares nothing.
+    """
+    learn = _private((*recipe.learn, *recipe.absorb), recipe, rehearsal)
+    start = _private(recipe.start, recipe, rehearsal)
+    # A gate may choose the copy.
+    copied = recipe.readout == "gate" or FIXED[recipe.readout].refreshed > 0
+    if rehearsal and copied:
+        start += [s for s in _private(recipe.learn, recipe, rehearsal) if s.pace is None]
+    return Recipe(start=_merged(start), learn=_merged(learn))
+
+
+def described(recipe: Recipe, public: int, public_batch: int) -> str:
+    """Return a recipe's private training in words: ``5 epochs + 21 rehearsed batches``.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Any.
+    public : int
+        M, public samples.
+    public_batch : int
+        The batch size for public data.
+    """
+    plain = alone(recipe)
+    said = [
+        _step_described(step, public, public_batch) + when
+        for steps, when in ((plain.learn, ""), (plain.start, " once"))
+        for step in steps
+        if isinstance(step, Train)
+    ]
+    return " + ".join(said) or "0 epochs"
+
+
+def batches_beside(step: Train, public: int, public_batch: int) -> int:
+    """Return how many batches an epoch of a step has on M public samples, or at their pace."""
+    return -(-min(step.samples or public, public) // (step.batch_size or public_batch))
+
+
+def _private(steps: Iterable[Step], recipe: Recipe, rehearsal: bool) -> list[Train]:
+    """Return the private training of some steps, each as a step of its own."""
+    found = []
+    for step in steps:
+        if not isinstance(step, Train) or not step.epochs:
+            continue
+        if step.on == "private" and (rehearsal or step.pace is None):
+            samples = step.samples
+        elif step.on == "public" and step.rehearse and rehearsal:
+            samples = _rows(step, recipe)
+        else:
+            continue
+        found.append(
+            Train(
+                on="private",
+                terms=[CrossEntropy()],
+                epochs=step.epochs,
+                batch_size=step.batch_size,
+                samples=samples,
+                pace="public" if step.on == "public" else step.pace,
+            )
+        )
+    return found
+
+
+def _rows(step: Train, recipe: Recipe) -> int:
+    """Return the most public samples that an epoch sees; 0 = all."""
+    read = {name for _, term in weighted(step.terms) for name in term.needs()}
+    drawn = [s.samples for s in recipe.share if isinstance(s, Predict) and s.name in read]
+    return min(filter(None, [step.samples, *drawn]), default=0)
+
+
+def _merged(steps: Iterable[Train]) -> list[Train]:
+    """Join neighbours that differ in epochs alone."""
+    groups = itertools.groupby(steps, key=lambda step: replace(step, epochs=1))
+    return [replace(like, epochs=sum(s.epochs for s in same)) for like, same in groups]
+
+
+def _step_described(step: Train, public: int, public_batch: int) -> str:
+    if step.pace == "public":
+        return f"{step.epochs * batches_beside(step, public, public_batch)} rehearsed batches"
+    return f"{step.epochs} epochs{f' of {step.samples} samples' if step.samples else ''}"

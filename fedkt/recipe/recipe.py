@@ -1,0 +1,173 @@
+"""Recipes: what the clients of a method do, as plain data.
+
+A recipe is four short lists of steps. ``start`` runs once, before a client's first
+round; then every round ``learn`` (private data) → ``share`` (what is uploaded) → the
+server fuses → ``absorb`` (what came back). A phase without steps sends no message.
+Recipes travel to the clients as JSON, so a step or term holds only numbers, strings
+and other steps or registered terms.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from fedkt.errors import ConfigError
+from fedkt.objectives.heads import Head
+from fedkt.options import checked
+from fedkt.recipe.json import build, plain
+from fedkt.recipe.shares import Gate, Share, Styles, Validation, Weights
+from fedkt.recipe.steps import Load, Step, Train, listed, unique
+
+ReadOut = Literal["raw", "prior", "mix", "gate"]
+
+
+@checked
+@dataclass(frozen=True)
+class Recipe:
+    """What the clients of a method do.
+
+    Parameters
+    ----------
+    learn : Sequence[Train or Load]
+        Before sharing.
+    share : Sequence[Predict, Weights, Gate, Styles or Validation]
+        What is uploaded (``fedkt.recipe.shares``); share names are unique.
+    absorb : Sequence[Train or Load]
+        After the fused knowledge came back, in the same round.
+    start : Sequence[Train or Load]
+        Once, before a client's first ``learn``.
+    heads : Sequence[Head]
+        Small networks on the features that only the terms use.
+    given : Sequence[str]
+        Names of knowledge that nobody shares: the server makes it itself.
+    readout : {"raw", "prior", "mix", "gate"}
+        How a client answers for itself (personalised accuracy); for the world it always
+        answers with its logits z. ``raw``: z. ``prior``: z + log π, with its own class
+        prior π (Bayes' rule for label shift). ``mix``: the mean of two log-posteriors
+        z + log π, of the model as it is and of a copy trained once more on private data.
+        ``gate``: the best of 75 weightings of these parts by the client's validation samples
+        and the federation's (``fedkt.readouts.choose``); needs a :class:`Gate` share and an
+        absorb phase. In the first round, and without validation samples, it is ``prior``.
+    """
+
+    learn: Sequence[Step] = field(default_factory=tuple)
+    share: Sequence[Share] = field(default_factory=tuple)
+    absorb: Sequence[Step] = field(default_factory=tuple)
+    start: Sequence[Step] = field(default_factory=tuple)
+    heads: Sequence[Head] = ()
+    given: Sequence[str] = ()
+    readout: ReadOut = "raw"
+
+    def __post_init__(self) -> None:
+        for phase, kinds in _HELD.items():
+            held = listed("Recipe", phase, getattr(self, phase), kinds)
+            object.__setattr__(self, phase, held)
+        names = [s.name for s in self.share] + list(self.given)
+        gates = sum(isinstance(s, Gate) for s in self.share)
+        if gates != (self.readout == "gate") or (gates and not self.absorb):
+            raise ConfigError(
+                "Readout 'gate' and a Gate share go together, once, and with an absorb phase."
+            )
+        if len(set(names)) != len(names):
+            raise ConfigError(f"Two pieces of knowledge have one name: {', '.join(names)}.")
+        for name in self.needs("start") + self.needs("learn") + self.needs("absorb"):
+            if name not in names:
+                raise ConfigError(
+                    f"The recipe reads knowledge {name!r} but shares {', '.join(names) or 'none'}."
+                )
+        for share in self.share:
+            if isinstance(share, Validation) and Load(share.source) not in self.learn:
+                raise ConfigError(f"Validation needs learn to begin with Load({share.source!r}).")
+
+    @classmethod
+    def sharing_weights(
+        cls,
+        train: Train,
+        *,
+        also: Sequence[Share] = (),
+        local_norms: bool = False,
+        heads: Sequence[Head] = (),
+        given: Sequence[str] = (),
+    ) -> Recipe:
+        """Start from the fused weights, train, share the weights, take the fused ones.
+
+        What FedAvg and its many relatives do.
+
+        Parameters
+        ----------
+        train : Train
+            The training.
+        also : Sequence
+            What is shared beside the weights.
+        local_norms : bool
+            Whether batch normalisation stays with the client; see :class:`Weights`.
+        heads, given
+            As in the class.
+        """
+        return cls(
+            learn=[Load("weights"), train],
+            share=[Weights("weights", local_norms), *also],
+            absorb=[Load("weights")],
+            heads=heads,
+            given=given,
+        )
+
+    def needs(self, phase: Literal["start", "learn", "absorb"]) -> tuple[str, ...]:
+        """Return the names of the fused knowledge that a phase reads."""
+        names = [name for step in getattr(self, phase) for name in step.needs()]
+        if phase == "absorb":  # then the read-out is settled
+            names += [share.name for share in self.share if isinstance(share, Gate)]
+        return unique(names)
+
+    @property
+    def steps(self) -> tuple[Step | Share, ...]:
+        """All steps of all phases."""
+        return (*self.start, *self.learn, *self.share, *self.absorb)
+
+    @property
+    def needs_one_architecture(self) -> bool:
+        """Whether weights are exchanged, so that all clients must have one architecture."""
+        return any(isinstance(s, Load | Weights) for s in self.steps)
+
+    @property
+    def needs_public(self) -> bool:
+        """Whether any step works on the public set."""
+        return any(
+            s.uses_public if isinstance(s, Train) else getattr(s, "on", None) == "public"
+            for s in self.steps
+        )
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether private samples must be images ``[C, H, W]``."""
+        return any(isinstance(s, Styles) for s in self.share)
+
+    def to_json(self) -> str:
+        """Return the recipe as JSON."""
+        lists = ("start", "learn", "share", "absorb", "heads", "given")
+        content: dict[str, Any] = {p: [plain(s) for s in getattr(self, p)] for p in lists}
+        return json.dumps({**content, "readout": self.readout})
+
+    @classmethod
+    def from_json(cls, text: str) -> Recipe:
+        """Rebuild a recipe; terms are looked up by name in the registry.
+
+        Raises
+        ------
+        ConfigError
+            If a term is not registered here.
+        """
+        fields = json.loads(text)
+        return cls(**{name: build(value) for name, value in fields.items()})
+
+
+# What the lists of a recipe hold.
+_HELD: Mapping[str, tuple[type[Any], ...]] = {
+    **dict.fromkeys(("learn", "absorb", "start"), get_args(Step)),
+    "share": get_args(Share),
+    "heads": (Head,),
+    "given": (str,),
+}

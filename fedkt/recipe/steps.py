@@ -1,0 +1,177 @@
+"""The steps of a recipe that a client takes: training, and taking weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from fedkt import registry
+from fedkt.errors import ConfigError
+from fedkt.objectives.term import Term, Transform
+from fedkt.options import AtLeastOne, Count, Factor, checked
+
+Data = Literal["private", "public"]
+
+
+@checked
+@dataclass(frozen=True)
+class Weighted:
+    """A term with a factor: ``Weighted(0.5, CrossEntropy())``; below 0 the term is maximised."""
+
+    factor: float
+    term: Term
+
+
+def weighted(terms: Iterable[Term | Weighted]) -> list[tuple[float, Term]]:
+    """Return (factor, term) pairs."""
+    return [(t.factor, t.term) if isinstance(t, Weighted) else (1.0, t) for t in terms]
+
+
+@checked
+@dataclass(frozen=True)
+class Beside:
+    """Samples drawn beside every private batch, which alignment terms compare it with.
+
+    Terms find what they gave in ``outputs.beside``.
+
+    Parameters
+    ----------
+    source : str
+        ``"public"``: public samples, which go through the model as the batch does. Else the
+        name of fused knowledge: rows of its ``features``, or, if it holds ``statistics``
+        called ``mean`` and ``variance``, features drawn from that normal distribution.
+    batch_size : int
+        How many at a time; fewer where there are fewer.
+    """
+
+    source: str = "public"
+    batch_size: AtLeastOne = 128
+
+
+@checked
+@dataclass(frozen=True)
+class Train:
+    """Train the model on a sum of terms.
+
+    Parameters
+    ----------
+    on : {"private", "public"}
+        The data to draw batches from. On ``"public"``, when a term distils fused
+        knowledge, only the samples which that knowledge speaks about.
+    terms : Sequence[Term or Weighted]
+        The loss is their sum.
+    epochs : int
+        Passes over the data, at least 0.
+    batch_size : int, optional
+        ``None`` takes the experiment's for this kind of data.
+    rehearse : Sequence[Term or Weighted]
+        On ``"public"``: terms on a private batch drawn beside every public one, so that
+        the client does not forget its own data while it distils.
+    samples : int
+        An epoch sees at most this many samples, drawn anew (on ``"public"`` the same for all
+        clients of a round); 0 = all.
+    rate : float
+        Multiplies the experiment's learning rate. A factor on the loss is something else
+        under Adam, whose steps do not depend on the loss's scale.
+    beside : Beside, optional
+        On ``"private"``: what alignment terms compare every batch with.
+    transforms : Sequence
+        Registered objects that change a private batch's inputs before the model sees it,
+        ``transform(x, knowledge) -> x`` with ``needs()`` as terms have; random ones draw from
+        torch's global generator, which the executor sets.
+    mixup : float
+        α ≥ 0. Above 0 every batch x is mixed with itself in another order π,
+        λ x + (1 - λ) π(x) with one λ ~ Beta(α, α) a batch, and the loss is λ times that for
+        the samples themselves plus 1 - λ times that for their partners (Zhang et al. 2018,
+        arXiv:1710.09412): mixed targets, for every term that is linear in them. Batches of
+        ``rehearse`` and ``beside`` stay as they are.
+    pace : {"public"}, optional
+        On ``"private"``: an epoch has as many batches as one on public data would (of which
+        ``batch_size`` and ``samples`` then speak), and they are drawn as those of a rehearsal.
+    """
+
+    on: Data
+    terms: Sequence[Term | Weighted]
+    epochs: Count = 1
+    batch_size: AtLeastOne | None = None
+    rehearse: Sequence[Term | Weighted] = ()
+    samples: Count = 0
+    rate: Factor = 1.0
+    beside: Beside | None = None
+    transforms: Sequence[Transform] = ()
+    mixup: Factor = 0.0
+    pace: Literal["public"] | None = None
+    step: ClassVar[str] = "train"
+
+    def __post_init__(self) -> None:
+        for option in ("terms", "rehearse", "transforms"):
+            object.__setattr__(self, option, listed("Train", option, getattr(self, option)))
+            for part in getattr(self, option):
+                _check_part(option, part.term if isinstance(part, Weighted) else part)
+        if self.rehearse and self.on != "public":
+            raise ConfigError("Only a step on public data can rehearse private data.")
+        if (self.beside or self.transforms) and self.on != "private":
+            raise ConfigError("Only a step on private data has samples beside it or transforms.")
+        if self.pace and self.on != "private":
+            raise ConfigError("Only a step on private data has a pace.")
+        if not self.terms:
+            raise ConfigError("Train needs at least one term.")
+
+    def needs(self) -> tuple[str, ...]:
+        """Return the names of the fused knowledge that the terms read."""
+        names = [n for _, t in weighted((*self.terms, *self.rehearse)) for n in t.needs()]
+        names += [name for transform in self.transforms for name in transform.needs()]
+        if self.beside and self.beside.source != "public":
+            names.append(self.beside.source)
+        return unique(names)
+
+    @property
+    def uses_public(self) -> bool:
+        """Whether it trains on public samples or beside them."""
+        return self.on == "public" or (self.beside is not None and self.beside.source == "public")
+
+
+@checked
+@dataclass(frozen=True)
+class Load:
+    """Replace the model's weights by fused ones; the optimiser's state starts anew."""
+
+    source: str = "weights"
+    step: ClassVar[str] = "load"
+
+    def needs(self) -> tuple[str, ...]:
+        """Return the name of the weights."""
+        return (self.source,)
+
+
+Step = Train | Load
+
+
+def listed(of: str, option: str, held: Any, kinds: tuple[type[Any], ...] = ()) -> tuple[Any, ...]:
+    """Return a list of parts as a tuple; refuse what is none, and parts of other kinds."""
+    words = f" of {', '.join(k.__name__ for k in kinds)}" if kinds else ""
+    if isinstance(held, str) or not isinstance(held, Iterable):
+        raise ConfigError(f"{of}: {option} must be a list{words}, not {held!r}.")
+    parts = tuple(held)
+    for part in parts:
+        if kinds and not isinstance(part, kinds):
+            raise ConfigError(f"{of}: {option} must be a list{words}; it holds {part!r}.")
+    return parts
+
+
+def _check_part(option: str, part: Any) -> None:
+    """Refuse what is no term or transform, and one that does not say what it reads."""
+    if isinstance(part, type) or not hasattr(part, "needs"):
+        raise ConfigError(f"Train: {option} holds {part!r}; write terms such as CrossEntropy().")
+    names = part.needs()
+    if not isinstance(names, tuple | list) or not all(isinstance(n, str) for n in names):
+        raise ConfigError(
+            f"{registry.name_of(type(part))}: needs() must return a tuple of names, such as "
+            f"('public',), not {names!r}."
+        )
+
+
+def unique(names: Iterable[str]) -> tuple[str, ...]:
+    """Return names once each, in order."""
+    return tuple(dict.fromkeys(names))

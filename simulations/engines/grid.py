@@ -1,0 +1,285 @@
+"""Grids of our own: the common part, and the one that runs in this process."""
+
+from __future__ import annotations
+
+import gc
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import count
+from typing import Protocol, runtime_checkable
+
+import torch
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.run import Run
+
+from fedkt.clients import KnowledgeClientApp
+from fedkt.clients.state import ClientState
+from fedkt.errors import ConfigError, DiskError
+from fedkt.simulations.engines import _flwr_shim as shim
+from fedkt.simulations.engines.stopping import check
+
+Progress = Callable[[int, int], None]  # messages handled, messages in all
+RARELY = 10_000, 20, 10  # new objects, and generations, after which Python looks for garbage
+LOST_CLIENT = 5  # the code Flower uses for a node that is gone
+
+
+class SimulationGrid(Grid):
+    """A grid of simulated clients 0 … n-1.
+
+    Parameters
+    ----------
+    clients : int
+        How many.
+
+    Attributes
+    ----------
+    on_progress : callable, optional
+        Called as messages are handled.
+    """
+
+    def __init__(self, clients: int) -> None:
+        shim.claim_identity()
+        self.clients = clients
+        self.on_progress: Progress | None = None
+        self._numbers = count(1)
+        self._waiting: dict[str, Message] = {}
+        self._run = Run.create_empty(run_id=shim.RUN_ID)
+
+    @abstractmethod
+    def _handle(self, messages: Sequence[Message], timeout: float | None) -> list[Message]:
+        """Deliver messages and return the replies in the same order, without those missing."""
+
+    @abstractmethod
+    def snapshot(self) -> dict[int, ClientState]:
+        """Return the state of every client that has one."""
+
+    @abstractmethod
+    def restore(self, states: Mapping[int, ClientState]) -> None:
+        """Replace all client state."""
+
+    def close(self) -> None:
+        """Give back what the grid holds."""
+
+    def run_server(self, server_app: ServerApp) -> None:
+        """Run a ServerApp on this grid."""
+        before = gc.get_threshold()
+        collect_rarely()
+        try:
+            server_app(self, Context(shim.RUN_ID, shim.SERVER_NODE, {}, RecordDict(), {}))
+        finally:
+            gc.set_threshold(*before)
+            gc.unfreeze()
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> list[Message]:
+        """Deliver messages; return the replies ordered by receiver."""
+        numbered = sorted(messages, key=lambda m: m.metadata.dst_node_id)
+        for message in numbered:
+            if not 0 <= self.client_of(message) < self.clients:
+                raise ConfigError(f"There is no node {message.metadata.dst_node_id}.")
+            shim.number(message, str(next(self._numbers)))
+        replies = self._handle(numbered, timeout) if numbered else []
+        check()  # a client that a signal has struck has not failed
+        return replies
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Deliver messages; their replies wait to be pulled."""
+        replies = self.send_and_receive(messages)
+        self._waiting.update({r.metadata.reply_to_message_id: r for r in replies})
+        return [r.metadata.reply_to_message_id for r in replies]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """Return the replies that have come, each once."""
+        return [self._waiting.pop(i) for i in message_ids if i in self._waiting]
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Make a message."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> list[int]:
+        """Return the node ids, ascending by client."""
+        return [shim.FIRST_NODE + client for client in range(self.clients)]
+
+    def set_run(self, run: Run) -> None:
+        """Take note of the run."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        return self._run
+
+    @staticmethod
+    def client_of(message: Message) -> int:
+        """Return the client a message goes to."""
+        return message.metadata.dst_node_id - shim.FIRST_NODE
+
+    def _tell(self, done: int, total: int) -> None:
+        if self.on_progress is not None:
+            self.on_progress(done, total)
+
+
+class InProcessGrid(SimulationGrid):
+    """All clients in this process, one after the other: for tests and tiny runs.
+
+    Parameters
+    ----------
+    app : KnowledgeClientApp
+        Handles every client's messages.
+    clients : int
+        How many.
+    """
+
+    def __init__(self, app: KnowledgeClientApp, clients: int) -> None:
+        super().__init__(clients)
+        self._app = app
+        self._contexts: dict[int, Context] = {}
+
+    def _handle(self, messages: Sequence[Message], timeout: float | None) -> list[Message]:
+        # A call in this thread cannot be cut short, so there is no timeout here.
+        with one_thread():
+            return deliver_all(self._app, messages, self._contexts, self.clients, self._tell)
+
+    def snapshot(self) -> dict[int, ClientState]:
+        """Return the state of every client that has one."""
+        return self._app.store.snapshot()
+
+    def restore(self, states: Mapping[int, ClientState]) -> None:
+        """Replace all client state."""
+        self._contexts.clear()
+        self._app.store.restore(states)
+
+
+class Before(Grid):
+    """A grid that stands before another one, and passes on what it does not do itself.
+
+    Parameters
+    ----------
+    grid : Grid
+        The other one.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Deliver messages; return the replies."""
+        return self._grid.send_and_receive(messages, timeout=timeout)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Deliver messages."""
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies that have come."""
+        return self._grid.pull_messages(message_ids)
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Make a message."""
+        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the node ids."""
+        return self._grid.get_node_ids()
+
+    def set_run(self, run: Run) -> None:
+        """Take note of the run."""
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        return self._grid.run
+
+
+@runtime_checkable
+class Together(Protocol):
+    """An app that can handle many messages at once; any other gets them one by one."""
+
+    def together(
+        self, messages: Sequence[Message], contexts: Sequence[Context]
+    ) -> dict[int, Message]:
+        """Return replies by place, for as many as it likes."""
+        ...
+
+
+def deliver_all(
+    app: KnowledgeClientApp,
+    messages: Sequence[Message],
+    contexts: dict[int, Context],
+    clients: int,
+    tell: Progress | None = None,
+) -> list[Message]:
+    """Let an app handle messages: cohorts first, each at once, then the other clients."""
+    own = [
+        contexts.setdefault(c, shim.new_context(c, clients))
+        for c in map(SimulationGrid.client_of, messages)
+    ]
+    replies = app.together(messages, own) if isinstance(app, Together) else {}
+    for place, message in enumerate(messages):
+        if place not in replies:
+            replies[place] = deliver(app, message, contexts, clients)
+        if tell is not None:
+            tell(len(replies), len(messages))
+    return [replies[place] for place in range(len(messages))]
+
+
+def deliver(
+    app: KnowledgeClientApp, message: Message, contexts: dict[int, Context], clients: int
+) -> Message:
+    """Let an app handle one message in its client's context; an exception becomes an error."""
+    client = SimulationGrid.client_of(message)
+    context = contexts.setdefault(client, shim.new_context(client, clients))
+    try:
+        return app(message, context)
+    except DiskError:  # of the simulation's own disk, which ends the run
+        raise
+    except Exception as error:  # an app that does not guard itself, as Flower would treat it
+        reason = f"{type(error).__name__}: {error}"
+        return Message(Error(LOST_CLIENT, reason), reply_to=message)
+
+
+def collect_rarely() -> None:
+    """Let Python look for objects that only hold each other less often, and not among those here.
+
+    A round of a thousand small clients makes some hundred thousand objects, for which Python
+    by default goes 200 times through the newest of them and once through all, those of the
+    imported libraries too: a tenth of the time, and the processor's caches are cold after it.
+    """
+    gc.freeze()
+    if gc.get_threshold()[0]:  # else somebody has switched it off
+        gc.set_threshold(*RARELY)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one torch thread, then go back to as many as before.
+
+    Sums are reproducible bit for bit only for a fixed number of threads, and small
+    models are slower with two.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

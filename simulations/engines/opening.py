@@ -1,0 +1,81 @@
+"""The engines of a run: our grids in this process or on Ray, and Flower's own simulation."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from flwr.serverapp import ServerApp
+
+from fedkt.clients import FileStore
+from fedkt.clients.state import ClientState
+from fedkt.simulations.engines.grid import InProcessGrid
+from fedkt.simulations.engines.population import Population
+from fedkt.simulations.experiment.config import RunSection
+
+
+class Engine(Protocol):
+    """Runs a ServerApp over simulated clients and can save their state."""
+
+    def run_server(self, server_app: ServerApp) -> None:
+        """Run to the end; exceptions of the ServerApp are raised here."""
+        ...
+
+    def snapshot(self) -> dict[int, ClientState]:
+        """Return all client state."""
+        ...
+
+    def restore(self, states: dict[int, ClientState]) -> None:
+        """Replace all client state."""
+        ...
+
+    def close(self) -> None:
+        """Give back what it holds."""
+        ...
+
+
+@contextmanager
+def opened(run: RunSection, population: Population, folder: Path) -> Iterator[Engine]:
+    """Open the engine that an experiment asks for.
+
+    Parameters
+    ----------
+    run : RunSection
+        What it asks for.
+    population : Population
+        The clients.
+    folder : Path
+        The run directory; client state on disk is under it until the engine is closed.
+    """
+    _clear(folder)  # of a run that was killed here
+    try:
+        engine = _engine(run, population, folder)
+        try:
+            yield engine
+        finally:
+            engine.close()
+    finally:
+        _clear(folder)
+
+
+def _engine(run: RunSection, population: Population, folder: Path) -> Engine:
+    federation = population.federation
+    state = folder / "state" if run.state == "disk" else None
+    if run.grid == "in-process":
+        store = FileStore(state) if state else None
+        return InProcessGrid(population.app(store), federation.num_clients)
+    if run.grid == "ray":
+        from fedkt.simulations.engines.ray_grid import RayGrid
+
+        return RayGrid(population.spec, federation, run.workers, run.address, state)
+    from fedkt.simulations.engines.flower_engine import FlowerEngine
+
+    return FlowerEngine(population.spec, federation, run.workers, folder / "flower")
+
+
+def _clear(folder: Path) -> None:
+    for scratch in ("flower", "state"):
+        shutil.rmtree(folder / scratch, ignore_errors=True)

@@ -1,0 +1,352 @@
+"""Reports: a run or a comparison as one self-contained HTML page, or as a table of text.
+
+The pages open offline: figures and styles are inside the file, and nothing is fetched or
+executed. All text is escaped by the templates, since a reason for a failure may come from
+a client.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedkt.simulations.files import write_atomic
+from fedkt.simulations.report import charts as figures
+from fedkt.simulations.report.domain_figures import fuses, group_effect_figure
+from fedkt.simulations.report.tables import (
+    ABSENT,
+    DIFFERENCES_NOTE,
+    attack_of,
+    differences,
+    marks,
+    megabytes,
+    one_line,
+    over,
+    percent,
+    table_of,
+)
+from fedkt.simulations.results.aggregates import aggregate
+from fedkt.simulations.results.dropouts import failure_lines, failures_said
+from fedkt.simulations.results.reading import (
+    Comparison,
+    Run,
+    load_comparison,
+    load_run,
+)
+from fedkt.simulations.results.selection import SELECTIONS
+
+_MEASURED = {
+    "split": "each client's own test split",
+    "matched": "the common test set, weighted by each client's class frequencies",
+}
+_ROWS, _FAILURES, _REASON, _CLIENTS = 24, 40, 300, 40
+
+
+def write_run_report(run_dir: str | Path) -> Path:
+    """Draw the figures of a run and write its ``report.html``.
+
+    Parameters
+    ----------
+    run_dir : str | Path
+        The run directory; ``figures/`` in it is created or updated.
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    ConfigError
+        If the folder is no run directory or a file in it is damaged.
+    """
+    run = load_run(run_dir)
+    baseline = run.baseline()
+    chosen = run.selected("validation_selected").get("round")
+    return render(
+        run.path,
+        "run.html",
+        run=run,
+        baseline=baseline,
+        same_epochs=run.same_epochs(),
+        facts=_facts([run], run.config),
+        rounds=_thin(run, chosen),
+        chosen=chosen,
+        diagnostics=(run.rounds[-1].get("strategy") or {}) if run.rounds else {},
+        figures=_run_figures(run, baseline),
+        target=run.federation.get("target"),
+        clients=_clients(run, baseline),
+        failures=_failures([run]),
+        failed=[(r.label, failures_said(r)) for r in (run, baseline) if r and failures_said(r)],
+        notes=_notes([run]),
+    )
+
+
+def write_comparison_report(directory: str | Path) -> Path:
+    """Draw the figures of a comparison and write its ``report.html``.
+
+    Parameters
+    ----------
+    directory : str | Path
+        The comparison directory; ``figures/`` in it is created or updated.
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    ConfigError
+        If the folder is no comparison directory or a file in it is damaged.
+    """
+    comparison = load_comparison(directory)
+    rows = {
+        selection: aggregate(comparison, selection)
+        for selection in SELECTIONS
+        if any(run.selected(selection) for run in comparison.runs)
+    }
+    headline = rows.get("last") or aggregate(comparison)
+    return render(
+        comparison.path,
+        "comparison.html",
+        comparison=comparison,
+        facts=_facts(comparison.runs, comparison.config),
+        tables={name: table_of(found, name == "last") for name, found in rows.items()},
+        differences=differences(headline),
+        differences_note=DIFFERENCES_NOTE,
+        own_baselines=any(len(row["differences"]) > 1 for row in headline),
+        over=over(headline),
+        marks=[*marks(headline), *failure_lines(comparison.runs)],
+        figures=_comparison_figures(comparison),
+        failures=_failures(comparison.runs),
+        notes=_notes(comparison.runs),
+    )
+
+
+def render(folder: Path, template: str, **context: Any) -> Path:
+    """Write ``report.html`` into a folder from one of the templates."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    pages = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    pages.filters |= {"percent": percent, "megabytes": megabytes, "compact": _compact}
+    page = folder / "report.html"
+    write_atomic(page, pages.get_template(template).render(context, absent=ABSENT))
+    return page
+
+
+def _run_figures(run: Run, baseline: Run | None) -> dict[str, list[tuple[str, str]]]:
+    """Draw what a run has data for: name → (label, image as a data URI)."""
+    folder = run.path / "figures"
+    groups = {run.label: [run]} | ({"local training": [baseline]} if baseline else {})
+    drawn = {"accuracy": figures.accuracy_figure(groups, folder / "accuracy.png", band="clients")}
+    drawn["traffic"] = figures.traffic_figure(groups, folder / "traffic.png")
+    if figures.shares_answers(run):
+        drawn["leakage"] = figures.leakage_figure(groups, folder / "leakage.png", band="clients")
+    if fuses([run]):
+        path = folder / "group_effect.png"
+        drawn["group_effect"] = group_effect_figure({run.label: [run]}, path, band="clients")
+    if (folder / "features.png").is_file():  # of the command ``fedkt features``
+        drawn["features"] = folder / "features.png"
+    gains = run.gains(baseline)
+    if _known(gains):
+        drawn["gain"] = figures.gain_figure({run.label: [gains]}, folder / "gain.png")
+    shared = _shared_figures([run], folder)
+    return {name: [(run.label, embed(path))] for name, path in drawn.items()} | shared
+
+
+def _comparison_figures(comparison: Comparison) -> dict[str, list[tuple[str, str]]]:
+    """Draw what a comparison has data for: name → (label, image as a data URI)."""
+    folder, groups = comparison.path / "figures", comparison.groups
+    drawn = {"accuracy": figures.accuracy_figure(groups, folder / "accuracy.png", band="seeds")}
+    drawn["traffic"] = figures.traffic_figure(groups, folder / "traffic.png")
+    if any(map(figures.shares_answers, comparison.runs)):
+        drawn["leakage"] = figures.leakage_figure(groups, folder / "leakage.png", band="seeds")
+    if fuses(comparison.runs):
+        drawn["group_effect"] = group_effect_figure(groups, folder / "group_effect.png")
+    alone = {run.seed: run for run in groups[comparison.reference]}
+    gains: dict[str, list[list[float | None]]] = {}
+    for label, runs in groups.items():
+        if label != comparison.reference:
+            found = [run.gains(run.baseline() or alone.get(run.seed)) for run in runs]
+            gains |= {label: [one for one in found if _known(one)]}
+    gains = {label: found for label, found in gains.items() if found}
+    if gains:
+        drawn["gain"] = figures.gain_figure(gains, folder / "gain.png")
+    shared = _shared_figures([runs[0] for runs in groups.values()], folder)
+    return {name: [("", embed(path))] for name, path in drawn.items()} | shared
+
+
+def _shared_figures(runs: Sequence[Run], folder: Path) -> dict[str, list[tuple[str, str]]]:
+    """Draw label distribution and neighbour weights, for the first seed of each label."""
+    drawn: dict[str, list[tuple[str, str]]] = {}
+    federation = runs[0].federation
+    counts = federation.get("label_counts")
+    if counts:
+        path = folder / "labels.png"
+        figures.labels_figure(counts, federation.get("classes") or [], path)
+        drawn["labels"] = [(f"seed {runs[0].seed}", embed(path))]
+    for number, run in enumerate(runs):
+        said = (run.rounds[-1].get("strategy") or {}) if run.rounds else {}
+        weights = said.get("weights")
+        ids = said.get("clients") or list(range(len(weights or [])))
+        if weights and all(isinstance(row, list) and len(row) == len(ids) for row in weights):
+            path = folder / f"weights-{number}-{_slug(run.label)}.png"
+            effective = said.get("effective_neighbours")
+            figures.weights_figure(weights, ids, path, effective=effective)
+            drawn.setdefault("weights", []).append((f"{run.label}, seed {run.seed}", embed(path)))
+    return drawn
+
+
+def _known(gains: Sequence[float | None]) -> bool:
+    return any(gain is not None for gain in gains)
+
+
+def embed(path: Path) -> str:
+    """Return a PNG file as a data URI."""
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+
+
+def _facts(runs: Sequence[Run], config: Mapping[str, Any]) -> dict[str, str]:
+    """Say what was run, as far as the files tell."""
+    first = runs[0]
+    federation = first.federation
+    models = [str(model) for model in federation.get("models") or []]
+    domains = [str(domain) for domain in federation.get("domains") or []]
+    sizes = (federation.get("sizes") or {}).get("train") or []
+    partition = _find(config, "partition") or _find(first.config, "partition")
+    facts: dict[str, Any] = {
+        "Strategies" if len({run.label for run in runs}) > 1 else "Strategy": ", ".join(
+            dict.fromkeys(run.label for run in runs)
+        ),
+        "Dataset": None if domains else federation.get("dataset"),
+        "Clients of each domain": _counted(domains),
+        "Target": _target(federation),
+        "Clients": federation.get("clients"),
+        "Partition": _compact(partition) if partition else None,
+        "Models": _counted(models),
+        "Training examples per client": f"{min(sizes)} to {max(sizes)}" if sizes else None,
+        "Public examples": federation.get("public"),
+        "Common test examples": federation.get("common_test"),
+        "Adapts to the target's unlabelled examples": _adapting(runs),
+        "Personalised accuracy on": _MEASURED.get(str(_find(first.config, "personalised"))),
+        "Attack": attack_of(first.config),
+        "Rounds": ", ".join(dict.fromkeys(str(run.summary.get("rounds")) for run in runs)),
+        "Seed" if len({run.seed for run in runs}) == 1 else "Seeds": ", ".join(
+            dict.fromkeys(str(run.seed) for run in runs)
+        ),
+        "Command": config.get("command") or first.summary.get("command"),
+    }
+    return {name: str(value) for name, value in facts.items() if value not in (None, "", [])}
+
+
+def _clients(run: Run, baseline: Run | None) -> list[list[str]]:
+    """Tabulate the clients after the last round: header and body; empty for very many."""
+    accuracies, gains = run.per_client("personalised_accuracy"), run.gains(baseline)
+    if not accuracies or len(accuracies) > _CLIENTS:
+        return []
+    about = run.federation
+    columns = {
+        "Domain": about.get("domains"),
+        "Model": about.get("models"),
+        "Training examples": (about.get("sizes") or {}).get("train"),
+        "Personalised accuracy (%)": [percent(value) for value in accuracies],
+        "Transfer (points)": [percent(value, "+") for value in gains],
+    }
+    shown = {name: c for name, c in columns.items() if c and len(c) == len(accuracies)}
+    body = [[str(i), *map(str, line)] for i, line in enumerate(zip(*shown.values(), strict=True))]
+    return [["Client", *shown], *body]
+
+
+def _adapting(runs: Sequence[Run]) -> str | None:
+    if not runs[0].federation.get("target"):
+        return None
+    who = list(dict.fromkeys(r.label for r in runs if r.summary.get("adapts")))
+    if len({run.label for run in runs}) == 1:
+        return "yes" if who else "no"
+    return ", ".join(who) or "none"
+
+
+def _target(federation: Mapping[str, Any]) -> str | None:
+    if not federation.get("target"):
+        return None
+    if federation.get("transductive"):
+        return f"{federation['target']}, unlabelled; transductive: tested on its public examples"
+    return f"{federation['target']}, unlabelled; its training part is public, its test part tests"
+
+
+def _counted(names: Sequence[str]) -> str:
+    return ", ".join(f"{name} × {names.count(name)}" for name in dict.fromkeys(names))
+
+
+def _find(config: Mapping[str, Any], key: str) -> Any:
+    """Look a key up in a configuration, outer tables first."""
+    if key in config:
+        return config[key]
+    tables = [value for value in config.values() if isinstance(value, dict)]
+    return next((found for found in (_find(table, key) for table in tables) if found), None)
+
+
+def _thin(run: Run, selected: int | None) -> list[dict[str, Any]]:
+    """Keep at most `_ROWS` rounds and a few: evenly spread, the last and the selected one."""
+    step = -(-len(run.rounds) // _ROWS) or 1
+    last = len(run.rounds) - 1
+    return [
+        entry
+        for index, entry in enumerate(run.rounds)
+        if index in (0, last) or (index + 1) % step == 0 or entry["round"] == selected
+    ]
+
+
+def _compact(value: Any, most: int = 160) -> str:
+    text = value if isinstance(value, str) else json.dumps(_rounded(value), ensure_ascii=False)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_rounded(inner) for inner in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def _failures(runs: Iterable[Run]) -> dict[str, Any]:
+    """Group failures by strategy, phase and reason; the commonest first."""
+    groups: dict[tuple[str, str, str], list[tuple[int, str]]] = {}
+    for run in runs:
+        for entry in run.rounds:
+            for failure in entry.get("failures") or []:
+                reason = _compact(one_line(str(failure.get("reason"))), _REASON)
+                key = (run.label, str(failure.get("phase")), reason)
+                groups.setdefault(key, []).append((entry["round"], str(failure.get("client"))))
+    body = []
+    for key, cases in sorted(groups.items(), key=lambda item: -len(item[1])):
+        clients = _compact(", ".join(dict.fromkeys(client for _, client in cases)), 60)
+        first, last = min(cases)[0], max(cases)[0]
+        span = str(first) if first == last else f"{first} to {last}"
+        body.append([key[0], key[1], key[2], clients, span, str(len(cases))])
+    total = sum(map(len, groups.values()))
+    return {"rows": body[:_FAILURES], "total": total, "hidden": max(0, len(body) - _FAILURES)}
+
+
+def _notes(runs: Iterable[Run]) -> list[str]:
+    notes = []
+    for run in runs:
+        notes += [str(note) for note in run.federation.get("notes") or []]
+        notes += [f"{run.label}: {note}" for note in run.summary.get("notes") or []]
+    return list(dict.fromkeys(notes))
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower() or "run"

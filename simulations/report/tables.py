@@ -1,0 +1,258 @@
+"""Comparisons as tables: the cells once, laid out for the terminal, Markdown and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from fedkt.simulations.report.drawing import MEGABYTE
+from fedkt.simulations.results.aggregates import aggregate
+from fedkt.simulations.results.dropouts import failure_lines
+from fedkt.simulations.results.intervals import Interval, clear
+from fedkt.simulations.results.reading import Comparison
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+ABSENT = "–"
+"""What stands in a table where nothing was measured."""
+
+DIFFERENCES = ["Strategy", "Against", "Personalised (points)", "Global (points)", "Seeds"]
+DIFFERENCES_NOTE = (
+    "Percentage points after the last round, paired over seeds: mean ± half-width of the 95 % t "
+    "interval. *: differs from 0 at 5 % after Holm's correction over the lines of the column; "
+    "never with fewer than 3 seeds or where all of them give the same difference (no spread)."
+)
+
+_ACCURACY = {
+    "target_accuracy": "Target accuracy (%)",
+    "personalised_accuracy": "Personalised accuracy (%)",
+    "global_accuracy": "Global accuracy (%)",
+    "server_accuracy": "Server accuracy (%)",
+    "negative_transfer": "Negative transfer (%)",
+}
+# For the terminal, whose 80 columns hold seven of these; the caption says what they are.
+_SHORT = {
+    "Target accuracy (%)": "Target %",
+    "Personalised accuracy (%)": "Person. %",
+    "Global accuracy (%)": "Global %",
+    "Negative transfer (%)": "Worse %",
+    "MB up": "MB up",
+    "MB down": "down",
+    "Seconds": "s",
+    "Failures": "Fail.",
+}
+_SOME = ("target_accuracy", "server_accuracy")  # that not every federation or method has
+FAILURES = "Failures"  # a column where there are any: over all rounds and seeds
+_COST = {"bytes_up": "MB up", "bytes_down": "MB down", "seconds": "Seconds"}
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Lay out a comparison for the terminal: last round, mean ± std over seeds.
+
+    One row a strategy, figures to one decimal; the marks † and ‡ are explained below.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = aggregate(comparison)
+    header, *body = table_of(rows, digits=1)
+    # Eighty columns have no room for all accuracies; the report shows the server's, and the
+    # clients' on the target.
+    hidden = {_ACCURACY["server_accuracy"]}
+    if _ACCURACY["target_accuracy"] in header:
+        hidden.add(_ACCURACY["global_accuracy"])
+    if FAILURES in header:
+        hidden.add(_COST["seconds"])
+    kept = [i for i, name in enumerate(header) if name not in hidden]
+    header, *body = [[line[i] for i in kept] for line in [header, *body]]
+    # Text, not str: a label in square brackets is no markup.
+    caption = Text("\n".join(_below(comparison, rows)))
+    title = "Accuracies after the last round"
+    table = Table(
+        title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
+    table.caption_justify = "left"
+    for index, name in enumerate(header):
+        side: Literal["left", "right"] = "right" if index else "left"
+        # A long label may take several lines; a figure must never be cut.
+        width = max(len(line[index]) for line in [[_SHORT.get(h, h) for h in header], *body])
+        table.add_column(
+            _SHORT.get(name, name),
+            justify=side,
+            overflow="fold",
+            no_wrap=bool(index),
+            min_width=width if index else 10,
+        )
+    for line in body:
+        table.add_row(*map(Text, line))
+    return table
+
+
+def plain_table(comparison: Comparison) -> str:
+    """Lay out a comparison in Markdown: last round, mean ± std over seeds.
+
+    One row a strategy; the marks † and ‡ are explained below the table.
+    """
+    rows = aggregate(comparison)
+    return "\n\n".join([markdown(table_of(rows)), *_below(comparison, rows)]) + "\n"
+
+
+def plain_differences(comparison: Comparison) -> str:
+    """Lay out the paired differences to local training in Markdown; empty if there are none.
+
+    Percentage points after the last round, with their intervals over seeds.
+    """
+    body = differences(aggregate(comparison))
+    table = markdown([DIFFERENCES, *body])
+    return f"{table}\n\n{DIFFERENCES_NOTE}\n" if body else ""
+
+
+def markdown(table: Sequence[Sequence[str]]) -> str:
+    """Lay out header and body in Markdown."""
+    lines = [[one_line(cell).replace("|", r"\|") for cell in line] for line in table]
+    rule = [["---"] + ["---:"] * (len(lines[0]) - 1)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines[:1] + rule + lines[1:])
+
+
+def table_of(
+    rows: Sequence[Mapping[str, Any]], with_cost: bool = True, digits: int = 2
+) -> list[list[str]]:
+    """Make header and body of the main table; columns that nobody measured are left out."""
+    shown = {
+        key: title
+        for key, title in _ACCURACY.items()
+        if key not in _SOME or any(row[key] for row in rows)
+    }
+    header = ["Strategy", *([] if with_cost else ["Round"]), *shown.values()]
+    failing = with_cost and any(row.get("failures") for row in rows)
+    table = [header + (list(_COST.values()) if with_cost else []) + [FAILURES] * failing]
+    for row in rows:
+        line = [_marked(row)]
+        if not with_cost:
+            line.append(pm(row["round"], digits=1))
+        line += [pm(row[key], 100, digits=digits) for key in shown]
+        if with_cost:
+            sent = [row["bytes_up"], row["bytes_down"]]
+            line += [megabytes(one["mean"], one["std"]) if one else ABSENT for one in sent]
+            line.append(pm(row["seconds"], digits=1))
+        table.append(line + [str(row.get("failures", 0))] * failing)
+    return table
+
+
+def differences(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Make the body of the table of paired differences, in percentage points (`DIFFERENCES`)."""
+    pairs = [(_marked(row), pair) for row in rows for pair in row["differences"]]
+    columns = []
+    for key in ("personalised_accuracy", "global_accuracy"):
+        column: list[Interval | None] = [pair[key] for _, pair in pairs]
+        starred = clear([value.p if value else 1.0 for value in column])
+        columns.append(
+            [
+                ABSENT if value is None else value.shown(2) + " *" * star
+                for value, star in zip(column, starred, strict=True)
+            ]
+        )
+    return [
+        [who, pair["against"], personalised, common, _seeds(pair)]
+        for (who, pair), personalised, common in zip(pairs, *columns, strict=True)
+    ]
+
+
+def _seeds(pair: Mapping[str, Any]) -> str:
+    values: list[Interval | None] = [pair["personalised_accuracy"], pair["global_accuracy"]]
+    return str(max((value.n for value in values if value), default=0))
+
+
+def _marked(row: Mapping[str, Any]) -> str:
+    marks = ("†" if row["one_architecture"] else "") + ("‡" if row["transductive"] else "")
+    return f"{row['strategy']} {marks}".rstrip()
+
+
+def marks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Explain the marks that are in use."""
+    lines = []
+    alone = sorted({str(row["one_architecture"]) for row in rows if row["one_architecture"]})
+    if alone:
+        lines.append(
+            f"† needs one architecture and ran on it alone ({', '.join(alone)}); "
+            "its accuracies are those of other models than the rest."
+        )
+    if any(row["transductive"] for row in rows):
+        lines.append("‡ transductive: adapts on the unlabelled data it is then tested on.")
+    return lines + [_alone(rows)] * any(row.get("alone") for row in rows)
+
+
+def _alone(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say with whom methods are compared that see more private samples than their epochs."""
+    said = [
+        f"{row['strategy']}: {row['alone'][0]}, for as many epochs {row['alone'][1]}"
+        for row in rows
+        if row.get("alone")
+    ]
+    return (
+        "Negative transfer: against training alone on as many private samples, rehearsal included "
+        f"({'; '.join(said)})."
+    )
+
+
+def attack_of(config: Mapping[str, Any]) -> str | None:
+    """Say who lied, and how, as an experiment tells; results over the others are not over all."""
+    section = config.get("attack")
+    if not section:
+        return None
+    kind, count = section["kind"], section["clients"]
+    options = ", ".join(f"{k}={v}" for k, v in section.items() if k not in ("kind", "clients"))
+    how = f"{kind}({options})" if options else kind
+    who = "client 0" if count == 1 else f"clients 0–{count - 1}"
+    return f"{how} × {count} ({who}); results over the honest clients"
+
+
+def _below(comparison: Comparison, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the lines below a comparison's table."""
+    attack = attack_of(comparison.config)
+    lines = [over(rows), *([f"Attack: {attack}."] if attack else []), *marks(rows)]
+    return lines + failure_lines(comparison.runs)
+
+
+def over(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say over how many seeds the figures are."""
+    counts = sorted({row["n"] for row in rows})
+    if counts == [1]:
+        return "One seed: no spread can be given. MB (10⁶ bytes) per client over the run."
+    seeds = " or ".join(map(str, counts))
+    return f"Mean ± std over {seeds} seeds. MB (10⁶ bytes) per client over the run."
+
+
+def pm(
+    value: Mapping[str, Any] | None,
+    scale: float = 1,
+    *,
+    digits: int = 2,
+) -> str:
+    """Format mean ± standard deviation, which is left out where there is one seed only."""
+    if value is None:
+        return ABSENT
+    text, std = f"{scale * value['mean']:.{digits}f}", value["std"]
+    return text if std is None else f"{text} ± {scale * std:.{digits}f}"
+
+
+def megabytes(size: float | None, std: float | None = None) -> str:
+    """Format bytes as megabytes, to about three digits; a spread of zero is left out."""
+    if size is None:
+        return ABSENT
+    value = float(size) / MEGABYTE
+    digits = next((d for d, least in enumerate((100, 10, 1, 0.1, 0.01)) if value >= least), 5)
+    text = f"{value:.{digits}f}" if value else "0"
+    return f"{text} ± {std / MEGABYTE:.{digits}f}" if std else text
+
+
+def percent(value: float | None, sign: str = "") -> str:
+    """Format a share as percent with two decimals."""
+    return ABSENT if value is None else f"{100 * value:{sign}.2f}"
+
+
+def one_line(text: str) -> str:
+    """Return the text without line breaks."""
+    return " ".join(text.split())

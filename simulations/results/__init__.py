@@ -1,0 +1,1 @@
+"""What a run folder holds: rounds, checkpoints, and the figures read from them."""

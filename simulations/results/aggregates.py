@@ -1,0 +1,82 @@
+"""Statistics over the seeds of a comparison."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from fedkt.simulations.results.intervals import t_interval
+from fedkt.simulations.results.reading import COLUMNS, JUDGED, Comparison, Run
+
+
+def aggregate(comparison: Comparison, selection: str = "last") -> list[dict[str, Any]]:
+    """Statistics over seeds, one entry a strategy.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        The runs.
+    selection : str
+        The round that the accuracies come from, one of `SELECTIONS`.
+
+    Returns
+    -------
+    list[dict[str, Any]]
+        Each with ``strategy``, ``n`` and ``seeds``; ``{"mean", "std", "n"}`` (sample
+        standard deviation, None for one seed) or None for ``round``, ``target_accuracy``
+        and every numeric column of `COLUMNS`; ``failures``, how many there were in all;
+        ``one_architecture`` and ``transductive``; ``alone``, the labels of training alone on as
+        many private samples and for as many private epochs where they differ, else None; and
+        ``differences``: paired over seeds, against the reference label, and against these and
+        the runs' own baseline where they are other runs, each ``{"against",
+        "personalised_accuracy", "global_accuracy"}`` with an `Interval` or None.
+    """
+    reference = {run.seed: run for run in comparison.groups[comparison.reference]}
+    rows = []
+    for label, runs in comparison.groups.items():
+        row: dict[str, Any] = {"strategy": label, "n": len(runs)}
+        row["seeds"] = [run.seed for run in runs]
+        for key in ("round", *JUDGED, "target_accuracy"):
+            row[key] = spread([run.selected(selection).get(key) for run in runs])
+        for key in COLUMNS[6:]:
+            row[key] = spread([run.summary.get(key) for run in runs])
+        row["failures"] = sum(int(run.summary.get("failures") or 0) for run in runs)
+        row["one_architecture"] = runs[0].summary.get("one_architecture")
+        row["transductive"] = bool(runs[0].summary.get("transductive"))
+        pairs = [(run, reference.get(run.seed)) for run in runs]
+        own = [(run, base) for run in runs for base in (run.baseline(), run.same_epochs())]
+        alone = [base.label for _, base in own[:2] if base]
+        row["alone"] = alone if len(alone) == 2 else None
+        row["differences"] = []
+        if label != comparison.reference:
+            row["differences"].append(_difference(pairs, selection, comparison.reference))
+        others = {base.label for _, base in own if base} - {comparison.reference, label}
+        for name in sorted(others):
+            named = [(run, base) for run, base in own if base and base.label == name]
+            row["differences"].append(_difference(named, selection, name))
+        rows.append(row)
+    return rows
+
+
+def _difference(
+    pairs: Sequence[tuple[Run, Run | None]], selection: str, against: str
+) -> dict[str, Any]:
+    result: dict[str, Any] = {"against": against}
+    for key in ("personalised_accuracy", "global_accuracy"):
+        values = []
+        for run, other in pairs:
+            ours = run.selected(selection).get(key)
+            theirs = other.selected(selection).get(key) if other else None
+            values.append(None if ours is None or theirs is None else ours - theirs)
+        result[key] = t_interval(values)
+    return result
+
+
+def spread(values: Iterable[float | None]) -> dict[str, Any] | None:
+    """Return mean, sample standard deviation (None for one value) and number of what is known."""
+    known = [float(value) for value in values if value is not None]
+    if not known:
+        return None
+    std = statistics.stdev(known) if len(known) > 1 else None
+    return {"mean": statistics.fmean(known), "std": std, "n": len(known)}

@@ -1,0 +1,238 @@
+"""The verdict on one strategy over the cells of a comparison: where it wins, and where not."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from fedkt.errors import ConfigError, unknown
+from fedkt.simulations.experiment.cells import Cell, cells_of
+from fedkt.simulations.experiment.config import VerdictSection, load, parse
+from fedkt.simulations.files import write_atomic
+from fedkt.simulations.results.intervals import Interval, clear, t_interval
+from fedkt.simulations.results.reading import COLUMNS, Comparison, comparison_rows, load_comparison
+
+METRICS = ("personalised_accuracy", "global_accuracy")
+Colour = Literal["green", "grey", "red"]
+
+
+@dataclass(frozen=True)
+class Margin:
+    """The subject against the best rival in one cell, by one accuracy.
+
+    Parameters
+    ----------
+    subject, best : float
+        Mean accuracies over the seeds that both have, in [0, 1].
+    rival : str
+        The rival with the highest mean.
+    difference : Interval
+        Subject minus rival, paired over seeds.
+    p : float
+        Of the difference. A negative one is multiplied by the number of rivals, at most 1:
+        the best of several equals is above the subject by chance.
+    colour : {"green", "grey", "red"}
+        Green or red for a margin that is clear among those of all cells, else grey.
+    """
+
+    subject: float
+    best: float
+    rival: str
+    difference: Interval
+    p: float
+    colour: Colour = "grey"
+
+    @property
+    def seeds(self) -> int:
+        """The number of seeds."""
+        return self.difference.n
+
+
+@dataclass(frozen=True)
+class CellVerdict:
+    """One cell: the margins, and how far the subject stands above the bar.
+
+    Parameters
+    ----------
+    cell : str
+        Its name.
+    margins : Mapping[str, Margin]
+        By accuracy (``METRICS``); without those that were not measured.
+    above_bar : Mapping[str, float]
+        By accuracy: the subject's mean minus the best mean of the strategies that make
+        up the bar.
+    tolerance : float
+        How far below the bar still counts as at the bar.
+    """
+
+    cell: str
+    margins: Mapping[str, Margin]
+    above_bar: Mapping[str, float]
+    tolerance: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the subject reaches the bar by every accuracy."""
+        return all(value >= -self.tolerance for value in self.above_bar.values())
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One strategy over all finished cells of a comparison.
+
+    Parameters
+    ----------
+    subject : str
+        The strategy's label.
+    section : VerdictSection
+        What it is judged against.
+    cells : Sequence[CellVerdict]
+        In the order of the comparison.
+    unfinished : Sequence[str]
+        Cells without a finished run of the subject, or of any rival.
+    """
+
+    subject: str
+    section: VerdictSection
+    cells: Sequence[CellVerdict]
+    unfinished: Sequence[str]
+
+    @property
+    def holding(self) -> int:
+        """In how many cells the subject reaches the bar."""
+        return sum(cell.holds for cell in self.cells)
+
+
+def load_cells(out: Path) -> tuple[list[Cell], dict[str, Comparison]]:
+    """Read a comparison of several cells: all its cells, and the results of those begun.
+
+    Raises
+    ------
+    ConfigError
+        If the folder holds none.
+    """
+    values = load(out / "comparison.toml")
+    values.pop("command", None)
+    cells = [cell for cell in cells_of(parse(values)) if cell.name]
+    if not cells:
+        raise ConfigError(f"{out} is no comparison of several cells.")
+    begun = {}
+    for cell in cells:
+        table = cell.folder(out) / "comparison.csv"
+        if table.is_file() and len(table.read_text(encoding="utf-8").splitlines()) > 1:
+            begun[cell.name] = load_comparison(cell.folder(out))
+    return cells, begun
+
+
+def judge(
+    section: VerdictSection, cells: Sequence[Cell], results: Mapping[str, Comparison]
+) -> Verdict:
+    """Judge one strategy over the cells.
+
+    A strategy that ran on another model than the rest (it needs one architecture) is no
+    rival there. Accuracies are those of the last round. Margins get their colours from t tests
+    over seeds at 5 %, with Holm's correction over the cells of each accuracy.
+
+    Raises
+    ------
+    ConfigError
+        If a label that the section names is not compared in any cell.
+    """
+    labels = list(dict.fromkeys(label for c in results.values() for label in c.groups))
+    for name in (
+        section.subject,
+        *section.rivals,
+        *section.personalised_bar,
+        *section.global_bar,
+    ):
+        if labels and name not in labels:
+            raise unknown("strategy in compare.verdict", name, labels)
+    rivals = section.rivals or tuple(label for label in labels if label != section.subject)
+    bars = {
+        "personalised_accuracy": section.personalised_bar or rivals,
+        "global_accuracy": section.global_bar or rivals,
+    }
+    judged, unfinished = [], []
+    for cell in cells:
+        found = _by_seed(results[cell.name]) if cell.name in results else {}
+        margins = {m: margin for m in METRICS if (margin := _margin(found, section, rivals, m))}
+        if not margins:
+            unfinished.append(cell.name)
+            continue
+        above = {
+            metric: margin.difference.mean
+            for metric, bar in bars.items()
+            if (margin := _margin(found, section, bar, metric))
+        }
+        judged.append(CellVerdict(cell.name, margins, above, section.tolerance))
+    return Verdict(section.subject, section, _coloured(judged), unfinished)
+
+
+def write_cells_csv(path: Path, results: Mapping[str, Comparison]) -> None:
+    """Write ``cells.csv``: the rows of every cell's ``comparison.csv``, the cell in front."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, ("cell", *COLUMNS), lineterminator="\n")
+    writer.writeheader()
+    for cell, comparison in results.items():
+        writer.writerows({"cell": cell, **row} for row in comparison_rows(comparison.runs))
+    write_atomic(path, buffer.getvalue())
+
+
+_Accuracies = dict[str, dict[str, dict[int, float]]]  # metric -> label -> seed -> accuracy
+
+
+def _by_seed(comparison: Comparison) -> _Accuracies:
+    found: _Accuracies = {metric: {} for metric in METRICS}
+    for label, runs in comparison.groups.items():
+        for run in runs:
+            if run.summary.get("one_architecture"):
+                continue
+            for metric in METRICS:
+                value = run.selected().get(metric)
+                if value is not None:
+                    found[metric].setdefault(label, {})[run.seed] = float(value)
+    return found
+
+
+def _margin(
+    found: _Accuracies, section: VerdictSection, rivals: Sequence[str], metric: str
+) -> Margin | None:
+    """Return the subject's margin over the best of some rivals, paired over common seeds."""
+    by_label: dict[str, Any] = found.get(metric, {})
+    ours = by_label.get(section.subject)
+    there = {r: by_label[r] for r in rivals if r in by_label and r != section.subject}
+    if not ours or not there:
+        return None
+    seeds = sorted(set(ours).intersection(*there.values()))
+    if not seeds:
+        return None
+    means = {rival: statistics.fmean(by[s] for s in seeds) for rival, by in there.items()}
+    best = max(means, key=lambda rival: means[rival])
+    difference = t_interval(ours[s] - there[best][s] for s in seeds)
+    assert difference is not None
+    return Margin(
+        subject=statistics.fmean(ours[s] for s in seeds),
+        best=means[best],
+        rival=best,
+        difference=difference,
+        p=difference.p if difference.mean > 0 else min(1.0, len(there) * difference.p),
+    )
+
+
+def _coloured(cells: Sequence[CellVerdict]) -> list[CellVerdict]:
+    """Give clear margins their colours: those of each accuracy are corrected for all cells."""
+    coloured: list[dict[str, Margin]] = [dict(cell.margins) for cell in cells]
+    for metric in METRICS:
+        margins = [(found, found[metric]) for found in coloured if metric in found]
+        for (found, margin), told in zip(
+            margins, clear([margin.p for _, margin in margins]), strict=True
+        ):
+            if told:
+                colour: Colour = "green" if margin.difference.mean > 0 else "red"
+                found[metric] = replace(margin, colour=colour)
+    return [replace(cell, margins=found) for cell, found in zip(cells, coloured, strict=True)]

@@ -1,0 +1,93 @@
+"""What a round costs in arithmetic: the clients' part, and the fusion's."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from fedkt.clients import TorchLearner
+from fedkt.data.federation import Federation
+from fedkt.recipe import Predict, Recipe, Train
+from fedkt.rng import global_torch_stream
+from fedkt.simulations.engines.population import PopulationSpec, make_learner
+from fedkt.strategies import KnowledgeStrategy
+
+PASSES = 3  # a training step: forward, and backward to the weights and to the activations
+
+
+def fusion_warning(
+    strategy: KnowledgeStrategy,
+    population: PopulationSpec,
+    federation: Federation,
+    participation: float = 1.0,
+) -> str | None:
+    """Return one line if the fusion of a round outgrows all that its clients are known to compute.
+
+    A fusion for each of K clients of what all of them share costs 2 K² M C FLOPs (M samples, C
+    classes); it is the larger part from K = F / (2 M C) clients on, if F are those of one client.
+
+    Parameters
+    ----------
+    strategy : KnowledgeStrategy
+        The method; its ``fusion_flops`` is asked.
+    population : PopulationSpec
+        The clients' models.
+    federation : Federation
+        Their data.
+    participation : float
+        The part of the clients that take part in a round.
+    """
+    recipe, public = strategy.recipe(), len(federation.public_x)
+    rows = max(
+        (_rows(s.samples, public) for s in recipe.share if isinstance(s, Predict)), default=0
+    )
+    clients = max(1, round(participation * federation.num_clients))
+    fusion = strategy.fusion_flops(clients, rows, federation.num_classes)
+    if not fusion:
+        return None
+    each = _client_flops(recipe, population, federation)
+    if each is None or fusion <= (own := clients * each):
+        return None
+    return (
+        f"{strategy.title}: fusing for each of {clients:,} clients takes {fusion:.1e} FLOP a "
+        f"round and all that the clients compute takes {own:.1e}; a sparse fusion costs less "
+        "(knfu: nearest), and so do fewer public samples or lower participation."
+    )
+
+
+def forward_flops(model: nn.Module, input_shape: tuple[int, ...]) -> float:
+    """Return the FLOPs of a model's answer for one sample, matrix products only."""
+    model.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, *input_shape))
+    return float(counter.get_total_flops())
+
+
+def _client_flops(
+    recipe: Recipe, population: PopulationSpec, federation: Federation
+) -> float | None:
+    """Return the FLOPs of a client and round, the mean over the models; None if not known of all.
+
+    Nothing counts those of a forest, nor of a network without matrix products.
+    """
+    private = len(federation.rows) / federation.num_clients
+    public = len(federation.public_x)
+    samples = 0.0
+    for step in (*recipe.learn, *recipe.absorb):
+        if isinstance(step, Train):
+            seen = _rows(step.samples, private if step.on == "private" else public)
+            samples += PASSES * step.epochs * seen * (2 if step.rehearse else 1)
+    samples += sum(_rows(s.samples, public) for s in recipe.share if isinstance(s, Predict))
+    shape, each = federation.input_shape, []
+    for reference in population.models:
+        learner = make_learner(reference, shape, federation.num_classes)
+        if not isinstance(learner, TorchLearner):
+            return None
+        with global_torch_stream(0, "probe"):
+            each.append(forward_flops(learner.model, shape))
+    return samples * sum(each) / len(each) if all(each) else None
+
+
+def _rows(limit: int, there: float) -> float:
+    return min(limit, there) if limit else there

@@ -1,0 +1,207 @@
+"""Which executor runs which model: a fixed rule, or a short measured trial, written down.
+
+The plan is part of the resolved configuration, because the executors agree only up to
+rounding: equal plans give equal bits, whatever the workers.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+
+from torch import nn
+
+from fedkt.clients import TorchLearner, TrainingOptions, Work
+from fedkt.clients.cohorts import cohort
+from fedkt.clients.cohorts import trial
+from fedkt.clients.learners.devices import CPU
+from fedkt.data.federation import Federation
+from fedkt.errors import ConfigError
+from fedkt.objectives import CrossEntropy
+from fedkt.recipe import Recipe, Train
+from fedkt.simulations.experiment.config import RunSection
+from fedkt.simulations.files import absolute
+from fedkt.simulations.engines.grid import one_thread
+from fedkt.simulations.engines.population import learner_for, some_samples
+
+logger = logging.getLogger("fedkt")
+
+# Clients of a cohort: more leave a CPU's cache, fewer leave its vector units idle.
+LEAST, USUAL, LARGEST = 16, 100, 250
+TRIAL_STEPS, TRIAL_SIZES = 4, (LEAST, 50, USUAL, LARGEST)  # batches a client; clients
+SMALL = 200_000  # parameters, up to which a network's training step is mostly overhead
+LOOP = "loop"
+# Why a network cannot train in cohorts, by network, data and recipe; it is tried once.
+_refusals: dict[Hashable, str | None] = {}
+_told: set[str] = set()
+_COHORT = re.compile(r"cohort:([1-9]\d*)")
+
+
+def size_of(plan: str) -> int:
+    """Return the clients of a cohort that an entry of a plan asks for; 0 is the loop.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither ``loop`` nor ``cohort:N``.
+    """
+    if plan == LOOP:
+        return 0
+    if match := _COHORT.fullmatch(plan):
+        return int(match[1])
+    raise ConfigError(f"run.plan: {plan!r} is neither 'loop' nor 'cohort:N'.")
+
+
+def resolve(
+    run: RunSection,
+    models: Sequence[str],
+    federation: Federation,
+    training: TrainingOptions,
+    recipe: Recipe,
+    device: str = "cpu",
+) -> dict[str, str]:
+    """Return the executor of every model.
+
+    Parameters
+    ----------
+    run : RunSection
+        Its ``executor``: ``auto`` takes cohorts for small networks without convolutions or
+        recurrence, for whose small steps the overhead is most of the cost; ``tune`` measures.
+        Entries of its ``plan`` are settled already. Flower's engine hands clients on one by
+        one, so there it is always the loop. Whatever asks for a cohort, a network gets one only
+        if a trial gives what the loop gives (``fedkt.clients.cohorts.trial``); else a warning says why.
+    models : Sequence[str]
+        Client i trains ``models[i % len(models)]``.
+    federation : Federation
+        The data.
+    training : TrainingOptions
+        How clients train.
+    recipe : Recipe
+        What they do.
+    device : {"cpu", "cuda"}
+        Where. On a GPU a single client's steps leave most of it idle, so there ``auto`` takes
+        cohorts of every network that can be in one.
+
+    Returns
+    -------
+    dict[str, str]
+        ``"loop"`` or ``"cohort:N"`` by model.
+
+    Raises
+    ------
+    ConfigError
+        For a plan that does not fit, or a network that cannot serve several clients.
+    """
+    settled = {absolute(name): entry for name, entry in run.plan.items()}
+    half = training.precision == "bfloat16"
+    if half and (run.executor == "cohort" or any(map(size_of, settled.values()))):
+        raise ConfigError("training.precision: cohorts train in float32; bfloat16 needs the loop.")
+    for name, entry in settled.items():
+        size_of(entry)
+        if name not in map(absolute, models):
+            raise ConfigError(f"run.plan names {name!r}; the models are {', '.join(models)}.")
+    found = {}
+    for model in dict.fromkeys(models):
+        own = [c for c in range(federation.num_clients) if models[c % len(models)] == model]
+        learner = learner_for(model, federation, device)
+        if half or run.grid == "flower" or len(own) < 2 or not isinstance(learner, TorchLearner):
+            found[model] = LOOP
+        elif absolute(model) in settled:
+            found[model] = settled[absolute(model)]
+        elif run.executor == "tune":
+            data = [federation.client(c) for c in own[:LARGEST]]
+            with one_thread():
+                found[model] = measured(learner, [Work(d, {}, training, 0, 0, 0) for d in data])
+        else:
+            found[model] = _rule(run.executor, learner, len(own))
+        if found[model] != LOOP and isinstance(learner, TorchLearner):
+            found[model] = _tried(found[model], model, learner, federation, recipe)
+    return found
+
+
+def _tried(
+    entry: str, model: str, learner: TorchLearner, federation: Federation, recipe: Recipe
+) -> str:
+    """Return the entry, or the loop where a cohort would not give what the loop gives."""
+    key = learner.build, federation.token, recipe.to_json()
+    if key not in _refusals:
+        public = federation.client(0).public
+        _refusals[key] = trial.refuses(learner, recipe, some_samples(federation), public)
+        what = f"{model} runs in the loop, client by client: {_refusals[key]}"
+        if _refusals[key] and what not in _told:
+            _told.add(what)
+            logger.warning(what)
+    return LOOP if _refusals[key] else entry
+
+
+def measured(learner: TorchLearner, works: Sequence[Work]) -> str:
+    """Return the faster executor of a network, by the CPU time of a short trial.
+
+    Parameters
+    ----------
+    learner : TorchLearner
+        The network.
+    works : Sequence[Work]
+        Of the first clients that have it, at most 250.
+    """
+    step = Train("private", [CrossEntropy()], samples=TRIAL_STEPS * works[0].options.batch_size)
+    learner.follow(Recipe())
+    learner.reset(0, 0)
+    state = learner.state()
+
+    def alone() -> None:
+        for work in works[:LEAST]:
+            learner.load_state(state)
+            learner.fit(step, work, "tune")
+
+    def together(size: int) -> None:
+        cohort.train(learner, step, [cohort.Row(state, work) for work in works[:size]], "tune")
+
+    costs = {LOOP: _cost(alone, min(len(works), LEAST))}
+    for size in sorted({min(len(works), size) for size in TRIAL_SIZES}):
+        try:
+            costs[f"cohort:{size}"] = _cost(partial(together, size), size)
+        except Exception as error:  # whatever vmap raises: then it is the loop
+            logger.info("no cohort of %s: %s", learner.architecture, error)
+            break
+    return min(costs, key=lambda entry: costs[entry])
+
+
+def _cost(act: Callable[[], None], clients: int) -> float:
+    """Return CPU seconds a client: the best of three, after one that warms up."""
+    times = []
+    for _ in range(4):
+        began = time.process_time()
+        act()
+        times.append(time.process_time() - began)
+    return min(times[1:]) / clients
+
+
+def _rule(executor: str, learner: TorchLearner, count: int) -> str:
+    pays = _is_small(learner.model) if learner.device == CPU else not learner.nature().refusal
+    if executor == LOOP or (executor == "auto" and not pays):
+        return LOOP
+    return f"cohort:{cohort_size(count)}"
+
+
+def cohort_size(count: int) -> int:
+    """Return how many of ``count`` clients of one network form a cohort.
+
+    There are two cohorts at least where there are enough clients, so that two workers have
+    work; and more than a hundred clients in each, which spares up to a tenth of the time, only
+    where eight workers have. How many workers there are does not count: the last digits of a result
+    can depend on who shares a cohort.
+    """
+    size = max(LEAST, min(USUAL, -(-count // 2)), min(LARGEST, -(-count // 8)))
+    return min(count, size)
+
+
+def _is_small(model: nn.Module) -> bool:
+    """Tell whether a network's steps are mostly overhead: few parameters in plain layers."""
+    if sum(parameter.numel() for parameter in model.parameters()) > SMALL:
+        return False
+    large = (nn.modules.conv._ConvNd, nn.RNNBase, nn.MultiheadAttention)
+    return not any(isinstance(module, large) for module in model.modules())

@@ -1,0 +1,96 @@
+"""Whether a strategy, its models and the data fit together; all that is refused before a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fedkt.clients.phases import refuses
+from fedkt.data.federation import Federation
+from fedkt.errors import ConfigError, FedktError
+from fedkt.recipe import Recipe, Train, weighted
+from fedkt.simulations.experiment.config import Experiment
+from fedkt.simulations.engines.population import make_learner
+from fedkt.strategies import KnowledgeStrategy
+from fedkt.text import raised
+
+LEAST_TARGET = 2  # one sample has no distribution to align with
+
+
+def check_settings(experiment: Experiment) -> None:
+    """Refuse settings that contradict each other.
+
+    Raises
+    ------
+    ConfigError
+        If no common test sample could be of a client's own domain, or the schedule ends before
+        the run does.
+    """
+    if 0 < experiment.schedule_rounds < experiment.rounds:
+        raise ConfigError(
+            f"schedule_rounds is {experiment.schedule_rounds}, less than rounds, "
+            f"{experiment.rounds}; it is the length of the run that this one begins."
+        )
+    if experiment.data.target and experiment.run.personalised == "matched":
+        raise ConfigError(
+            f"run.personalised is 'matched' and data.target is {experiment.data.target!r}: no "
+            'common test samples are of the clients\' own domains; use personalised = "split".'
+        )
+
+
+def recipe_of(strategy: KnowledgeStrategy) -> Recipe:
+    """Return a strategy's recipe.
+
+    Raises
+    ------
+    ConfigError
+        If it makes none, naming the strategy.
+    """
+    try:
+        recipe: object = strategy.recipe()
+    except Exception as error:  # a user's code may raise anything
+        what = str(error) if isinstance(error, FedktError) else f"recipe() raised {raised(error)}."
+        raise ConfigError(f"{strategy.title}: {what}") from error
+    if not isinstance(recipe, Recipe):
+        kind = type(recipe).__name__
+        raise ConfigError(f"{strategy.title}: recipe() must return a Recipe, not {kind}.")
+    return recipe
+
+
+def check_fits(strategy: KnowledgeStrategy, models: Sequence[str], federation: Federation) -> None:
+    """Refuse a strategy whose recipe the models or the data do not allow.
+
+    Raises
+    ------
+    ConfigError
+        Naming the model, or what the data lack.
+    """
+    recipe, title = strategy.recipe(), strategy.title
+    shape, classes = federation.input_shape, federation.num_classes
+    for model in dict.fromkeys(models):
+        if refusal := make_learner(model, shape, classes).refuses(recipe):
+            raise ConfigError(f"{title} cannot run on model {model!r}: {refusal}.")
+    if refusal := refuses(recipe, federation.client(0)):
+        raise ConfigError(f"{title} cannot run on {federation.name}: {refusal}.")
+    if federation.public_y is None and trains_on_public_labels(recipe):
+        raise ConfigError(
+            f"{title} trains on labels of the public set, and those of {federation.public_name} "
+            "are unknown here; choose options without that step."
+        )
+    public = len(federation.public_x)
+    if adapts(strategy) and public < LEAST_TARGET:
+        raise ConfigError(
+            f"{title} adapts to unlabelled samples and there are {public}; it needs at least "
+            f"{LEAST_TARGET} (data.public_samples)."
+        )
+
+
+def trains_on_public_labels(recipe: Recipe) -> bool:
+    """Tell whether a step trains on the labels of the public set."""
+    steps = [s for s in recipe.steps if isinstance(s, Train) and s.on == "public"]
+    terms = [term for step in steps for _, term in weighted(step.terms)]
+    return any(getattr(term, "needs_labels", False) for term in terms)
+
+
+def adapts(strategy: KnowledgeStrategy) -> bool:
+    """Tell whether a method uses unlabelled samples that a target's are where there is one."""
+    return strategy.needs_server_model or strategy.recipe().needs_public

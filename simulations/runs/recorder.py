@@ -1,0 +1,263 @@
+"""What a run writes: one line a round, and a summary at the end."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedkt.clients.state import ClientState
+from fedkt.disk import writing
+from fedkt.evaluation.leakage import histogram_leakage
+from fedkt.evaluation.metrics import OverClients, group_effect, negative_transfer, over_clients, transfer
+from fedkt.simulations.results import checkpoint
+from fedkt.simulations.files import write_atomic
+from fedkt.simulations.attacks.liars import Liars
+from fedkt.simulations.runs.progress import RunProgress
+from fedkt.simulations.results.rounds import read_rounds
+from fedkt.simulations.results.selection import (
+    last_round,
+    source_validation,
+    target_accuracy,
+)
+from fedkt.simulations.results.selection import oracle as best_on_test
+from fedkt.strategies import KnowledgeStrategy, RoundReport
+
+MOST_NAMED = 8  # clients whom the notes of a run name one by one
+
+
+class Recorder:
+    """Writes a run's rounds and checkpoints as they come.
+
+    Parameters
+    ----------
+    folder : Path
+        The run directory.
+    rounds_done : int
+        Rounds already recorded and checkpointed; later lines, of a run that was cut off
+        before its checkpoint, are removed.
+    alone : Mapping[int, Mapping]
+        The rows of the local baseline by round, for negative transfer.
+    progress : RunProgress
+        Who is told.
+    saved : callable, optional
+        Whether a round has a checkpoint; by default every round does.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        rounds_done: int,
+        alone: Mapping[int, Mapping[str, Any]],
+        progress: RunProgress,
+        saved: Callable[[int], bool] = lambda round_: True,
+    ) -> None:
+        self._folder, self._alone, self._progress = folder, alone, progress
+        self._saved = saved
+        self.clients: Callable[[], dict[int, ClientState]] = dict
+        self.liars: Liars | None = None
+        self.label_counts: Sequence[Sequence[int]] = ()
+        kept = [row for row in read_rounds(folder) if row["round"] <= rounds_done]
+        lines = "".join(json.dumps(row) + "\n" for row in kept)
+        write_atomic(folder / "rounds.jsonl", lines)
+
+    def round_finished(self, report: RoundReport, strategy: KnowledgeStrategy) -> None:
+        """Write the round, then its checkpoint: lines after the last checkpoint are redone."""
+        if self.label_counts:  # lists over clients have a place for those that are left out, too
+            report = replace(report, clients=tuple(range(len(self.label_counts))))
+        alone = self._alone.get(report.round)
+        row = round_row(report, alone, self.liars, self.label_counts)
+        log = self._folder / "rounds.jsonl"
+        with writing(self._folder), log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if self._saved(report.round):
+            state = {"strategy": strategy.state_dict(), "clients": self.clients()}
+            if self.liars is not None:
+                state["attack"] = self.liars.state_dict()
+            checkpoint.save(self._folder / "checkpoints", report.round, state)
+        self._progress.round_finished(
+            report.round, row["personalised_accuracy"]["mean"], row["global_accuracy"]["mean"]
+        )
+
+
+def round_row(
+    report: RoundReport,
+    alone: Mapping[str, Any] | None,
+    liars: Liars | None = None,
+    label_counts: Sequence[Sequence[int]] = (),
+) -> dict[str, Any]:
+    """Return the line of ``rounds.jsonl`` for a round.
+
+    Parameters
+    ----------
+    report : RoundReport
+        The round.
+    alone : Mapping, optional
+        The same round of the local baseline; without it negative transfer and each client's
+        transfer are null.
+    liars : Liars, optional
+        Malicious clients: accuracies are over the others, and one that keeps silent has
+        not failed.
+    label_counts : Sequence[Sequence[int]]
+        True training samples of each class, clients x classes; without them leakage is null.
+    """
+    lying, silent = (liars.clients, liars.silent) if liars else (frozenset(), frozenset())
+
+    def over_honest(metric: str) -> OverClients:
+        values = zip(report.clients, report.per_client(metric), strict=True)
+        return over_clients([None if client in lying else value for client, value in values])
+
+    personalised = over_honest("personalised-accuracy")
+    clients = len(report.clients)
+    # By place, as in all lists over clients.
+    guesses = {
+        place: report.mean_predictions[client]
+        for place, client in enumerate(report.clients)
+        if client in report.mean_predictions and client not in lying
+    }
+    return {
+        "round": report.round,
+        "personalised_accuracy": personalised,
+        "global_accuracy": over_honest("global-accuracy"),
+        "validation_accuracy": over_honest("validation-accuracy"),
+        "server_accuracy": report.server_accuracy,
+        **_against_alone(personalised, alone),
+        "group_effect": _group_effect(report, lying),
+        "leakage": histogram_leakage(guesses, label_counts) if len(label_counts) else None,
+        "bytes_up": report.traffic.up / clients,
+        "bytes_down": report.traffic.down / clients,
+        "traffic": {
+            "up": report.traffic.up,
+            "down_unicast": report.traffic.down_unicast,
+            "down_broadcast": report.traffic.down_broadcast,
+        },
+        "participants": report.participants,
+        "untrained": [client for client in report.untrained if client not in lying],
+        "seconds": report.seconds,
+        "failures": [
+            vars(f) for f in report.failures if f.client not in silent or f.phase != "learn"
+        ],
+        "notes": report.notes,
+        "strategy": plain(report.diagnostics),
+    }
+
+
+def _against_alone(ours: OverClients, alone: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Compare every client with itself in the same round of the local baseline."""
+    rate, loss, gained = None, None, None
+    if alone is not None:
+        pair = ours["per_client"], alone["personalised_accuracy"]["per_client"]
+        (rate, loss), gained = negative_transfer(*pair), over_clients(transfer(*pair))
+    return {"negative_transfer": rate, "negative_transfer_loss": loss, "transfer": gained}
+
+
+def _group_effect(report: RoundReport, lying: Collection[int]) -> float | None:
+    """Compare the honest participants' models before the fusion with what came out of it."""
+    learnt = [None if c in lying else report.learnt.get(c) for c in report.clients]
+    served = report.server_accuracy if report.one_model else None
+    return group_effect(learnt, report.per_client("global-accuracy") if served is None else served)
+
+
+def summarise(
+    rows: Sequence[Mapping[str, Any]], oracle: bool = False, target: bool = False
+) -> dict[str, Any]:
+    """Return a run's headline figures; the rules are those of ``simulations.selection``.
+
+    Parameters
+    ----------
+    rows : Sequence[Mapping]
+        All rounds.
+    oracle : bool
+        Also select the round with the best *test* accuracy; no figure to report as a
+        result, and named so.
+    target : bool
+        Whether the federation has a target domain: its accuracy is then a figure of its own,
+        and the one that the oracle looks at.
+
+    Returns
+    -------
+    dict
+        ``last`` and ``validation_selected`` (null without validation data), bytes per client
+        over the run, seconds, number of failures, the clients that have failed, and those that
+        never trained.
+    """
+    last, validated = last_round(rows), source_validation(rows)
+    assert last is not None
+    summary = {
+        "last": _headline(last, target),
+        "validation_selected": None if validated is None else _headline(validated, target),
+        "bytes_up": sum(r["bytes_up"] for r in rows),
+        "bytes_down": sum(r["bytes_down"] for r in rows),
+        "seconds": sum(r["seconds"] for r in rows),
+        "failures": sum(len(r["failures"]) for r in rows),
+        "failing": sorted({f["client"] for r in rows for f in r["failures"]}),
+        "untrained": last.get("untrained", []),
+    }
+    best = best_on_test(rows, target) if oracle else None
+    if best is not None:
+        summary["oracle"] = _headline(best, target)
+    return summary
+
+
+def run_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what a reader of a run's figures must know of its rounds, a line each.
+
+    Who never trained, and why (the last reason), and the notes of the rounds, each once with the
+    rounds that it stands in.
+    """
+    reasons = {f["client"]: f["reason"] for row in rows for f in row["failures"]}
+    never = rows[-1].get("untrained", [])
+    lines = [
+        f"client {client} never trained and is left out of all means and of negative transfer: "
+        f"{reasons[client]}"
+        for client in never[:MOST_NAMED]
+    ]
+    if len(never) > MOST_NAMED:
+        lines.append(f"so are {len(never) - MOST_NAMED} other clients that never trained")
+    found: dict[str, list[int]] = {}
+    for row in rows:
+        for note in row.get("notes", ()):
+            found.setdefault(note, []).append(row["round"])
+    for note, at in found.items():
+        when = f"round {at[0]}" if len(at) == 1 else f"{len(at)} rounds from {at[0]} on"
+        lines.append(f"{when}: {note}")
+    return lines
+
+
+def _headline(row: Mapping[str, Any], target: bool) -> dict[str, Any]:
+    return {
+        "round": row["round"],
+        "personalised_accuracy": row["personalised_accuracy"]["mean"],
+        "personalised_std": row["personalised_accuracy"]["std"],
+        "global_accuracy": row["global_accuracy"]["mean"],
+        "server_accuracy": row["server_accuracy"],
+        "target_accuracy": target_accuracy(row) if target else None,
+        "negative_transfer": row["negative_transfer"],
+        "negative_transfer_loss": row["negative_transfer_loss"],
+    }
+
+
+def plain(value: Any) -> Any:
+    """Turn tensors and mappings into JSON values."""
+    if isinstance(value, torch.Tensor):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has neither NaN nor infinity
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically."""
+    write_atomic(path, json.dumps(value, indent=1) + "\n")

@@ -1,0 +1,1 @@
+"""Methods whose clients share answers on a public set."""

@@ -1,0 +1,118 @@
+"""FedMD (Li and Wang, 2019, arXiv:1910.03581)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fedkt.errors import ConfigError
+from fedkt.fusion import mean
+from fedkt.fusion.trusted import Choice, Trust, trusted_mean
+from fedkt.knowledge import Fused, Uploads
+from fedkt.objectives import KL, MAE, MSE, CrossEntropy, Distil, Divergence
+from fedkt.options import AtLeastOne, Count, Factor, Positive
+from fedkt.recipe import Predict, Recipe, Train, Weighted
+from fedkt.registry import register
+from fedkt.strategies.server.strategy import KnowledgeStrategy
+
+
+@register
+class FedMD(KnowledgeStrategy):
+    """Average everyone's answers on a public set; everyone learns the average.
+
+    As published: raw logits, uniform mean, mean absolute error, and first a training
+    phase on the *labelled* public set (``transfer_epochs``, off by default because a
+    public set need not have labels). The paper's order in a round is share, digest,
+    revisit private data; here private training opens the round instead of closing it,
+    so the two differ by half a round and evaluation comes after the digest.
+
+    Bytes a round and client, M public samples in use, C classes: up 4MC, down 4MC
+    (broadcast).
+
+    Parameters
+    ----------
+    form : {"logits", "probabilities"}
+        What is shared and averaged. The mean of probabilities is the common "average"
+        baseline of the later literature.
+    loss : {"mae", "mse", "kl"}, optional
+        How the average is digested; by default ``mae`` for logits, ``kl`` for
+        probabilities.
+    temperature : float
+        For probabilities and for ``kl``.
+    local_epochs, distil_epochs : int
+        Passes over the private and over the public data a round.
+    transfer_epochs : int
+        Passes over the labelled public set before the first round.
+    public_samples : int
+        How many public samples are drawn each round (the paper: 5000); 0 takes all.
+    rehearsal : float
+        μ ≥ 0: while distilling, every step also draws a private batch, whose cross-entropy
+        counts μ times.
+    trust : {"off", "correlation", "per-class", "median", "root"}
+        Which clients the average relies on; see ``fedkt.fusion.trusted.Trust``. Not of the
+        paper. With logits, trust acts on logits: softened logits are averaged with weights
+        r_n. ``root`` is for probabilities, and needs ``options.public_labels``, the labels of
+        some public samples at the server.
+    root : int
+        For ``trust="root"``: public samples with ids below it are its labelled rows.
+    """
+
+    name = "fedmd"
+
+    def __init__(
+        self,
+        form: Literal["logits", "probabilities"] = "logits",
+        loss: Literal["mae", "mse", "kl"] | None = None,
+        temperature: Positive = 1.0,
+        local_epochs: Count = 5,
+        distil_epochs: Count = 3,
+        transfer_epochs: Count = 0,
+        public_samples: Count = 0,
+        rehearsal: Factor = 0.0,
+        trust: Choice = "off",
+        root: AtLeastOne = 50,
+    ) -> None:
+        loss = loss or ("mae" if form == "logits" else "kl")
+        divergences: dict[str, Divergence] = {"mae": MAE(), "mse": MSE(), "kl": KL(temperature)}
+        if loss not in divergences or (form == "probabilities" and loss != "kl"):
+            raise ConfigError(f"fedmd: loss {loss!r} does not fit form {form!r}.")
+        if form == "logits" and trust == "root":
+            raise ConfigError("fedmd: trust 'root' needs form = 'probabilities'.")
+        self.form, self.loss, self.temperature = form, loss, temperature
+        self.local_epochs, self.distil_epochs = local_epochs, distil_epochs
+        self.transfer_epochs, self.public_samples = transfer_epochs, public_samples
+        self.rehearsal, self.trust, self.root = rehearsal, trust, root
+        self._rule = Trust(trust, root=root)
+        self._divergence = divergences[loss]
+
+    def recipe(self) -> Recipe:
+        """Private training, answers on the public set, digest of the average."""
+        transfer = Train(on="public", terms=[CrossEntropy()], epochs=self.transfer_epochs)
+        distil = Train(
+            on="public",
+            terms=[Distil(self._divergence)],
+            epochs=self.distil_epochs,
+            rehearse=[Weighted(self.rehearsal, CrossEntropy())] if self.rehearsal else [],
+        )
+        predict = Predict(
+            form=self.form,
+            temperature=self.temperature if self.form == "probabilities" else 1.0,
+            samples=self.public_samples,
+        )
+        return Recipe(
+            start=[transfer] if self.transfer_epochs else [],
+            learn=[Train(on="private", terms=[CrossEntropy()], epochs=self.local_epochs)],
+            share=[predict],
+            absorb=[distil],
+        )
+
+    @property
+    def takes_partial(self) -> bool:
+        """Averages go over the clients that have a row; trust needs all rows."""
+        return self.trust == "off"
+
+    def fuse(self, uploads: Uploads) -> Fused:
+        """Average with equal weights, or as far as the clients are trusted."""
+        if self.trust == "off":
+            return mean(uploads["public"])
+        labels = self.options.public_labels
+        return trusted_mean(uploads["public"], self._rule, self.memory, labels=labels)

@@ -1,0 +1,1 @@
+"""What methods are compared with: nothing is shared."""

@@ -1,0 +1,81 @@
+"""Local training: every client alone. The baseline of all other methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from fedkt import registry
+from fedkt.errors import ConfigError
+from fedkt.objectives import CrossEntropy
+from fedkt.options import AtLeastOne, Count
+from fedkt.recipe import Recipe, Step, Train
+from fedkt.recipe.budget import alone
+from fedkt.registry import register
+from fedkt.strategies.server.strategy import KnowledgeStrategy
+
+
+@register
+class Local(KnowledgeStrategy):
+    """Each client trains on its own data; nothing is shared.
+
+    Bytes a round: none.
+
+    Parameters
+    ----------
+    local_epochs : int
+        Passes over the private data a round.
+    local_samples : int
+        How many samples, drawn anew, a pass sees; 0 = all.
+    times : int
+        Multiplies them: ``times=2`` is the baseline with twice the budget, for methods that
+        train on public data as well.
+    like : str or Mapping
+        Another strategy, its name or its ``name`` and options: instead of ``local_epochs``
+        and ``local_samples`` each client sees as many private samples as under it, those that
+        it rehearses included (``fedkt.recipe.budget.alone``).
+    rehearsal : bool
+        Whether they are included.
+    """
+
+    name = "local"
+
+    def __init__(
+        self,
+        local_epochs: Count = 5,
+        local_samples: Count = 0,
+        times: AtLeastOne = 1,
+        like: str | Mapping[str, Any] = "",
+        rehearsal: bool = True,
+    ) -> None:
+        self.local_epochs, self.local_samples, self.times = local_epochs, local_samples, times
+        self.like, self.rehearsal = like, rehearsal
+        self.recipe()  # a bad strategy shows here
+
+    def recipe(self) -> Recipe:
+        """Train on private data."""
+        epochs, samples = self.local_epochs, self.local_samples
+        step = Train(on="private", terms=[CrossEntropy()], epochs=epochs, samples=samples)
+        whole = Recipe(learn=[step])
+        if self.like:
+            whole = alone(_recipe_of(self.like), self.rehearsal)
+        return Recipe(start=self._repeated(whole.start), learn=self._repeated(whole.learn))
+
+    def _repeated(self, steps: Sequence[Step]) -> list[Train]:
+        return [
+            replace(step, epochs=step.epochs * self.times)
+            for step in steps
+            if isinstance(step, Train)
+        ]
+
+
+def _recipe_of(like: str | Mapping[str, Any]) -> Recipe:
+    """Return the recipe of a strategy that is given by name, or by name and options."""
+    options = {"name": like} if isinstance(like, str) else dict(like)
+    strategy = registry.lookup("strategies", str(options.pop("name", "")))
+    try:
+        recipe: Recipe = strategy(**options).recipe()
+    except TypeError as error:
+        raise ConfigError(f"local: like = {like!r}: {error}.") from error
+    return recipe

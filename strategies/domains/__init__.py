@@ -1,0 +1,1 @@
+"""Methods for clients of several domains, with or without an unlabelled target."""

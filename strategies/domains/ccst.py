@@ -1,0 +1,89 @@
+"""CCST: cross-client style transfer."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from fedkt.adaptation.restyle import Restyle
+from fedkt.fusion import weighted_mean
+from fedkt.knowledge import Fused, Knowledge, Uploads
+from fedkt.objectives import CrossEntropy
+from fedkt.options import AtLeastOne, Count, Fraction
+from fedkt.recipe import Recipe, Styles, Train
+from fedkt.registry import register
+from fedkt.strategies.server.strategy import KnowledgeStrategy
+
+
+@register
+class CCST(KnowledgeStrategy):
+    """FedAvg of clients that train on their images in each other's styles.
+
+    Chen, Jiang, Dou & Chen: Federated Domain Generalization for Image Recognition via
+    Cross-Client Style Transfer, WACV 2023, arXiv:2210.00912. Clients share the styles of their
+    images, the server sends everyone the bank of all styles, and clients change their
+    images to styles from it while they train.
+
+    Different from the paper: **a style is the channel means and standard deviations of the
+    pixels**, set by adaptive instance normalisation of the image itself (Huang & Belongie 2017,
+    equation 8), clipped to [0, 1]. The paper's styles are those of VGG features, and a trained
+    decoder paints the image; both need networks trained elsewhere. So this changes brightness,
+    contrast and colour, not texture. Each time an image is drawn it keeps its own style or gets
+    one of the whole bank (its own client's included), where the paper makes K images of each
+    beforehand. Styles are shared with the first weights, so they are used from the second
+    round on.
+
+    Bytes a round and client, P parameters, C channels, k styles a client (1, or ``images``), S
+    styles in the bank (k for every client that has taken part so far): up 4P + 8kC, down 4P +
+    8SC (broadcast; no bank in the first round); 4P more down as in FedAvg. The paper sends
+    styles once; these few bytes go every round.
+
+    Parameters
+    ----------
+    styles : {"overall", "single"}
+        One style a client, or those of ``images`` single images, drawn once.
+    images : int
+        How many single images.
+    probability : float
+        How likely an image gets a style of the bank.
+    local_epochs : int
+        Passes over the private data a round.
+    local_samples : int
+        How many samples, drawn anew, a pass sees; 0 = all.
+    """
+
+    name = "ccst"
+
+    def __init__(
+        self,
+        styles: Literal["overall", "single"] = "overall",
+        images: AtLeastOne = 10,
+        probability: Fraction = 0.5,
+        local_epochs: Count = 5,
+        local_samples: Count = 0,
+    ) -> None:
+        self._share, self._restyle = Styles(styles, images), Restyle("styles", probability)
+        self.styles, self.images, self.probability = styles, images, probability
+        self.local_epochs, self.local_samples = local_epochs, local_samples
+
+    def recipe(self) -> Recipe:
+        """Start from the global weights, train in many styles, share weights and styles."""
+        train = Train(
+            on="private",
+            terms=[CrossEntropy()],
+            epochs=self.local_epochs,
+            samples=self.local_samples,
+            transforms=[self._restyle],
+        )
+        return Recipe.sharing_weights(train, also=[self._share])
+
+    def fuse(self, uploads: Uploads) -> Fused:
+        """Average by number of examples; lay everyone's styles side by side."""
+        # Those of clients that sit this round out stay in the bank.
+        known: dict[int, Knowledge] = self.memory.setdefault("styles", {})
+        known.update({upload.client: upload.knowledge["styles"] for upload in uploads})
+        banks = [known[client].tensors for client in sorted(known)]
+        bank = {name: torch.cat([one[name] for one in banks]) for name in ("mean", "std")}
+        average = weighted_mean(uploads["weights"])
+        return Fused({**average.shared, "styles": Knowledge("statistics", bank)})

@@ -1,0 +1,215 @@
+"""Federated knowledge alignment (Sun, Chong and Ochiai, ACML 2022, arXiv:2203.11635)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge
+
+from fedkt.adaptation.alignment import (
+    MMD,
+    DomainAdversarial,
+    FourierMMD,
+    Moments,
+    Ramped,
+    ramp,
+)
+from fedkt.adaptation.workspaces import Workspace, describe
+from fedkt.answers import is_finite, top
+from fedkt.errors import ConfigError
+from fedkt.fusion import weighted_mean
+from fedkt.fusion.voting import counts, majority, tally
+from fedkt.knowledge import Fused, Knowledge, Uploads
+from fedkt.objectives import CrossEntropy, Distil, Term
+from fedkt.objectives.heads import Head
+from fedkt.options import AtLeastTwo, Count, Factor, Fraction
+from fedkt.recipe import Beside, Recipe, Train
+from fedkt.registry import register
+from fedkt.strategies.server.strategy import KnowledgeStrategy
+from fedkt.wire import public_ids
+
+
+@register
+class FedKA(KnowledgeStrategy):
+    """Align labelled source clients with an unlabelled target that the server owns.
+
+    The server sends its model G and, once a round, what the target looks like to it (the
+    workspace). Client k minimises CE - λ_p (J_dis - J_mmd) (equation 8): J_dis is the loss of
+    a domain classifier on its features against the target's, through a gradient reversal
+    (equations 2 to 4), J_mmd the MK-MMD of the two, mean of five Gaussian kernels (equations 5 to
+    7), and λ_p = 2 / (1 + exp(-γ p)) - 1 grows with the part p of the run that is over. The
+    server averages the weights by examples (equation 1), lets the clients' models vote on
+    target samples (equation 10; ties are drawn) and trains the average on the votes, with λ_p
+    times the learning rate.
+
+    Differences: the paper's clients send features to the server for every batch and get
+    gradients back. G, hence the target's features, stands still during a round, so a client
+    can compute both losses itself: the same objective with two messages a round instead of 32
+    exchanges. The domain classifier is then trained by the clients and averaged with the
+    weights. Optimisers begin anew with the weights of a round.
+
+    Bytes a round and client, P parameters with the domain classifier in float32, d features, S
+    target samples: up 4P; down 4P + workspace (broadcast): ``features`` 4Sd + 8S,
+    ``fourier`` 4(D + 1), and 8d more with the domain classifier, ``gaussian`` 8d; nothing if
+    neither part is on. S is at most the number of the server's samples. 4P more down in the
+    first round, and for a client that did not take part in the round before.
+
+    One client is allowed: its votes are then its own answers.
+
+    Parameters
+    ----------
+    disentangle, match, vote : bool
+        The three parts: domain classifier, embedding matching, federated voting.
+    workspace : {"features", "fourier", "gaussian"}
+        How the target is described: features of S samples; the mean of D random Fourier
+        features, whose distance tends to the biased MMD of the same bandwidth (Rahimi and Recht,
+        2007); mean and variance of every feature, then compared instead of the MMD. In the last
+        two the domain classifier sees draws from the normal distribution of that mean and
+        variance. The bandwidths differ: with ``features`` it is the mean squared distance within
+        each private batch and the target features beside it, together, so it follows the gap
+        between the domains; with ``fourier`` it is that of the target's S features alone, once a
+        round, so where the domains lie far apart its kernels are narrower.
+    estimator : {"biased", "unbiased"}
+        Of the MMD, V- or U-statistic (``features`` only).
+    gamma : float
+        γ ≥ 0 of λ_p.
+    target_samples, target_batch : int
+        S, drawn anew every round, and how many of them a batch is compared with.
+    fourier_features : int
+        D, even and at least 10 (a sine and a cosine for each of five kernels).
+    voting_samples : int
+        How many target samples are voted on, drawn anew every round; 0 = all.
+    voting_epochs : int
+        Passes over them.
+    quorum : float
+        The share of the clients that must agree on a sample's label for it to be trained on,
+        in [0, 1]. The paper has none (0).
+    adapt_norms : bool
+        Whether a model votes with its batch normalisation's statistics taken from the samples
+        voted on (AdaBN, arXiv:1603.04779) instead of its sources'. The published code does as
+        much by voting in training mode.
+    local_epochs, local_samples : int
+        Passes over the private data a round, and the samples of a pass (0 = all; the paper
+        has 512).
+    """
+
+    name = "fedka"
+    needs_server_model = True
+    follows_progress = True
+
+    def __init__(
+        self,
+        disentangle: bool = True,
+        match: bool = True,
+        vote: bool = True,
+        workspace: Workspace = "features",
+        estimator: Literal["biased", "unbiased"] = "biased",
+        gamma: Factor = 5.0,
+        target_samples: AtLeastTwo = 512,
+        target_batch: AtLeastTwo = 128,
+        fourier_features: Annotated[int, Ge(10)] = 1024,
+        voting_samples: Count = 512,
+        voting_epochs: Count = 1,
+        quorum: Fraction = 0.0,
+        adapt_norms: bool = True,
+        local_epochs: Count = 1,
+        local_samples: Count = 0,
+    ) -> None:
+        if fourier_features % 2:
+            raise ConfigError(f"fedka: fourier_features must be even, not {fourier_features}.")
+        self.disentangle, self.match, self.vote = disentangle, match, vote
+        self.workspace, self.estimator, self.gamma = workspace, estimator, gamma
+        self.target_samples, self.target_batch = target_samples, target_batch
+        self.fourier_features = fourier_features
+        self.voting_samples, self.voting_epochs = voting_samples, voting_epochs
+        self.quorum, self.adapt_norms = quorum, adapt_norms
+        self.local_epochs, self.local_samples = local_epochs, local_samples
+
+    def recipe(self) -> Recipe:
+        """Start from the global weights, train and align, share, take the average."""
+        terms: list[Term] = [CrossEntropy()]
+        if self.disentangle:
+            terms.append(DomainAdversarial("domain", self.gamma))
+        if self.match:
+            matching: Mapping[str, Term] = {
+                "features": MMD(self.estimator),
+                "fourier": FourierMMD("target"),
+                "gaussian": Moments("target"),
+            }
+            terms.append(Ramped(matching[self.workspace], self.gamma))
+        samples_beside = self.disentangle or (self.match and self.workspace == "features")
+        train = Train(
+            on="private",
+            terms=terms,
+            epochs=self.local_epochs,
+            samples=self.local_samples,
+            beside=Beside("target", self.target_batch) if samples_beside else None,
+        )
+        return Recipe.sharing_weights(
+            train,
+            heads=[Head("domain", (100, 2), norm=True)] if self.disentangle else [],
+            given=["target"] if self.disentangle or self.match else [],
+        )
+
+    def first(self, weights: Knowledge | None) -> Mapping[str, Knowledge]:
+        """Describe the target as the first global model sees it."""
+        assert weights is not None
+        return self._workspace(weights, round_=1)
+
+    def fuse(self, uploads: Uploads) -> Fused:
+        """Average by number of examples, train the average on the clients' votes."""
+        fused = weighted_mean(uploads["weights"]).shared["weights"]
+        diagnostics: dict[str, float] = {}
+        if self.vote:
+            fused, diagnostics = self._voted(uploads, fused)
+        following = self._workspace(fused, self.exchange.report.round + 1)
+        return Fused({"weights": fused, **following}, diagnostics=diagnostics)
+
+    def _voted(self, uploads: Uploads, average: Knowledge) -> tuple[Knowledge, dict[str, float]]:
+        server, classes = self.server, self.exchange.roster.num_classes
+        seed, round_ = self.options.seed, self.exchange.report.round
+        ids = public_ids(server.num_samples, self.voting_samples, seed, round_, "vote-sample")
+        cast = []
+        for upload in uploads:
+            server.load_weights(upload.knowledge["weights"])
+            if self.adapt_norms:
+                server.adapt_norms(ids)
+            logits = server.predict(ids)
+            if is_finite(logits):  # weights that are huge, but finite, may have come
+                cast.append(top(logits))
+        if not cast:
+            return average, {"voted": 0.0}
+        labels = torch.stack(cast)
+        voted = majority(labels, ids, classes, seed, round_)
+        told = tally(labels, classes)
+        kept = counts(labels, classes).amax(-1) >= self.quorum * len(labels)
+        if not kept.any():
+            return average, {**told, "voted": 0.0}
+        one_hot = F.one_hot(voted[kept], classes).float()
+        votes = Knowledge.rows("probabilities", one_hot, ids[kept])
+        rounds = self.exchange.rounds
+        # λ_p multiplies the learning rate, not the loss: Adam's steps ignore the loss's scale.
+        rate = float(ramp(round_ / rounds, self.gamma)) if rounds else 1.0
+        terms = [Distil(source="votes")]
+        step = Train(on="public", terms=terms, epochs=self.voting_epochs, rate=rate)
+        server.load_weights(average)
+        server.train(step, {"votes": votes}, round_, rounds)
+        return server.weights(), {**told, "voted": float(kept.float().mean())}
+
+    def _workspace(self, weights: Knowledge, round_: int) -> dict[str, Knowledge]:
+        if not (self.disentangle or self.match):
+            return {}
+        server = self.server
+        ids = public_ids(server.num_samples, self.target_samples, self.options.seed, round_)
+        server.load_weights(weights)
+        target = describe(
+            server.features(ids),
+            ids,
+            self.workspace,
+            moments=self.disentangle,
+            fourier_features=self.fourier_features,
+        )
+        return {"target": target}

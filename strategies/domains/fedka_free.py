@@ -1,0 +1,155 @@
+"""FedKA without weights on the wire: clients vote, the server trains a model of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+
+from fedkt.adaptation.alignment import MMD, DomainAdversarial, Ramped
+from fedkt.errors import ConfigError
+from fedkt.fusion.voting import vote
+from fedkt.fusion.weighting import sample_weighted_mean, sample_weights
+from fedkt.knowledge import Fused, Knowledge, Stack, Uploads
+from fedkt.objectives import CrossEntropy, Distil, Term
+from fedkt.objectives.heads import Head
+from fedkt.options import AtLeastTwo, Count, Factor
+from fedkt.recipe import Beside, Predict, Recipe, Train
+from fedkt.registry import register
+from fedkt.strategies.server.model import ServerModel
+from fedkt.strategies.server.strategy import KnowledgeStrategy
+
+
+@register
+class FedKAFree(KnowledgeStrategy):
+    """The weight-free mode of FedKA: any mixture of architectures, answers on the wire.
+
+    Sun, Chong and Ochiai (ACML 2022, arXiv:2203.11635), rearranged: the unlabelled target is a
+    public set that the clients hold too. Each client trains on its own data and shares what it
+    says about target samples. The server lets the clients vote, trains a model of its own, of
+    any architecture, on the votes, and sends them back; a client learns λ_p · (distillation of
+    the votes) + (cross-entropy of private samples), λ_p as in
+    :class:`~fedkt.strategies.FedKA`, so that the votes of untrained networks are hardly
+    learnt. Optionally a client also aligns its own features of private samples with its own
+    of target samples (both sides through its own network).
+
+    Differences: in the paper a vote is one label a client, each worth the same (``majority``,
+    equation 10). Clients of different domains are not equally good, and those that say nothing
+    are many at first; so by default a client's vote is its probabilities, weighted by
+    exp(-3 H), H their entropy. Both kinds of alignment are off: without batch normalisation
+    the adversary can pull a network's features together to nothing.
+
+    Bytes a round and client, M target samples voted on, C classes: up 4MC (8M by majority);
+    down 4MC (broadcast), nothing without feedback.
+
+    Parameters
+    ----------
+    votes : {"confidence", "majority"}
+        How answers become votes.
+    disentangle, match, feedback : bool
+        Domain classifier; embedding matching; whether clients learn from the votes.
+    gamma : float
+        γ ≥ 0 of λ_p.
+    target_batch : int
+        How many target samples a private batch is compared with.
+    voting_samples : int
+        How many target samples are voted on, drawn anew every round; 0 = all.
+    local_epochs, local_samples : int
+        Passes over the private data a round, and the samples of a pass (0 = all).
+    server_epochs, distil_epochs : int
+        Passes over the votes at the server and at the clients.
+    """
+
+    name = "fedka-free"
+    needs_server_model = True
+    follows_progress = True
+
+    def __init__(
+        self,
+        votes: Literal["confidence", "majority"] = "confidence",
+        disentangle: bool = False,
+        match: bool = False,
+        feedback: bool = True,
+        gamma: Factor = 5.0,
+        target_batch: AtLeastTwo = 32,
+        voting_samples: Count = 1024,
+        local_epochs: Count = 1,
+        local_samples: Count = 0,
+        server_epochs: Count = 2,
+        distil_epochs: Count = 1,
+    ) -> None:
+        self.votes, self.disentangle, self.match, self.feedback = (
+            votes,
+            disentangle,
+            match,
+            feedback,
+        )
+        self.gamma, self.target_batch = gamma, target_batch
+        self.voting_samples = voting_samples
+        self.local_epochs, self.local_samples = local_epochs, local_samples
+        self.server_epochs, self.distil_epochs = server_epochs, distil_epochs
+
+    def recipe(self) -> Recipe:
+        """Train on private data, share answers about the target, learn from the votes."""
+        terms: list[Term] = [CrossEntropy()]
+        if self.disentangle:
+            terms.append(DomainAdversarial("domain", self.gamma, detach=False))
+        if self.match:
+            terms.append(Ramped(MMD(detach=False), self.gamma))
+        learn = Train(
+            on="private",
+            terms=terms,
+            epochs=self.local_epochs,
+            samples=self.local_samples,
+            beside=Beside("public", self.target_batch) if len(terms) > 1 else None,
+        )
+        absorb = Train(
+            on="public",
+            terms=[Ramped(Distil(), self.gamma)],
+            epochs=self.distil_epochs,
+            # λ_p means something only beside another term: Adam ignores a loss's scale.
+            rehearse=[CrossEntropy()],
+        )
+        form: Literal["labels", "probabilities"] = (
+            "labels" if self.votes == "majority" else "probabilities"
+        )
+        return Recipe(
+            learn=[learn],
+            share=[Predict(form=form, samples=self.voting_samples)],
+            absorb=[absorb] if self.feedback else [],
+            heads=[Head("domain", (100, 2), norm=True)] if self.disentangle else [],
+        )
+
+    def fuse(self, uploads: Uploads) -> Fused:
+        """Vote, and train the server's model on the votes."""
+        server, round_ = self._kept(), self.exchange.report.round
+        held = self.exchange.roster.public_size
+        if server.num_samples != held:
+            raise ConfigError(
+                f"fedka-free: the server has {server.num_samples} samples and the clients' public "
+                f"set {held}; they must be the same."
+            )
+        voted = self._voted(uploads["public"], round_)
+        step = Train(on="public", terms=[Distil()], epochs=self.server_epochs)
+        server.train(step, voted.shared, round_, self.exchange.rounds)
+        self.memory["server"] = server.state()
+        return voted
+
+    def server_weights(self) -> Knowledge | None:
+        """Return the weights of the server's own model."""
+        return self._kept().weights() if "server" in self.memory else None
+
+    def _voted(self, answers: Stack, round_: int) -> Fused:
+        counted = vote(answers, self.exchange.roster.num_classes, self.options.seed, round_)
+        if self.votes == "majority":
+            return counted
+        logits = answers.values.clamp_min(torch.finfo(torch.float32).tiny).log()
+        fused = sample_weighted_mean(answers, sample_weights(logits, "entropy"))
+        return replace(fused, diagnostics=counted.diagnostics)
+
+    def _kept(self) -> ServerModel:
+        """Return the server's model as it last was; after a resume it is a new object."""
+        if "server" in self.memory:
+            self.server.load_state(self.memory["server"])
+        return self.server

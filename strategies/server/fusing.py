@@ -1,0 +1,136 @@
+"""A round's fusion: the strategy's own, tried again without the largest uploads if not finite."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from fedkt.errors import FedktError, KnowledgeError, NotFiniteError, RunFailedError
+from fedkt.knowledge import Fused, Upload, Uploads
+from fedkt.strategies.server.bounds import magnitude
+from fedkt.strategies.server.exchange import Exchange
+from fedkt.strategies.server.round import ServerOptions
+from fedkt.text import raised
+
+
+class Fusing(Protocol):
+    """What a strategy has that a round's fusion needs."""
+
+    options: ServerOptions
+
+    @property
+    def title(self) -> str:
+        """The name for messages."""
+        ...
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """What the method keeps from round to round."""
+        ...
+
+    @property
+    def exchange(self) -> Exchange:
+        """The conversation with the clients."""
+        ...
+
+    def fuse(self, uploads: Uploads) -> Fused:
+        """Return knowledge for the clients."""
+        ...
+
+
+def fuse(strategy: Fusing, uploads: Uploads) -> list[int]:
+    """Fuse the uploads of a round and accept the outcome for the clients.
+
+    Numbers that are finite may have a sum, or a square, that is not. If what ``fuse`` returns holds
+    NaN or infinity, the upload of largest magnitude is dropped, with its reason, until it does not.
+    Where it does so without the larger half of the uploads too, their size is not the reason.
+
+    Parameters
+    ----------
+    strategy : KnowledgeStrategy
+        Its ``fuse`` is called once, or, from the same memory, again.
+    uploads : Uploads
+        All that are sound.
+
+    Returns
+    -------
+    list[int]
+        The clients whose uploads are in the fusion, ascending: those that take part in the round.
+
+    Raises
+    ------
+    RunFailedError
+        If ``fuse`` raises, or returns what cannot be sent.
+    """
+    before = _snapshot(strategy)
+    try:
+        fused = _attempt(strategy, uploads)
+    except NotFiniteError as error:
+        fused, kept = _without_largest(strategy, uploads, before, error)
+        uploads = Uploads(kept)
+    strategy.exchange.accept(fused)
+    return list(uploads.clients)
+
+
+def _without_largest(
+    strategy: Fusing, uploads: Uploads, before: Any, fault: NotFiniteError
+) -> tuple[Fused, Sequence[Upload]]:
+    ascending = sorted(uploads, key=lambda upload: (magnitude(upload), upload.client))
+    half = len(ascending) // 2
+    if not half or _again(strategy, ascending[:-half], before) is None:
+        raise RunFailedError(f"{_where(strategy)}: {fault}") from fault
+    fused, kept = None, ascending
+    while fused is None:  # with half of them it is finite, so this ends
+        dropped, kept = kept[-1], kept[:-1]
+        text = (
+            f"what is fused with it is not finite, and its numbers go up to {magnitude(dropped):g}"
+        )
+        strategy.exchange.withdraw(dropped.client, "share", text)
+        fused = _again(strategy, kept, before)
+    return fused, kept
+
+
+def _again(strategy: Fusing, uploads: Sequence[Upload], before: Any) -> Fused | None:
+    """Return the fusion of some uploads by a strategy as it was before; None if not finite."""
+    _restore(strategy, before)
+    try:
+        return _attempt(strategy, Uploads(uploads))
+    except NotFiniteError:
+        return None
+
+
+def _attempt(strategy: Fusing, uploads: Uploads) -> Fused:
+    strategy.exchange.report.participants = list(uploads.clients)
+    try:
+        fused = strategy.fuse(uploads)
+    except FedktError:
+        raise
+    except Exception as error:
+        reason = f"fuse() raised {raised(error)}"
+        raise RunFailedError(f"{_where(strategy)}: {reason}") from error
+    try:
+        strategy.exchange.check_fused(fused)
+    except NotFiniteError:
+        raise
+    except KnowledgeError as error:
+        raise RunFailedError(f"{_where(strategy)}: {error}") from error
+    return fused
+
+
+def _where(strategy: Fusing) -> str:
+    return f"{strategy.title}, round {strategy.exchange.report.round}"
+
+
+def _snapshot(strategy: Fusing) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return a copy of what a fusion may change."""
+    server = strategy.options.server_model
+    return copy.deepcopy(strategy.memory), None if server is None else server.state()
+
+
+def _restore(strategy: Fusing, before: tuple[dict[str, Any], dict[str, Any] | None]) -> None:
+    memory, state = before
+    strategy.memory.clear()
+    strategy.memory.update(copy.deepcopy(memory))
+    if strategy.options.server_model is not None and state is not None:
+        strategy.options.server_model.load_state(copy.deepcopy(state))

@@ -1,0 +1,220 @@
+"""Who is there: the clients behind a grid's nodes, and whether they fit the method."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+
+from fedkt.errors import ConfigError, FedktError, KnowledgeError, RunFailedError
+from fedkt.greeting import Facts, Value, binding, differences, read_client, read_facts
+from fedkt.recipe import Recipe
+from fedkt.strategies.server.round import ServerOptions
+from fedkt.text import foreign, last_line
+
+logger = logging.getLogger("fedkt")
+
+POLL_SECONDS = 0.05
+NAMED = 3  # clients that an error names
+
+
+@dataclass(frozen=True)
+class Member:
+    """One client, as it described itself.
+
+    Parameters
+    ----------
+    client, node : int
+        Its own stable id, and the grid's id for it (which may differ from run to run).
+    facts : Mapping
+        What it told of itself; see :mod:`fedkt.greeting`.
+    """
+
+    client: int
+    node: int
+    facts: Facts
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A node that takes no part in the run.
+
+    Parameters
+    ----------
+    node : int
+        The grid's id for it.
+    client : int, optional
+        The client that it says it is, unless that is another one's place.
+    reason : str
+        Why.
+    unfit : bool
+        Whether it has answered and does not fit, or else has failed.
+    """
+
+    node: int
+    client: int | None
+    reason: str
+    unfit: bool = True
+
+    def __str__(self) -> str:
+        who = f"node {self.node}" if self.client is None else f"client {self.client}"
+        return f"{who}: {self.reason}"
+
+
+class Roster(Mapping[int, Member]):
+    """The clients of a run by client id, ascending; it does not change during a run.
+
+    Parameters
+    ----------
+    members : Sequence[Member]
+        At least one; they agree on what the method needs.
+    left_out : Sequence[LeftOut]
+        Those that came and take no part.
+    """
+
+    def __init__(self, members: Sequence[Member], left_out: Sequence[LeftOut] = ()) -> None:
+        self._members = {m.client: m for m in sorted(members, key=lambda m: m.client)}
+        self.left_out = tuple(left_out)
+        facts = members[0].facts
+        self.num_classes = cast(int, facts["num-classes"])
+        self.public_size = cast(int, facts["public-size"])
+        self.input_shape = cast(tuple[int, ...], facts["input-shape"])
+
+    def __getitem__(self, client: int) -> Member:
+        return self._members[client]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    @property
+    def clients(self) -> tuple[int, ...]:
+        """All client ids, ascending."""
+        return tuple(self._members)
+
+
+def meet(grid: Grid, recipe: Recipe, method: str, options: ServerOptions, timeout: float) -> Roster:
+    """Wait for the clients, ask each who it is, and leave out those that do not fit.
+
+    Where clients differ in what all must agree on, those stay that most clients agree with; of
+    equally many those with the lowest id.
+
+    Raises
+    ------
+    RunFailedError
+        If too few clients come, answer and fit (``options.quorum``).
+    ConfigError
+        If too few are left because some do not fit the method or each other.
+    """
+    nodes = _wait_for_nodes(grid, options)
+    content = RecordDict({"config": ConfigRecord({"recipe": recipe.to_json()})})
+    messages = [Message(content, node, MessageType.QUERY, group_id="hello") for node in nodes]
+    replies = _by_receiver(messages, grid.send_and_receive(messages, timeout=timeout))
+    answers = [_introduced(node, replies.get(node)) for node in nodes]
+    members, unfit = _fitting([one for one in answers if isinstance(one, Member)], recipe)
+    left_out = [*(one for one in answers if isinstance(one, LeftOut)), *unfit]
+    taken = {member.client for member in members}
+    left_out = sorted(
+        (replace(one, client=None) if one.client in taken else one for one in left_out),
+        key=lambda one: one.node,
+    )
+    if len(members) < options.needed(max(options.clients, len(nodes))):
+        raise _too_few(len(members), len(nodes), left_out, method, options)
+    for one in left_out:
+        logger.warning("left out of %s: %s", method, one)
+    return Roster(members, left_out)
+
+
+def _wait_for_nodes(grid: Grid, options: ServerOptions) -> list[int]:
+    deadline, wanted = time.monotonic() + options.wait, max(options.clients, 1)
+    while True:
+        nodes = sorted(grid.get_node_ids())
+        if len(nodes) >= wanted:
+            return nodes
+        if time.monotonic() > deadline:
+            came = f"Only {len(nodes)} of {wanted} clients came within {options.wait:g} s."
+            if len(nodes) < options.needed(wanted):
+                raise RunFailedError(came)
+            logger.warning(came)
+            return nodes
+        time.sleep(POLL_SECONDS)
+
+
+def _by_receiver(messages: Iterable[Message], replies: Iterable[Message]) -> dict[int, Message]:
+    """Return the first reply to each message by the node that the message went to.
+
+    Not by where a reply says it is from: Flower itself answers for a node that is gone.
+    """
+    asked = {m.metadata.message_id: m.metadata.dst_node_id for m in messages}
+    found: dict[int, Message] = {}
+    for reply in replies:
+        node = asked.get(reply.metadata.reply_to_message_id)
+        if node is not None:
+            found.setdefault(node, reply)
+    return found
+
+
+def _introduced(node: int, reply: Message | None) -> Member | LeftOut:
+    """Return the client that a reply introduces, or why it cannot take part."""
+    if reply is None:
+        return LeftOut(node, None, "no reply in time", unfit=False)
+    if reply.has_error():
+        return LeftOut(node, None, last_line(reply.error.reason), unfit=False)
+    about = reply.content.config_records.get("config") if reply.has_content() else None
+    if about is None:
+        return LeftOut(node, None, "its greeting has no config record")
+    client = None
+    try:
+        client = read_client(about)
+        if "refusal" in about:
+            return LeftOut(node, client, foreign(about["refusal"]) or "no reason given")
+        return Member(client, node, read_facts(about))
+    except KnowledgeError as error:
+        return LeftOut(node, client, foreign(error))
+
+
+def _fitting(members: Iterable[Member], recipe: Recipe) -> tuple[list[Member], list[LeftOut]]:
+    """Return the members that agree with most, each id once, and the others."""
+    names = binding(recipe)
+    groups: dict[tuple[Value, ...], list[Member]] = {}
+    for member in sorted(members, key=lambda m: (m.client, m.node)):
+        groups.setdefault(tuple(member.facts[name] for name in names), []).append(member)
+    # The first of equally many: those with the lowest id.
+    usual = max(groups.values(), key=lambda group: len({m.client for m in group}), default=[])
+    left_out = [
+        LeftOut(m.node, m.client, foreign(differences(m.facts, usual[0].facts, recipe)))
+        for group in groups.values()
+        for m in group
+        if group is not usual
+    ]
+    kept: dict[int, Member] = {}
+    for member in usual:
+        first = kept.setdefault(member.client, member)
+        if first is not member:
+            reason = f"it says it is client {member.client}, as node {first.node} does"
+            left_out.append(LeftOut(member.node, None, reason))
+    return list(kept.values()), left_out
+
+
+def _too_few(
+    members: int, nodes: int, left_out: Sequence[LeftOut], method: str, options: ServerOptions
+) -> FedktError:
+    """Return the error of a run that cannot start; the user's, if a client does not fit."""
+    text = f"{method} cannot start"
+    if left_out:
+        text = f"{method} cannot run on {'; '.join(map(str, left_out[:NAMED]))}"
+    if len(left_out) > NAMED:
+        text += f"; and on {len(left_out) - NAMED} more"
+    if options.quorum != "strict":
+        expected = max(options.clients, nodes)
+        needed = options.needed(expected)
+        text += f"; {members} of {expected} clients are left and {needed} are needed"
+    unfit = any(one.unfit for one in left_out)
+    return ConfigError(f"{text}.") if unfit else RunFailedError(f"{text}.")

@@ -1,0 +1,386 @@
+"""The base of all strategies: a method is a recipe for the clients and a fusion.
+
+:class:`KnowledgeStrategy` is a Flower strategy: it runs on any ``Grid``, with the same
+``start`` and ``Result``. A method overrides ``recipe`` and ``fuse`` and nothing else.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from logging import INFO
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from fedkt import wire
+from fedkt.errors import ConfigError, KnowledgeError, NotFiniteError
+from fedkt.knowledge import Fused, Knowledge, Upload, Uploads
+from fedkt.options import checked
+from fedkt.recipe import Recipe, Weights
+from fedkt.registry import short_name
+from fedkt.strategies.server import fusing
+from fedkt.strategies.server.exchange import Exchange
+from fedkt.strategies.server.model import ServerModel
+from fedkt.strategies.server.round import RoundReport, ServerOptions
+from fedkt.strategies.server.told import ACCURACIES, Told, accuracies
+
+
+class Observer(Protocol):
+    """Someone who follows a run: progress display, checkpoints, trackers."""
+
+    def round_finished(self, report: RoundReport, strategy: KnowledgeStrategy) -> None:
+        """Be told about a round that is complete."""
+        ...
+
+
+class KnowledgeStrategy(Strategy):
+    """A method of federated knowledge fusion.
+
+    Subclasses define ``recipe`` (what clients do) and ``fuse`` (what the server does with
+    the uploads) and take their hyper-parameters in ``__init__``; they need not call
+    ``super().__init__``. What a method must remember from round to round goes into
+    ``self.memory``, a dictionary of tensors, knowledge and plain values, which is saved in
+    every checkpoint.
+
+    Attributes
+    ----------
+    name : str
+        The registered name; by default the lower-case class name.
+    options : ServerOptions
+        Seed, participation, codec; set by whoever runs the strategy, before ``start``.
+    observers : Sequence[Observer]
+        Told about each finished round.
+    """
+
+    part: ClassVar[str] = "strategies"
+    # Whether the server has a model and samples of its own (``options.server_model``).
+    needs_server_model: ClassVar[bool] = False
+    # Whether a round depends on how many are planned (``Batch.progress``, ``exchange.rounds``):
+    # then a run that is made longer is not the run that was planned so from the start.
+    follows_progress: ClassVar[bool] = False
+    # Class-level defaults, so that subclasses need no super().__init__().
+    options: ServerOptions = ServerOptions()
+    observers: Sequence[Observer] = ()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        checked(cls)
+
+    @abstractmethod
+    def recipe(self) -> Recipe:
+        """Return what the clients do; constant during a run."""
+
+    def fuse(self, uploads: Uploads) -> Fused:
+        """Turn the accepted uploads of a round into knowledge for the clients.
+
+        Parameters
+        ----------
+        uploads : Uploads
+            At least one, ordered by client, all checked.
+
+        Returns
+        -------
+        Fused
+            Broadcast or unicast knowledge under the recipe's share names.
+        """
+        raise ConfigError(f"{self.title} shares knowledge but does not define fuse().")
+
+    @property
+    def takes_partial(self) -> bool:
+        """Whether ``fuse`` takes uploads that lack rows, which have a count of 0 in the stack.
+
+        If not, such an upload is refused on arrival, with its reason.
+        """
+        return False
+
+    def fusion_flops(self, clients: int, rows: float, classes: int) -> float:
+        """Return the FLOPs of a fusion whose cost grows faster than the number of clients.
+
+        Simulations warn where it is more than all that the clients compute; 0 for cheap ones.
+
+        Parameters
+        ----------
+        clients : int
+            Of a round.
+        rows : float
+            Public samples that they share answers for.
+        classes : int
+            Width of the answers.
+        """
+        return 0.0
+
+    def first(self, weights: Knowledge | None) -> Mapping[str, Knowledge]:
+        """Return knowledge of the server's own that clients are sent in the first round.
+
+        Parameters
+        ----------
+        weights : Knowledge, optional
+            The first global weights, of methods that exchange weights.
+
+        Returns
+        -------
+        Mapping[str, Knowledge]
+            Under names that the recipe lists as ``given``.
+        """
+        return {}
+
+    def server_weights(self) -> Knowledge | None:
+        """Return the weights of the server's model for its evaluation; None if it has none.
+
+        By default the global weights of methods that exchange them whole.
+        """
+        for share in self.exchange.recipe.share:
+            if isinstance(share, Weights) and not share.local_norms:
+                return self.exchange.latest.shared.get(share.name)
+        return None
+
+    @property
+    def server(self) -> ServerModel:
+        """The server's own model.
+
+        Raises
+        ------
+        ConfigError
+            If whoever runs the strategy has given it none.
+        """
+        model = self.options.server_model
+        if model is None:
+            raise ConfigError(
+                f"{self.title} needs a model and unlabelled samples at the server: "
+                "set options.server_model."
+            )
+        return model
+
+    @property
+    def title(self) -> str:
+        """The name for messages and tables."""
+        return short_name(self.part, type(self))
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """What the method keeps from round to round; saved in checkpoints."""
+        memory: dict[str, Any] = self.__dict__.setdefault("_memory", {})
+        return memory
+
+    @property
+    def exchange(self) -> Exchange:
+        """The conversation with the clients, begun on first use."""
+        if "_exchange" not in self.__dict__:
+            self.__dict__["_exchange"] = Exchange(self.title, self.recipe(), self.options)
+        exchange: Exchange = self.__dict__["_exchange"]
+        return exchange
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that is needed to go on after the last finished round."""
+        return {"memory": copy.deepcopy(self.memory), "exchange": self.exchange.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up a state; the next ``start`` goes on from there."""
+        self.__dict__.pop("_exchange", None)
+        self.__dict__["_memory"] = copy.deepcopy(state["memory"])
+        self.exchange.load_state_dict(state["exchange"])
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord | None = None,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Run the method; the parameters are those of Flower's ``Strategy.start``.
+
+        Beyond Flower's own loop it goes on from a loaded state, tells the observers
+        about each round, and stops when no client is left in a round. ``initial_arrays``
+        are the first global weights, for methods that exchange weights; ``evaluate_fn``
+        is asked about the server's model if there is one.
+
+        Raises
+        ------
+        ConfigError
+            If the clients do not fit the method.
+        RunFailedError
+            If every client fails in a round.
+        """
+        arrays = initial_arrays if initial_arrays is not None else ArrayRecord()
+        self.exchange.rounds = self.options.schedule_rounds or num_rounds
+        self.exchange.meet(grid, arrays, timeout, self.first)
+        # Without a model of the server's own the first weights are nobody's: not to be evaluated.
+        arrays = self._server_arrays() or ArrayRecord()
+        train_config, evaluate_config = (
+            train_config or ConfigRecord(),
+            evaluate_config or ConfigRecord(),
+        )
+        result = Result()
+        for server_round in range(self.exchange.next_round, num_rounds + 1):
+            began = time.monotonic()
+            # Messages and replies are given away, not kept: with thousands of clients they are
+            # gigabytes.
+            messages = self.configure_train(server_round, arrays, train_config, grid)
+            replies = _handed_over(grid.send_and_receive(messages, timeout=timeout))
+            del messages
+            fused, trained = self.aggregate_train(server_round, replies)
+            arrays = fused if fused is not None else arrays
+            messages = self.configure_evaluate(server_round, arrays, evaluate_config, grid)
+            replies = _handed_over(grid.send_and_receive(messages, timeout=timeout))
+            del messages
+            evaluated = self.aggregate_evaluate(server_round, replies)
+            served = self._served(evaluate_fn, server_round, arrays) if evaluate_fn else None
+            for store, metrics in (
+                (result.train_metrics_clientapp, trained),
+                (result.evaluate_metrics_clientapp, evaluated),
+                (result.evaluate_metrics_serverapp, served),
+            ):
+                if metrics is not None:
+                    store[server_round] = metrics
+            self._finish_round(served, time.monotonic() - began)
+        result.arrays = arrays
+        return result
+
+    def _served(
+        self,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None],
+        server_round: int,
+        arrays: ArrayRecord,
+    ) -> MetricRecord | None:
+        """Return the figures of the server's model; none, and a note, if they are not finite."""
+        try:
+            return evaluate_fn(server_round, arrays) if len(arrays) else None
+        except NotFiniteError as error:
+            self.exchange.report.notes.append(f"the server's model is not measured: {error}")
+            return None
+
+    def _finish_round(self, served: MetricRecord | None, seconds: float) -> None:
+        report = self.exchange.report
+        report.seconds = seconds
+        if served is not None and "accuracy" in served:
+            report.server_accuracy = float(np.asarray(served["accuracy"]))
+        self.exchange.next_round = report.round + 1
+        for observer in self.observers:
+            observer.round_finished(report, self)
+
+    def summary(self) -> None:
+        """Log the method and its hyper-parameters."""
+        settings = {k: v for k, v in vars(self).items() if not k.startswith("_")}
+        log(INFO, "\t├──> %s %s", self.title, settings)
+
+    # --- first message of a round: learn and share ---------------------------------------
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Draw the round's clients and tell them to learn and share."""
+        exchange = self.exchange
+        exchange.meet(grid, arrays, 3600, self.first)
+        exchange.begin(server_round)
+        if not self._has_first_message:
+            return []
+        recipe = exchange.recipe
+        names = list(dict.fromkeys(recipe.needs("start") + recipe.needs("learn")))
+        if self.options.group_effect:
+            config = ConfigRecord({**config, "group-effect": True})
+        return exchange.messages(MessageType.TRAIN, exchange.report.participants, names, config)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Check the uploads and fuse those that are good."""
+        exchange = self.exchange
+        if not self._has_first_message:
+            return None, None
+        asked = exchange.report.participants
+        sound: list[Upload] = []
+        told: dict[int, Told] = {}
+        for client, content in exchange.contents(replies, "learn", asked):
+            try:
+                sound.append(exchange.read_upload(client, content, self.takes_partial))
+                told[client] = Told.of(content)
+            except KnowledgeError as error:
+                exchange.fail(client, "share", str(error))
+        together = Uploads(exchange.without_outliers([u for u in sound if u.client in told]))
+        del sound  # stacking frees them one by one
+        exchange.stop_unless(together, "learn")
+        for upload in together:
+            exchange.look_at(upload)
+        clients = list(together.clients)
+        if exchange.recipe.share:
+            clients = fusing.fuse(self, together)
+        del together
+        exchange.report.participants = clients
+        exchange.note_learning(asked, clients)
+        for client in clients:
+            exchange.acknowledge(client)
+            self._note(client, told[client])
+        losses = [told[c].loss for c in clients]
+        known = [loss for loss in losses if loss is not None]
+        metrics = MetricRecord({"loss": float(np.mean(known))}) if known else None
+        return self._server_arrays(), metrics
+
+    def _note(self, client: int, told: Told) -> None:
+        if told.learnt is not None:
+            self.exchange.report.learnt[client] = told.learnt
+        elif told.unmeasured is not None:
+            self.exchange.fail(client, "group effect", told.unmeasured)
+
+    @property
+    def _has_first_message(self) -> bool:
+        recipe = self.exchange.recipe
+        return bool(recipe.start or recipe.learn or recipe.share)
+
+    def _server_arrays(self) -> ArrayRecord | None:
+        weights = self.server_weights()
+        return None if weights is None else wire.arrays_of(weights)
+
+    # --- second message of a round: absorb and evaluate ----------------------------------
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send the participants what came out; every client evaluates the model it has."""
+        exchange = self.exchange
+        taking_part = exchange.report.participants if exchange.recipe.absorb else []
+        others = [c for c in exchange.report.clients if c not in set(taking_part)]
+        names = exchange.recipe.needs("absorb")
+        absorb = ConfigRecord({**config, "absorb": True})
+        idle = ConfigRecord({**config, "absorb": False})
+        return exchange.messages(MessageType.EVALUATE, taking_part, names, absorb) + (
+            exchange.messages(MessageType.EVALUATE, others, (), idle)
+        )
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Collect the clients' accuracies."""
+        exchange = self.exchange
+        report = exchange.report
+        for client, content in exchange.contents(replies, "absorb", report.clients):
+            try:
+                report.metrics[client] = accuracies(content)
+            except KnowledgeError as error:
+                exchange.fail(client, "evaluate", str(error))
+            else:
+                exchange.acknowledge(client)
+        exchange.stop_unless(list(report.metrics), "absorb and evaluate")
+        means = MetricRecord()
+        for name in ACCURACIES:
+            values = [v for v in report.per_client(name) if v is not None]
+            if values:
+                means[name] = float(np.mean(values))
+        return means
+
+
+def _handed_over(replies: Iterable[Message]) -> Iterator[Message]:
+    """Yield replies without keeping those that were yielded."""
+    left = list(replies)[::-1]
+    del replies
+    while left:
+        yield left.pop()

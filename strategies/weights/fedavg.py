@@ -1,0 +1,48 @@
+"""Federated averaging (McMahan et al., AISTATS 2017, arXiv:1602.05629)."""
+
+from __future__ import annotations
+
+from fedkt.fusion import weighted_mean
+from fedkt.knowledge import Fused, Uploads
+from fedkt.objectives import CrossEntropy
+from fedkt.options import Count
+from fedkt.recipe import Recipe, Train
+from fedkt.registry import register
+from fedkt.strategies.server.strategy import KnowledgeStrategy
+
+
+@register
+class FedAvg(KnowledgeStrategy):
+    """Average the clients' weights by their number of examples.
+
+    Algorithm 1 of the paper. A weight-sharing baseline: it needs one architecture. Float
+    buffers (running statistics) are averaged with the parameters, integer buffers stay
+    at the client. The clients of a round evaluate the new global weights as they are,
+    without fine-tuning; with partial participation the others evaluate the model they have,
+    so the server's accuracy is then the figure to read.
+
+    Bytes a round and client, P parameters in float32: up 4P, down 4P (broadcast); 4P more
+    down for a client that did not take part in the round before, and in the first round.
+
+    Parameters
+    ----------
+    local_epochs : int
+        E, passes over the private data a round.
+    local_samples : int
+        How many samples, drawn anew, a pass sees; 0 = all.
+    """
+
+    name = "fedavg"
+
+    def __init__(self, local_epochs: Count = 5, local_samples: Count = 0) -> None:
+        self.local_epochs, self.local_samples = local_epochs, local_samples
+
+    def recipe(self) -> Recipe:
+        """Start from the global weights, train, share the weights, take the average."""
+        epochs, samples = self.local_epochs, self.local_samples
+        train = Train(on="private", terms=[CrossEntropy()], epochs=epochs, samples=samples)
+        return Recipe.sharing_weights(train)
+
+    def fuse(self, uploads: Uploads) -> Fused:
+        """Average by number of examples."""
+        return weighted_mean(uploads["weights"])

@@ -1,0 +1,41 @@
+"""FedBN (Li et al., ICLR 2021, arXiv:2102.07623)."""
+
+from __future__ import annotations
+
+from fedkt.objectives import CrossEntropy
+from fedkt.recipe import Recipe, Train
+from fedkt.registry import register
+from fedkt.strategies.weights.fedavg import FedAvg
+
+
+@register
+class FedBN(FedAvg):
+    """Federated averaging in which batch normalisation stays with the clients.
+
+    Algorithm 1 of the paper: affine map and running statistics of every batch normalisation
+    are neither shared nor averaged, so that each client keeps the feature scale of its own
+    data. The server therefore has no model of its own to evaluate: its accuracy is left
+    empty, and the clients' are the figures to read. With a model without batch normalisation
+    the clients are those of :class:`~fedkt.strategies.FedAvg`, bit for bit.
+
+    Differences: the average is by number of examples, where the paper gives its clients equal
+    ones. It does not say how a client unseen in training would normalise; nor does this.
+
+    Bytes a round and client, P parameters and B of them, running statistics included, in
+    batch normalisation: 4(P - B) up and down (broadcast), and once more as in FedAvg.
+
+    Parameters
+    ----------
+    local_epochs : int
+        Passes over the private data a round.
+    local_samples : int
+        How many samples, drawn anew, a pass sees; 0 = all.
+    """
+
+    name = "fedbn"
+
+    def recipe(self) -> Recipe:
+        """Start from the global weights, train, share all but normalisation, take the average."""
+        epochs, samples = self.local_epochs, self.local_samples
+        train = Train(on="private", terms=[CrossEntropy()], epochs=epochs, samples=samples)
+        return Recipe.sharing_weights(train, local_norms=True)
