@@ -46,8 +46,7 @@ def run_steps(learner: Learner, steps: Sequence[Step], work: Work, phase: str) -
             if step.source in work.knowledge:
                 learner.load_weights(work.knowledge[step.source])
             continue
-        train = learner.fit if step.on == "private" else learner.absorb
-        result = sound(train(step, work, stream))
+        result = sound(learner.train(step, work, stream))
         loss = result if result is not None else loss
     return loss
 

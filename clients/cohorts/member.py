@@ -55,13 +55,9 @@ class Member:
         self.learner.reset(seed, client)
         self.take(self.learner.state())
 
-    def fit(self, step: Train, work: Work, stream: str) -> float | None:
-        """Train alone on private data."""
-        return self._alone(lambda: self.learner.fit(step, work, stream))
-
-    def absorb(self, step: Train, work: Work, stream: str) -> float | None:
-        """Train alone on public data."""
-        return self._alone(lambda: self.learner.absorb(step, work, stream))
+    def train(self, step: Train, work: Work, stream: str) -> float | None:
+        """Train alone."""
+        return self._alone(lambda: self.learner.train(step, work, stream))
 
     def predict(self, x: Tensor) -> Tensor:
         """Return logits ``[n, C]``: those the cohort found for all, else asked for alone."""

@@ -136,7 +136,7 @@ def _compared(
         cohort.train(learner, step, rows, name)
         for begin, row in zip(begins, rows, strict=True):
             learner.load_state(begin)
-            learner.fit(step, row.work, name)
+            learner.train(step, row.work, name)
             if place := _apart(begin["model"], learner.state()["model"], row.state["model"], dtype):
                 return f"in step {name} a cohort changes {place} otherwise than the loop"
     xs = [work.data.train.x for work in works]

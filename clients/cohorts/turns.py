@@ -142,8 +142,7 @@ class _Group:
         member, work = self._members[place], self._turns[place].work
         if isinstance(step, Load):
             return run_steps(member, [step], work, phase)
-        train = member.fit if step.on == "private" else member.absorb
-        return self._sound(place, phase, train(step, work, f"{phase}/{index}"))
+        return self._sound(place, phase, member.train(step, work, f"{phase}/{index}"))
 
     def _sound(self, place: int, phase: str, loss: float | None) -> float | None:
         with self._turns[place].named(phase):

@@ -91,7 +91,7 @@ class LearnerServerModel:
         """Train by one step on the server's samples."""
         names = self._seed, round_, SERVER
         work = Work(self._data, knowledge, self._options, *names, rounds=rounds)
-        return self._learner.absorb(step, work, "server")
+        return self._learner.train(step, work, "server")
 
     def state(self) -> dict[str, Any]:
         """Return a copy of the learner's state."""

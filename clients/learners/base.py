@@ -115,12 +115,8 @@ class Learner(Protocol):
         """Become the untrained model of a client."""
         ...
 
-    def fit(self, step: Train, work: Work, stream: str) -> float | None:
-        """Train on private data; return the mean loss of the last epoch if there is one."""
-        ...
-
-    def absorb(self, step: Train, work: Work, stream: str) -> float | None:
-        """Train on public data, with fused knowledge as target."""
+    def train(self, step: Train, work: Work, stream: str) -> float | None:
+        """Train by one step; return the mean loss of its last epoch if there is one."""
         ...
 
     def predict(self, x: Tensor) -> Tensor:

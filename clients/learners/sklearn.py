@@ -111,29 +111,17 @@ class SklearnLearner:
         self._classifier, self._absorbed, self._adjusted = None, {}, False
         self._log_prior = torch.zeros(self._num_classes)
 
-    def fit(self, step: Train, work: Work, stream: str) -> float | None:
-        """Fit on the private data and what was absorbed before, unless that is done already."""
-        if step.epochs and self._classifier is None:
+    def train(self, step: Train, work: Work, stream: str) -> float | None:
+        """Fit on the private data and the last public targets, unless that is done already."""
+        if not step.epochs:
+            return None
+        if step.on == "public":
+            if (targets := self._public_targets(step, work)) is not None:
+                self._absorbed = targets
+                self._refit(work, stream)
+        elif self._classifier is None:
             self._adjusted = _is_adjusted(step)
             self._refit(work, stream)
-        return None
-
-    def absorb(self, step: Train, work: Work, stream: str) -> float | None:
-        """Take the public targets of a step and refit."""
-        names = [n for n in step.needs() if n in work.knowledge]
-        public = work.data.public
-        if not step.epochs or public is None or (step.needs() and not names):
-            return None
-        if names:
-            knowledge = work.knowledge[names[0]]
-            assert knowledge.ids is not None
-            self._absorbed = {"ids": knowledge.ids, "targets": _targets(knowledge, step)}
-        elif public.y is None:
-            raise KnowledgeError("cross-entropy needs labels and this data has none")
-        else:
-            one_hot = F.one_hot(public.y, self._num_classes).float()
-            self._absorbed = {"ids": public.ids, "targets": one_hot}
-        self._refit(work, stream)
         return None
 
     def predict(self, x: Tensor) -> Tensor:
@@ -178,6 +166,20 @@ class SklearnLearner:
         self._classifier, self._classes = pickle.loads(state["classifier"]), state["classes"]
         self._absorbed = dict(state["absorbed"])
         self._adjusted, self._log_prior = state["adjusted"], state["log_prior"]
+
+    def _public_targets(self, step: Train, work: Work) -> dict[str, Tensor] | None:
+        """Return the ids and targets ``[M, C]`` of a public step; None if there are none yet."""
+        names = [n for n in step.needs() if n in work.knowledge]
+        public = work.data.public
+        if public is None or (step.needs() and not names):
+            return None
+        if names:
+            knowledge = work.knowledge[names[0]]
+            assert knowledge.ids is not None
+            return {"ids": knowledge.ids, "targets": _targets(knowledge, step)}
+        if public.y is None:
+            raise KnowledgeError("cross-entropy needs labels and this data has none")
+        return {"ids": public.ids, "targets": F.one_hot(public.y, self._num_classes).float()}
 
     def _refit(self, work: Work, stream: str) -> None:
         from sklearn.dummy import DummyClassifier

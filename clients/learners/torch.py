@@ -100,13 +100,16 @@ class TorchLearner:
         with global_torch_stream(seed, "model", 0, client):
             self._adopt(self.build())
 
-    def fit(self, step: Train, work: Work, stream: str) -> float | None:
-        """Train on private data."""
-        return self._train(step, work, stream)
-
-    def absorb(self, step: Train, work: Work, stream: str) -> float | None:
-        """Train on public data."""
-        return self._train(step, work, stream)
+    def train(self, step: Train, work: Work, stream: str) -> float | None:
+        """Train by gradient descent; return the mean loss of the last epoch, None without one."""
+        reset = work.options.optimiser_state == "reset"
+        if self._optimiser is None or reset:
+            trained = [p for p in self._parameters() if p.requires_grad]
+            state = {} if reset else self._optimiser_state
+            self._optimiser = Optimiser(trained, work.options, state)
+        samples = work.data.train if len(work.data.train) else work.data.public
+        open_ended = self.nature(None if samples is None else samples.x).open_ended
+        return loop.train(self.model, self._optimiser, step, work, stream, self.heads, open_ended)
 
     def predict(self, x: Tensor) -> Tensor:
         """Return logits ``[n, C]`` in evaluation mode."""
@@ -207,16 +210,6 @@ class TorchLearner:
 
     def _layout(self, x: Tensor) -> Tensor:
         return x.contiguous(memory_format=torch.channels_last) if self._images else x
-
-    def _train(self, step: Train, work: Work, stream: str) -> float | None:
-        reset = work.options.optimiser_state == "reset"
-        if self._optimiser is None or reset:
-            trained = [p for p in self._parameters() if p.requires_grad]
-            state = {} if reset else self._optimiser_state
-            self._optimiser = Optimiser(trained, work.options, state)
-        samples = work.data.train if len(work.data.train) else work.data.public
-        open_ended = self.nature(None if samples is None else samples.x).open_ended
-        return loop.train(self.model, self._optimiser, step, work, stream, self.heads, open_ended)
 
 
 def _copied(value: Any) -> Any:

@@ -155,7 +155,7 @@ def measured(learner: TorchLearner, works: Sequence[Work]) -> str:
     def alone() -> None:
         for work in works[:LEAST]:
             learner.load_state(state)
-            learner.fit(step, work, "tune")
+            learner.train(step, work, "tune")
 
     def together(size: int) -> None:
         cohort.train(learner, step, [cohort.Row(state, work) for work in works[:size]], "tune")

@@ -124,7 +124,7 @@ def test_learn_trains_and_shares(client, learner_of, work_on) -> None:
     talk = Talk(client)
     reply = talk.learn()
     by_hand = learner_of()
-    loss = by_hand.fit(RECIPE.learn[0], work_on(client.data), "learn/0")
+    loss = by_hand.train(RECIPE.learn[0], work_on(client.data), "learn/0")
     metrics = reply.content["metrics"]
     assert metrics["num-examples"] == 41
     assert metrics["loss"] == pytest.approx(loss)

@@ -300,7 +300,7 @@ def test_the_rate_of_a_step(data, work_on, learner_of) -> None:
         before = learner.weights().tensors["1.weight"]
         step = Train("private", [CrossEntropy()], batch_size=41, rate=rate)
         for _ in range(rounds):
-            learner.fit(step, work_on(data, **sgd), "x")
+            learner.train(step, work_on(data, **sgd), "x")
         return learner.weights().tensors["1.weight"] - before
 
     assert torch.allclose(moved(0.5), 0.5 * moved(1.0), atol=1e-7)
@@ -309,7 +309,7 @@ def test_the_rate_of_a_step(data, work_on, learner_of) -> None:
     for rate in (0.5, 1.0):
         before = learner.weights().tensors["1.weight"]
         step = Train("private", [CrossEntropy()], batch_size=41, rate=rate)
-        learner.fit(step, work_on(data, **sgd), "x")
+        learner.train(step, work_on(data, **sgd), "x")
     assert float((learner.weights().tensors["1.weight"] - before).norm()) > 0.6 * float(
         moved(1.0).norm()
     )

@@ -79,7 +79,7 @@ class Party:
         states, losses = [], []
         for client, work in enumerate(self.works):
             self.learner.load_state(self.fresh(client))
-            losses.append([self.learner.fit(step, work, name) for name, step in steps.items()])
+            losses.append([self.learner.train(step, work, name) for name, step in steps.items()])
             states.append(self.learner.state())
         return states, losses
 
@@ -231,7 +231,7 @@ def test_a_state_goes_on_in_the_other_executor() -> None:
     ends = []
     for state, work in zip(halfway, party.works, strict=True):
         party.learner.load_state(state)
-        party.learner.fit(second["learn/1"], work, "learn/1")
+        party.learner.train(second["learn/1"], work, "learn/1")
         ends.append(party.learner.state())
     assert apart(ends, whole) < 1e-12
 
@@ -420,7 +420,7 @@ def test_what_a_step_does_not_reach_stays(
     loop = []
     for state, work in zip(begins, party.works, strict=True):
         party.learner.load_state(state)
-        party.learner.fit(second["absorb/1"], work, "absorb/1")
+        party.learner.train(second["absorb/1"], work, "absorb/1")
         loop.append(party.learner.state())
     rows = [Row(state, work) for state, work in zip(begins, party.works, strict=True)]
     cohort.train(party.learner, second["absorb/1"], rows, "absorb/1")

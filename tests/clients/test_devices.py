@@ -131,7 +131,7 @@ def test_the_loop_keeps_a_step_on_one_device(
     learner.reset(0, 0)
     for work in works(optimiser):
         own = with_weights(work, learner)
-        assert learner.fit(STEPS[step], own, "learn/0") == 1.0
+        assert learner.train(STEPS[step], own, "learn/0") == 1.0
         state = learner.state()
         learner.load_state(state)
         assert places(state) == {"cpu"}

@@ -28,7 +28,7 @@ def diverging(learner: Any, data: ClientData, work_on: Any, executor: str) -> fl
     """Train where every weight overflows with the very last step; return the loss."""
     work = work_on(data, batch_size=1000, optimiser="sgd", learning_rate=3e38)
     if executor == "loop":
-        return learner.fit(TRAIN, work, "learn/0")
+        return learner.train(TRAIN, work, "learn/0")
     (loss,) = cohort.train(learner, TRAIN, [Row(learner.state(), work)], "learn/0")
     return loss
 
@@ -50,7 +50,7 @@ def test_moments_that_overflow_count(learner_of, data, work_on, executor: str) -
     large = replace(data, train=replace(data.train, x=data.train.x * 1e25))
     learner, work = learner_of("linear"), work_on(large, batch_size=1000)
     if executor == "loop":
-        loss = learner.fit(TRAIN, work, "learn/0")
+        loss = learner.train(TRAIN, work, "learn/0")
     else:
         (loss,) = cohort.train(learner, TRAIN, [Row(learner.state(), work)], "learn/0")
     assert all(bool(p.isfinite().all()) for p in learner.model.parameters())
@@ -76,7 +76,7 @@ def test_a_buffer_that_is_infinite_by_design_is_none_of_it(
 ) -> None:
     learner = learner_of(Masked)
     if executor == "loop":
-        loss = learner.fit(TRAIN, work_on(data), "learn/0")
+        loss = learner.train(TRAIN, work_on(data), "learn/0")
     else:
         (loss,) = cohort.train(learner, TRAIN, [Row(learner.state(), work_on(data))], "learn/0")
     assert loss is not None
@@ -130,6 +130,6 @@ class Undecided(GaussianNB):
 
 def test_nor_of_a_scikit_learn_model(data, work_on) -> None:
     learner = SklearnLearner(Undecided, 10, "undecided")
-    learner.fit(TRAIN, work_on(data), "learn/0")
+    learner.train(TRAIN, work_on(data), "learn/0")
     with pytest.raises(NotFiniteError):
         evaluate(learner, data)

@@ -183,8 +183,8 @@ def test_steps_run_in_order_on_streams_of_their_own(learner_of, data, work_on) -
     steps = [Load(), Train("private", [CrossEntropy()]), Train("public", [Distil(KL(2))])]
     loss = run_steps(learner, steps, work, "learn")
     by_hand.load_weights(weights.weights())
-    by_hand.fit(steps[1], work, "learn/1")
-    last = by_hand.absorb(steps[2], work, "learn/2")
+    by_hand.train(steps[1], work, "learn/1")
+    last = by_hand.train(steps[2], work, "learn/2")
     assert torch.equal(learner.predict(data.test.x), by_hand.predict(data.test.x))
     assert loss == last
 
@@ -192,7 +192,7 @@ def test_steps_run_in_order_on_streams_of_their_own(learner_of, data, work_on) -
 def test_the_loss_is_that_of_the_last_step_that_has_one(learner_of, data, work_on) -> None:
     steps = [Train("private", [CrossEntropy()]), Train("public", [Distil()])]
     work = work_on(data)
-    assert run_steps(learner_of(), steps, work, "learn") == learner_of().fit(
+    assert run_steps(learner_of(), steps, work, "learn") == learner_of().train(
         steps[0], work, "learn/0"
     )
     assert run_steps(learner_of(), [], work, "learn") is None

@@ -103,5 +103,5 @@ def test_a_learner_refuses_before_it_trains(data, work_on) -> None:
     learner.reset(0, 0)
     before = learner.state()["model"]
     with pytest.raises(ConfigError, match="outside its state_dict"):
-        learner.fit(Train("private", [CrossEntropy()]), work_on(data), "learn/0")
+        learner.train(Train("private", [CrossEntropy()]), work_on(data), "learn/0")
     assert all(torch.equal(before[n], t) for n, t in learner.state()["model"].items())

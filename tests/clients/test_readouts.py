@@ -121,7 +121,7 @@ def test_rehearsal_draws_a_private_batch_beside_each_public_one(data, work_on, l
     work = work_on(data, target_for(data), optimiser="sgd", momentum=0.0, public_batch_size=50)
     step = Train("public", [Distil(KL())], rehearse=[Weighted(0.5, CrossEntropy())])
     learner, by_hand = learner_of(), learner_of()
-    learner.absorb(step, work, "absorb/0")
+    learner.train(step, work, "absorb/0")
 
     order = torch_rng(7, "public-batches/absorb/0", 1)
     public = torch.randperm(50, generator=order)
@@ -148,8 +148,8 @@ def test_only_public_steps_rehearse() -> None:
 def test_scikit_learn_clients_are_corrected_for_their_prior(data, work_on, readout: Any) -> None:
     forest = SklearnLearner(lambda: build_model("forest", (1, 8, 8), 10), 10, "forest")
     plain = SklearnLearner(lambda: build_model("forest", (1, 8, 8), 10), 10, "forest")
-    forest.fit(LEARN, work_on(data), "learn/0")
-    plain.fit(Train("private", [CrossEntropy()]), work_on(data), "learn/0")
+    forest.train(LEARN, work_on(data), "learn/0")
+    plain.train(Train("private", [CrossEntropy()]), work_on(data), "learn/0")
     corrected = F.log_softmax(plain.predict(data.test.x) - data.log_prior, -1)
     assert torch.allclose(forest.predict(data.test.x), corrected, atol=1e-5)
     answer = personal_readout(forest, recipe(readout), work_on(data))
@@ -223,7 +223,7 @@ def test_a_client_shares_the_losses_it_kept(data, work_on, learner_of) -> None:
 
 def test_classifiers_without_gradients_have_no_refreshed_copy_to_choose(data, work_on) -> None:
     forest = SklearnLearner(lambda: build_model("logistic", (1, 8, 8), 10), 10, "logistic")
-    forest.fit(LEARN, work_on(data), "learn/0")
+    forest.train(LEARN, work_on(data), "learn/0")
     losses = settle(forest, recipe("gate"), work_on(data)).losses.view(3, 25)
     assert torch.allclose(losses[0], losses[1], atol=1e-5)
     assert torch.allclose(losses[0], losses[2], atol=1e-5)

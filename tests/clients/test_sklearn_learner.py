@@ -53,7 +53,7 @@ def targets(data, seed: int = 0, kind: str = "probabilities") -> dict[str, Knowl
 @pytest.mark.parametrize("name", list(BUILDS))
 def test_logits_are_finite_normalised_log_probabilities(data, work_on, name) -> None:
     learner = learner_of(name)
-    learner.fit(LEARN, work_on(data), "learn/0")
+    learner.train(LEARN, work_on(data), "learn/0")
     logits = learner.predict(data.common_test.x)
     assert logits.shape == (100, 10)
     assert logits.dtype == torch.float32
@@ -64,7 +64,7 @@ def test_logits_are_finite_normalised_log_probabilities(data, work_on, name) -> 
 
 def test_answers_are_those_of_the_classifier(data, work_on) -> None:
     learner = learner_of("logistic")
-    learner.fit(LEARN, work_on(data), "learn/0")
+    learner.train(LEARN, work_on(data), "learn/0")
     plain = BUILDS["logistic"]().fit(data.train.x.flatten(1).numpy(), data.train.y.numpy())
     by_hand = np.zeros((100, 10))
     by_hand[:, plain.classes_] = plain.predict_proba(data.common_test.x.flatten(1).numpy())
@@ -84,15 +84,15 @@ def test_a_client_of_one_class(data, work_on, name) -> None:
     same = data.train.select(torch.arange(6))
     one_class = Samples(same.x, torch.full((6,), 4), same.ids)
     learner = learner_of(name)
-    learner.fit(LEARN, work_on(replace(data, train=one_class)), "learn/0")
+    learner.train(LEARN, work_on(replace(data, train=one_class)), "learn/0")
     assert learner.predict(data.common_test.x).argmax(-1).unique().tolist() == [4]
-    learner.absorb(ABSORB, work_on(replace(data, train=one_class), targets(data)), "absorb/0")
+    learner.train(ABSORB, work_on(replace(data, train=one_class), targets(data)), "absorb/0")
     assert len(learner.predict(data.common_test.x).argmax(-1).unique()) > 2
 
 
 def test_a_client_without_samples(data, work_on, empty) -> None:
     learner = learner_of()
-    learner.fit(LEARN, work_on(replace(data, train=empty)), "learn/0")
+    learner.train(LEARN, work_on(replace(data, train=empty)), "learn/0")
     assert torch.isfinite(learner.predict(data.test.x)).all()
 
 
@@ -103,14 +103,14 @@ def test_a_client_without_samples(data, work_on, empty) -> None:
 @pytest.mark.parametrize("kind", ["probabilities", "logits"])
 def test_absorbing_changes_the_predictions(data, work_on, name, kind) -> None:
     learner = learner_of(name)
-    learner.fit(LEARN, work_on(data), "learn/0")
+    learner.train(LEARN, work_on(data), "learn/0")
     taught = (data.public.y + 1) % 10
 
     def agreement() -> float:
         return float((learner.predict(data.public.x).argmax(-1) == taught).double().mean())
 
     before = agreement()
-    learner.absorb(ABSORB, work_on(data, targets(data, kind=kind)), "absorb/0")
+    learner.train(ABSORB, work_on(data, targets(data, kind=kind)), "absorb/0")
     assert agreement() > before + 0.2
 
 
@@ -118,7 +118,7 @@ def test_refitting_is_a_weighted_fit_of_both_sets(data, work_on) -> None:
     learner = learner_of("logistic")
     values = torch.tensor([[0.7, 0.295, 0.005, *[0.0] * 7], [*[0.0] * 8, 0.5, 0.5]])
     fused = {"public": Knowledge.rows("probabilities", values, [3, 8])}
-    learner.absorb(ABSORB, work_on(data, fused), "absorb/0")
+    learner.train(ABSORB, work_on(data, fused), "absorb/0")
     x = torch.cat([data.train.x, data.public.x[[3, 3, 8, 8]]]).flatten(1).numpy()
     y = np.concatenate([data.train.y.numpy(), [0, 1, 8, 9]])
     weight = np.concatenate([np.ones(len(data.train)), [0.7, 0.295, 0.5, 0.5]])
@@ -130,34 +130,34 @@ def test_refitting_is_a_weighted_fit_of_both_sets(data, work_on) -> None:
 
 def test_what_was_absorbed_takes_part_later(data, work_on) -> None:
     learner = learner_of("tree")
-    learner.fit(LEARN, work_on(data), "learn/0")
-    learner.absorb(ABSORB, work_on(data, targets(data)), "absorb/0")
+    learner.train(LEARN, work_on(data), "learn/0")
+    learner.train(ABSORB, work_on(data, targets(data)), "absorb/0")
     taught = learner.predict(data.public.x)
-    learner.fit(LEARN, work_on(data, round_=2), "learn/0")
+    learner.train(LEARN, work_on(data, round_=2), "learn/0")
     assert torch.equal(learner.predict(data.public.x), taught)
 
 
 def test_nothing_arrived_changes_nothing(data, work_on) -> None:
     learner = learner_of()
-    learner.fit(LEARN, work_on(data), "learn/0")
+    learner.train(LEARN, work_on(data), "learn/0")
     before = learner.predict(data.common_test.x)
-    learner.absorb(ABSORB, work_on(data), "absorb/0")
+    learner.train(ABSORB, work_on(data), "absorb/0")
     assert torch.equal(learner.predict(data.common_test.x), before)
 
 
 def test_no_epochs_no_work(data, work_on) -> None:
     learner = learner_of()
-    learner.fit(replace(LEARN, epochs=0), work_on(data), "learn/0")
-    learner.absorb(replace(ABSORB, epochs=0), work_on(data, targets(data)), "absorb/0")
+    learner.train(replace(LEARN, epochs=0), work_on(data), "learn/0")
+    learner.train(replace(ABSORB, epochs=0), work_on(data, targets(data)), "absorb/0")
     assert torch.allclose(learner.predict(data.test.x), torch.tensor(-math.log(10)))
 
 
 def test_the_labelled_public_set_can_be_learnt(data, work_on) -> None:
     learner = learner_of("tree")
-    learner.absorb(Train("public", [CrossEntropy()]), work_on(data), "start/0")
+    learner.train(Train("public", [CrossEntropy()]), work_on(data), "start/0")
     right = learner.predict(data.public.x).argmax(-1) == data.public.y
     alone = learner_of("tree")
-    alone.fit(LEARN, work_on(data), "learn/0")
+    alone.train(LEARN, work_on(data), "learn/0")
     without = alone.predict(data.public.x).argmax(-1) == data.public.y
     assert float(right.double().mean()) > float(without.double().mean())
 
@@ -165,7 +165,7 @@ def test_the_labelled_public_set_can_be_learnt(data, work_on) -> None:
 def test_labels_cannot_be_absorbed(data, work_on) -> None:
     votes = {"public": Knowledge.rows("labels", torch.zeros(50, dtype=torch.int64))}
     with pytest.raises(ConfigError, match="cannot absorb labels"):
-        learner_of().absorb(ABSORB, work_on(data, votes), "absorb/0")
+        learner_of().train(ABSORB, work_on(data, votes), "absorb/0")
 
 
 # --- randomness and state ------------------------------------------------------------------
@@ -175,7 +175,7 @@ def test_the_random_state_has_a_name(data, work_on) -> None:
     def answers(**names) -> torch.Tensor:
         learner = learner_of()
         np.random.seed(len(names))
-        learner.fit(LEARN, work_on(data, **names), "learn/0")
+        learner.train(LEARN, work_on(data, **names), "learn/0")
         return learner.predict(data.common_test.x)
 
     assert torch.equal(answers(), answers())
@@ -187,24 +187,24 @@ def test_state_and_back(data, work_on, tmp_path) -> None:
     from fedkt import snapshot
 
     learner, again = learner_of(), learner_of()
-    learner.fit(LEARN, work_on(data), "learn/0")
-    learner.absorb(ABSORB, work_on(data, targets(data)), "absorb/0")
+    learner.train(LEARN, work_on(data), "learn/0")
+    learner.train(ABSORB, work_on(data, targets(data)), "absorb/0")
     snapshot.save(tmp_path / "s", learner.state())
     again.load_state(snapshot.load(tmp_path / "s"))
     assert torch.equal(again.predict(data.test.x), learner.predict(data.test.x))
     for one in (learner, again):
         work = work_on(replace(data, train=data.train.select(torch.arange(20))), targets(data))
-        one.absorb(ABSORB, work, "absorb/0")
+        one.train(ABSORB, work, "absorb/0")
     assert torch.equal(again.predict(data.test.x), learner.predict(data.test.x))
 
 
 def test_reset_forgets_everything(data, work_on) -> None:
     learner = learner_of("tree")
-    learner.absorb(ABSORB, work_on(data, targets(data)), "absorb/0")
+    learner.train(ABSORB, work_on(data, targets(data)), "absorb/0")
     learner.reset(0, 0)
-    learner.fit(LEARN, work_on(data), "learn/0")
+    learner.train(LEARN, work_on(data), "learn/0")
     fresh = learner_of("tree")
-    fresh.fit(LEARN, work_on(data), "learn/0")
+    fresh.train(LEARN, work_on(data), "learn/0")
     assert torch.equal(learner.predict(data.test.x), fresh.predict(data.test.x))
 
 
@@ -286,18 +286,18 @@ def test_softened_targets_are_refitted_unsoftened(data, work_on, name, temperatu
     logits, softened = answers_at(temperature)
     learner, plain = learner_of(name), learner_of(name)
     step = Train("public", [Distil(KL(temperature))])
-    learner.absorb(step, work_on(data, softened), "absorb/0")
+    learner.train(step, work_on(data, softened), "absorb/0")
     targets = learner.state()["absorbed"]["targets"]
     # Float32 probabilities near 1 / C carry T times less of the logits.
     assert torch.allclose(targets, logits.softmax(-1), atol=1e-6 * max(temperature, 1))
     unsoftened = {"public": Knowledge.rows("probabilities", targets)}
-    plain.absorb(ABSORB, work_on(data, unsoftened), "absorb/0")
+    plain.train(ABSORB, work_on(data, unsoftened), "absorb/0")
     assert torch.equal(plain.predict(data.common_test.x), learner.predict(data.common_test.x))
 
 
 def test_targets_at_temperature_one_are_taken_bit_for_bit(data, work_on) -> None:
     learner, fused = learner_of(), targets(data)
-    learner.absorb(ABSORB, work_on(data, fused), "absorb/0")
+    learner.train(ABSORB, work_on(data, fused), "absorb/0")
     assert torch.equal(learner.state()["absorbed"]["targets"], fused["public"].values)
 
 
@@ -308,7 +308,7 @@ def test_certain_targets_stay_certain(data, work_on, zeros: int) -> None:
     learner = learner_of()
     step = Train("public", [Distil(KL(50.0))])
     fused = {"public": Knowledge.rows("probabilities", sure)}
-    learner.absorb(step, work_on(data, fused), "absorb/0")
+    learner.train(step, work_on(data, fused), "absorb/0")
     assert torch.allclose(learner.state()["absorbed"]["targets"], sure, atol=1e-6)
 
 
@@ -318,7 +318,7 @@ def test_logits_are_read_at_temperature_one(data, work_on, temperature: float) -
     learner = learner_of("tree")
     step = Train("public", [Distil(KL(temperature))])
     work = work_on(data, {"public": Knowledge.rows("logits", logits)})
-    learner.absorb(step, work, "absorb/0")
+    learner.train(step, work, "absorb/0")
     assert torch.equal(learner.state()["absorbed"]["targets"], logits.softmax(-1))
 
 
@@ -353,20 +353,20 @@ def test_a_strict_classifier_takes_clients_that_lack_classes(data, work_on, kind
     first, second = two_classes(data)
     some = holding(data, first, second)
     learner = SklearnLearner(Strict, 10, "strict")
-    learner.fit(LEARN, work_on(some), "learn/0")
+    learner.train(LEARN, work_on(some), "learn/0")
     assert learner.predict(data.common_test.x).argmax(-1).unique().tolist() == [first, second]
     plain = GaussianNB().fit(some.train.x.flatten(1).numpy(), some.train.y.numpy())
     by_hand = plain.predict_proba(data.common_test.x.flatten(1).numpy())
     by_hand = np.maximum(by_hand, FLOOR) / np.maximum(by_hand, FLOOR).sum(1, keepdims=True)
     answers = learner.predict(data.common_test.x).exp()[:, [first, second]]
     assert np.allclose(answers / answers.sum(1, keepdims=True), by_hand, atol=1e-5)
-    learner.absorb(ABSORB, work_on(some, targets(data, kind=kind)), "absorb/0")
+    learner.train(ABSORB, work_on(some, targets(data, kind=kind)), "absorb/0")
     assert len(learner.predict(data.common_test.x).argmax(-1).unique()) > 2
 
 
 def test_the_classes_are_part_of_the_state(data, work_on) -> None:
     some = holding(data, *two_classes(data))
     learner, other = SklearnLearner(Strict, 10, "strict"), SklearnLearner(Strict, 10, "strict")
-    learner.fit(LEARN, work_on(some), "learn/0")
+    learner.train(LEARN, work_on(some), "learn/0")
     other.load_state(learner.state())
     assert torch.equal(other.predict(data.test.x), learner.predict(data.test.x))

@@ -95,7 +95,7 @@ def test_both_models_are_measured(held_out, work_on, learner_of, empty, validate
     learner, other = learner_of(), learner_of()
     other.reset(8, 2)
     work = work_on(data, {"weights": other.weights()})
-    learner.fit(LEARN[1], work, "learn/1")
+    learner.train(LEARN[1], work, "learn/1")
     told = shared(learner, work, Validation()).tensors
     samples = data.validation if validated else data.train
     assert told["own"].tolist() == pytest.approx(figures(learner, samples))
@@ -106,9 +106,9 @@ def test_measuring_leaves_the_client_as_it_was(held_out, work_on, learner_of) ->
     learner, other, again = learner_of(), learner_of(), learner_of()
     work = work_on(held_out, {"weights": other.weights()})
     for one in (learner, again):
-        one.fit(LEARN[1], work, "learn/1")
+        one.train(LEARN[1], work, "learn/1")
     shared(learner, work, Validation())
     for one in (learner, again):  # moments of the optimiser would show in one more step
-        one.fit(LEARN[1], work, "learn/2")
+        one.train(LEARN[1], work, "learn/2")
     for name, tensor in learner.state()["model"].items():
         assert torch.equal(tensor, again.state()["model"][name])

@@ -71,7 +71,7 @@ def test_it_follows_every_recipe(learner_of) -> None:
 @pytest.mark.parametrize("model", ["linear", "cnn", "resnet8-bn"])
 def test_predict_equals_the_model_in_evaluation_mode(learner_of, data, work_on, model) -> None:
     learner = learner_of(model)
-    learner.fit(LEARN, work_on(data), "learn/0")
+    learner.train(LEARN, work_on(data), "learn/0")
     answers = learner.predict(data.common_test.x)
     plain = build_model(model, (1, 8, 8), 10)
     plain.load_state_dict(learner.model.state_dict())
@@ -119,12 +119,12 @@ def moments(learner: TorchLearner) -> list[float]:
 
 def test_loading_weights_begins_the_optimiser_anew(learner_of, data, work_on) -> None:
     learner, fresh = learner_of(), learner_of()
-    learner.fit(LEARN, work_on(data), "learn/0")
+    learner.train(LEARN, work_on(data), "learn/0")
     assert max(moments(learner)) > 0
     learner.load_weights(fresh.weights())
     assert moments(learner) == []
     for one in (learner, fresh):
-        one.fit(LEARN, work_on(data, round_=2), "learn/0")
+        one.train(LEARN, work_on(data, round_=2), "learn/0")
     assert same(dict(learner.model.state_dict()), dict(fresh.model.state_dict()))
 
 
@@ -133,11 +133,11 @@ def test_loading_weights_begins_the_optimiser_anew(learner_of, data, work_on) ->
 
 def after_two_rounds(learner: TorchLearner, data, work_on, rebuild: bool, **options) -> dict:
     """Two fits; with ``rebuild`` the model goes into a learner that knows no optimiser."""
-    learner.fit(LEARN, work_on(data, **options), "learn/0")
+    learner.train(LEARN, work_on(data, **options), "learn/0")
     if rebuild:
         state = {**learner.state(), "optimiser": {}}
         learner.load_state(state)
-    learner.fit(LEARN, work_on(data, round_=2, **options), "learn/0")
+    learner.train(LEARN, work_on(data, round_=2, **options), "learn/0")
     return dict(learner.model.state_dict())
 
 
@@ -155,11 +155,11 @@ def test_keep_and_reset(learner_of, data, work_on, optimiser) -> None:
 def test_reset_is_at_every_step(learner_of, data, work_on, optimiser) -> None:
     options = {"optimiser": optimiser, "optimiser_state": "reset"}
     one, other = learner_of(), learner_of()
-    one.fit(LEARN, work_on(data, **options), "learn/0")
-    one.absorb(ABSORB, work_on(data, knowledge(), **options), "absorb/0")
-    other.fit(LEARN, work_on(data, **options), "learn/0")
+    one.train(LEARN, work_on(data, **options), "learn/0")
+    one.train(ABSORB, work_on(data, knowledge(), **options), "absorb/0")
+    other.train(LEARN, work_on(data, **options), "learn/0")
     other.load_weights(other.weights())  # begins the optimiser anew
-    other.absorb(ABSORB, work_on(data, knowledge(), **options), "absorb/0")
+    other.train(ABSORB, work_on(data, knowledge(), **options), "absorb/0")
     assert same(dict(one.model.state_dict()), dict(other.model.state_dict()))
 
 
@@ -184,8 +184,8 @@ def test_a_client_kept_in_a_file_continues_to_the_bit(
     for round_ in (1, 2, 3):
         work = work_on(data, knowledge(), round_, **options)
         for learner in (stays, stored, memory):
-            learner.fit(LEARN, work, "learn/0")
-            learner.absorb(ABSORB, work, "absorb/0")
+            learner.train(LEARN, work, "learn/0")
+            learner.train(ABSORB, work, "absorb/0")
         files.put(1, {"learner": stored.state()})
         kept.put(1, {"learner": memory.state()})
         stored, memory = learner_of(model), learner_of(model)
@@ -200,10 +200,10 @@ def test_a_client_kept_in_a_file_continues_to_the_bit(
 
 def test_a_state_is_a_copy(learner_of, data, work_on) -> None:
     learner = learner_of()
-    learner.fit(LEARN, work_on(data), "learn/0")
+    learner.train(LEARN, work_on(data), "learn/0")
     state = learner.state()
     before = copy.deepcopy(state)
-    learner.fit(LEARN, work_on(data, round_=2), "learn/0")
+    learner.train(LEARN, work_on(data, round_=2), "learn/0")
     assert same(state["model"], before["model"])
     for i, one in before["optimiser"].items():
         assert same(state["optimiser"][i], one)
@@ -211,11 +211,11 @@ def test_a_state_is_a_copy(learner_of, data, work_on) -> None:
 
 def test_a_loaded_state_is_not_changed_by_training(learner_of, data, work_on) -> None:
     learner = learner_of()
-    learner.fit(LEARN, work_on(data), "learn/0")
+    learner.train(LEARN, work_on(data), "learn/0")
     state = learner.state()
     before = copy.deepcopy(state)
     learner.load_state(state)
-    learner.fit(LEARN, work_on(data, round_=2), "learn/0")
+    learner.train(LEARN, work_on(data, round_=2), "learn/0")
     assert same(state["model"], before["model"])
     for i, one in before["optimiser"].items():
         assert same(state["optimiser"][i], one)
@@ -227,7 +227,7 @@ def test_one_learner_serves_many_clients(learner_of, data, work_on) -> None:
         learner = learner_of()
         learner.reset(7, client)
         for round_ in (1, 2):
-            learner.fit(LEARN, work_on(data, round_=round_, client=client), "learn/0")
+            learner.train(LEARN, work_on(data, round_=round_, client=client), "learn/0")
         alone[client] = dict(learner.model.state_dict())
     shared, states = learner_of(), {}
     for round_ in (1, 2):
@@ -236,7 +236,7 @@ def test_one_learner_serves_many_clients(learner_of, data, work_on) -> None:
                 shared.load_state(states[client])
             else:
                 shared.reset(7, client)
-            shared.fit(LEARN, work_on(data, round_=round_, client=client), "learn/0")
+            shared.train(LEARN, work_on(data, round_=round_, client=client), "learn/0")
             states[client] = shared.state()
     for client in (1, 2):
         assert same(states[client]["model"], alone[client])
@@ -248,7 +248,7 @@ def test_a_model_that_shares_a_layer(learner_of, data, work_on) -> None:
         return nn.Sequential(nn.Flatten(), layer, nn.ReLU(), layer, nn.Linear(64, 10))
 
     learner = learner_of(build)
-    learner.fit(LEARN, work_on(data), "learn/0")
+    learner.train(LEARN, work_on(data), "learn/0")
     again = learner_of(build)
     again.load_state(learner.state())
     assert torch.equal(again.predict(data.test.x), learner.predict(data.test.x))

@@ -162,7 +162,7 @@ def test_classify_is_the_client_s_own_layer(build) -> None:
         learner.reset(0, work.client)
         begins.append(learner.state())
         rows.append(Row(learner.state(), work))
-        learner.fit(step, work, "learn/0")
+        learner.train(step, work, "learn/0")
         loop.append(learner.state())
     cohort.train(learner, step, rows, "learn/0")
     last = "tail." if build is InAHead else "head."
@@ -199,7 +199,7 @@ def test_classify_with_other_weights() -> None:
     learner = TorchLearner(odd.Network, 10, "own")
     learner.reset(0, 0)
     NOTED.clear()
-    learner.fit(Train("private", [Asked()]), federation((8,))[0], "learn/0")
+    learner.train(Train("private", [Asked()]), federation((8,))[0], "learn/0")
     assert torch.equal(NOTED[0], torch.arange(10.0).expand(8, 10))
     assert float(NOTED[1].abs().max()) < 1e-5
 
@@ -209,7 +209,7 @@ def test_classify_leaves_running_statistics_alone() -> None:
     for terms in ([CrossEntropy()], [CrossEntropy(), Asked()]):
         learner = TorchLearner(InAHead, 10, "own")
         learner.reset(0, 0)
-        learner.fit(Train("private", terms), federation((16,))[0], "learn/0")
+        learner.train(Train("private", terms), federation((16,))[0], "learn/0")
         ends.append(learner.state()["model"])
     assert int(ends[0]["tail.1.num_batches_tracked"]) == 2
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
@@ -221,7 +221,7 @@ def test_classify_needs_the_layer_to_be_the_last() -> None:
     learner = TorchLearner(odd.Scaled, 10, "own")
     learner.reset(0, 0)
     with pytest.raises(ConfigError, match="Scaled goes on behind the layer"):
-        learner.fit(Train("private", [Reclassified()]), federation((8,))[0], "learn/0")
+        learner.train(Train("private", [Reclassified()]), federation((8,))[0], "learn/0")
     assert refuses(odd.Scaled, Recipe(learn=[Train("private", [CrossEntropy()])])) is None
 
 

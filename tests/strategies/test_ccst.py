@@ -117,7 +117,7 @@ def test_a_wrong_number_of_styles_is_dropped(world, with_options) -> None:
             return client
         wide = client.data.train.x.expand(-1, 3, -1, -1)
         # Its model sees one channel; its styles have three.
-        client.learner.fit = lambda *a: None
+        client.learner.train = lambda *a: None
         return replace(client, data=replace(client.data, train=replace(client.data.train, x=wide)))
 
     run = world(adapt=odd)
