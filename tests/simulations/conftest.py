@@ -19,7 +19,7 @@ import tomli_w
 import torch
 
 from fedkt.knowledge import Knowledge
-from fedkt.simulations.cli.main import main as cli
+from fedkt.simulations.cli import main as cli
 from fedkt.simulations.experiment import config
 from fedkt.simulations.experiment.config import Experiment
 from fedkt.simulations.results import checkpoint
