@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from fedkt.clients.cohorts.stacking import OwnAndCommon, Tensors
-from fedkt.clients.learners import loop
 from fedkt.clients.learners.base import TrainingOptions
+from fedkt.clients.learners.norms import norms_of, suit
+from fedkt.clients.learners.objective import Terms, sum_of
 from fedkt.clients.learners.optimisers import Descent, choose, descend
 from fedkt.clients.learners.probe import Nature
 from fedkt.clients.learners.taps import FeatureTap
 from fedkt.knowledge import Knowledge
 from fedkt.objectives.heads import PREFIX as HEADS
-from fedkt.objectives.term import Batch, Outputs, Term
+from fedkt.objectives.term import Batch, Outputs
 
-Terms = list[tuple[float, Term]]
 Step = Callable[..., tuple[Descent, Tensors, Tensor]]
 
 
@@ -65,7 +65,7 @@ class Advance:
         everything = [t for _, t in (*terms, *rehearse)]
         tapped = any(getattr(t, "needs_features", False) for t in everything)
         self._tap, self._coupled = FeatureTap(model, tapped, nature.open_ended), nature.coupled
-        self._batch_norms = [m for m in model.modules() if isinstance(m, loop.NORMS)]
+        self._norms = list(norms_of(model).values())
         self._frozen = [n for n, p in model.named_parameters() if not p.requires_grad]
         # Hooks, and batch sizes that change, are not for the compiler.
         self.compiled = options.compile and not (tapped or self._coupled or _straight(model))
@@ -209,14 +209,13 @@ class Advance:
         batch: Batch,
         knowledge: Mapping[str, Knowledge],
     ) -> Tensor:
-        for module in self._batch_norms:  # one sample has no variance: use the running one
-            module.train(len(batch.x) > 1)
+        suit(self._norms, batch.x)
         own = {n: t for n, t in {**parameters, **buffers}.items() if not n.startswith(f"{HEADS}.")}
         logits = functional_call(self._model, own, (batch.x,))
         parameters = {**parameters, **{n: buffers[n] for n in self._frozen}}
         classify = self._tap.classifier(own)
         outputs = Outputs(logits, self._tap.features, parameters, classify=classify)
-        return loop.sum_of(terms, outputs, batch, knowledge)
+        return sum_of(terms, outputs, batch, knowledge)
 
 
 def vectorised(model: nn.Module) -> nn.Module:

@@ -21,14 +21,13 @@ from torch.func import functional_call, vmap
 
 from fedkt.clients.cohorts.advance import Advance, vectorised
 from fedkt.clients.cohorts.stacking import Feed, Plan, Tensors, stack, stacked_knowledge
-from fedkt.clients.learners import batches, loop
+from fedkt.clients.learners import batches
 from fedkt.clients.learners.base import Work
+from fedkt.clients.learners.objective import Objective
 from fedkt.clients.learners.optimisers import Descent, finite_rows, unstack
 from fedkt.clients.learners.torch import TorchLearner
-from fedkt.data.samples import Samples
 from fedkt.knowledge import Knowledge
 from fedkt.objectives.heads import PREFIX as HEADS
-from fedkt.objectives.term import Term
 from fedkt.recipe import Train
 from fedkt.rng import global_torch_stream
 
@@ -176,9 +175,7 @@ class _Task:
     """
 
     kind: Any
-    samples: Samples
-    terms: list[tuple[float, Term]]
-    rehearse: list[tuple[float, Term]]
+    objective: Objective
     knowledge: Mapping[str, Knowledge]  # what the terms read
     plan: Plan
     private: Plan | None  # rehearsal
@@ -191,11 +188,10 @@ def _task(
 
     If ``sized``, only clients whose batches are of the same sizes can be stacked.
     """
-    terms = loop.ready(step.terms, work)
-    samples = loop.samples_of(step, work, terms)
-    if not terms or samples is None or not len(samples) or step.epochs == 0:
+    objective = Objective.of(step, work)
+    if objective is None:
         return None
-    rehearse = loop.ready(step.rehearse, work) if len(work.data.train) else []
+    samples = objective.samples
     size = batches.batch_size(step, work)
     name = work.seed, work.round, len(samples)
     plan = shared.get(name)
@@ -207,15 +203,15 @@ def _task(
     if step.on == "public":
         shared[name] = plan
     private = None
-    if rehearse:
+    if objective.rehearse:
         beside = itertools.islice(batches.rehearsal(work, stream), len(plan.widths))
         private = Plan.of_batches(list(beside), work.options.batch_size)
     sizes = [p.widths.tolist() for p in (plan, private) if p is not None] if sized else []
-    names = sorted({name for _, term in (*terms, *rehearse) for name in term.needs()})
-    known = {name: work.knowledge[name] for name in names}
+    known = {name: work.knowledge[name] for name in objective.needs}
     told = [(name, _signature(knowledge)) for name, knowledge in known.items()]
-    kind = repr((terms, rehearse, told, samples.y is None, samples.x.shape[1:], sizes))
-    return _Task(kind, samples, terms, rehearse, known, plan, private)
+    terms = objective.terms, objective.rehearse
+    kind = repr((*terms, told, samples.y is None, samples.x.shape[1:], sizes))
+    return _Task(kind, objective, known, plan, private)
 
 
 def _have(task: _Task | None) -> _Task:
@@ -251,8 +247,8 @@ class _Group:
         self._at = Descent.begin(parameters, options, states)
         self._names, self._buffers = trained, stacked  # frozen parameters too
         rate = options.learning_rate * step.rate
-        held, terms, rehearse = tasks[0].knowledge, tasks[0].terms, tasks[0].rehearse
-        kinds = {name: knowledge.kind for name, knowledge in held.items()}
+        terms, rehearse = tasks[0].objective.terms, tasks[0].objective.rehearse
+        kinds = {name: knowledge.kind for name, knowledge in tasks[0].knowledge.items()}
         key = repr((trained, terms, rehearse, sorted(kinds.items()), options, rate))
         if key not in template.steps:
             template.steps[key] = Advance(
@@ -261,7 +257,7 @@ class _Group:
         self._advance = template.steps[key]
         # A compiled step wants batches of one size.
         where = device, self._advance.compiled
-        self._feeds = [Feed([t.samples for t in tasks], [t.plan for t in tasks], *where)]
+        self._feeds = [Feed([t.objective.samples for t in tasks], [t.plan for t in tasks], *where)]
         if private := [t.private for t in tasks if t.private is not None]:
             self._feeds.append(Feed([row.work.data.train for row in rows], private, *where))
         shared = all(feed.shared for feed in self._feeds)

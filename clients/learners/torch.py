@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fedkt.clients.learners import loop
 from fedkt.clients.learners.base import Work
+from fedkt.clients.learners.norms import adapt_norms, norms_of
 from fedkt.clients.learners.optimisers import Optimiser
 from fedkt.clients.learners.probe import Nature, examine
 from fedkt.clients.learners.taps import feature_width
@@ -130,7 +131,7 @@ class TorchLearner:
 
     def adapt_norms(self, x: Tensor) -> None:
         """Take the statistics of batch normalisation from other samples."""
-        loop.adapt_norms(self.model, self._layout(x))
+        adapt_norms(self.model, self._layout(x))
 
     def weights(self, local_norms: bool = False) -> Knowledge:
         """Return parameters and float buffers in float32; integer buffers are mere counters.
@@ -169,11 +170,10 @@ class TorchLearner:
         self._optimiser, self._optimiser_state = None, state["optimiser"]
 
     def _adopt(self, model: nn.Module) -> None:
-        modules = dict(model.named_modules())
-        self._images = any(isinstance(m, nn.Conv2d) for m in modules.values())
+        self._images = any(isinstance(m, nn.Conv2d) for m in model.modules())
         if self._images:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
-        self._norms = {n for n, m in modules.items() if isinstance(m, loop.NORMS)}
+        self._norms = set(norms_of(model))
         width = feature_width(model) if self._heads else 0
         built = {h.name: h.build(width, self._num_classes) for h in self._heads}
         self.model, self.heads = model.to(self.device), nn.ModuleDict(built).to(self.device)

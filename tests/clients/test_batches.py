@@ -12,6 +12,7 @@ from torch import nn
 
 from fedkt.clients import TrainingOptions
 from fedkt.clients.learners import batches, loop
+from fedkt.clients.learners.norms import adapt_norms
 from fedkt.clients.learners.optimisers import Optimiser
 from fedkt.clients.learners.taps import feature_layer, feature_width
 from fedkt.errors import ConfigError, KnowledgeError
@@ -264,7 +265,7 @@ def test_adapted_norms_are_the_statistics_of_the_samples() -> None:
     model = with_norms()
     x = torch.randn(64, 1, 8, 8) * 3 + 2
     weights = model[2].weight.clone()
-    loop.adapt_norms(model, x, batch_size=64)
+    adapt_norms(model, x, batch_size=64)
     assert torch.allclose(model[1].running_mean, x.flatten(1).mean(0), atol=1e-5)
     assert torch.allclose(model[1].running_var, x.flatten(1).var(0), rtol=1e-4)
     hidden = model[2](model[1](x.flatten(1)))  # in evaluation mode, so of the statistics above
@@ -277,18 +278,18 @@ def test_adapted_norms_are_the_statistics_of_the_samples() -> None:
 def test_norms_adapt_to_all_batches_alike() -> None:
     x = torch.randn(64, 1, 8, 8)
     model, by_hand = with_norms(), with_norms()
-    loop.adapt_norms(model, x, batch_size=16)
+    adapt_norms(model, x, batch_size=16)
     means = torch.stack([part.flatten(1).mean(0) for part in torch.split(x, 16)])
     assert torch.allclose(model[1].running_mean, means.mean(0), atol=1e-5)
-    loop.adapt_norms(by_hand, x + 100)  # what was there before leaves no trace
-    loop.adapt_norms(by_hand, x, batch_size=16)
+    adapt_norms(by_hand, x + 100)  # what was there before leaves no trace
+    adapt_norms(by_hand, x, batch_size=16)
     assert torch.equal(by_hand[1].running_mean, model[1].running_mean)
 
 
 def test_a_model_without_norms_is_left_alone() -> None:
     model = net()
     before = [p.clone() for p in model.parameters()]
-    loop.adapt_norms(model, torch.randn(5, 1, 8, 8))
+    adapt_norms(model, torch.randn(5, 1, 8, 8))
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
 
 

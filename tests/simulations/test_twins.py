@@ -39,7 +39,7 @@ class Counted:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.seen: Counter[tuple[int, str, int]] = Counter()
         self._phase = ""
-        compute, train, seen = loop._Loss.__call__, loop.train, self.seen
+        compute, train, seen = loop._Losses._loss_on, loop.train, self.seen
 
         def in_phase(model, optimiser, step, work, stream, *more, **named):
             self._phase = stream.partition("/")[0]
@@ -60,7 +60,7 @@ class Counted:
                         seen[row.work.client, "cohort", row.work.round] += int(plan.widths.sum())
 
         patch.setattr(loop, "train", in_phase)
-        patch.setattr(loop._Loss, "__call__", on_rows)
+        patch.setattr(loop._Losses, "_loss_on", on_rows)
         patch.setattr(cohort, "_Group", Group)
 
     def measured(self, rounds: int) -> Counter[int]:

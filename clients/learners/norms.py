@@ -1,0 +1,51 @@
+"""Batch normalisation: which layers keep statistics of batches, and where these come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from fedkt.clients.learners.devices import device_of
+
+NORMS = nn.modules.batchnorm._BatchNorm
+
+
+def norms_of(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
+    """Return the layers of a model that keep statistics of batches, by name."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, NORMS)}
+
+
+def suit(norms: Iterable[nn.Module], x: Tensor) -> None:
+    """Let layers use the statistics of a batch in training; of one sample there are none."""
+    for norm in norms:
+        norm.train(len(x) > 1)
+
+
+@torch.no_grad()
+def adapt_norms(model: nn.Module, x: Tensor, batch_size: int = 64) -> None:
+    """Replace the running statistics of batch normalisation by those of other samples.
+
+    AdaBN (Li et al., 2016, arXiv:1603.04779): the mean over batches of x ``[n, ...]``, every
+    layer seeing what the layers before it, so normalised, make of them. Dropout stays off.
+    The batches are of one size, give or take a sample, and each is spread over all of x, so
+    that samples stored class by class do not make batches of one class. A single sample has
+    no variance and changes nothing.
+    """
+    if len(x) < 2:
+        return
+    count = -(-len(x) // batch_size)
+    norms = [norm for norm in norms_of(model).values() if norm.track_running_stats]
+    momenta = [m.momentum for m in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean of all batches instead of a moving one
+        norm.train()
+    device = device_of(model)
+    for start in range(count if norms else 0):
+        model(x[start::count].to(device))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.eval()

@@ -1,0 +1,154 @@
+"""What a training step minimises: the terms that are ready, on which samples, and their sum.
+
+Both executors ask here, so that a step means the same in the loop and in a cohort.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedkt.clients.learners.base import Work
+from fedkt.data.samples import Samples
+from fedkt.errors import ConfigError, FedktError
+from fedkt.knowledge import SAMPLE_KINDS, Knowledge
+from fedkt.objectives.term import Batch, Outputs, Term, Transform
+from fedkt.recipe import Train, Weighted, weighted
+from fedkt.registry import name_of
+from fedkt.text import raised
+
+Terms = list[tuple[float, Term]]  # with their factors
+
+FORGOTTEN = (
+    "; outputs.features and outputs.beside are there for terms with needs_features = True and "
+    "needs_beside = True"
+)
+UNREAD = "; the knowledge that a term reads must be in its needs()"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What one client minimises in a step.
+
+    Parameters
+    ----------
+    terms : Terms
+        Minimised on the samples of the step.
+    samples : Samples
+        At least one; on public data only the rows that the knowledge speaks about.
+    rehearse : Terms
+        Minimised on private batches beside them.
+    transforms : Sequence[Transform]
+        Of the inputs.
+    """
+
+    terms: Terms
+    samples: Samples
+    rehearse: Terms
+    transforms: Sequence[Transform]
+
+    @classmethod
+    def of(cls, step: Train, work: Work, beside: bool = False) -> Objective | None:
+        """Return the objective of a client's step; None if there is nothing to be done.
+
+        Terms and transforms whose knowledge has not arrived yet (the first round) are left out.
+
+        Parameters
+        ----------
+        step : Train
+            The step.
+        work : Work
+            The client's data and knowledge.
+        beside : bool
+            Whether there are samples beside the batches, which some terms need.
+        """
+        terms = _ready(step.terms, work, beside)
+        samples = _samples(step, work, terms)
+        if not terms or samples is None or not len(samples) or step.epochs == 0:
+            return None
+        rehearse = _ready(step.rehearse, work) if len(work.data.train) else []
+        transforms = [t for t in step.transforms if work.knowledge.keys() >= set(t.needs())]
+        return cls(terms, samples, rehearse, transforms)
+
+    @property
+    def needs(self) -> list[str]:
+        """The names of the knowledge that the terms read, in alphabetical order."""
+        return sorted({name for _, t in (*self.terms, *self.rehearse) for name in t.needs()})
+
+
+def sum_of(
+    terms: Terms,
+    outputs: Outputs,
+    batch: Batch,
+    knowledge: Mapping[str, Knowledge],
+    call: Callable[..., Tensor] = lambda term, *given: term(*given),
+) -> Tensor:
+    """Return the weighted sum of the terms, a scalar; ``call`` asks a term for its loss."""
+    losses = [_times(f, _scalar(term, call(term, outputs, batch, knowledge))) for f, term in terms]
+    return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+
+def explained(
+    term: Term, outputs: Outputs, batch: Batch, knowledge: Mapping[str, Knowledge]
+) -> Any:
+    """Return the loss of a term.
+
+    Raises
+    ------
+    ConfigError
+        If it fails, saying which term it is and what it may have forgotten.
+    """
+    try:
+        return term(outputs, batch, knowledge)
+    except FedktError:
+        raise
+    except Exception as error:  # a user's code may raise anything
+        absent = "NoneType" in str(error)
+        hint = FORGOTTEN if absent else UNREAD if isinstance(error, KeyError) else ""
+        raise ConfigError(f"term {name_of(type(term))} raised {raised(error)}{hint}") from error
+
+
+def _ready(terms: Sequence[Term | Weighted], work: Work, beside: bool = False) -> Terms:
+    """Return the (factor, term) pairs whose knowledge, and samples beside, are there."""
+    return [
+        (f, t)
+        for f, t in weighted(terms)
+        if work.knowledge.keys() >= set(t.needs())
+        and (beside or not getattr(t, "needs_beside", False))
+    ]
+
+
+def _samples(step: Train, work: Work, terms: Terms) -> Samples | None:
+    """Return the data of a step; None without public data to train on or to keep pace with."""
+    public = work.data.public
+    if step.on == "private":
+        return work.data.train if step.pace is None or public else None
+    for ids in _ids_read(terms, work.knowledge):
+        public = None if public is None else public.at_ids(ids)
+    return public
+
+
+def _ids_read(terms: Terms, knowledge: Mapping[str, Knowledge]) -> Iterator[Tensor]:
+    """Yield the sample ids of each knowledge that the terms read, if it has any."""
+    for name in dict.fromkeys(n for _, t in terms for n in t.needs()):
+        ids = knowledge[name].ids
+        if knowledge[name].kind in SAMPLE_KINDS and ids is not None:
+            yield ids
+
+
+def _scalar(term: Term, loss: object) -> Tensor:
+    if isinstance(loss, Tensor) and not loss.dim():
+        return loss
+    what = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+    raise ConfigError(
+        f"term {name_of(type(term))} must return a scalar tensor, the mean over the batch "
+        f"(fedkt.objectives.weighted_mean), not {what}"
+    )
+
+
+def _times(factor: float, loss: Tensor) -> Tensor:
+    return loss if factor == 1 else factor * loss
