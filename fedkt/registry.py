@@ -14,6 +14,7 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import pkgutil
 import sys
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from types import ModuleType
 from typing import Any, TypeVar, overload
 
 from fedkt.errors import ConfigError, unknown
+from fedkt.listing import described, part_name
 from fedkt.options import checked
 
 T = TypeVar("T")
@@ -122,7 +124,7 @@ def _prefix_of(obj: Any) -> str:
 def name_of(obj: Any) -> str:
     """Return the name a part goes by: its own ``name``, else its lower-case identifier."""
     own = vars(obj).get("name") if isinstance(obj, type) else getattr(obj, "name", None)
-    return own if isinstance(own, str) else str(obj.__name__).lower().replace("_", "-")
+    return own if isinstance(own, str) else part_name(obj.__name__)
 
 
 def registered_name(part: str, obj: Any) -> str:
@@ -140,6 +142,20 @@ def names(part: str) -> list[str]:
     """Return the sorted names of all registered parts of one kind."""
     _discover(part)
     return sorted(_known[part])
+
+
+def summaries(part: str) -> dict[str, str]:
+    """Return the first docstring line of every part of one kind, by name, sorted.
+
+    Built-in parts that nothing has imported yet are read from their source. Parts of other
+    distributions, if there are any, have to be imported, and the built-in ones with them.
+    """
+    if importlib.metadata.entry_points(group=f"fedkt.{part}"):
+        _discover(part)
+    lines = {} if part in _discovered else described(part, PARTS[part][1:])
+    for name, known in _known[part].items():
+        lines[name] = (inspect.getdoc(known) or "").partition("\n")[0]
+    return dict(sorted(lines.items()))
 
 
 def lookup(part: str, reference: str, files: bool = True) -> Any:

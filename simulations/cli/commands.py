@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import shlex
 import signal
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +11,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from fedkt import registry
 from fedkt.errors import ConfigError, DiskError, RunFailedError
 from fedkt.simulations.engines.stopping import Stopped, check
 from fedkt.simulations.experiment import config as config_
@@ -212,15 +210,6 @@ def _show_cells(folder: Path, console: Console) -> None:
         report = write_cells_report(folder)
         print_cells(folder, console)
         console.print(f"Report: {escape(str(report))}", soft_wrap=True, highlight=False)
-
-
-def print_parts(part: str) -> None:
-    """Print the names of one kind of part, with the first line of what each says of itself."""
-    names = registry.names(part)
-    width = max((len(n) for n in names), default=0)
-    for name in names:
-        about = (inspect.getdoc(registry.lookup(part, name)) or "").partition("\n")[0]
-        print(f"{name:<{width}}  {about}".rstrip())
 
 
 def write_report(folder: Path, markdown: bool = False) -> None:

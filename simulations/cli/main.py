@@ -19,23 +19,12 @@ import typer
 
 from fedkt.disk import refused
 from fedkt.errors import ConfigError, FedktError, unknown
+from fedkt.registry import PARTS, summaries
 from fedkt.simulations.engines.stopping import Stopped, stoppable
 from fedkt.text import foreign
 
 if TYPE_CHECKING:
     from fedkt.simulations.experiment.config import Experiment
-
-PARTS = (
-    "strategies",
-    "objectives",
-    "transforms",
-    "fusions",
-    "codecs",
-    "datasets",
-    "models",
-    "partitions",
-    "attacks",
-)
 
 app = typer.Typer(
     help="Federated knowledge fusion: run, compare and report.",
@@ -132,11 +121,12 @@ def list_(
     debug: Debug = False,
 ) -> None:
     """List what there is of one kind of part."""
-    from fedkt.simulations.cli.commands import print_parts
-
     if part not in PARTS:
         raise unknown("kind of part", part, PARTS)
-    print_parts(part)
+    lines = summaries(part)
+    width = max(map(len, lines), default=0)
+    for name, line in lines.items():
+        print(f"{name:<{width}}  {line}".rstrip())
 
 
 @app.command()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from fedkt import registry
 from fedkt.errors import ConfigError, FedktError
+from fedkt.listing import described
 from fedkt.models.dense import mlp
 from fedkt.objectives import KL, CrossEntropy
 from fedkt.recipe import Recipe, Train
@@ -314,6 +316,32 @@ def test_broken_files_say_so_each_time(tmp_path: Path, source: str, message: str
     assert registry.lookup("strategies", f"{file}:X").__name__ == "X"
 
 
+# --- listing without imports -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", registry.PARTS)
+def test_the_source_says_of_a_part_what_the_registry_does(part: str) -> None:
+    built_in = {
+        name: known
+        for name in registry.names(part)
+        if (known := registry.lookup(part, name)).__module__.startswith("fedkt.")
+    }
+    said = {
+        name: (inspect.getdoc(known) or "").partition("\n")[0] for name, known in built_in.items()
+    }
+    assert described(part, registry.PARTS[part][1:]) == said
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_part_that_is_loaded_is_listed_as_it_is() -> None:
+    @registry.register(part="codecs")
+    def upside_down() -> None:
+        """Turn everything upside down."""
+
+    assert registry.summaries("codecs")["upside-down"] == "Turn everything upside down."
+    assert list(registry.summaries("codecs")) == registry.names("codecs")
+
+
 # --- entry points --------------------------------------------------------------------------
 
 
@@ -329,6 +357,7 @@ def test_entry_points_add_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "from-plugin" in registry.names("strategies")
     assert registry.lookup("strategies", "from-plugin").__name__ == "MyOwn"
     assert registry.lookup("models", "plugged")((1,), 2) == 42
+    assert "from-plugin" in registry.summaries("strategies")
     assert registry.lookup("strategies", "knfu") is KnFu
 
 
