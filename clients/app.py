@@ -12,11 +12,11 @@ from flwr.common.logger import log
 from torch import Tensor
 
 from fedkt.clients.client import Client
-from fedkt.clients.cohorts import turns as together
+from fedkt.clients.cohorts import turns
 from fedkt.clients.facts import hello
 from fedkt.clients.settling import Settled, unsettled
 from fedkt.clients.state import MemoryStore, StateStore
-from fedkt.clients.turn import Turn
+from fedkt.clients.turn import begin, error_reply
 from fedkt.errors import ConfigError
 
 CohortOf = Callable[[Context], int | None]
@@ -29,13 +29,13 @@ class KnowledgeClientApp(ClientApp):
     connect: Callable[[Context], Client]
     cohort_of: CohortOf | None = None
 
-    def together(
+    def handle_cohorts(
         self, messages: Sequence[Message], contexts: Sequence[Context]
     ) -> dict[int, Message]:
-        """Handle the messages of clients in cohorts; see ``clients.together.handle``."""
+        """Handle the messages of clients in cohorts; see ``clients.cohorts.turns.handle``."""
         if self.cohort_of is None:
             return {}
-        return together.handle(self.connect, self.cohort_of, self.store, messages, contexts)
+        return turns.handle(self.connect, self.cohort_of, self.store, messages, contexts)
 
 
 def client_app(
@@ -72,13 +72,11 @@ def client_app(
     def greet(message: Message, context: Context) -> Message:
         return _guarded(lambda: hello(connect(context), message), message)
 
-    @app.train()
-    def learn(message: Message, context: Context) -> Message:
-        return _guarded(lambda: Turn(connect(context), app.store, message, context).run(), message)
+    def take_turn(message: Message, context: Context) -> Message:
+        return _guarded(lambda: begin(connect(context), app.store, message, context).run(), message)
 
-    @app.evaluate()
-    def absorb(message: Message, context: Context) -> Message:
-        return _guarded(lambda: Turn(connect(context), app.store, message, context).run(), message)
+    app.train()(take_turn)
+    app.evaluate()(take_turn)
 
     return app
 
@@ -136,4 +134,4 @@ def _guarded(handle: Callable[[], RecordDict], message: Message) -> Message:
         return Message(handle(), reply_to=message)
     except Exception as error:
         log(DEBUG, "client failed", exc_info=error)
-        return together.error_reply(error, message)
+        return error_reply(error, message)

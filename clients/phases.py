@@ -15,10 +15,15 @@ from fedkt.data.samples import ClientData, Samples
 from fedkt.errors import KnowledgeError, NotFiniteError
 from fedkt.knowledge import Knowledge
 from fedkt.readouts.blends import LARGEST_LOSS, as_knowledge
-from fedkt.recipe import Gate, Load, Predict, Recipe, Share, Step, Styles, Validation, Weights
+from fedkt.recipe import Gate, Predict, Recipe, Share, Step, Styles, Train, Validation, Weights
+from fedkt.recipe.ids import public_ids
 from fedkt.rng import torch_rng
 from fedkt.softmax import softmax
-from fedkt.wire import public_ids
+
+# From inputs [n, ...] and the client's logits for them [n, C] to its personal logits [n, C].
+# It takes the logits because whoever measures both answers has them already: only a blend with
+# a refreshed copy asks a model again.
+PersonalAnswer = Callable[[Tensor, Tensor], Tensor]
 
 
 def refuses(recipe: Recipe, data: ClientData) -> str | None:
@@ -39,16 +44,17 @@ def run_steps(learner: Learner, steps: Sequence[Step], work: Work, phase: str) -
     NotFiniteError
         If training has diverged; see :func:`sound`.
     """
-    loss = None
-    for index, step in enumerate(steps):
-        stream = f"{phase}/{index}"
-        if isinstance(step, Load):
-            if step.source in work.knowledge:
-                learner.load_weights(work.knowledge[step.source])
-            continue
-        result = sound(learner.train(step, work, stream))
-        loss = result if result is not None else loss
-    return loss
+    losses = [run_step(learner, s, work, f"{phase}/{index}") for index, s in enumerate(steps)]
+    return next((loss for loss in reversed(losses) if loss is not None), None)
+
+
+def run_step(learner: Learner, step: Step, work: Work, stream: str) -> float | None:
+    """Run a step; return its loss if it has one, as :func:`run_steps` does for many."""
+    if isinstance(step, Train):
+        return sound(learner.train(step, work, stream))
+    if step.source in work.knowledge:
+        learner.load_weights(work.knowledge[step.source])
+    return None
 
 
 def sound(loss: float | None) -> float | None:
@@ -84,7 +90,7 @@ def evaluate(
     learner: Learner,
     data: ClientData,
     personalised: str = "split",
-    readout: Callable[[Tensor, Tensor], Tensor] | None = None,
+    readout: PersonalAnswer | None = None,
 ) -> dict[str, float]:
     """Measure a client's model.
 
@@ -203,15 +209,11 @@ def _fit(learner: Learner, held: Samples) -> Tensor:
     return torch.stack([loss, correct(logits, held.y).float().mean()])
 
 
-def _personal(
-    readout: Callable[[Tensor, Tensor], Tensor] | None, x: Tensor, logits: Tensor
-) -> Tensor:
+def _personal(readout: PersonalAnswer | None, x: Tensor, logits: Tensor) -> Tensor:
     return logits if readout is None else readout(x, logits)
 
 
-def _accuracy(
-    learner: Learner, readout: Callable[[Tensor, Tensor], Tensor] | None, samples: Samples
-) -> float | None:
+def _accuracy(learner: Learner, readout: PersonalAnswer | None, samples: Samples) -> float | None:
     if not len(samples) or samples.y is None:
         return None
     answers = _personal(readout, samples.x, learner.predict(samples.x))

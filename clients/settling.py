@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from fedkt.clients.learners.base import Learner, Work
-from fedkt.clients.phases import run_steps
+from fedkt.clients.phases import PersonalAnswer, run_steps
 from fedkt.readouts.blends import FIXED, Blend, choose, held_out_losses
 from fedkt.recipe import Gate, Recipe, Train
-
-# From inputs [n, ...] and the client's logits for them [n, C] to its personal logits [n, C].
-# It takes the logits because whoever measures both answers has them already: only a blend with
-# a refreshed copy asks a model again.
-ReadOut = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -43,7 +38,7 @@ class Settled:
         """Whether it cannot be told from the recipe alone."""
         return self.copy is not None or self.losses is not None
 
-    def readout(self, learner: Learner, log_prior: Tensor) -> ReadOut:
+    def readout(self, learner: Learner, log_prior: Tensor) -> PersonalAnswer:
         """Return the personal answer of a learner that is loaded with the client's state."""
         blend, copy = self.blend, self.copy
         if copy is None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import Any, Literal, cast
+from typing import cast
 
-from flwr.app import ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, MessageType, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedkt import registry, wire
@@ -16,22 +17,132 @@ from fedkt.clients.learners.base import Work
 from fedkt.clients.phases import common_accuracy, evaluate, public_inputs, run_steps, share
 from fedkt.clients.settling import Settled, settle
 from fedkt.clients.state import ClientState, StateStore
-from fedkt.errors import ConfigError, NotFiniteError
+from fedkt.data.samples import ClientData
+from fedkt.errors import ConfigError, DiskError, NotFiniteError
 from fedkt.knowledge import Knowledge
 from fedkt.recipe import Predict, Recipe, Step
+from fedkt.recipe.ids import share_ids
+from fedkt.text import foreign
 
-Kind = Literal["train", "evaluate"]
+CLIENT_ERROR = 2  # the code Flower uses for an exception in a ClientApp
 
 
-class Turn:
-    """One client handling one message: its steps, and then its answer.
+@dataclass(frozen=True)
+class Order:
+    """What a message asks of a client.
+
+    Parameters
+    ----------
+    trains : bool
+        Whether to learn and share; else to absorb, perhaps, and evaluate.
+    recipe : Recipe
+        The method's.
+    codec : str
+        How knowledge travels.
+    seed, round, rounds : int
+        Of the run; ``rounds`` is 0 if unknown.
+    absorbs : bool
+        Whether to absorb before evaluating.
+    group_effect : bool
+        Whether to measure what learning has brought before it shares.
+    """
+
+    trains: bool
+    recipe: Recipe
+    codec: str
+    seed: int
+    round: int
+    rounds: int
+    absorbs: bool
+    group_effect: bool
+
+    @classmethod
+    def of(cls, message: Message) -> Order:
+        """Read a message of type ``train`` or ``evaluate``."""
+        config = cast(ConfigRecord, message.content["config"])
+        seed, round_ = cast(int, config["seed"]), cast(int, config["server-round"])
+        return cls(
+            trains=message.metadata.message_type == MessageType.TRAIN,
+            recipe=read_recipe(str(config["recipe"])),
+            codec=str(config["codec"]),
+            seed=int(seed),
+            round=int(round_),
+            rounds=int(cast(int, config.get("num-rounds", 0))),
+            absorbs=bool(config.get("absorb", False)),
+            group_effect=bool(config.get("group-effect", False)),
+        )
+
+    def ids(self, name: str, data: ClientData, round_: int) -> Tensor | None:
+        """Return the ids that a share speaks about in a round; None without rows."""
+        size = 0 if data.public is None else len(data.public)
+        return share_ids(self.recipe, name, size, self.seed, round_)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a client's store holds of it, beside the state of its learner.
+
+    Parameters
+    ----------
+    handle : str, optional
+        The store's name for it; None if the client has kept nothing in this run.
+    known : bool
+        Whether the store knows the client.
+    started : bool
+        Whether the client has run the steps of the start.
+    knowledge : Mapping[str, Knowledge]
+        The fused knowledge that it goes on with.
+    settled : Settled, optional
+        How it answers for itself, if that is settled for its model.
+    losses : Tensor, optional
+        Its last held-out losses, of a recipe with a gate.
+    """
+
+    handle: str | None = None
+    known: bool = False
+    started: bool = False
+    knowledge: Mapping[str, Knowledge] = field(default_factory=dict)
+    settled: Settled | None = None
+    losses: Tensor | None = None
+
+
+def recall(client: Client, store: StateStore, context: Context, seed: int) -> Kept:
+    """Load a client's learner with its state, or reset it; return what else is kept of it.
+
+    Raises
+    ------
+    ConfigError
+        If its state is lost.
+    """
+    record = context.state.config_records.get("fedkt")
+    handle = None if record is None else str(record["state"])
+    state = store.get(client.id, handle)
+    if state is None and handle is not None:
+        raise ConfigError(f"the state of client {client.id} is lost: {handle}")
+    if state is None:
+        client.learner.reset(seed, client.id)
+        return Kept()
+    client.learner.load_state(state["learner"])
+    settled = None if state["settled"] is None else Settled.from_state(state["settled"])
+    known = bool(state["started"]), state["knowledge"], settled, state["losses"]
+    return Kept(handle, True, *known)
+
+
+def begin(
+    client: Client,
+    store: StateStore,
+    message: Message,
+    context: Context,
+    decoded: dict[int, Knowledge] | None = None,
+) -> Turn:
+    """Return the turn of a client, its learner loaded with its state, what came decoded.
 
     Parameters
     ----------
     client : Client
-        Loaded with its state here.
+        The client.
     store : StateStore
-        Where the state is.
+        Where its state is.
     message : Message
         ``train`` (learn and share) or ``evaluate`` (absorb and evaluate).
     context : Context
@@ -40,46 +151,55 @@ class Turn:
         What was decoded for other clients of the same call, by the identity of its arrays: a
         broadcast is decoded once.
     """
+    order = Order.of(message)
+    client.learner.follow(order.recipe)
+    kept = recall(client, store, context, order.seed)
+    knowledge, decoded = dict(kept.knowledge), {} if decoded is None else decoded
+    for name, packet in wire.extract(message.content).items():
+        key = id(packet.arrays)
+        if key not in decoded:
+            decoded[key] = wire.decode(packet, partial(order.ids, name, client.data), order.codec)
+        knowledge[name] = decoded[key]
+    names = order.seed, order.round, client.id
+    work = Work(client.data, knowledge, client.options, *names, kept.losses, order.rounds)
+    return Turn(client, store, context, order, kept, work)
 
-    def __init__(
-        self,
-        client: Client,
-        store: StateStore,
-        message: Message,
-        context: Context,
-        decoded: dict[int, Knowledge] | None = None,
-    ) -> None:
-        config = cast(ConfigRecord, message.content["config"])
-        self.client, self.store, self.context = client, store, context
-        self.kind: Kind = (
-            "train" if message.metadata.message_type == MessageType.TRAIN else "evaluate"
-        )
-        self.recipe = read_recipe(str(config["recipe"]))
-        self.codec, self.absorbs = str(config["codec"]), bool(config.get("absorb", False))
-        self.group_effect = bool(config.get("group-effect", False))
-        self.seed, self.round = (
-            int(cast(int, config["seed"])),
-            int(cast(int, config["server-round"])),
-        )
-        client.learner.follow(self.recipe)
-        self.started, self.knowledge = self._load()
-        decoded = {} if decoded is None else decoded
-        for name, packet in wire.extract(message.content).items():
-            key = id(packet.arrays)
-            if key not in decoded:
-                decoded[key] = wire.decode(packet, partial(self._ids, name), self.codec)
-            self.knowledge[name] = decoded[key]
-        names = self.seed, self.round, client.id
-        rounds = int(cast(int, config.get("num-rounds", 0)))
-        self.work = Work(client.data, self.knowledge, client.options, *names, self.losses, rounds)
+
+@dataclass(frozen=True)
+class Turn:
+    """One client handling one message: its steps, and then its answer.
+
+    Parameters
+    ----------
+    client : Client
+        Its learner is loaded with its state.
+    store : StateStore
+        Where the new state goes.
+    context : Context
+        The client's.
+    order : Order
+        What is asked of it.
+    kept : Kept
+        What it had kept before.
+    work : Work
+        Its data, and the knowledge that has arrived.
+    """
+
+    client: Client
+    store: StateStore
+    context: Context
+    order: Order
+    kept: Kept
+    work: Work
 
     @property
     def phases(self) -> dict[str, Sequence[Step]]:
         """The steps to run before the answer, by the name of their phase, in order."""
-        if self.kind == "evaluate":
-            return {"absorb": self.recipe.absorb} if self.absorbs else {}
-        start = {} if self.started else {"start": self.recipe.start}
-        return {**start, "learn": self.recipe.learn}
+        recipe = self.order.recipe
+        if not self.order.trains:
+            return {"absorb": recipe.absorb} if self.order.absorbs else {}
+        start = {} if self.kept.started else {"start": recipe.start}
+        return {**start, "learn": recipe.learn}
 
     def run(self) -> RecordDict:
         """Run the steps and answer."""
@@ -105,36 +225,37 @@ class Turn:
         loss : float, optional
             Of the last step.
         """
-        return self._upload(loss) if self.kind == "train" else self._accuracies()
+        return self._upload(loss) if self.order.trains else self._accuracies()
 
     def questions(self) -> list[Tensor]:
         """Return the inputs that the learner will be asked about for the answer."""
         data = self.client.data
-        if self.kind == "train":
+        if self.order.trains:
             asked = [
                 public_inputs(one, self.work)
-                for one in self.recipe.share
+                for one in self.order.recipe.share
                 if isinstance(one, Predict) and data.public is not None
             ]
-            common = data.common_test if self.group_effect else None
+            common = data.common_test if self.order.group_effect else None
             return [*asked, *([] if common is None else [common.x])]
         held = (data.validation, data.test, data.common_test)
         return [samples.x for samples in held if samples is not None and len(samples)]
 
     def _upload(self, loss: float | None) -> RecordDict:
-        learner, work = self.client.learner, self.work
+        order = self.order
         metrics = MetricRecord({"num-examples": len(self.client.data.train)})
         if loss is not None:
             metrics["loss"] = loss
         content = RecordDict({"metrics": metrics})
         with self.named("share"):
-            uploads = share(learner, self.recipe, work)
-        if self.group_effect:
+            uploads = share(self.client.learner, order.recipe, self.work)
+        if order.group_effect:
             self._learnt(content)
-        wire.attach(content, {
-            name: wire.encode(one, self.round, self._ids(name, self.round), self.codec)
-            for name, one in uploads.items()
-        })  # fmt: skip
+        packets = {}
+        for name, knowledge in uploads.items():
+            ids = order.ids(name, self.client.data, order.round)
+            packets[name] = wire.encode(knowledge, order.round, ids, order.codec)
+        wire.attach(content, packets)
         self._save(started=True)
         return content
 
@@ -150,53 +271,48 @@ class Turn:
                 content.metric_records["metrics"]["learnt-accuracy"] = learnt
 
     def _accuracies(self) -> RecordDict:
-        client, settled = self.client, self.settled
+        client, order, settled = self.client, self.order, self.kept.settled
         with self.named("evaluate"):
-            if self.absorbs or settled is None:
-                settled = settle(client.learner, self.recipe, self.work)
+            if order.absorbs or settled is None:
+                settled = settle(client.learner, order.recipe, self.work)
             readout = settled.readout(client.learner, client.data.log_prior)
             metrics = evaluate(client.learner, client.data, client.personalised, readout)
         # What was trained or measured for the read-out is kept even where nothing was absorbed.
-        if self.absorbs or (self.known and self.settled is None and settled.own):
-            self._save(self.started, settled)
+        kept = self.kept
+        if order.absorbs or (kept.known and kept.settled is None and settled.own):
+            self._save(kept.started, settled)
         return RecordDict({"metrics": MetricRecord({**metrics})})
-
-    def _ids(self, name: str, round_: int) -> Any:
-        public = self.client.data.public
-        size = 0 if public is None else len(public)
-        return wire.share_ids(self.recipe, name, size, self.seed, round_)
-
-    def _load(self) -> tuple[bool, dict[str, Any]]:
-        record = self.context.state.config_records.get("fedkt")
-        self.handle = None if record is None else str(record["state"])
-        state = self.store.get(self.client.id, self.handle)
-        if state is None and self.handle is not None:
-            raise ConfigError(f"the state of client {self.client.id} is lost: {self.handle}")
-        self.known, self.settled, self.losses = state is not None, None, None
-        if state is None:
-            self.client.learner.reset(self.seed, self.client.id)
-            return False, {}
-        if state["settled"] is not None:
-            self.settled = Settled.from_state(state["settled"])
-        self.losses = state["losses"]
-        self.client.learner.load_state(state["learner"])
-        return bool(state["started"]), dict(state["knowledge"])
 
     def _save(self, started: bool, settled: Settled | None = None) -> None:
         # Other knowledge is used up within its round; what the server gives for learning alone
         # comes anew with every fusion.
-        once = set(self.recipe.given) - set(self.recipe.needs("absorb"))
-        kept = set(self.recipe.needs("learn")) - once
+        recipe, knowledge = self.order.recipe, self.work.knowledge
+        once = set(recipe.given) - set(recipe.needs("absorb"))
+        needed = set(recipe.needs("learn")) - once
         state: ClientState = {
             "learner": self.client.learner.state(),
             "started": started,
-            "knowledge": {n: k for n, k in self.knowledge.items() if n in kept},
-            "readout": self.recipe.readout,
+            "knowledge": {n: k for n, k in knowledge.items() if n in needed},
+            "readout": recipe.readout,
             "settled": None if settled is None else settled.state(),
-            "losses": self.losses if settled is None else settled.losses,
+            "losses": self.kept.losses if settled is None else settled.losses,
         }
-        handle = self.store.put(self.client.id, state, self.handle)
+        handle = self.store.put(self.client.id, state, self.kept.handle)
         self.context.state["fedkt"] = ConfigRecord({"state": handle})
+
+
+def error_reply(error: Exception, message: Message) -> Message:
+    """Return an error reply with a one-line reason.
+
+    Raises
+    ------
+    DiskError
+        If that is the error: a disk that is full is no fault of one client's.
+    """
+    if isinstance(error, DiskError):
+        raise error
+    reason = foreign(f"{type(error).__name__}: {error}")
+    return Message(Error(CLIENT_ERROR, reason), reply_to=message)
 
 
 def read_recipe(text: str) -> Recipe:

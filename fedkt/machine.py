@@ -1,17 +1,20 @@
-"""Memory for large tensors."""
+"""The machine: memory for large tensors, threads, and when Python looks for garbage."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor
 
 LARGE = 64 * 1024 * 1024  # bytes, from which on giving back is worth its time
+RARELY = 10_000, 20, 10  # new objects, and generations, after which Python looks for garbage
 ALIGNMENT = 64  # bytes, as torch has it: products of other tensors may differ in the last bit
 
 
@@ -51,3 +54,30 @@ def give_back(size: int) -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
+
+
+def collect_rarely() -> None:
+    """Let Python look for objects that only hold each other less often, and not among those here.
+
+    A round of a thousand small clients makes some hundred thousand objects, for which Python
+    by default goes 200 times through the newest of them and once through all, those of the
+    imported libraries too: a tenth of the time, and the processor's caches are cold after it.
+    """
+    gc.freeze()
+    if gc.get_threshold()[0]:  # else somebody has switched it off
+        gc.set_threshold(*RARELY)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one torch thread, then go back to as many as before.
+
+    Sums are reproducible bit for bit only for a fixed number of threads, and small
+    models are slower with two.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

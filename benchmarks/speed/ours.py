@@ -14,8 +14,9 @@ from fedkt.clients.cohorts import cohort
 from fedkt.clients.learners import batches, loop
 from fedkt.clients.learners.base import Work
 from fedkt.clients.state import StateStore
+from fedkt.machine import one_thread
 from fedkt.recipe import Train
-from fedkt.simulations.engines.grid import InProcessGrid, SimulationGrid, one_thread
+from fedkt.simulations.engines.grid import InProcessGrid, SimulationGrid
 from fedkt.simulations.engines.population import Population
 from fedkt.simulations.experiment.config import parse
 from fedkt.simulations.runs.run import Plan, prepare, server_app

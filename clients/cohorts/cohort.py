@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from fedkt.clients.cohorts.advance import Advance, vectorised
-from fedkt.clients.cohorts.stacking import Feed, Plan, Tensors, stack, stacked_knowledge
+from fedkt.clients.cohorts.stacking import Feed, PaddedBatches, Tensors, stack, stacked_knowledge
 from fedkt.clients.learners import batches
 from fedkt.clients.learners.base import Work
 from fedkt.clients.learners.objective import Objective
@@ -116,7 +116,7 @@ def train(
     losses: list[float | None] = [None] * len(rows)
     groups: dict[Any, list[int]] = {}
     # Where padding would show, as in the statistics of a batch, batches must be of one size.
-    shared: dict[Any, Plan] = {}
+    shared: dict[Any, PaddedBatches] = {}
     tasks = [_task(step, row.work, stream, nature.coupled, shared) for row in rows]
     for place, task in enumerate(tasks):
         if task is not None:
@@ -125,7 +125,7 @@ def train(
     done = []
     for places in groups.values():
         here = [rows[p] for p in places]
-        group = _Group(learner, step, here, [_have(tasks[p]) for p in places])
+        group = _Stacked(learner, step, here, [_have(tasks[p]) for p in places])
         done.append((places, group.run(), group.states()))
     for places, found, states in done:
         for place, loss, state in zip(places, found, states, strict=True):
@@ -177,14 +177,14 @@ class _Task:
     kind: Any
     objective: Objective
     knowledge: Mapping[str, Knowledge]  # what the terms read
-    plan: Plan
-    private: Plan | None  # rehearsal
+    batches: PaddedBatches
+    private: PaddedBatches | None  # rehearsal
 
 
 def _task(
-    step: Train, work: Work, stream: str, sized: bool, shared: dict[Any, Plan]
+    step: Train, work: Work, stream: str, sized: bool, shared: dict[Any, PaddedBatches]
 ) -> _Task | None:
-    """Return what a client is to do; the clients' plans for public data are ``shared``.
+    """Return what a client is to do; the clients' batches of public data are ``shared``.
 
     If ``sized``, only clients whose batches are of the same sizes can be stacked.
     """
@@ -194,24 +194,25 @@ def _task(
     samples = objective.samples
     size = batches.batch_size(step, work)
     name = work.seed, work.round, len(samples)
-    plan = shared.get(name)
+    padded = shared.get(name)
     if step.pace is not None:
         drawn = itertools.chain.from_iterable(batches.epochs(step, work, stream, len(samples)))
-        plan = Plan.of_batches(list(drawn), work.options.batch_size)
-    elif plan is None:
-        plan = Plan.of_orders(list(batches.orders(step, work, stream, len(samples))), size)
+        padded = PaddedBatches.of_batches(list(drawn), work.options.batch_size)
+    elif padded is None:
+        orders = list(batches.orders(step, work, stream, len(samples)))
+        padded = PaddedBatches.of_orders(orders, size)
     if step.on == "public":
-        shared[name] = plan
+        shared[name] = padded
     private = None
     if objective.rehearse:
-        beside = itertools.islice(batches.rehearsal(work, stream), len(plan.widths))
-        private = Plan.of_batches(list(beside), work.options.batch_size)
-    sizes = [p.widths.tolist() for p in (plan, private) if p is not None] if sized else []
+        beside = itertools.islice(batches.rehearsal(work, stream), len(padded.widths))
+        private = PaddedBatches.of_batches(list(beside), work.options.batch_size)
+    sizes = [p.widths.tolist() for p in (padded, private) if p is not None] if sized else []
     known = {name: work.knowledge[name] for name in objective.needs}
     told = [(name, _signature(knowledge)) for name, knowledge in known.items()]
     terms = objective.terms, objective.rehearse
     kind = repr((*terms, told, samples.y is None, samples.x.shape[1:], sizes))
-    return _Task(kind, objective, known, plan, private)
+    return _Task(kind, objective, known, padded, private)
 
 
 def _have(task: _Task | None) -> _Task:
@@ -224,7 +225,7 @@ def _signature(knowledge: Knowledge) -> Any:
     return knowledge.kind, shapes, knowledge.counts is None
 
 
-class _Group:
+class _Stacked:
     """Clients whose batches can be stacked, in training."""
 
     def __init__(
@@ -257,7 +258,8 @@ class _Group:
         self._advance = template.steps[key]
         # A compiled step wants batches of one size.
         where = device, self._advance.compiled
-        self._feeds = [Feed([t.objective.samples for t in tasks], [t.plan for t in tasks], *where)]
+        samples = [task.objective.samples for task in tasks]
+        self._feeds = [Feed(samples, [task.batches for task in tasks], *where)]
         if private := [t.private for t in tasks if t.private is not None]:
             self._feeds.append(Feed([row.work.data.train for row in rows], private, *where))
         shared = all(feed.shared for feed in self._feeds)
@@ -267,7 +269,7 @@ class _Group:
     def run(self) -> list[float]:
         """Train; return each client's mean loss of its last epoch, NaN if it has diverged."""
         watched = [n for n, b in self._buffers.items() if bool(finite_rows([b]).all())]
-        steps = torch.tensor([len(t.plan.widths) for t in self._tasks])
+        steps = torch.tensor([len(t.batches.widths) for t in self._tasks])
         per_epoch = steps // self._epochs
         counts = set(per_epoch.tolist())
         sums = torch.zeros(len(self._rows), dtype=torch.float64, device=self._device)

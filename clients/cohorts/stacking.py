@@ -19,14 +19,14 @@ OwnAndCommon = tuple[dict[str, Any], dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Plan:
+class PaddedBatches:
     """The batches of one client: rows ``[S, B]``, of which the first ``widths [S]`` count."""
 
     rows: Tensor
     widths: Tensor
 
     @classmethod
-    def of_orders(cls, orders: Sequence[Tensor], size: int) -> Plan:
+    def of_orders(cls, orders: Sequence[Tensor], size: int) -> PaddedBatches:
         """Cut the samples of each epoch into batches."""
         total = len(orders[0])
         steps = -(-total // size)
@@ -37,7 +37,7 @@ class Plan:
         return cls(rows.view(-1, size), widths.repeat(len(orders)))
 
     @classmethod
-    def of_batches(cls, drawn: Sequence[Tensor], size: int) -> Plan:
+    def of_batches(cls, drawn: Sequence[Tensor], size: int) -> PaddedBatches:
         """Take batches of at most ``size`` rows as they are."""
         widths = torch.tensor([len(rows) for rows in drawn])
         rows = nn.utils.rnn.pad_sequence(list(drawn), batch_first=True)
@@ -53,7 +53,7 @@ class Feed:
     ----------
     samples : Sequence[Samples]
         Of each client.
-    plans : Sequence[Plan]
+    batches : Sequence[PaddedBatches]
         Of each client; one and the same object for all where their batches are.
     device : torch.device
         Where the batches are wanted.
@@ -64,17 +64,17 @@ class Feed:
     def __init__(
         self,
         samples: Sequence[Samples],
-        plans: Sequence[Plan],
+        batches: Sequence[PaddedBatches],
         device: torch.device = CPU,
         whole: bool = False,
     ) -> None:
         one = samples[0]
         same = all(s.x is one.x for s in samples)
-        self.shared = same and all(plan is plans[0] for plan in plans)
-        plans = plans[:1] if self.shared else plans
+        self.shared = same and all(padded is batches[0] for padded in batches)
+        batches = batches[:1] if self.shared else batches
         pad = nn.utils.rnn.pad_sequence
-        rows = pad([plan.rows for plan in plans], batch_first=True)  # [K, S, B]
-        widths = pad([plan.widths for plan in plans], batch_first=True)
+        rows = pad([padded.rows for padded in batches], batch_first=True)  # [K, S, B]
+        widths = pad([padded.widths for padded in batches], batch_first=True)
         wide = rows.shape[2]
         self._widest = [wide if whole else w for w in widths.amax(0).tolist()]
         if same:

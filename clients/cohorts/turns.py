@@ -8,23 +8,20 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar, cast
 
-from flwr.app import ConfigRecord, Context, Error, Message, MessageType
+from flwr.app import ConfigRecord, Context, Message, MessageType
 from torch import Tensor
 
 from fedkt.clients.client import Client
 from fedkt.clients.cohorts import cohort
-from fedkt.clients.cohorts.member import Member
+from fedkt.clients.cohorts.learner import CohortLearner
 from fedkt.clients.learners.torch import TorchLearner
-from fedkt.clients.phases import run_steps, sound
+from fedkt.clients.phases import run_step, sound
 from fedkt.clients.state import StateStore
-from fedkt.clients.turn import Turn
-from fedkt.errors import DiskError
+from fedkt.clients.turn import Turn, begin, error_reply
 from fedkt.knowledge import Knowledge
-from fedkt.recipe import Load, Step, Train
-from fedkt.text import foreign
+from fedkt.recipe import Step, Train
 
 KINDS = (MessageType.TRAIN, MessageType.EVALUATE)
-CLIENT_ERROR = 2  # the code Flower uses for an exception in a ClientApp
 
 T = TypeVar("T")
 
@@ -75,11 +72,11 @@ def handle(
         groups.setdefault(key, []).append((place, client))
     for group in groups.values():
         group.sort(key=lambda one: one[1].id)  # sums shall not depend on the order of arrival
-        replies.update(_Group(store, messages, contexts, group).replies())
+        replies.update(_Cohort(store, messages, contexts, group).replies())
     return replies
 
 
-class _Group:
+class _Cohort:
     """Clients of one cohort with the same thing to do."""
 
     def __init__(
@@ -91,17 +88,17 @@ class _Group:
     ) -> None:
         self._messages = messages
         self._failed: dict[int, Message] = {}
-        self._learner = cast(TorchLearner, group[0][1].learner)
+        self._shared = cast(TorchLearner, group[0][1].learner)
         self._turns: dict[int, Turn] = {}
-        self._members: dict[int, Member] = {}
+        self._learners: dict[int, CohortLearner] = {}
         decoded: dict[int, Knowledge] = {}
         for place, client in group:
-            member = Member(self._learner)
-            own = replace(client, learner=member)
-            begin = partial(Turn, own, store, messages[place], contexts[place], decoded)
-            turn = self._guarded(place, begin)
+            learner = CohortLearner(self._shared)
+            own = replace(client, learner=learner)
+            given = own, store, messages[place], contexts[place], decoded
+            turn = self._guarded(place, partial(begin, *given))
             if turn is not None:
-                self._turns[place], self._members[place] = turn, member
+                self._turns[place], self._learners[place] = turn, learner
 
     def replies(self) -> dict[int, Message]:
         """Run the steps, answer, and return the replies."""
@@ -126,44 +123,43 @@ class _Group:
         self, step: Step, places: Sequence[int], phase: str, index: int
     ) -> Mapping[int, float | None]:
         if isinstance(step, Train) and places:
-            rows = [cohort.Row(self._members[p].current, self._turns[p].work) for p in places]
+            rows = [cohort.Row(self._learners[p].current, self._turns[p].work) for p in places]
             try:
-                losses = cohort.train(self._learner, step, rows, f"{phase}/{index}")
+                losses = cohort.train(self._shared, step, rows, f"{phase}/{index}")
             except Exception as error:
-                _tell_once(self._learner.architecture, error)
+                _tell_once(self._shared.architecture, error)
             else:
                 for p, row in zip(places, rows, strict=True):
-                    self._members[p].take(row.state)
+                    self._learners[p].take(row.state)
                 pairs = zip(places, losses, strict=True)
                 return {p: self._guarded(p, partial(self._sound, p, phase, x)) for p, x in pairs}
         return {p: self._guarded(p, partial(self._alone, p, step, phase, index)) for p in places}
 
     def _alone(self, place: int, step: Step, phase: str, index: int) -> float | None:
-        member, work = self._members[place], self._turns[place].work
-        if isinstance(step, Load):
-            return run_steps(member, [step], work, phase)
-        return self._sound(place, phase, member.train(step, work, f"{phase}/{index}"))
+        learner, work = self._learners[place], self._turns[place].work
+        with self._turns[place].named(phase):
+            return run_step(learner, step, work, f"{phase}/{index}")
 
     def _sound(self, place: int, phase: str, loss: float | None) -> float | None:
         with self._turns[place].named(phase):
             return sound(loss)
 
     def _ask(self) -> None:
-        """Let all members answer at once what their turns will ask them."""
+        """Let all learners answer at once what their turns will ask them."""
         asked: dict[int, list[tuple[int, Tensor]]] = {}
         for place, turn in list(self._turns.items()):
             for number, x in enumerate(self._guarded(place, turn.questions) or ()):
                 asked.setdefault(number, []).append((place, x))
         for questions in asked.values():
-            states = [self._members[p].current for p, _ in questions]
+            states = [self._learners[p].current for p, _ in questions]
             xs = [x for _, x in questions]
             try:
-                answers = cohort.predict(self._learner, states, xs)
+                answers = cohort.predict(self._shared, states, xs)
             except Exception as error:
-                _tell_once(self._learner.architecture, error)
+                _tell_once(self._shared.architecture, error)
                 return
             for (place, x), logits in zip(questions, answers, strict=True):
-                self._members[place].told(x, logits)
+                self._learners[place].told(x, logits)
 
     def _guarded(self, place: int, act: Callable[[], T]) -> T | None:
         """Act for a client; an exception becomes its error reply and ends its turn."""
@@ -174,20 +170,6 @@ class _Group:
             self._failed[place] = error_reply(error, self._messages[place])
             self._turns.pop(place, None)
             return None
-
-
-def error_reply(error: Exception, message: Message) -> Message:
-    """Return an error reply with a one-line reason.
-
-    Raises
-    ------
-    DiskError
-        If that is the error: a disk that is full is no fault of one client's.
-    """
-    if isinstance(error, DiskError):
-        raise error
-    reason = foreign(f"{type(error).__name__}: {error}")
-    return Message(Error(CLIENT_ERROR, reason), reply_to=message)
 
 
 def _tell_once(architecture: str, error: Exception) -> None:

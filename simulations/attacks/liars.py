@@ -22,6 +22,7 @@ from fedkt import registry, wire
 from fedkt.errors import ConfigError, FedktError, KnowledgeError, RunFailedError
 from fedkt.knowledge import Expected, Kind, Knowledge, check
 from fedkt.recipe import Predict
+from fedkt.recipe.ids import share_ids
 from fedkt.simulations.attacks import Attack, View
 from fedkt.simulations.attacks.confident import confident
 from fedkt.simulations.engines.grid import Before
@@ -238,7 +239,7 @@ class Liars:
         return wire.encode(answers, self._round, known, self._options.codec)
 
     def _ids(self, name: str, round_: int) -> Tensor | None:
-        return wire.share_ids(self._recipe, name, self._public_size, self._options.seed, round_)
+        return share_ids(self._recipe, name, self._public_size, self._options.seed, round_)
 
 
 class AttackedGrid(Before):

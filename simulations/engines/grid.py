@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import gc
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
 from typing import Protocol, runtime_checkable
 
-import torch
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 
 from fedkt.clients import KnowledgeClientApp
 from fedkt.clients.state import ClientState
-from fedkt.errors import ConfigError, DiskError
+from fedkt.clients.turn import error_reply
+from fedkt.errors import ConfigError
+from fedkt.machine import collect_rarely, one_thread
 from fedkt.simulations.engines import _flwr_shim as shim
 from fedkt.simulations.engines.stopping import check
 
 Progress = Callable[[int, int], None]  # messages handled, messages in all
-RARELY = 10_000, 20, 10  # new objects, and generations, after which Python looks for garbage
-LOST_CLIENT = 5  # the code Flower uses for a node that is gone
 
 
 class SimulationGrid(Grid):
@@ -212,10 +210,10 @@ class Before(Grid):
 
 
 @runtime_checkable
-class Together(Protocol):
-    """An app that can handle many messages at once; any other gets them one by one."""
+class CohortApp(Protocol):
+    """An app that handles the messages of cohorts at once; any other gets them one by one."""
 
-    def together(
+    def handle_cohorts(
         self, messages: Sequence[Message], contexts: Sequence[Context]
     ) -> dict[int, Message]:
         """Return replies by place, for as many as it likes."""
@@ -234,7 +232,7 @@ def deliver_all(
         contexts.setdefault(c, shim.new_context(c, clients))
         for c in map(SimulationGrid.client_of, messages)
     ]
-    replies = app.together(messages, own) if isinstance(app, Together) else {}
+    replies = app.handle_cohorts(messages, own) if isinstance(app, CohortApp) else {}
     for place, message in enumerate(messages):
         if place not in replies:
             replies[place] = deliver(app, message, contexts, clients)
@@ -251,35 +249,5 @@ def deliver(
     context = contexts.setdefault(client, shim.new_context(client, clients))
     try:
         return app(message, context)
-    except DiskError:  # of the simulation's own disk, which ends the run
-        raise
     except Exception as error:  # an app that does not guard itself, as Flower would treat it
-        reason = f"{type(error).__name__}: {error}"
-        return Message(Error(LOST_CLIENT, reason), reply_to=message)
-
-
-def collect_rarely() -> None:
-    """Let Python look for objects that only hold each other less often, and not among those here.
-
-    A round of a thousand small clients makes some hundred thousand objects, for which Python
-    by default goes 200 times through the newest of them and once through all, those of the
-    imported libraries too: a tenth of the time, and the processor's caches are cold after it.
-    """
-    gc.freeze()
-    if gc.get_threshold()[0]:  # else somebody has switched it off
-        gc.set_threshold(*RARELY)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute with one torch thread, then go back to as many as before.
-
-    Sums are reproducible bit for bit only for a fixed number of threads, and small
-    models are slower with two.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+        return error_reply(error, message)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
-from typing import Any, cast
+from functools import lru_cache
+from typing import cast
 
 import torch
 from flwr.app import ArrayRecord, Context
@@ -15,7 +15,6 @@ from fedkt import registry
 from fedkt.clients import (
     Client,
     KnowledgeClientApp,
-    SklearnLearner,
     TorchLearner,
     TrainingOptions,
     client_app,
@@ -23,13 +22,12 @@ from fedkt.clients import (
 from fedkt.clients.cohorts.trial import SAMPLES
 from fedkt.clients.learners.at_server import SERVER
 from fedkt.clients.learners.base import Learner
+from fedkt.clients.learners.making import make_learner
 from fedkt.clients.learners.probe import Nature
 from fedkt.clients.state import StateStore
 from fedkt.data.federation import Federation
 from fedkt.data.samples import Samples
-from fedkt.models import build_model, is_torch_model
 from fedkt.recipe import Recipe, Weights
-from fedkt.rng import global_torch_stream
 from fedkt.wire import arrays_of
 
 # What trying a network has shown, by network and data.
@@ -165,27 +163,6 @@ def learner_for(reference: str, federation: Federation, device: str = "cpu") -> 
     return learner
 
 
-def make_learner(
-    reference: str, input_shape: tuple[int, ...], num_classes: int, device: str = "cpu"
-) -> Learner:
-    """Return a learner for a model reference: torch module or scikit-learn classifier."""
-    with global_torch_stream(0, "probe"):
-        torch_model = is_torch_model(build_model(reference, input_shape, num_classes))
-    # What has been built and checked once is built for every client; checking takes as long.
-    build = _build_of(registry.lookup("models", reference), tuple(input_shape), num_classes)
-    if torch_model:
-        return TorchLearner(build, num_classes, reference, device)
-    return SklearnLearner(build, num_classes, reference)
-
-
-@lru_cache(maxsize=64)
-def _build_of(
-    part: Callable[..., Any], input_shape: tuple[int, ...], num_classes: int
-) -> Callable[[], Any]:
-    """Return what builds a model, the same object each time, by which it is known."""
-    return partial(part, input_shape, num_classes)
-
-
 @lru_cache(maxsize=2)
 def some_samples(federation: Federation) -> Samples:
     """Return a few training samples of the first clients, the same in every process."""
@@ -198,13 +175,3 @@ def some_samples(federation: Federation) -> Samples:
     x = torch.cat([own.x for own in found])[:SAMPLES]
     y = torch.cat([own.y for own in found if own.y is not None])[:SAMPLES]
     return Samples(x, y, torch.arange(len(x)))
-
-
-def torch_models(models: Sequence[str], federation: Federation) -> list[str]:
-    """Return those of the model references that are torch modules, in order, each once."""
-    with global_torch_stream(0, "probe"):
-        return [
-            m
-            for m in dict.fromkeys(models)
-            if is_torch_model(build_model(m, federation.input_shape, federation.num_classes))
-        ]

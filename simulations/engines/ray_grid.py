@@ -26,8 +26,9 @@ from ray.exceptions import RayActorError
 from fedkt.clients.state import ClientState, FileStore
 from fedkt.data.federation import Federation
 from fedkt.errors import RunFailedError
+from fedkt.machine import collect_rarely
 from fedkt.simulations.engines import _flwr_shim as shim
-from fedkt.simulations.engines.grid import LOST_CLIENT, SimulationGrid, collect_rarely, deliver_all
+from fedkt.simulations.engines.grid import SimulationGrid, deliver_all
 from fedkt.simulations.engines.population import Population, PopulationSpec
 from fedkt.simulations.engines.ray_session import (
     check_alive,
@@ -42,6 +43,7 @@ from fedkt.simulations.engines.ray_session import (
 CHUNKS_PER_WORKER = 32  # calls a worker gets per phase: fine enough for progress and redoing
 LOOK_SECONDS = 1.0  # between two looks at whether Ray itself is alive
 LAST_SECONDS = 10.0  # that a worker gets to end what it is at
+LOST_CLIENT = 5  # the code Flower uses for a node that is gone
 AHEAD = 2  # calls a worker has at a time: the next is there when one is done
 MAX_DEATHS = 3  # of a worker on one message, before its client is given up for the phase
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "MKL_NUM_THREADS": "1"}

@@ -21,8 +21,8 @@ from fedkt.clients import TorchLearner
 from fedkt.data.federation import Federation
 from fedkt.errors import ConfigError, NotFiniteError, unknown
 from fedkt.knowledge import Knowledge
+from fedkt.machine import one_thread
 from fedkt.rng import derive, numpy_rng
-from fedkt.simulations.engines.grid import one_thread
 from fedkt.simulations.engines.population import Population
 from fedkt.simulations.experiment import config as config_
 from fedkt.simulations.report.drawing import (

@@ -10,7 +10,8 @@ from fedkt.clients import TorchLearner
 from fedkt.data.federation import Federation
 from fedkt.recipe import Predict, Recipe, Train
 from fedkt.rng import global_torch_stream
-from fedkt.simulations.engines.population import PopulationSpec, make_learner
+from fedkt.clients.learners.making import make_learner
+from fedkt.simulations.engines.population import PopulationSpec
 from fedkt.strategies import KnowledgeStrategy
 
 PASSES = 3  # a training step: forward, and backward to the weights and to the activations

@@ -9,7 +9,7 @@ from fedkt.data.federation import Federation
 from fedkt.errors import ConfigError, FedktError
 from fedkt.recipe import Recipe, Train, weighted
 from fedkt.simulations.experiment.config import Experiment
-from fedkt.simulations.engines.population import make_learner
+from fedkt.clients.learners.making import make_learner
 from fedkt.strategies import KnowledgeStrategy
 from fedkt.text import raised
 

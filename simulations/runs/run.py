@@ -29,9 +29,11 @@ from fedkt.simulations.engines.opening import opened
 from fedkt.simulations.runs.executors import resolve, size_of
 from fedkt.simulations.files import absolute
 from fedkt.simulations.runs.fitting import adapts, check_fits, check_settings, recipe_of
-from fedkt.simulations.engines.grid import SimulationGrid, one_thread
+from fedkt.machine import one_thread
+from fedkt.simulations.engines.grid import SimulationGrid
 from fedkt.simulations.attacks.liars import AttackedGrid, Liars, resolved_attack
-from fedkt.simulations.engines.population import Population, PopulationSpec, torch_models
+from fedkt.clients.learners.making import torch_models
+from fedkt.simulations.engines.population import Population, PopulationSpec
 from fedkt.simulations.runs.progress import RunProgress, Silent
 from fedkt.simulations.runs.recorder import Recorder, run_notes, summarise, write_json
 from fedkt.simulations.results.rounds import read_rounds
@@ -129,7 +131,7 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
     models, reduced = experiment.models, None
     if not models:
         raise ConfigError("models: name at least one model.")
-    networks = torch_models(models, federation)
+    networks = torch_models(models, federation.input_shape, federation.num_classes)
     if recipe.needs_one_architecture and not networks:
         raise ConfigError(
             f"{strategy.title} exchanges weights and needs a network as model, e.g. cnn; "

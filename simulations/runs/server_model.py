@@ -11,12 +11,8 @@ from fedkt.clients import LearnerServerModel
 from fedkt.data.federation import Federation
 from fedkt.errors import ConfigError
 from fedkt.simulations.experiment.config import Experiment
-from fedkt.simulations.engines.population import (
-    Population,
-    PopulationSpec,
-    make_learner,
-    torch_models,
-)
+from fedkt.clients.learners.making import make_learner, torch_models
+from fedkt.simulations.engines.population import Population, PopulationSpec
 from fedkt.strategies import KnowledgeStrategy
 from fedkt.wire import weights_of
 
@@ -41,7 +37,8 @@ def server_network(
         return networks[0]  # weights are exchanged: the server's model is the clients'
     if not asked and not networks:
         raise ConfigError(f"{strategy.title} trains a network at the server; name a server_model.")
-    if asked and not torch_models([asked], federation):
+    shape, classes = federation.input_shape, federation.num_classes
+    if asked and not torch_models([asked], shape, classes):
         raise ConfigError(f"server_model = {asked!r} is no network; {strategy.title} trains one.")
     return asked or networks[0]
 

@@ -27,9 +27,9 @@ from fedkt.objectives import CrossEntropy, Distil, Term
 from fedkt.objectives.heads import Head
 from fedkt.options import AtLeastTwo, Count, Factor, Fraction
 from fedkt.recipe import Beside, Recipe, Train
+from fedkt.recipe.ids import public_ids
 from fedkt.registry import register
 from fedkt.strategies.server.strategy import KnowledgeStrategy
-from fedkt.wire import public_ids
 
 
 @register

@@ -23,6 +23,7 @@ from fedkt.evaluation.leakage import mean_prediction
 from fedkt.knowledge import Expected, Fused, Knowledge, Upload, check
 from fedkt.readouts.blends import GATE, UNKNOWN
 from fedkt.recipe import Gate, Predict, Recipe, Styles, Validation, Weights
+from fedkt.recipe.ids import share_ids
 from fedkt.rng import numpy_rng
 from fedkt.strategies.server.roster import Roster, meet
 from fedkt.strategies.server.round import Failure, RoundReport, ServerOptions
@@ -199,7 +200,7 @@ class Exchange:
 
     def _ids(self, name: str, round_: int) -> Tensor | None:
         size = self.roster.public_size
-        return wire.share_ids(self.recipe, name, size, self.options.seed, round_)
+        return share_ids(self.recipe, name, size, self.options.seed, round_)
 
     # --- up ----------------------------------------------------------------------------
 

@@ -13,12 +13,12 @@ from fedkt.clients import TorchLearner, TrainingOptions, Work
 from fedkt.clients.cohorts import cohort
 from fedkt.clients.cohorts.cohort import Row
 from fedkt.clients.cohorts.stacking import Feed
+from fedkt.clients.learners.making import make_learner
 from fedkt.data import ClientData, Samples
 from fedkt.knowledge import Knowledge
 from fedkt.objectives import CrossEntropy, Distil, Proximal
 from fedkt.objectives.heads import Head
 from fedkt.recipe import Recipe, Train
-from fedkt.simulations.engines.population import make_learner
 
 SHAPE = (1, 8, 8)
 UNEVEN = (33, 41, 8, 60, 5)  # 5 are no whole batch

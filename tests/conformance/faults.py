@@ -80,7 +80,7 @@ class _FaultyApp:
         self._app = client_app(self._connect, cohort_of=population.cohort_of)
         self.store = self._app.store
 
-    def together(
+    def handle_cohorts(
         self, messages: Sequence[Message], contexts: Sequence[Context]
     ) -> dict[int, Message]:
         """Leave those that are struck to themselves; the others go on in their cohort."""
@@ -90,7 +90,7 @@ class _FaultyApp:
             for place, (m, c) in enumerate(zip(messages, contexts, strict=True))
             if not self._struck(m, c)
         ]
-        found = self._app.together([messages[p] for p in well], [contexts[p] for p in well])
+        found = self._app.handle_cohorts([messages[p] for p in well], [contexts[p] for p in well])
         return {well[place]: reply for place, reply in found.items()}
 
     def _struck(self, message: Message, context: Context) -> tuple[int, int] | None:

@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 from fedkt.clients import KnowledgeClientApp
+from fedkt.clients.learners.making import make_learner
 from fedkt.data.federation import Federation
 from fedkt.knowledge import Fused, Knowledge, Uploads
+from fedkt.machine import one_thread
 from fedkt.recipe import Recipe
-from fedkt.simulations.engines.grid import InProcessGrid, one_thread
-from fedkt.simulations.engines.population import Population, make_learner
+from fedkt.simulations.engines.grid import InProcessGrid
+from fedkt.simulations.engines.population import Population
 from fedkt.simulations.experiment.config import make_strategy, parse, read_strategy
 from fedkt.simulations.runs.recorder import round_row
 from fedkt.simulations.runs.run import Plan, prepare, server_app

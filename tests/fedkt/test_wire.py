@@ -11,7 +11,6 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from fedkt import wire
 from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Knowledge
-from fedkt.recipe import Predict, Recipe, Weights
 
 IDS = torch.tensor([2, 5, 11])
 NOISE = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
@@ -208,41 +207,6 @@ def test_ids_neither_sent_nor_known() -> None:
     packet = wire.encode(EVERY_KIND["logits"], 1, IDS)
     with pytest.raises(KnowledgeError, match="need ids"):
         wire.decode(packet, lambda r: None)
-
-
-# --- public ids ----------------------------------------------------------------------------
-
-
-def test_public_ids_are_a_fresh_sorted_draw_each_round() -> None:
-    draws = [wire.public_ids(1000, 100, seed=5, round_=r) for r in range(1, 6)]
-    for draw in draws:
-        assert draw.dtype == torch.int64
-        assert draw.tolist() == sorted(set(draw.tolist()))
-        assert len(draw) == 100
-        assert int(draw[0]) >= 0
-        assert int(draw[-1]) < 1000
-    assert len({tuple(d.tolist()) for d in draws}) == 5
-    assert torch.equal(draws[0], wire.public_ids(1000, 100, seed=5, round_=1))
-    assert not torch.equal(draws[0], wire.public_ids(1000, 100, seed=6, round_=1))
-
-
-def test_public_ids_are_uniform() -> None:
-    drawn = torch.cat([wire.public_ids(20, 5, 0, r) for r in range(2000)])
-    counts = torch.bincount(drawn, minlength=20).double()
-    # 2000 draws of 5 in 20: each id 500 times, standard deviation 19.4
-    assert float((counts - 500).abs().max()) < 5 * 19.4
-
-
-@pytest.mark.parametrize("samples", [0, 8, 9])
-def test_public_ids_of_the_whole_set(samples: int) -> None:
-    assert wire.public_ids(8, samples, 0, 1).tolist() == list(range(8))
-
-
-def test_share_ids_follow_the_recipe() -> None:
-    recipe = Recipe(share=[Predict(samples=3), Weights()])
-    assert wire.share_ids(recipe, "weights", 9, 0, 1) is None
-    ids = wire.share_ids(recipe, "public", 9, 4, 2)
-    assert torch.equal(ids, wire.public_ids(9, 3, 4, 2))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int64", "float64", "uint8"])

@@ -13,8 +13,9 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedkt.clients import KnowledgeClientApp
 from fedkt.errors import ConfigError
+from fedkt.machine import RARELY, one_thread
 from fedkt.recipe import Recipe
-from fedkt.simulations.engines.grid import RARELY, InProcessGrid, one_thread
+from fedkt.simulations.engines.grid import InProcessGrid
 from fedkt.simulations.engines.population import Population
 from fedkt.simulations.runs.run import prepare, server_app
 

@@ -14,7 +14,8 @@ from flwr.app import Message, MessageType
 from torch import Tensor
 
 from fedkt.knowledge import Fused, Knowledge, Uploads
-from fedkt.simulations.engines.grid import InProcessGrid, one_thread
+from fedkt.machine import one_thread
+from fedkt.simulations.engines.grid import InProcessGrid
 from fedkt.simulations.engines.population import Population
 from fedkt.simulations.runs.recorder import round_row
 from fedkt.simulations.runs.run import Plan, prepare, server_app

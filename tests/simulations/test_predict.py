@@ -10,7 +10,8 @@ import torch
 
 from fedkt.clients import FileStore, predict
 from fedkt.errors import ConfigError
-from fedkt.simulations.engines.grid import InProcessGrid, one_thread
+from fedkt.machine import one_thread
+from fedkt.simulations.engines.grid import InProcessGrid
 from fedkt.simulations.engines.population import Population
 from fedkt.simulations.experiment.config import parse
 from fedkt.simulations.runs.run import Plan, prepare, server_app

@@ -51,17 +51,17 @@ class Counted:
                 seen[work.client, self._phase, work.round] += len(rows)
             return compute(loss, terms, samples, rows, *more)
 
-        class Group(cohort._Group):
+        class Stacked(cohort._Stacked):
             def __init__(self, learner, step: Train, rows, tasks) -> None:
                 super().__init__(learner, step, rows, tasks)
                 for row, task in zip(rows, tasks, strict=True):
-                    plans = [task.plan] if step.on == "private" else []
-                    for plan in [*plans, *([task.private] if task.private else [])]:
-                        seen[row.work.client, "cohort", row.work.round] += int(plan.widths.sum())
+                    drawn = [task.batches if step.on == "private" else None, task.private]
+                    for batches in filter(None, drawn):
+                        seen[row.work.client, "cohort", row.work.round] += int(batches.widths.sum())
 
         patch.setattr(loop, "train", in_phase)
         patch.setattr(loop._Losses, "_loss_on", on_rows)
-        patch.setattr(cohort, "_Group", Group)
+        patch.setattr(cohort, "_Stacked", Stacked)
 
     def measured(self, rounds: int) -> Counter[int]:
         """Return what the answers of the last round have seen: copies of before are gone."""

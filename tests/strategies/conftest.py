@@ -13,10 +13,12 @@ from flwr.app import Context
 from flwr.serverapp.strategy import Result
 
 from fedkt.clients import Client, LearnerServerModel, TrainingOptions, client_app
+from fedkt.clients.learners.making import make_learner
 from fedkt.data import Federation, FederationSpec, build_federation
 from fedkt.knowledge import Knowledge, Upload, Uploads
-from fedkt.simulations.engines.grid import InProcessGrid, one_thread
-from fedkt.simulations.engines.population import Population, PopulationSpec, make_learner
+from fedkt.machine import one_thread
+from fedkt.simulations.engines.grid import InProcessGrid
+from fedkt.simulations.engines.population import Population, PopulationSpec
 from fedkt.strategies import KnowledgeStrategy, RoundReport, ServerOptions
 
 SPEC = FederationSpec(

@@ -15,9 +15,9 @@ from fedkt import snapshot
 from fedkt.errors import ConfigError, RunFailedError
 from fedkt.fusion import mean
 from fedkt.knowledge import Fused, Uploads
+from fedkt.machine import one_thread
 from fedkt.objectives import CrossEntropy, Distil
 from fedkt.recipe import Predict, Recipe, Train
-from fedkt.simulations.engines.grid import one_thread
 from fedkt.strategies import KnowledgeStrategy, ServerOptions
 from fedkt.strategies.answers.fedmd import FedMD
 from fedkt.strategies.answers.knfu import KnFu

@@ -16,8 +16,9 @@ from flwr.server.superlink.linkstate.utils import create_message_error_unavailab
 from fedkt import snapshot
 from fedkt.clients import TorchLearner
 from fedkt.knowledge import Fused, Knowledge, Uploads
+from fedkt.machine import one_thread
 from fedkt.recipe import Load, Recipe, Weights
-from fedkt.simulations.engines.grid import InProcessGrid, one_thread
+from fedkt.simulations.engines.grid import InProcessGrid
 from fedkt.strategies.answers.fedmd import FedMD
 from fedkt.strategies.answers.knfu import KnFu
 from fedkt.strategies.baselines.local import Local

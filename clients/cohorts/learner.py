@@ -15,7 +15,7 @@ from fedkt.recipe import Recipe, Train
 T = TypeVar("T")
 
 
-class Member:
+class CohortLearner:
     """A client's state beside the learner that it shares with its cohort.
 
     What the cohort has done for all stands here; everything else is done by the learner

@@ -1,0 +1,44 @@
+"""Which samples a round speaks about: both sides draw them alike, so they cost no bytes."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from fedkt.recipe.recipe import Recipe
+from fedkt.recipe.shares import Predict
+from fedkt.rng import torch_rng
+
+
+@lru_cache(maxsize=16)
+def public_ids(
+    size: int, samples: int, seed: int, round_: int, purpose: str = "public-sample"
+) -> Tensor:
+    """Return the ids of the public samples in use in a round, ascending int64.
+
+    Server and clients call it alike, so that the choice costs no bytes. The clients of one
+    process get the same tensor: do not change it.
+
+    Parameters
+    ----------
+    size : int
+        Size of the public set.
+    samples : int
+        How many to draw; 0 takes all.
+    seed, round_, purpose
+        They name the random stream.
+    """
+    if samples == 0 or samples >= size:
+        return torch.arange(size)
+    order = torch.randperm(size, generator=torch_rng(seed, purpose, round_))
+    return order[:samples].sort().values
+
+
+def share_ids(recipe: Recipe, name: str, public_size: int, seed: int, round_: int) -> Tensor | None:
+    """Return the ids that a share of the recipe speaks about in a round; None without rows."""
+    share = next((s for s in recipe.share if s.name == name), None)
+    if isinstance(share, Predict):
+        return public_ids(public_size, share.samples, seed, round_)
+    return None
