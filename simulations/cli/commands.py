@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from fedkt.errors import ConfigError, DiskError, RunFailedError
+from fedkt.evaluation.figures import PERSONALISED, Figure, figures_at, target_first
 from fedkt.simulations.engines.stopping import Stopped, check
 from fedkt.simulations.experiment import config as config_
 from fedkt.simulations.experiment.cells import cells_of, settled, slug
@@ -20,7 +21,7 @@ from fedkt.simulations.experiment.labels import titles
 from fedkt.simulations.files import fresh_folder, only_user
 from fedkt.simulations.report.cells_report import cells_markdown, print_cells, write_cells_report
 from fedkt.simulations.report.pages import write_comparison_report, write_run_report
-from fedkt.simulations.report.tables import comparison_table, plain_differences, plain_table
+from fedkt.simulations.report.tables import ABSENT, comparison_table, plain_differences, plain_table
 from fedkt.simulations.results.dropouts import failures_said
 from fedkt.simulations.results.reading import Run, load_comparison, load_run
 from fedkt.simulations.results.rounds import read_rounds
@@ -102,13 +103,14 @@ def _simulate(plan: Plan, folder: Path, label: str, command: str, console: Conso
 def _show_run(folder: Path, label: str, console: Console) -> None:
     """Print what came out of a run."""
     run = load_run(folder)
-    last = run.summary["last"]
-    on_target = last.get("target_accuracy")
-    adapted = "" if on_target is None else f"on the target {_percent(on_target)}, "
+    values = [(f, run.figure(f)) for f in target_first(figures_at("summary")) if f.clause]
+    said = ", ".join(
+        f"{figure.clause} {_with_unit(figure, value)}"
+        for figure, value in values
+        if figure.always or value is not None
+    )
     console.print(
-        f"{label}, round {last['round']}: {adapted}personalised accuracy "
-        f"{_percent(last['personalised_accuracy'])}, global {_percent(last['global_accuracy'])}, "
-        f"clients worse than alone {_percent(last['negative_transfer'])}"
+        f"{label}, round {run.selected()['round']}: {said}"
         + "".join(f"; {clause}" for clause in _failed(run)),
         highlight=False,
         soft_wrap=True,
@@ -116,7 +118,7 @@ def _show_run(folder: Path, label: str, console: Console) -> None:
     )
     base, same = run.baseline(), run.same_epochs()
     if base is not None and same is not None:
-        seen, epochs = (_percent(r.selected()["personalised_accuracy"]) for r in (base, same))
+        seen, epochs = (_with_unit(PERSONALISED, r.figure(PERSONALISED)) for r in (base, same))
         console.print(
             f"Personalised accuracy {seen} alone on as many private samples, rehearsal included, "
             f"{epochs} alone for as many private epochs",
@@ -290,5 +292,5 @@ def _failed(run: Run) -> Iterator[str]:
         yield f"local training: {clause}"
 
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
+def _with_unit(figure: Figure, value: float | None) -> str:
+    return ABSENT if value is None else f"{figure.unit.scale * value:.1f} {figure.unit.name}"

@@ -72,6 +72,7 @@ def _federation() -> str:
     import tempfile
     from pathlib import Path
 
+    from fedkt.evaluation.figures import GLOBAL, value_of
     from fedkt.simulations.experiment import config
     from fedkt.simulations.results.rounds import read_rounds
     from fedkt.simulations.runs.run import execute, prepare
@@ -82,5 +83,5 @@ def _federation() -> str:
     )
     with tempfile.TemporaryDirectory() as folder:
         execute(prepare(experiment), Path(folder), label="doctor")
-        mean = read_rounds(Path(folder))[-1]["global_accuracy"]["mean"]
+        mean = value_of(read_rounds(Path(folder))[-1], GLOBAL.name) or 0.0
     return f"two clients, one round, global accuracy {100 * mean:.0f} %"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedkt.evaluation.figures import Figure, figures_at, panels_of
 from fedkt.simulations.experiment.cells import Cell
 from fedkt.simulations.experiment.config import VerdictSection, load
 from fedkt.simulations.files import write_atomic
@@ -19,16 +20,13 @@ from fedkt.simulations.report.cells_table import (
 )
 from fedkt.simulations.report.domain_figures import (
     averaged,
-    fuses,
-    group_effect_figure,
     targets_figure,
 )
-from fedkt.simulations.report.drawing import PANELS, canvas
-from fedkt.simulations.report.pages import embed, render
+from fedkt.simulations.report.drawing import canvas
+from fedkt.simulations.report.pages import by_round, embed, render
 from fedkt.simulations.report.tables import ABSENT, markdown
 from fedkt.simulations.results.reading import Comparison
 from fedkt.simulations.results.verdict import (
-    METRICS,
     CellVerdict,
     Margin,
     Verdict,
@@ -50,7 +48,6 @@ MARGINS_NOTE = (
 )
 _INK = {"green": "#00795C", "grey": "#555555", "red": "#B3261E"}
 _DOTS = {"green": "o", "grey": "s", "red": "X"}
-_SHORT = {"personalised_accuracy": "personalised", "global_accuracy": "global"}
 
 
 def write_cells_report(out: str | Path) -> Path:
@@ -91,6 +88,7 @@ def write_cells_report(out: str | Path) -> Path:
         tables=tables,
         notes=notes_of(tables, results),
         figures={name: embed(path) for name, path in drawn.items()},
+        by_round=_by_round(out / "figures", results),
         unfinished=[c.name for c in cells if c.name not in results],
     )
 
@@ -134,14 +132,14 @@ def summary_line(verdict: Verdict) -> str:
 def verdict_lines(verdict: Verdict) -> list[list[str]]:
     """Return header and body of the verdict table; see `MARGINS_NOTE`."""
     header = ["Cell", "Seeds"]
-    for metric in METRICS:
-        name = _SHORT[metric]
-        header += [f"{name.capitalize()} (%)", "Best rival", "Margin", f"Bar, {name}"]
+    for figure in figures_at("judged"):
+        name = figure.narrow
+        header += [figure.headed(name), "Best rival", "Margin", f"Bar, {name.lower()}"]
     body = []
     for cell in verdict.cells:
         line = [cell.cell, _seeds(cell)]
-        for metric in METRICS:
-            line += _margin_cells(cell, metric)
+        for figure in figures_at("judged"):
+            line += _margin_cells(cell, figure.name)
         body.append([*line, "holds" if cell.holds else "fails"])
     return [[*header, "Criterion"], *body]
 
@@ -155,26 +153,26 @@ def verdict_table(verdict: Verdict) -> Table:
     title = f"{verdict.subject} against the best rival (points, 95 % t intervals over seeds)"
     table = Table(title=Text(title), box=SIMPLE_HEAD, padding=(0, 1), show_edge=False)
     table.add_column("Cell", overflow="fold", max_width=32)
-    for name in ("Seeds", *(_SHORT[m].capitalize() for m in METRICS), "Criterion"):
+    for name in ("Seeds", *(f.narrow for f in figures_at("judged")), "Criterion"):
         table.add_column(name, justify="right", no_wrap=True)
     for cell in verdict.cells:
         line = [Text(cell.cell), Text(_seeds(cell))]
-        for metric in METRICS:
-            margin = cell.margins.get(metric)
+        for figure in figures_at("judged"):
+            margin = cell.margins.get(figure.name)
             style = margin.colour if margin and margin.colour != "grey" else ""
             line.append(Text(margin.difference.shown(1) if margin else ABSENT, style=style))
         table.add_row(*line, "holds" if cell.holds else "fails")
     return table
 
 
-def margin_figure(verdict: Verdict, target: Path) -> Path:
+def margin_figure(verdict: Verdict, png: Path) -> Path:
     """Draw the margins of all cells, personalised and global side by side.
 
     Parameters
     ----------
     verdict : Verdict
         With at least one cell.
-    target : Path
+    png : Path
         The PNG file to write.
 
     Returns
@@ -183,11 +181,12 @@ def margin_figure(verdict: Verdict, target: Path) -> Path:
         The file.
     """
     cells = verdict.cells
-    with canvas(target, 9.0, 1.7 + 0.26 * len(cells)) as figure:
-        panels = figure.subplots(1, len(METRICS), sharey=True)
-        for axes, metric in zip(panels, METRICS, strict=True):
+    with canvas(png, 9.0, 1.7 + 0.26 * len(cells)) as page:
+        judged = figures_at("judged")
+        panels = page.subplots(1, len(judged), sharey=True, squeeze=False).ravel()
+        for axes, figure in zip(panels, judged, strict=True):
             for place, cell in enumerate(cells):
-                margin = cell.margins.get(metric)
+                margin = cell.margins.get(figure.name)
                 if margin is None:
                     continue
                 axes.errorbar(
@@ -201,7 +200,7 @@ def margin_figure(verdict: Verdict, target: Path) -> Path:
                     lw=1.2,
                 )
             axes.axvline(0, color="black", lw=0.8)
-            axes.set_title(PANELS[metric])
+            axes.set_title(figure.title)
             axes.set_xlabel("Margin over the best rival (points)")
             axes.grid(axis="x", alpha=0.3)
         panels[0].set_yticks(np.arange(len(cells)), [cell.cell for cell in cells])
@@ -210,10 +209,10 @@ def margin_figure(verdict: Verdict, target: Path) -> Path:
         seeds = (
             f"{' or '.join(map(str, counts))} seeds" if counts != [1] else "one seed, no interval"
         )
-        figure.suptitle(
+        page.suptitle(
             f"{verdict.subject} against the best of the others (95 % t intervals, {seeds})"
         )
-    return target
+    return png
 
 
 def _verdict(cells: Sequence[Cell], results: Mapping[str, Comparison]) -> Verdict | None:
@@ -245,8 +244,8 @@ def _seeds(cell: CellVerdict) -> str:
 def _colours(cell: CellVerdict) -> list[str]:
     """Return the class of each table cell of a verdict's line; the criterion has no test."""
     found: list[str] = ["", ""]
-    for metric in METRICS:
-        margin = cell.margins.get(metric)
+    for figure in figures_at("judged"):
+        margin = cell.margins.get(figure.name)
         found += ["", "", margin.colour if margin else "", ""]
     return [*found, ""]
 
@@ -256,12 +255,13 @@ def _figures(folder: Path, results: Mapping[str, Comparison]) -> dict[str, Path]
     drawn = {}
     if results:
         drawn["targets"] = targets_figure(results, folder / "targets.png")
-    groups = averaged(results, "group_effect")
-    if any(map(fuses, groups.values())):
-        drawn["group_effect"] = group_effect_figure(
-            groups, folder / "group_effect.png", cells=len(results)
-        )
     return drawn
+
+
+def _by_round(folder: Path, results: Mapping[str, Comparison]) -> list[tuple[Figure, str]]:
+    """Draw the figures that have a picture of their own, averaged over the cells."""
+    every = ((figure, averaged(results, figure)) for figure in panels_of(""))
+    return by_round(folder, every, cells=len(results))
 
 
 def _facts(out: Path, cells: Sequence[Cell], results: Mapping[str, Comparison]) -> dict[str, Any]:

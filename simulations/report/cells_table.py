@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fedkt.data.targets import short_names
-from fedkt.simulations.report.drawing import PANELS, shortened
+from fedkt.evaluation.figures import Figure, figures_at, target_accuracy
+from fedkt.simulations.report.drawing import shortened
 from fedkt.simulations.report.tables import ABSENT, markdown, marks, pm
 from fedkt.simulations.results.aggregates import spread
 from fedkt.simulations.results.dropouts import failure_lines
 from fedkt.simulations.results.reading import Comparison, Run
-from fedkt.simulations.results.selection import target_accuracy
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,7 +22,7 @@ AVERAGE = "Average"
 WIDE = 8
 """With more cells than that, they are the rows of the table and not the columns."""
 
-Figure = Callable[[Run], float | None]
+Reading = Callable[[Run], float | None]
 """What a table shows of a run, in [0, 1]."""
 
 
@@ -110,8 +110,8 @@ def cell_tables(results: Mapping[str, Comparison]) -> list[CellsTable]:
             _on_target("validation_selected"),
         ),
         *(
-            _table(f"{title} after the last round", title.split()[0], others, _last(metric))
-            for metric, title in PANELS.items()
+            _table(f"{figure.title} after the last round", figure.narrow, others, _last(figure))
+            for figure in figures_at("judged")
         ),
     ]
     return [table for table in tables if any(any(line) for line in table.values)]
@@ -134,11 +134,11 @@ def headings(results: Mapping[str, Comparison]) -> dict[str, str]:
 
 
 def over_cells(
-    results: Mapping[str, Comparison], label: str, figure: Figure
+    results: Mapping[str, Comparison], label: str, reading: Reading
 ) -> dict[int, list[float]]:
     """Return a figure of one strategy in all cells, by seed; of seeds that have it everywhere."""
     found = [
-        {run.seed: figure(run) for run in comparison.groups.get(label, ())}
+        {run.seed: reading(run) for run in comparison.groups.get(label, ())}
         for comparison in results.values()
     ]
     seeds = sorted(set.intersection(*map(set, found))) if found else []
@@ -202,12 +202,14 @@ def tables_for_terminal(tables: Sequence[CellsTable], width: int) -> list[Table]
     return shown
 
 
-def _table(title: str, short: str, results: Mapping[str, Comparison], figure: Figure) -> CellsTable:
+def _table(
+    title: str, short: str, results: Mapping[str, Comparison], reading: Reading
+) -> CellsTable:
     labels, above = labels_of(results), headings(results)
     values = []
     for label in labels:
-        line = [spread(map(figure, c.groups.get(label, ()))) for c in results.values()]
-        each = over_cells(results, label, figure)
+        line = [spread(map(reading, c.groups.get(label, ()))) for c in results.values()]
+        each = over_cells(results, label, reading)
         values.append((*line, spread(statistics.fmean(one) for one in each.values())))
     marked, alone = [], set()
     for place, label in enumerate(labels):
@@ -221,12 +223,12 @@ def _table(title: str, short: str, results: Mapping[str, Comparison], figure: Fi
     return CellsTable(title, short, columns, tuple(marked), tuple(values), frozenset(alone))
 
 
-def _on_target(selection: str) -> Figure:
+def _on_target(selection: str) -> Reading:
     return lambda run: target_accuracy(run.selected(selection))
 
 
-def _last(metric: str) -> Figure:
-    return lambda run: run.selected().get(metric)
+def _last(figure: Figure) -> Reading:
+    return lambda run: run.figure(figure)
 
 
 def _shown(target: str) -> str:

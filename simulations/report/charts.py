@@ -7,15 +7,19 @@ nothing here touches the global state of pyplot, or slows down ``import fedkt``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedkt.evaluation.figures import CORRELATION, UNIFORM_VARIATION, VARIATION, Figure
 from fedkt.simulations.report.drawing import (
     GREY,
     MEGABYTE,
     WIDTH,
     Band,
+    accuracy_panels,
     annotate,
     band_note,
     bytes_sent,
@@ -28,23 +32,25 @@ from fedkt.simulations.report.drawing import (
     legend_name,
     look_of,
     over_seeds,
-    panels,
     shortened,
     verbatim,
 )
 from fedkt.simulations.results.reading import Run
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 _GAIN, _LOSS = "#0072B2", "#D55E00"
 
 
-def accuracy_figure(groups: Mapping[str, Sequence[Run]], target: Path, *, band: Band) -> Path:
+def accuracy_figure(groups: Mapping[str, Sequence[Run]], png: Path, *, band: Band) -> Path:
     """Draw accuracy against the round, personalised and global side by side.
 
     Parameters
     ----------
     groups : Mapping[str, Sequence[Run]]
         The runs of every label, in the order of colours.
-    target : Path
+    png : Path
         The PNG file to write.
     band : {"clients", "seeds"}
         What the shaded standard deviation is over: the clients of the first run of each
@@ -55,16 +61,16 @@ def accuracy_figure(groups: Mapping[str, Sequence[Run]], target: Path, *, band: 
     Path
         The file.
     """
-    with canvas(target, WIDTH, height_of(groups)) as figure:
+    with canvas(png, WIDTH, height_of(groups)) as figure:
         shaded = False
-        for axes, key in panels(figure, groups):
-            shaded |= curves(axes, groups, key, band, unit=100)
+        for axes, accuracy in accuracy_panels(figure, groups):
+            shaded |= curves(axes, groups, accuracy, band)
         legend_below(figure)
         figure.suptitle(f"Accuracy by round ({band_note(band, shaded)})")
-    return target
+    return png
 
 
-def traffic_figure(groups: Mapping[str, Sequence[Run]], target: Path) -> Path:
+def traffic_figure(groups: Mapping[str, Sequence[Run]], png: Path) -> Path:
     """Draw accuracy against the megabytes that a client has sent and received so far.
 
     Parameters
@@ -72,7 +78,7 @@ def traffic_figure(groups: Mapping[str, Sequence[Run]], target: Path) -> Path:
     groups : Mapping[str, Sequence[Run]]
         The runs of every label, in the order of colours; means are over the runs. A
         label that sends nothing is drawn as a horizontal line at its last accuracy.
-    target : Path
+    png : Path
         The PNG file to write.
 
     Returns
@@ -80,13 +86,13 @@ def traffic_figure(groups: Mapping[str, Sequence[Run]], target: Path) -> Path:
     Path
         The file.
     """
-    with canvas(target, WIDTH, height_of(groups)) as figure:
+    with canvas(png, WIDTH, height_of(groups)) as figure:
         totals = [max(bytes_sent(run) for run in runs) for runs in groups.values()]
         sent = [total for total in totals if total]
         wide = bool(sent) and max(sent) > 20 * min(sent)
-        for axes, key in panels(figure, groups):
+        for axes, accuracy in accuracy_panels(figure, groups):
             for index, (label, runs) in enumerate(groups.items()):
-                rounds, mean, _ = over_seeds(runs, key)
+                rounds, mean, _ = over_seeds(runs, accuracy.name)
                 if not len(rounds):
                     continue
                 look = look_of(index, label, len(rounds))
@@ -105,10 +111,10 @@ def traffic_figure(groups: Mapping[str, Sequence[Run]], target: Path) -> Path:
             axes.set_xlabel("Sent and received per client (MB)")
         legend_below(figure)
         figure.suptitle("Accuracy by traffic")
-    return target
+    return png
 
 
-def leakage_figure(groups: Mapping[str, Sequence[Run]], target: Path, *, band: Band) -> Path:
+def leakage_figure(groups: Mapping[str, Sequence[Run]], png: Path, *, band: Band) -> Path:
     """Draw how well the mean uploaded prediction gives the label histograms away.
 
     Correlation and total variation side by side, against the round. It is one weak attack (see
@@ -119,7 +125,7 @@ def leakage_figure(groups: Mapping[str, Sequence[Run]], target: Path, *, band: B
     groups : Mapping[str, Sequence[Run]]
         The runs of every label, in the order of colours. Labels whose clients share no
         answers are left out.
-    target : Path
+    png : Path
         The PNG file to write.
     band : {"clients", "seeds"}
         What the shaded standard deviation is over: the clients of the first run of each
@@ -130,35 +136,102 @@ def leakage_figure(groups: Mapping[str, Sequence[Run]], target: Path, *, band: B
     Path
         The file.
     """
-    guess = "uniform guess"
+    guess = UNIFORM_VARIATION.title
     sharing = [label for label, runs in groups.items() if any(map(shares_answers, runs))]
-    with canvas(target, WIDTH, height_of([*sharing, guess])) as figure:
+    with canvas(png, WIDTH, height_of([*sharing, guess])) as figure:
         left, right = figure.subplots(1, 2)
-        shaded = curves(left, groups, "leakage.correlation", band, least=-1)
-        shaded |= curves(right, groups, "leakage.total_variation", band)
-        left.set_title("Correlation of guess and truth")
-        left.set_ylabel("Higher: more is given away")
+        shaded = False
+        for axes, tells in ((left, CORRELATION), (right, VARIATION)):
+            shaded |= curves(axes, groups, tells, band)
+            axes.set_title(tells.title)
+            axes.set_ylabel(tells.axis)
+            axes.grid(True)
         left.axhline(0, color="black", lw=0.8)
         left.set_ylim(min(-0.05, left.dataLim.y0 - 0.05), 1.05)
-        right.set_title("Total variation between guess and truth")
-        right.set_ylabel("Lower: more is given away")
         runs = [run for group in groups.values() for run in group if shares_answers(run)]
-        rounds, mean, _ = over_seeds(runs, "leakage.total_variation_uniform")
+        rounds, mean, _ = over_seeds(runs, UNIFORM_VARIATION.name)
         right.plot(rounds, mean, label=guess, color=GREY, linestyle="--", linewidth=1.2)
         right.set_ylim(0, max(0.1, 1.1 * right.dataLim.y1))
-        for axes in (left, right):
-            axes.grid(True)
         legend_below(figure)
         figure.suptitle(f"Label histograms guessed from uploads ({band_note(band, shaded)})")
-    return target
+    return png
+
+
+def drawable(figure: Figure, runs: Sequence[Run]) -> bool:
+    """Return whether runs have something to draw of a figure: values, other than "no effect"."""
+    values = [value for run in runs for value in run.series(figure.name)[1]]
+    return any(values) if figure.signs else bool(values)
+
+
+def figure_by_round(
+    figure: Figure,
+    groups: Mapping[str, Sequence[Run]],
+    png: Path,
+    *,
+    band: Band = "seeds",
+    cells: int = 1,
+) -> Path:
+    """Draw a figure that has a picture of its own against the round.
+
+    Parameters
+    ----------
+    figure : Figure
+        Of the table of figures.
+    groups : Mapping[str, Sequence[Run]]
+        The runs of every label, in the order of colours; at least one has something to draw.
+        Those that have nothing are left out.
+    png : Path
+        The PNG file to write.
+    band : {"clients", "seeds"}
+        What the shaded standard deviation is over.
+    cells : int
+        Over how many cells the runs have been averaged.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    shown = [label for label, runs in groups.items() if drawable(figure, runs)]
+    # The others keep their places, and so everyone its colour.
+    kept = {
+        label: runs if label in shown else [replace(run, rounds=[]) for run in runs]
+        for label, runs in groups.items()
+    }
+    with canvas(png, WIDTH, height_of(shown)) as page:
+        axes = page.subplots()
+        shaded = curves(axes, kept, figure, band)
+        axes.grid(True)
+        if figure.signs:
+            _mark_signs(axes, figure)
+        axes.set_ylabel(figure.axis or figure.headed())
+        legend_below(page)
+        over = f"average over {cells} cells; " if cells > 1 else ""
+        spread = band == "seeds" or figure.over == "clients"
+        note = band_note(band, shaded) if spread else "one run"
+        page.suptitle(f"{figure.title} by round ({over}{note})")
+    return png
+
+
+def _mark_signs(axes: Axes, figure: Figure) -> None:
+    """Draw the line of zero, and say beside the panel what lies above and below."""
+    axes.axhline(0, color="black", lw=1)
+    low, high = axes.get_ylim()
+    edge = max(0.03 * (high - low), 0.1)
+    axes.set_ylim(min(low, -edge), max(high, edge))
+    colours = (_GAIN, _LOSS) if figure.better == "higher" else (_LOSS, _GAIN)
+    # Outside, where no curve can run through them.
+    for place, text, colour in zip((1, 0), figure.signs, colours, strict=True):
+        axes.text(1.01, place, text, color=colour, rotation=90, fontsize=9,
+                  va="top" if place else "bottom", transform=axes.transAxes)  # fmt: skip
 
 
 def shares_answers(run: Run) -> bool:
-    """Say whether the clients of a run shared answers on a public set in any round."""
-    return bool(run.series("leakage.total_variation")[0])
+    """Return whether the clients of a run shared answers on a public set in any round."""
+    return bool(run.series(VARIATION.name)[0])
 
 
-def labels_figure(counts: Sequence[Sequence[int]], classes: Sequence[str], target: Path) -> Path:
+def labels_figure(counts: Sequence[Sequence[int]], classes: Sequence[str], png: Path) -> Path:
     """Draw how many training examples of each class every client holds.
 
     Parameters
@@ -167,7 +240,7 @@ def labels_figure(counts: Sequence[Sequence[int]], classes: Sequence[str], targe
         Examples, clients × classes.
     classes : Sequence[str]
         The names of the classes.
-    target : Path
+    png : Path
         The PNG file to write.
 
     Returns
@@ -180,7 +253,7 @@ def labels_figure(counts: Sequence[Sequence[int]], classes: Sequence[str], targe
     table = np.asarray(counts, float)
     clients, width = table.shape
     height = float(np.clip(1.9 + 0.3 * clients, 3.2, 8.5))
-    with canvas(target, WIDTH, height) as figure:
+    with canvas(png, WIDTH, height) as figure:
         heat, bars = figure.subplots(1, 2, sharey=True, width_ratios=[5, 1])
         # The square root keeps small clients visible beside large ones.
         norm = PowerNorm(0.5, vmin=0, vmax=max(table.max(), 1))
@@ -206,10 +279,10 @@ def labels_figure(counts: Sequence[Sequence[int]], classes: Sequence[str], targe
         bars.locator_params(axis="x", nbins=3)
         colour_bar(figure, image, "Examples of the class (square-root scale)")
         figure.suptitle(f"Label distribution: {clients} clients × {width} classes")
-    return target
+    return png
 
 
-def gain_figure(gains: Mapping[str, Sequence[Sequence[float | None]]], target: Path) -> Path:
+def gain_figure(gains: Mapping[str, Sequence[Sequence[float | None]]], png: Path) -> Path:
     """Draw what every client gains or loses against training alone, sorted.
 
     Parameters
@@ -218,7 +291,7 @@ def gain_figure(gains: Mapping[str, Sequence[Sequence[float | None]]], target: P
         Differences in personalised accuracy in [-1, 1], label → seed → client. Seeds
         deal out the data anew, so they are averaged rank by rank, not client by client;
         a thin line spans the seeds.
-    target : Path
+    png : Path
         The PNG file to write.
 
     Returns
@@ -228,7 +301,7 @@ def gain_figure(gains: Mapping[str, Sequence[Sequence[float | None]]], target: P
     """
     columns = 1 if len(gains) == 1 else 2 if len(gains) in (2, 4) else 3
     rows = -(-len(gains) // columns)
-    with canvas(target, WIDTH, 1.6 + 2.4 * rows if rows < 3 else 1 + 2.1 * rows) as figure:
+    with canvas(png, WIDTH, 1.6 + 2.4 * rows if rows < 3 else 1 + 2.1 * rows) as figure:
         grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
         for axes, (label, seeds) in zip(grid, gains.items(), strict=False):
             known = [np.array([g for g in seed if g is not None], float) for seed in seeds]
@@ -258,13 +331,13 @@ def gain_figure(gains: Mapping[str, Sequence[Sequence[float | None]]], target: P
         figure.supylabel("Gain (percentage points)", fontsize=10)
         figure.supxlabel("Clients, from the largest loss to the largest gain", fontsize=10)
         figure.suptitle("Personalised accuracy against local training")
-    return target
+    return png
 
 
 def weights_figure(
     weights: Sequence[Sequence[float]],
     clients: Sequence[int],
-    target: Path,
+    png: Path,
     *,
     effective: Sequence[float] | None = None,
 ) -> Path:
@@ -276,7 +349,7 @@ def weights_figure(
         Row-stochastic matrix, ``[K, K]``: row k holds the weights of client k.
     clients : Sequence[int]
         The ids of the rows, ``[K]``.
-    target : Path
+    png : Path
         The PNG file to write.
     effective : Sequence[float] | None
         Effective number of neighbours of each client, ``[K]``, drawn beside the matrix.
@@ -291,7 +364,7 @@ def weights_figure(
     matrix = np.asarray(weights, float)
     size = len(matrix)
     height = float(np.clip(1.8 + 0.42 * size, 3.4, 6.6))
-    with canvas(target, WIDTH, height) as figure:
+    with canvas(png, WIDTH, height) as figure:
         heat, bars = figure.subplots(1, 2, sharey=True, width_ratios=[3, 1])
         # A client's own weight can be far above the others, which must stay visible.
         norm = PowerNorm(0.5, vmin=0, vmax=max(float(np.nanmax(matrix)), 1e-9))
@@ -313,4 +386,4 @@ def weights_figure(
             bars.tick_params(axis="y", left=False, labelleft=False)
         colour_bar(figure, image, "Weight (square-root scale)")
         figure.suptitle("Neighbour weights in the last round (each row sums to 1)")
-    return target
+    return png

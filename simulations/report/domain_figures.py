@@ -1,4 +1,4 @@
-"""Figures about domains: the group effect, and accuracy on every target.
+"""Figures over several cells: averages by round, and accuracy on every target.
 
 As in ``figures``, matplotlib is imported where it is used.
 """
@@ -13,92 +13,32 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedkt.evaluation.figures import GLOBAL, Figure, target_accuracy, value_of
 from fedkt.simulations.report.cells_table import AVERAGE, headings, labels_of, over_cells, target_of
 from fedkt.simulations.report.drawing import (
     GREY,
     WIDTH,
-    Band,
-    band_note,
     canvas,
-    curves,
-    height_of,
-    legend_below,
     look_of,
     shortened,
     verbatim,
 )
 from fedkt.simulations.results.aggregates import spread
 from fedkt.simulations.results.reading import Comparison, Run
-from fedkt.simulations.results.selection import target_accuracy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_GAIN, _LOSS = "#0072B2", "#D55E00"
 
-
-def fuses(runs: Sequence[Run]) -> bool:
-    """Say whether runs have a group effect at all: it is nil in every round of training alone."""
-    return any(value for run in runs for value in run.series("group_effect")[1])
-
-
-def group_effect_figure(
-    groups: Mapping[str, Sequence[Run]], target: Path, *, band: Band = "seeds", cells: int = 1
-) -> Path:
-    """Draw the group effect against the round.
-
-    Parameters
-    ----------
-    groups : Mapping[str, Sequence[Run]]
-        The runs of every label, in the order of colours; at least one that fuses. Those that
-        never fuse are left out.
-    target : Path
-        The PNG file to write.
-    band : {"clients", "seeds"}
-        ``"clients"`` for a single run, which has no band: the figure is one number a round.
-    cells : int
-        Over how many cells the runs have been averaged.
-
-    Returns
-    -------
-    Path
-        The file.
-    """
-    shown = [label for label, runs in groups.items() if fuses(runs)]
-    # The others keep their places, and so everyone its colour.
-    kept = {
-        label: runs if label in shown else [replace(run, rounds=[]) for run in runs]
-        for label, runs in groups.items()
-    }
-    with canvas(target, WIDTH, height_of(shown)) as figure:
-        axes = figure.subplots()
-        shaded = curves(axes, kept, "group_effect", band, unit=100, least=-1)
-        axes.axhline(0, color="black", lw=1)
-        axes.grid(True)
-        low, high = axes.get_ylim()
-        edge = max(0.03 * (high - low), 0.1)
-        axes.set_ylim(min(low, -edge), max(high, edge))
-        axes.set_ylabel("Before minus after the fusion (points)")
-        # Outside, where no curve can run through them.
-        for place, text, colour in ((1, "fusing destroys →", _LOSS), (0, "← fusing gains", _GAIN)):
-            axes.text(1.01, place, text, color=colour, rotation=90, fontsize=9,
-                      va="top" if place else "bottom", transform=axes.transAxes)  # fmt: skip
-        legend_below(figure)
-        over = f"average over {cells} cells; " if cells > 1 else ""
-        note = band_note(band, shaded) if band == "seeds" else "one run"
-        figure.suptitle(f"Group effect by round ({over}{note})")
-    return target
-
-
-def averaged(results: Mapping[str, Comparison], key: str) -> dict[str, list[Run]]:
+def averaged(results: Mapping[str, Comparison], figure: Figure) -> dict[str, list[Run]]:
     """Average a figure over the cells, with each seed and in each round.
 
     Parameters
     ----------
     results : Mapping[str, Comparison]
         By cell.
-    key : str
-        A figure of a round that is one number, such as ``"group_effect"``.
+    figure : Figure
+        Of every round; the mean over clients where it is over them.
 
     Returns
     -------
@@ -111,16 +51,16 @@ def averaged(results: Mapping[str, Comparison], key: str) -> dict[str, list[Run]
         by_cell = [{run.seed: run for run in c.groups.get(label, ())} for c in results.values()]
         for seed in sorted(set.intersection(*map(set, by_cell))):
             runs = [one[seed] for one in by_cell]
-            series = [dict(zip(*run.series(key)[:2], strict=True)) for run in runs]
+            series = [dict(zip(*run.series(figure.name)[:2], strict=True)) for run in runs]
             rounds = [
-                {"round": t, key: statistics.fmean(one[t] for one in series)}
+                {"round": t, figure.name: statistics.fmean(one[t] for one in series)}
                 for t in sorted(set.intersection(*map(set, series)))
             ]
             groups.setdefault(label, []).append(replace(runs[0], rounds=rounds))
     return groups
 
 
-def targets_figure(results: Mapping[str, Comparison], target: Path) -> Path:
+def targets_figure(results: Mapping[str, Comparison], png: Path) -> Path:
     """Draw the accuracy of every strategy on every target after the last round.
 
     Parameters
@@ -128,7 +68,7 @@ def targets_figure(results: Mapping[str, Comparison], target: Path) -> Path:
     results : Mapping[str, Comparison]
         By cell, at least one; target accuracy where a cell has a target, else global
         accuracy.
-    target : Path
+    png : Path
         The PNG file to write.
 
     Returns
@@ -148,7 +88,7 @@ def targets_figure(results: Mapping[str, Comparison], target: Path) -> Path:
     alone = {run.label for run in runs if run.summary.get("one_architecture")}
     across = 3 if len(panels) in (3, 5, 6, 9) else min(4, len(panels))  # few empty places
     down = -(-len(panels) // across)
-    with canvas(target, WIDTH, 0.9 + down * (0.62 + 0.19 * len(labels))) as figure:
+    with canvas(png, WIDTH, 0.9 + down * (0.62 + 0.19 * len(labels))) as figure:
         grid = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
         for axes, (name, values) in zip(grid, panels, strict=False):
             _dots(axes, labels, values, alone)
@@ -166,7 +106,7 @@ def targets_figure(results: Mapping[str, Comparison], target: Path) -> Path:
         seeds = len({run.seed for run in runs})
         note = f"± 1 standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
         figure.suptitle(f"{kind} accuracy after the last round, % ({note})")
-    return target
+    return png
 
 
 def _dots(
@@ -204,4 +144,4 @@ def _dots(
 
 def _accuracy(run: Run) -> float | None:
     last = run.selected()
-    return target_accuracy(last) if run.federation.get("target") else last.get("global_accuracy")
+    return target_accuracy(last) if run.federation.get("target") else value_of(last, GLOBAL.name)

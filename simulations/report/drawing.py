@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from fedkt.disk import writing
+from fedkt.evaluation import figures
 from fedkt.simulations.results.reading import Run
 
 if TYPE_CHECKING:
@@ -29,9 +30,6 @@ DPI = 144
 
 MEGABYTE = 1_000_000
 """Bytes in a megabyte (MB, the decimal one)."""
-
-PANELS = {"personalised_accuracy": "Personalised accuracy", "global_accuracy": "Global accuracy"}
-"""The accuracies that are drawn, with their titles."""
 
 Band = Literal["clients", "seeds"]
 """What a shaded standard deviation is over: the clients of a label's first run, or its seeds."""
@@ -55,8 +53,8 @@ _STYLE: dict[Any, Any] = {
 
 
 @contextmanager
-def canvas(target: Path, width: float, height: float) -> Iterator[Figure]:
-    """Give a figure of the house's style and write it to ``target`` afterwards; inches."""
+def canvas(png: Path, width: float, height: float) -> Iterator[Figure]:
+    """Give a figure of the house's style and write it to ``png`` afterwards; inches."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -65,9 +63,9 @@ def canvas(target: Path, width: float, height: float) -> Iterator[Figure]:
         figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
-        with writing(target.parent):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(target, dpi=DPI, format="png", metadata={"Software": None})
+        with writing(png.parent):
+            png.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(png, dpi=DPI, format="png", metadata={"Software": None})
 
 
 def bytes_sent(run: Run) -> float:
@@ -75,28 +73,28 @@ def bytes_sent(run: Run) -> float:
     return max(run.cumulative_bytes().values(), default=0.0)
 
 
-def panels(figure: Figure, groups: Mapping[str, Sequence[Run]]) -> list[tuple[Axes, str]]:
-    """One panel for each accuracy that any run measured."""
+def accuracy_panels(
+    canvas: Figure, groups: Mapping[str, Sequence[Run]]
+) -> list[tuple[Axes, figures.Figure]]:
+    """Return one panel for each accuracy that any run measured."""
     runs = [run for group in groups.values() for run in group]
-    keys = [key for key in PANELS if any(run.series(key)[0] for run in runs)] or list(PANELS)
-    grid = figure.subplots(1, len(keys), squeeze=False).ravel()
-    for axes, key in zip(grid, keys, strict=True):
-        axes.set_title(PANELS[key])
+    every = figures.panels_of("accuracy")
+    shown = [f for f in every if any(run.series(f.name)[0] for run in runs)] or every
+    grid = canvas.subplots(1, len(shown), squeeze=False).ravel()
+    for axes, figure in zip(grid, shown, strict=True):
+        axes.set_title(figure.title)
         axes.grid(True)
     grid[0].set_ylabel("Accuracy (%)")
-    return list(zip(grid, keys, strict=True))
+    return list(zip(grid, shown, strict=True))
 
 
 def curves(
     axes: Axes,
     groups: Mapping[str, Sequence[Run]],
-    key: str,
+    figure: figures.Figure,
     band: Band,
-    *,
-    unit: float = 1.0,
-    least: float = 0.0,
 ) -> bool:
-    """Draw a figure of all labels against the round, with bands; say whether any is shaded.
+    """Draw a figure of all labels against the round, with bands; return whether any is shaded.
 
     Parameters
     ----------
@@ -105,28 +103,25 @@ def curves(
     groups : Mapping[str, Sequence[Run]]
         The runs of every label, in the order of colours; one that never measured the
         figure is left out, and the others keep their colours.
-    key : str
-        The figure, as `Run.series` takes it.
+    figure : Figure
+        What is drawn, in its unit; bands end at its bounds.
     band : {"clients", "seeds"}
         See `Band`.
-    unit : float
-        What the values are multiplied by: 100 for percentages.
-    least : float
-        The least that the figure can be before that; the most is 1. Bands end there.
     """
+    unit = figure.unit.scale
     shaded, alpha = False, 0.16 if len(groups) <= 5 else 0.07
     for index, (label, runs) in enumerate(groups.items()):
         if band == "clients":
-            rounds, mean, std = (np.asarray(v, float) for v in runs[0].series(key))
+            rounds, mean, std = (np.asarray(v, float) for v in runs[0].series(figure.name))
         else:
-            rounds, mean, std = over_seeds(runs, key)
+            rounds, mean, std = over_seeds(runs, figure.name)
         if not len(rounds):
             continue
         look = look_of(index, label, len(rounds))
         axes.plot(rounds, unit * mean, label=legend_name(label), **look)
         if std.any():
             shaded = True
-            low, high = unit * np.clip([mean - std, mean + std], least, 1)
+            low, high = unit * np.clip([mean - std, mean + std], *figure.bounds)
             axes.fill_between(rounds, low, high, color=look["color"], alpha=alpha, lw=0)
     axes.set_xlabel("Round")
     axes.locator_params(axis="x", integer=True)

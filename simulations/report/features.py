@@ -110,7 +110,7 @@ def feature_points(features: Array, method: str = "pca", seed: int = 0) -> Array
 
 
 def features_figure(
-    before: Panel, after: Panel, target: Path, *, domain: str = "", method: str = "pca"
+    before: Panel, after: Panel, png: Path, *, domain: str = "", method: str = "pca"
 ) -> Path:
     """Draw the features of two models side by side, coloured by domain.
 
@@ -118,7 +118,7 @@ def features_figure(
     ----------
     before, after : Panel
         The same samples in both.
-    target : Path
+    png : Path
         The PNG file to write.
     domain : str
         The target domain among those of the panels, drawn as triangles; empty without one.
@@ -131,7 +131,7 @@ def features_figure(
         The file.
     """
     names = [f"{name} (target)" if name == domain else name for name in before.points]
-    with canvas(target, WIDTH, 0.6 + height_of(names)) as figure:
+    with canvas(png, WIDTH, 0.6 + height_of(names)) as figure:
         for axes, panel in zip(figure.subplots(1, 2), (before, after), strict=True):
             for place, (name, points) in enumerate(panel.points.items()):
                 aimed = name == domain
@@ -153,7 +153,7 @@ def features_figure(
         legend_below(figure)
         how = {"pca": "principal components", "tsne": "t-SNE"}[method]
         figure.suptitle(f"Features of held-out samples by domain ({how})")
-    return target
+    return png
 
 
 def draw_features(folder: Path, method: str = "pca", samples: int = SAMPLES) -> Path:

@@ -14,19 +14,30 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedkt.evaluation.figures import (
+    PERSONALISED,
+    TARGET,
+    TRANSFER,
+    Figure,
+    defined,
+    figures_at,
+    panels_of,
+    value_of,
+)
 from fedkt.simulations.files import write_atomic
-from fedkt.simulations.report import charts as figures
-from fedkt.simulations.report.domain_figures import fuses, group_effect_figure
+from fedkt.simulations.report import charts
 from fedkt.simulations.report.tables import (
     ABSENT,
     DIFFERENCES_NOTE,
     attack_of,
     differences,
+    differences_head,
     marks,
     megabytes,
     one_line,
     over,
     percent,
+    shown,
     table_of,
 )
 from fedkt.simulations.results.aggregates import aggregate
@@ -78,7 +89,17 @@ def write_run_report(run_dir: str | Path) -> Path:
         chosen=chosen,
         diagnostics=(run.rounds[-1].get("strategy") or {}) if run.rounds else {},
         figures=_run_figures(run, baseline),
-        target=run.federation.get("target"),
+        by_round=by_round(
+            run.path / "figures",
+            ((figure, {run.label: [run]}) for figure in panels_of("")),
+            band="clients",
+        ),
+        headline=[
+            figure
+            for figure in figures_at("summary")
+            if not figure.total and (figure is not TARGET or run.federation.get("target"))
+        ],
+        by_row=figures_at("rounds"),
         clients=_clients(run, baseline),
         failures=_failures([run]),
         failed=[(r.label, failures_said(r)) for r in (run, baseline) if r and failures_said(r)],
@@ -118,11 +139,16 @@ def write_comparison_report(directory: str | Path) -> Path:
         facts=_facts(comparison.runs, comparison.config),
         tables={name: table_of(found, name == "last") for name, found in rows.items()},
         differences=differences(headline),
+        differences_head=differences_head(),
         differences_note=DIFFERENCES_NOTE,
         own_baselines=any(len(row["differences"]) > 1 for row in headline),
         over=over(headline),
         marks=[*marks(headline), *failure_lines(comparison.runs)],
         figures=_comparison_figures(comparison),
+        by_round=by_round(
+            comparison.path / "figures",
+            ((figure, comparison.groups) for figure in panels_of("")),
+        ),
         failures=_failures(comparison.runs),
         notes=_notes(comparison.runs),
     )
@@ -140,6 +166,8 @@ def render(folder: Path, template: str, **context: Any) -> Path:
         lstrip_blocks=True,
     )
     pages.filters |= {"percent": percent, "megabytes": megabytes, "compact": _compact}
+    pages.filters["figure"] = lambda row, figure: shown(figure, value_of(row, figure.name))
+    pages.globals["defined"] = defined()
     page = folder / "report.html"
     write_atomic(page, pages.get_template(template).render(context, absent=ABSENT))
     return page
@@ -149,18 +177,15 @@ def _run_figures(run: Run, baseline: Run | None) -> dict[str, list[tuple[str, st
     """Draw what a run has data for: name → (label, image as a data URI)."""
     folder = run.path / "figures"
     groups = {run.label: [run]} | ({"local training": [baseline]} if baseline else {})
-    drawn = {"accuracy": figures.accuracy_figure(groups, folder / "accuracy.png", band="clients")}
-    drawn["traffic"] = figures.traffic_figure(groups, folder / "traffic.png")
-    if figures.shares_answers(run):
-        drawn["leakage"] = figures.leakage_figure(groups, folder / "leakage.png", band="clients")
-    if fuses([run]):
-        path = folder / "group_effect.png"
-        drawn["group_effect"] = group_effect_figure({run.label: [run]}, path, band="clients")
+    drawn = {"accuracy": charts.accuracy_figure(groups, folder / "accuracy.png", band="clients")}
+    drawn["traffic"] = charts.traffic_figure(groups, folder / "traffic.png")
+    if charts.shares_answers(run):
+        drawn["leakage"] = charts.leakage_figure(groups, folder / "leakage.png", band="clients")
     if (folder / "features.png").is_file():  # of the command ``fedkt features``
         drawn["features"] = folder / "features.png"
     gains = run.gains(baseline)
     if _known(gains):
-        drawn["gain"] = figures.gain_figure({run.label: [gains]}, folder / "gain.png")
+        drawn["gain"] = charts.gain_figure({run.label: [gains]}, folder / "gain.png")
     shared = _shared_figures([run], folder)
     return {name: [(run.label, embed(path))] for name, path in drawn.items()} | shared
 
@@ -168,12 +193,10 @@ def _run_figures(run: Run, baseline: Run | None) -> dict[str, list[tuple[str, st
 def _comparison_figures(comparison: Comparison) -> dict[str, list[tuple[str, str]]]:
     """Draw what a comparison has data for: name → (label, image as a data URI)."""
     folder, groups = comparison.path / "figures", comparison.groups
-    drawn = {"accuracy": figures.accuracy_figure(groups, folder / "accuracy.png", band="seeds")}
-    drawn["traffic"] = figures.traffic_figure(groups, folder / "traffic.png")
-    if any(map(figures.shares_answers, comparison.runs)):
-        drawn["leakage"] = figures.leakage_figure(groups, folder / "leakage.png", band="seeds")
-    if fuses(comparison.runs):
-        drawn["group_effect"] = group_effect_figure(groups, folder / "group_effect.png")
+    drawn = {"accuracy": charts.accuracy_figure(groups, folder / "accuracy.png", band="seeds")}
+    drawn["traffic"] = charts.traffic_figure(groups, folder / "traffic.png")
+    if any(map(charts.shares_answers, comparison.runs)):
+        drawn["leakage"] = charts.leakage_figure(groups, folder / "leakage.png", band="seeds")
     alone = {run.seed: run for run in groups[comparison.reference]}
     gains: dict[str, list[list[float | None]]] = {}
     for label, runs in groups.items():
@@ -182,7 +205,7 @@ def _comparison_figures(comparison: Comparison) -> dict[str, list[tuple[str, str
             gains |= {label: [one for one in found if _known(one)]}
     gains = {label: found for label, found in gains.items() if found}
     if gains:
-        drawn["gain"] = figures.gain_figure(gains, folder / "gain.png")
+        drawn["gain"] = charts.gain_figure(gains, folder / "gain.png")
     shared = _shared_figures([runs[0] for runs in groups.values()], folder)
     return {name: [("", embed(path))] for name, path in drawn.items()} | shared
 
@@ -194,7 +217,7 @@ def _shared_figures(runs: Sequence[Run], folder: Path) -> dict[str, list[tuple[s
     counts = federation.get("label_counts")
     if counts:
         path = folder / "labels.png"
-        figures.labels_figure(counts, federation.get("classes") or [], path)
+        charts.labels_figure(counts, federation.get("classes") or [], path)
         drawn["labels"] = [(f"seed {runs[0].seed}", embed(path))]
     for number, run in enumerate(runs):
         said = (run.rounds[-1].get("strategy") or {}) if run.rounds else {}
@@ -203,13 +226,27 @@ def _shared_figures(runs: Sequence[Run], folder: Path) -> dict[str, list[tuple[s
         if weights and all(isinstance(row, list) and len(row) == len(ids) for row in weights):
             path = folder / f"weights-{number}-{_slug(run.label)}.png"
             effective = said.get("effective_neighbours")
-            figures.weights_figure(weights, ids, path, effective=effective)
+            charts.weights_figure(weights, ids, path, effective=effective)
             drawn.setdefault("weights", []).append((f"{run.label}, seed {run.seed}", embed(path)))
     return drawn
 
 
 def _known(gains: Sequence[float | None]) -> bool:
     return any(gain is not None for gain in gains)
+
+
+def by_round(
+    folder: Path, every: Iterable[tuple[Figure, Mapping[str, Sequence[Run]]]], **how: Any
+) -> list[tuple[Figure, str]]:
+    """Draw figures that have a picture of their own, where runs have something to draw of them."""
+    return [
+        (
+            figure,
+            embed(charts.figure_by_round(figure, groups, folder / f"{figure.name}.png", **how)),
+        )
+        for figure, groups in every
+        if any(charts.drawable(figure, runs) for runs in groups.values())
+    ]
 
 
 def embed(path: Path) -> str:
@@ -252,7 +289,7 @@ def _facts(runs: Sequence[Run], config: Mapping[str, Any]) -> dict[str, str]:
 
 def _clients(run: Run, baseline: Run | None) -> list[list[str]]:
     """Tabulate the clients after the last round: header and body; empty for very many."""
-    accuracies, gains = run.per_client("personalised_accuracy"), run.gains(baseline)
+    accuracies, gains = run.per_client(PERSONALISED.name), run.gains(baseline)
     if not accuracies or len(accuracies) > _CLIENTS:
         return []
     about = run.federation
@@ -260,8 +297,8 @@ def _clients(run: Run, baseline: Run | None) -> list[list[str]]:
         "Domain": about.get("domains"),
         "Model": about.get("models"),
         "Training examples": (about.get("sizes") or {}).get("train"),
-        "Personalised accuracy (%)": [percent(value) for value in accuracies],
-        "Transfer (points)": [percent(value, "+") for value in gains],
+        PERSONALISED.headed(): [percent(value) for value in accuracies],
+        TRANSFER.headed(): [percent(value, "+") for value in gains],
     }
     shown = {name: c for name, c in columns.items() if c and len(c) == len(accuracies)}
     body = [[str(i), *map(str, line)] for i, line in enumerate(zip(*shown.values(), strict=True))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from fedkt.evaluation.figures import POINTS, Figure, figures_at, target_first
 from fedkt.simulations.report.drawing import MEGABYTE
 from fedkt.simulations.results.aggregates import aggregate
 from fedkt.simulations.results.dropouts import failure_lines
@@ -17,34 +18,13 @@ if TYPE_CHECKING:
 ABSENT = "–"
 """What stands in a table where nothing was measured."""
 
-DIFFERENCES = ["Strategy", "Against", "Personalised (points)", "Global (points)", "Seeds"]
 DIFFERENCES_NOTE = (
     "Percentage points after the last round, paired over seeds: mean ± half-width of the 95 % t "
     "interval. *: differs from 0 at 5 % after Holm's correction over the lines of the column; "
     "never with fewer than 3 seeds or where all of them give the same difference (no spread)."
 )
 
-_ACCURACY = {
-    "target_accuracy": "Target accuracy (%)",
-    "personalised_accuracy": "Personalised accuracy (%)",
-    "global_accuracy": "Global accuracy (%)",
-    "server_accuracy": "Server accuracy (%)",
-    "negative_transfer": "Negative transfer (%)",
-}
-# For the terminal, whose 80 columns hold seven of these; the caption says what they are.
-_SHORT = {
-    "Target accuracy (%)": "Target %",
-    "Personalised accuracy (%)": "Person. %",
-    "Global accuracy (%)": "Global %",
-    "Negative transfer (%)": "Worse %",
-    "MB up": "MB up",
-    "MB down": "down",
-    "Seconds": "s",
-    "Failures": "Fail.",
-}
-_SOME = ("target_accuracy", "server_accuracy")  # that not every federation or method has
 FAILURES = "Failures"  # a column where there are any: over all rounds and seeds
-_COST = {"bytes_up": "MB up", "bytes_down": "MB down", "seconds": "Seconds"}
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -58,14 +38,8 @@ def comparison_table(comparison: Comparison) -> Table:
 
     rows = aggregate(comparison)
     header, *body = table_of(rows, digits=1)
-    # Eighty columns have no room for all accuracies; the report shows the server's, and the
-    # clients' on the target.
-    hidden = {_ACCURACY["server_accuracy"]}
-    if _ACCURACY["target_accuracy"] in header:
-        hidden.add(_ACCURACY["global_accuracy"])
-    if FAILURES in header:
-        hidden.add(_COST["seconds"])
-    kept = [i for i, name in enumerate(header) if name not in hidden]
+    brief = _terminal_headings(header)
+    kept = [i for i, name in enumerate(header) if brief[name]]
     header, *body = [[line[i] for i in kept] for line in [header, *body]]
     # Text, not str: a label in square brackets is no markup.
     caption = Text("\n".join(_below(comparison, rows)))
@@ -77,9 +51,9 @@ def comparison_table(comparison: Comparison) -> Table:
     for index, name in enumerate(header):
         side: Literal["left", "right"] = "right" if index else "left"
         # A long label may take several lines; a figure must never be cut.
-        width = max(len(line[index]) for line in [[_SHORT.get(h, h) for h in header], *body])
+        width = max(len(brief[name]), *(len(line[index]) for line in body))
         table.add_column(
-            _SHORT.get(name, name),
+            brief[name],
             justify=side,
             overflow="fold",
             no_wrap=bool(index),
@@ -88,6 +62,21 @@ def comparison_table(comparison: Comparison) -> Table:
     for line in body:
         table.add_row(*map(Text, line))
     return table
+
+
+def _terminal_headings(header: Sequence[str]) -> dict[str, str]:
+    """Return by heading what stands on the terminal; empty for a column that has no room.
+
+    Eighty columns hold seven figures; the report shows the others.
+    """
+    columns = {figure.headed(): figure for figure in figures_at("table")}
+    present = {figure.name for heading, figure in columns.items() if heading in header}
+    present |= {"failures"} & {name.lower() for name in header}
+    briefs = {
+        heading: "" if figure.yields_to in present else figure.brief
+        for heading, figure in columns.items()
+    }
+    return {name: briefs.get(name, name) for name in header} | {FAILURES: "Fail."}
 
 
 def plain_table(comparison: Comparison) -> str:
@@ -105,7 +94,7 @@ def plain_differences(comparison: Comparison) -> str:
     Percentage points after the last round, with their intervals over seeds.
     """
     body = differences(aggregate(comparison))
-    table = markdown([DIFFERENCES, *body])
+    table = markdown([differences_head(narrow=True), *body])
     return f"{table}\n\n{DIFFERENCES_NOTE}\n" if body else ""
 
 
@@ -120,33 +109,36 @@ def table_of(
     rows: Sequence[Mapping[str, Any]], with_cost: bool = True, digits: int = 2
 ) -> list[list[str]]:
     """Make header and body of the main table; columns that nobody measured are left out."""
-    shown = {
-        key: title
-        for key, title in _ACCURACY.items()
-        if key not in _SOME or any(row[key] for row in rows)
-    }
-    header = ["Strategy", *([] if with_cost else ["Round"]), *shown.values()]
+    columns = [
+        figure
+        for figure in target_first(figures_at("table"))
+        if (with_cost if figure.total else figure.always or any(row[figure.name] for row in rows))
+    ]
     failing = with_cost and any(row.get("failures") for row in rows)
-    table = [header + (list(_COST.values()) if with_cost else []) + [FAILURES] * failing]
+    header = ["Strategy", *([] if with_cost else ["Round"]), *(f.headed() for f in columns)]
+    table = [header + [FAILURES] * failing]
     for row in rows:
-        line = [_marked(row)]
-        if not with_cost:
-            line.append(pm(row["round"], digits=1))
-        line += [pm(row[key], 100, digits=digits) for key in shown]
-        if with_cost:
-            sent = [row["bytes_up"], row["bytes_down"]]
-            line += [megabytes(one["mean"], one["std"]) if one else ABSENT for one in sent]
-            line.append(pm(row["seconds"], digits=1))
+        line = [_marked(row), *([] if with_cost else [pm(row["round"], digits=1)])]
+        line += [_over_seeds(figure, row[figure.name], digits) for figure in columns]
         table.append(line + [str(row.get("failures", 0))] * failing)
     return table
 
 
+def _over_seeds(figure: Figure, value: Mapping[str, Any] | None, digits: int) -> str:
+    """Format a figure over seeds, ``{"mean", "std", "n"}``, in its unit."""
+    if value is None:
+        return ABSENT
+    if figure.unit.digits is None:
+        return megabytes(value["mean"], value["std"])
+    return pm(value, figure.unit.scale, digits=min(digits, figure.unit.digits))
+
+
 def differences(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Make the body of the table of paired differences, in percentage points (`DIFFERENCES`)."""
+    """Make the body of the table of paired differences, in percentage points."""
     pairs = [(_marked(row), pair) for row in rows for pair in row["differences"]]
     columns = []
-    for key in ("personalised_accuracy", "global_accuracy"):
-        column: list[Interval | None] = [pair[key] for _, pair in pairs]
+    for figure in figures_at("judged"):
+        column: list[Interval | None] = [pair[figure.name] for _, pair in pairs]
         starred = clear([value.p if value else 1.0 for value in column])
         columns.append(
             [
@@ -155,13 +147,20 @@ def differences(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
             ]
         )
     return [
-        [who, pair["against"], personalised, common, _seeds(pair)]
-        for (who, pair), personalised, common in zip(pairs, *columns, strict=True)
+        [who, pair["against"], *cells, _seeds(pair)]
+        for (who, pair), *cells in zip(pairs, *columns, strict=True)
     ]
 
 
+def differences_head(narrow: bool = False) -> list[str]:
+    """Make the header of the table of paired differences."""
+    judged = figures_at("judged")
+    heads = [f.headed(f.narrow if narrow else f.title, POINTS.name) for f in judged]
+    return ["Strategy", "Against", *heads, "Seeds"]
+
+
 def _seeds(pair: Mapping[str, Any]) -> str:
-    values: list[Interval | None] = [pair["personalised_accuracy"], pair["global_accuracy"]]
+    values: list[Interval | None] = [pair[figure.name] for figure in figures_at("judged")]
     return str(max((value.n for value in values if value), default=0))
 
 
@@ -246,6 +245,15 @@ def megabytes(size: float | None, std: float | None = None) -> str:
     digits = next((d for d, least in enumerate((100, 10, 1, 0.1, 0.01)) if value >= least), 5)
     text = f"{value:.{digits}f}" if value else "0"
     return f"{text} ± {std / MEGABYTE:.{digits}f}" if std else text
+
+
+def shown(figure: Figure, value: float | None) -> str:
+    """Format a figure of one run in its unit, which the heading names."""
+    if figure.unit.digits is None:
+        return megabytes(value)
+    if value is None:
+        return ABSENT
+    return f"{figure.unit.scale * value:.{figure.unit.digits}f}"
 
 
 def percent(value: float | None, sign: str = "") -> str:

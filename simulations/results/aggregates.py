@@ -6,8 +6,9 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from fedkt.evaluation.figures import figures_at
 from fedkt.simulations.results.intervals import t_interval
-from fedkt.simulations.results.reading import COLUMNS, JUDGED, Comparison, Run
+from fedkt.simulations.results.reading import Comparison, Run
 
 
 def aggregate(comparison: Comparison, selection: str = "last") -> list[dict[str, Any]]:
@@ -24,23 +25,22 @@ def aggregate(comparison: Comparison, selection: str = "last") -> list[dict[str,
     -------
     list[dict[str, Any]]
         Each with ``strategy``, ``n`` and ``seeds``; ``{"mean", "std", "n"}`` (sample
-        standard deviation, None for one seed) or None for ``round``, ``target_accuracy``
-        and every numeric column of `COLUMNS`; ``failures``, how many there were in all;
+        standard deviation, None for one seed) or None for ``round`` and every figure of a
+        comparison's table; ``failures``, how many there were in all;
         ``one_architecture`` and ``transductive``; ``alone``, the labels of training alone on as
         many private samples and for as many private epochs where they differ, else None; and
         ``differences``: paired over seeds, against the reference label, and against these and
-        the runs' own baseline where they are other runs, each ``{"against",
-        "personalised_accuracy", "global_accuracy"}`` with an `Interval` or None.
+        the runs' own baseline where they are other runs, each with ``against`` and, by judged
+        figure, an `Interval` or None.
     """
     reference = {run.seed: run for run in comparison.groups[comparison.reference]}
     rows = []
     for label, runs in comparison.groups.items():
         row: dict[str, Any] = {"strategy": label, "n": len(runs)}
         row["seeds"] = [run.seed for run in runs]
-        for key in ("round", *JUDGED, "target_accuracy"):
-            row[key] = spread([run.selected(selection).get(key) for run in runs])
-        for key in COLUMNS[6:]:
-            row[key] = spread([run.summary.get(key) for run in runs])
+        row["round"] = spread([run.selected(selection).get("round") for run in runs])
+        for figure in figures_at("table"):
+            row[figure.name] = spread([run.figure(figure, selection) for run in runs])
         row["failures"] = sum(int(run.summary.get("failures") or 0) for run in runs)
         row["one_architecture"] = runs[0].summary.get("one_architecture")
         row["transductive"] = bool(runs[0].summary.get("transductive"))
@@ -63,13 +63,13 @@ def _difference(
     pairs: Sequence[tuple[Run, Run | None]], selection: str, against: str
 ) -> dict[str, Any]:
     result: dict[str, Any] = {"against": against}
-    for key in ("personalised_accuracy", "global_accuracy"):
+    for figure in figures_at("judged"):
         values = []
         for run, other in pairs:
-            ours = run.selected(selection).get(key)
-            theirs = other.selected(selection).get(key) if other else None
+            ours = run.figure(figure, selection)
+            theirs = other.figure(figure, selection) if other else None
             values.append(None if ours is None or theirs is None else ours - theirs)
-        result[key] = t_interval(values)
+        result[figure.name] = t_interval(values)
     return result
 
 

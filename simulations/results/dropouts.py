@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from fedkt.evaluation.figures import PERSONALISED
 from fedkt.simulations.results.reading import Run
 
 MOST = 8  # clients named one by one
@@ -21,7 +22,7 @@ def failures_said(run: Run) -> str:
     clause = _counted(count, "failure") + (f" ({_named(failing)})" if failing else "")
     if never:
         clause += f"; {_named(never)} never trained and {_are(never)} left out"
-    measured = [v is not None for v in run.per_client("personalised_accuracy")]
+    measured = [v is not None for v in run.per_client(PERSONALISED.name)]
     if not all(measured):
         clause += f"; accuracies over {sum(measured)} of {_counted(len(measured), 'client')}"
     return clause

@@ -17,25 +17,23 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fedkt.errors import ConfigError
+from fedkt.evaluation.figures import (
+    BYTES_DOWN,
+    BYTES_UP,
+    PERSONALISED,
+    Figure,
+    figures_at,
+    spread_of,
+    value_of,
+)
 from fedkt.evaluation.metrics import transfer
 from fedkt.simulations.files import write_atomic
 from fedkt.simulations.results.rounds import parse_object, read_rounds
 from fedkt.simulations.results.selection import SELECTIONS
 
-COLUMNS = (
-    "strategy",
-    "seed",
-    "personalised_accuracy",
-    "global_accuracy",
-    "server_accuracy",
-    "negative_transfer",
-    "bytes_up",
-    "bytes_down",
-    "seconds",
-)
-"""The columns of ``comparison.csv``, in order."""
+KEYS = ("strategy", "seed")
+"""The columns of ``comparison.csv`` that name a run; its figures follow."""
 
-JUDGED = ("personalised_accuracy", "global_accuracy", "server_accuracy", "negative_transfer")
 _REFERENCE = "local"
 
 _T = TypeVar("_T")
@@ -94,17 +92,11 @@ class Run:
         means: list[float] = []
         stds: list[float] = []
         for entry in self.rounds:
-            value: Any = entry
-            for part in key.split("."):
-                value = value.get(part) if isinstance(value, dict) else None
-            spread = 0.0
-            if isinstance(value, dict):
-                spread = value.get("std") or 0.0
-                value = value.get("mean")
+            value = value_of(entry, key)
             if value is not None:
                 rounds.append(int(entry["round"]))
                 means.append(float(value))
-                stds.append(float(spread))
+                stds.append(spread_of(entry, key))
         return rounds, means, stds
 
     def per_client(self, key: str) -> list[float | None]:
@@ -123,7 +115,7 @@ class Run:
         """Add up the bytes per client, both directions, until the end of each round."""
         total, sent = 0.0, {}
         for entry in self.rounds:
-            total += float(entry.get("bytes_up") or 0) + float(entry.get("bytes_down") or 0)
+            total += sum(value_of(entry, way.name) or 0.0 for way in (BYTES_UP, BYTES_DOWN))
             sent[int(entry["round"])] = total
         return sent
 
@@ -131,6 +123,10 @@ class Run:
         """Give the summary's figures of one round (see `SELECTIONS`); empty if absent."""
         chosen: dict[str, Any] = self.summary.get(selection) or {}
         return chosen
+
+    def figure(self, figure: Figure, selection: str = "last") -> float | None:
+        """Return a figure of the summary: of a selected round, or the sum over all rounds."""
+        return value_of(self.summary if figure.total else self.selected(selection), figure.name)
 
     def baseline(self) -> Run | None:
         """Load training alone on as many private samples, if it is known and still in place.
@@ -169,8 +165,7 @@ class Run:
         """
         if baseline is None:
             return []
-        ours = self.per_client("personalised_accuracy")
-        alone = baseline.per_client("personalised_accuracy")
+        ours, alone = (run.per_client(PERSONALISED.name) for run in (self, baseline))
         return transfer(ours, alone) if len(ours) == len(alone) else []
 
 
@@ -274,19 +269,23 @@ def load_comparison(path: str | Path) -> Comparison:
     return Comparison(path, config, groups)
 
 
+def columns() -> tuple[str, ...]:
+    """Return the columns of ``comparison.csv``, in order."""
+    return (*KEYS, *(figure.name for figure in figures_at("csv")))
+
+
 def comparison_rows(runs: Iterable[Run]) -> list[dict[str, Any]]:
     """Tabulate runs: one row a run, with the figures of the last round.
 
     Returns
     -------
     list[dict[str, Any]]
-        Rows with the keys `COLUMNS`; accuracies in [0, 1] or None, bytes per client
+        Rows with the keys `columns`; accuracies in [0, 1] or None, bytes per client
         over the run.
     """
     return [
         {"strategy": run.label, "seed": run.seed}
-        | {key: run.selected().get(key) for key in JUDGED}
-        | {key: run.summary.get(key) for key in COLUMNS[6:]}
+        | {figure.name: run.figure(figure) for figure in figures_at("csv")}
         for run in runs
     ]
 
@@ -294,7 +293,7 @@ def comparison_rows(runs: Iterable[Run]) -> list[dict[str, Any]]:
 def write_comparison_csv(path: str | Path, runs: Iterable[Run]) -> None:
     """Write ``comparison.csv`` (see `comparison_rows`), all at once or not at all."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(buffer, columns(), lineterminator="\n")
     writer.writeheader()
     writer.writerows(comparison_rows(runs))
     write_atomic(Path(path), buffer.getvalue())
@@ -315,8 +314,8 @@ def _no_directory(path: Path, what: str) -> ConfigError:
 
 def _parse_rows(text: str) -> list[tuple[str, int]]:
     reader = csv.DictReader(io.StringIO(text))
-    if tuple(reader.fieldnames or ()) != COLUMNS:
-        raise ValueError(f"the columns are not {','.join(COLUMNS)}")
+    if not set(KEYS) <= set(reader.fieldnames or ()):
+        raise ValueError(f"it has no columns {' and '.join(KEYS)}")
     rows = list(reader)
     if not all(re.fullmatch(r"-?\d+", row["seed"] or "") for row in rows):
         raise ValueError("a seed is not a whole number")

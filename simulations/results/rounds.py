@@ -7,15 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fedkt.errors import ConfigError
+from fedkt.evaluation.figures import over_clients_at_once
 from fedkt.simulations.results import checkpoint
-
-_OBJECTS = (
-    "personalised_accuracy",
-    "global_accuracy",
-    "validation_accuracy",
-    "leakage",
-    "transfer",
-)
 
 
 def read_rounds(folder: Path) -> list[dict[str, Any]]:
@@ -99,7 +92,7 @@ def _fault(row: dict[str, Any], expected: int) -> str:
         return "no round number"
     if number != expected:
         return f"round {number} where round {expected} should be"
-    wrong = [key for key in _OBJECTS if not isinstance(row.get(key) or {}, dict)]
+    wrong = [name for name in over_clients_at_once() if not isinstance(row.get(name) or {}, dict)]
     return f"{wrong[0]} is not an object" if wrong else ""
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedkt.errors import ConfigError, unknown
+from fedkt.evaluation.figures import figures_at
 from fedkt.simulations.experiment.cells import Cell, cells_of
 from fedkt.simulations.experiment.config import VerdictSection, load, parse
 from fedkt.simulations.files import write_atomic
 from fedkt.simulations.results.intervals import Interval, clear, t_interval
-from fedkt.simulations.results.reading import COLUMNS, Comparison, comparison_rows, load_comparison
+from fedkt.simulations.results.reading import Comparison, columns, comparison_rows, load_comparison
 
-METRICS = ("personalised_accuracy", "global_accuracy")
 Colour = Literal["green", "grey", "red"]
 
 
@@ -62,7 +62,7 @@ class CellVerdict:
     cell : str
         Its name.
     margins : Mapping[str, Margin]
-        By accuracy (``METRICS``); without those that were not measured.
+        By judged figure; without those that were not measured.
     above_bar : Mapping[str, float]
         By accuracy: the subject's mean minus the best mean of the strategies that make
         up the bar.
@@ -153,14 +153,15 @@ def judge(
         if labels and name not in labels:
             raise unknown("strategy in compare.verdict", name, labels)
     rivals = section.rivals or tuple(label for label in labels if label != section.subject)
+    # The bar of a figure stands under its short name: personalised_bar, global_bar.
     bars = {
-        "personalised_accuracy": section.personalised_bar or rivals,
-        "global_accuracy": section.global_bar or rivals,
+        f.name: getattr(section, f"{f.narrow.lower()}_bar", ()) or rivals
+        for f in figures_at("judged")
     }
     judged, unfinished = [], []
     for cell in cells:
         found = _by_seed(results[cell.name]) if cell.name in results else {}
-        margins = {m: margin for m in METRICS if (margin := _margin(found, section, rivals, m))}
+        margins = {m: margin for m in bars if (margin := _margin(found, section, rivals, m))}
         if not margins:
             unfinished.append(cell.name)
             continue
@@ -176,7 +177,7 @@ def judge(
 def write_cells_csv(path: Path, results: Mapping[str, Comparison]) -> None:
     """Write ``cells.csv``: the rows of every cell's ``comparison.csv``, the cell in front."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, ("cell", *COLUMNS), lineterminator="\n")
+    writer = csv.DictWriter(buffer, ("cell", *columns()), lineterminator="\n")
     writer.writeheader()
     for cell, comparison in results.items():
         writer.writerows({"cell": cell, **row} for row in comparison_rows(comparison.runs))
@@ -187,15 +188,16 @@ _Accuracies = dict[str, dict[str, dict[int, float]]]  # metric -> label -> seed 
 
 
 def _by_seed(comparison: Comparison) -> _Accuracies:
-    found: _Accuracies = {metric: {} for metric in METRICS}
+    judged = figures_at("judged")
+    found: _Accuracies = {figure.name: {} for figure in judged}
     for label, runs in comparison.groups.items():
         for run in runs:
             if run.summary.get("one_architecture"):
                 continue
-            for metric in METRICS:
-                value = run.selected().get(metric)
+            for figure in judged:
+                value = run.figure(figure)
                 if value is not None:
-                    found[metric].setdefault(label, {})[run.seed] = float(value)
+                    found[figure.name].setdefault(label, {})[run.seed] = float(value)
     return found
 
 
@@ -227,7 +229,7 @@ def _margin(
 def _coloured(cells: Sequence[CellVerdict]) -> list[CellVerdict]:
     """Give clear margins their colours: those of each accuracy are corrected for all cells."""
     coloured: list[dict[str, Margin]] = [dict(cell.margins) for cell in cells]
-    for metric in METRICS:
+    for metric in dict.fromkeys(name for found in coloured for name in found):
         margins = [(found, found[metric]) for found in coloured if metric in found]
         for (found, margin), told in zip(
             margins, clear([margin.p for _, margin in margins]), strict=True

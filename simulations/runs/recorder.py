@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,16 @@ import torch
 
 from fedkt.clients.state import ClientState
 from fedkt.disk import writing
-from fedkt.evaluation.leakage import histogram_leakage
-from fedkt.evaluation.metrics import OverClients, group_effect, negative_transfer, over_clients, transfer
+from fedkt.evaluation.figures import (
+    GLOBAL,
+    PERSONALISED,
+    TARGET,
+    Round,
+    figures_at,
+    measured,
+    spread_of,
+    value_of,
+)
 from fedkt.simulations.results import checkpoint
 from fedkt.simulations.files import write_atomic
 from fedkt.simulations.attacks.liars import Liars
@@ -24,7 +32,6 @@ from fedkt.simulations.results.rounds import read_rounds
 from fedkt.simulations.results.selection import (
     last_round,
     source_validation,
-    target_accuracy,
 )
 from fedkt.simulations.results.selection import oracle as best_on_test
 from fedkt.strategies import KnowledgeStrategy, RoundReport
@@ -83,9 +90,8 @@ class Recorder:
             if self.liars is not None:
                 state["attack"] = self.liars.state_dict()
             checkpoint.save(self._folder / "checkpoints", report.round, state)
-        self._progress.round_finished(
-            report.round, row["personalised_accuracy"]["mean"], row["global_accuracy"]["mean"]
-        )
+        accuracies = value_of(row, PERSONALISED.name), value_of(row, GLOBAL.name)
+        self._progress.round_finished(report.round, *accuracies)
 
 
 def round_row(
@@ -110,30 +116,9 @@ def round_row(
         True training samples of each class, clients x classes; without them leakage is null.
     """
     lying, silent = (liars.clients, liars.silent) if liars else (frozenset(), frozenset())
-
-    def over_honest(metric: str) -> OverClients:
-        values = zip(report.clients, report.per_client(metric), strict=True)
-        return over_clients([None if client in lying else value for client, value in values])
-
-    personalised = over_honest("personalised-accuracy")
-    clients = len(report.clients)
-    # By place, as in all lists over clients.
-    guesses = {
-        place: report.mean_predictions[client]
-        for place, client in enumerate(report.clients)
-        if client in report.mean_predictions and client not in lying
-    }
     return {
         "round": report.round,
-        "personalised_accuracy": personalised,
-        "global_accuracy": over_honest("global-accuracy"),
-        "validation_accuracy": over_honest("validation-accuracy"),
-        "server_accuracy": report.server_accuracy,
-        **_against_alone(personalised, alone),
-        "group_effect": _group_effect(report, lying),
-        "leakage": histogram_leakage(guesses, label_counts) if len(label_counts) else None,
-        "bytes_up": report.traffic.up / clients,
-        "bytes_down": report.traffic.down / clients,
+        **measured(Round(report, alone, lying, label_counts)),
         "traffic": {
             "up": report.traffic.up,
             "down_unicast": report.traffic.down_unicast,
@@ -141,29 +126,12 @@ def round_row(
         },
         "participants": report.participants,
         "untrained": [client for client in report.untrained if client not in lying],
-        "seconds": report.seconds,
         "failures": [
             vars(f) for f in report.failures if f.client not in silent or f.phase != "learn"
         ],
         "notes": report.notes,
         "strategy": plain(report.diagnostics),
     }
-
-
-def _against_alone(ours: OverClients, alone: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Compare every client with itself in the same round of the local baseline."""
-    rate, loss, gained = None, None, None
-    if alone is not None:
-        pair = ours["per_client"], alone["personalised_accuracy"]["per_client"]
-        (rate, loss), gained = negative_transfer(*pair), over_clients(transfer(*pair))
-    return {"negative_transfer": rate, "negative_transfer_loss": loss, "transfer": gained}
-
-
-def _group_effect(report: RoundReport, lying: Collection[int]) -> float | None:
-    """Compare the honest participants' models before the fusion with what came out of it."""
-    learnt = [None if c in lying else report.learnt.get(c) for c in report.clients]
-    served = report.server_accuracy if report.one_model else None
-    return group_effect(learnt, report.per_client("global-accuracy") if served is None else served)
 
 
 def summarise(
@@ -191,12 +159,11 @@ def summarise(
     """
     last, validated = last_round(rows), source_validation(rows)
     assert last is not None
+    totals = [figure for figure in figures_at("summary") if figure.total]
     summary = {
         "last": _headline(last, target),
         "validation_selected": None if validated is None else _headline(validated, target),
-        "bytes_up": sum(r["bytes_up"] for r in rows),
-        "bytes_down": sum(r["bytes_down"] for r in rows),
-        "seconds": sum(r["seconds"] for r in rows),
+        **{f.name: sum(value_of(r, f.name) or 0.0 for r in rows) for f in totals},
         "failures": sum(len(r["failures"]) for r in rows),
         "failing": sorted({f["client"] for r in rows for f in r["failures"]}),
         "untrained": last.get("untrained", []),
@@ -233,16 +200,16 @@ def run_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _headline(row: Mapping[str, Any], target: bool) -> dict[str, Any]:
-    return {
-        "round": row["round"],
-        "personalised_accuracy": row["personalised_accuracy"]["mean"],
-        "personalised_std": row["personalised_accuracy"]["std"],
-        "global_accuracy": row["global_accuracy"]["mean"],
-        "server_accuracy": row["server_accuracy"],
-        "target_accuracy": target_accuracy(row) if target else None,
-        "negative_transfer": row["negative_transfer"],
-        "negative_transfer_loss": row["negative_transfer_loss"],
-    }
+    """Return the figures of one round that stand in ``summary.json``."""
+    headline: dict[str, Any] = {"round": row["round"]}
+    for figure in figures_at("summary"):
+        if figure.total:
+            continue  # summed over the rounds
+        value = figure.derived(row) if figure.derived else value_of(row, figure.name)
+        headline[figure.name] = value if target or figure is not TARGET else None
+        if figure.std_name:
+            headline[figure.std_name] = None if value is None else spread_of(row, figure.name)
+    return headline
 
 
 def plain(value: Any) -> Any:

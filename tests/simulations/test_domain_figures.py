@@ -8,12 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedkt.simulations.report.domain_figures import (
-    averaged,
-    fuses,
-    group_effect_figure,
-    targets_figure,
-)
+from fedkt.evaluation.figures import GROUP_EFFECT
+from fedkt.simulations.report.charts import drawable, figure_by_round
+from fedkt.simulations.report.domain_figures import averaged, targets_figure
 from fedkt.simulations.report.drawing import look_of
 
 pytest.importorskip("matplotlib")
@@ -55,8 +52,8 @@ def test_group_effect_has_a_zero_line_and_leaves_out_who_never_fuses(
     tmp_path: Path, drawn: list[Any], made_up: Any
 ) -> None:
     groups = next(iter(made_up.cells(("x",)).values())).groups
-    assert [fuses(runs) for runs in groups.values()] == [False, True, True, True]
-    path = group_effect_figure(groups, tmp_path / "deep" / "g.png")
+    assert [drawable(GROUP_EFFECT, runs) for runs in groups.values()] == [False, True, True, True]
+    path = figure_by_round(GROUP_EFFECT, groups, tmp_path / "deep" / "g.png")
     assert path.stat().st_size > 10_000
     (figure,) = drawn
     (axes,) = figure.axes
@@ -71,7 +68,7 @@ def test_group_effect_has_a_zero_line_and_leaves_out_who_never_fuses(
 
 def test_a_run_alone_has_no_band(tmp_path: Path, drawn: list[Any], made_up: Any) -> None:
     run = made_up.run("fedavg", 0, 0.5)
-    group_effect_figure({"fedavg": [run]}, tmp_path / "g.png", band="clients")
+    figure_by_round(GROUP_EFFECT, {"fedavg": [run]}, tmp_path / "g.png", band="clients")
     assert "one run" in drawn[0].get_suptitle()
     assert not drawn[0].axes[0].collections
 
@@ -83,12 +80,12 @@ def test_group_effect_is_averaged_over_cells_with_each_seed(made_up: Any) -> Non
         made_up.run("fedavg", 1, 0.5, effects=(0.6, 0.5)),
     ]
     del results["y"].groups["late"]
-    groups = averaged(results, "group_effect")
+    groups = averaged(results, GROUP_EFFECT)
     assert list(groups) == ["fedavg"], "late lacks a cell"
     first, second = groups["fedavg"]
     assert first.series("group_effect")[:2] == ([1, 2], pytest.approx([0.3, 0.2]))
     assert second.series("group_effect")[1] == pytest.approx([0.4, 0.3])
-    assert averaged({}, "group_effect") == {}
+    assert averaged({}, GROUP_EFFECT) == {}
 
 
 def test_targets_have_a_panel_each_and_the_average(
@@ -123,7 +120,7 @@ def test_no_label_of_a_full_figure_lies_on_another(
     names = tuple(f"a target with a name {i}" for i in range(count))
     results = made_up.cells(names, targets=True, labels=labels)
     targets_figure(results, tmp_path / "t.png")
-    group_effect_figure(averaged(results, "group_effect"), tmp_path / "g.png", cells=count)
+    figure_by_round(GROUP_EFFECT, averaged(results, GROUP_EFFECT), tmp_path / "g.png", cells=count)
     for figure in drawn:
         for axes in figure.axes:
             assert clashes(figure, axes) == []

@@ -10,7 +10,7 @@ from fedkt.errors import ConfigError
 from fedkt.simulations.report.tables import plain_differences
 from fedkt.simulations.results.aggregates import aggregate
 from fedkt.simulations.results.reading import (
-    COLUMNS,
+    columns,
     comparison_rows,
     load_comparison,
     load_run,
@@ -163,7 +163,7 @@ def test_csv_has_exactly_the_documented_columns(tmp_path: Path) -> None:
     ]
     assert [path.name for path in home.iterdir() if "tmp" in path.name] == []
     rows = comparison_rows(load_comparison(home).runs)
-    assert [tuple(row) for row in rows] == [COLUMNS, COLUMNS]
+    assert [tuple(row) for row in rows] == [columns(), columns()]
 
 
 def test_comparison_keeps_file_order_and_ignores_other_folders(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_comparison_finds_labels_that_are_no_folder_names(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("strategy,seed\nlocal,0\n", "the columns are not strategy,seed,personalised"),
+        ("strategy,round\nlocal,0\n", "it has no columns strategy and seed"),
         (f"{HEADER}\nlocal,first,,,,,,,\n", "a seed is not a whole number"),
         (f"{HEADER}\nlocal,7,,,,,,,\n", "no run of 'local' with seed 7"),
         (f"{HEADER}\n", "lists no runs"),

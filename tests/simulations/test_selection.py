@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from fedkt.evaluation.figures import target_accuracy
 from fedkt.simulations.results.selection import (
     last_round,
     oracle,
     source_validation,
-    target_accuracy,
 )
 from fedkt.simulations.runs.recorder import summarise
 

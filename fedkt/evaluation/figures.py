@@ -1,0 +1,407 @@
+"""The one table of figures: what a run measures, where each figure stands, how it is shown.
+
+``rounds.jsonl``, ``summary.json``, ``comparison.csv``, the tables of reports and of the terminal,
+and the panels drawn against the round derive from ``FIGURES``. A new figure of a round is one row
+of it and the function that measures it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from torch import Tensor
+
+from fedkt.evaluation.leakage import Leakage, histogram_leakage
+from fedkt.evaluation.metrics import (
+    OverClients,
+    group_effect,
+    negative_transfer,
+    over_clients,
+    transfer,
+)
+
+Place = Literal["summary", "csv", "table", "rounds", "panel", "judged"]
+"""``summary``: the chosen rounds in ``summary.json``, and the results of a run's page; ``csv``:
+``comparison.csv``; ``table``: a comparison's tables; ``rounds``: the rounds of a run's page;
+``panel``: drawn against the round; ``judged``: paired differences and the verdict."""
+
+USUAL: tuple[Place, ...] = ("summary", "csv", "table", "rounds", "panel")
+
+Row = Mapping[str, Any]
+"""A line of ``rounds.jsonl``, or the figures of one round in ``summary.json``."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """How the values of a figure are shown.
+
+    Parameters
+    ----------
+    name : str
+        As it stands in a heading; empty where the title says it.
+    scale : float
+        What values are multiplied by.
+    digits : int, optional
+        Decimals, at most; None for about three digits in all.
+    """
+
+    name: str = ""
+    scale: float = 1
+    digits: int | None = 2
+
+
+PERCENT, POINTS = Unit("%", 100), Unit("points", 100)
+MEGABYTES, SECONDS, NUMBER = Unit(scale=1e-6, digits=None), Unit(digits=1), Unit()
+
+
+class Traffic(Protocol):
+    """Bytes of a round, summed over the clients."""
+
+    up: int
+
+    @property
+    def down(self) -> int:
+        """Bytes from the server."""
+        ...
+
+
+class Report(Protocol):
+    """What figures read of the report of a round (``RoundReport`` of the strategies)."""
+
+    clients: tuple[int, ...]
+    server_accuracy: float | None
+    one_model: bool
+    learnt: dict[int, float]
+    mean_predictions: dict[int, Tensor]
+    seconds: float
+
+    @property
+    def traffic(self) -> Traffic:
+        """Bytes."""
+        ...
+
+    def per_client(self, metric: str) -> list[float | None]:
+        """Return one metric for each client in order; None where it is missing."""
+        ...
+
+
+@dataclass(frozen=True)
+class Round:
+    """What the figures of a round are computed from.
+
+    Parameters
+    ----------
+    report : Report
+        The round.
+    alone : Mapping, optional
+        The row of the same round of the local baseline.
+    lying : Collection[int]
+        Malicious clients: figures are over the others.
+    label_counts : Sequence[Sequence[int]]
+        True training samples of each class, clients x classes; empty if they are not known.
+    """
+
+    report: Report
+    alone: Row | None = None
+    lying: Collection[int] = frozenset()
+    label_counts: Sequence[Sequence[int]] = ()
+
+    def honest(self, metric: str) -> list[float | None]:
+        """Return a metric of every client in order, None for those that lie."""
+        values = zip(self.report.clients, self.report.per_client(metric), strict=True)
+        return [None if client in self.lying else value for client, value in values]
+
+
+Measure = Callable[[Round], Any]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One row of the table.
+
+    Parameters
+    ----------
+    name : str
+        The key in ``rounds.jsonl``, ``summary.json`` and ``comparison.csv``; a dot leads to a
+        key further inside.
+    title : str
+        The heading, without the unit.
+    unit : Unit
+        Of the values.
+    better : {"higher", "lower", ""}
+        Which values are the good ones; empty if neither are.
+    over : {"clients", "server", "run"}
+        ``clients``: ``{"mean", "std", "per_client"}`` over them; else one number or None.
+    measure : callable, optional
+        From a `Round` to what its row holds; None for a figure that is part of another, or
+        derived from others.
+    derived : callable, optional
+        From a round's row to what ``summary.json`` holds, if not what the row holds.
+    places : tuple[Place, ...]
+        Where it stands.
+    always : bool
+        Whether its column stands even if nobody measured it.
+    total : bool
+        Whether ``summary.json`` and tables hold its sum over the rounds.
+    std_name : str
+        The key of its standard deviation over clients in ``summary.json``; empty: left out.
+    short, brief, clause : str
+        Instead of the title: in narrow tables, as the whole heading on the terminal (empty: it is
+        not shown there), and in the line after a run (empty: it is not said).
+    yields_to : str
+        The column that takes its room on the terminal.
+    picture : str
+        The file that it is a panel of, without suffix; empty for a picture of its own.
+    axis : str
+        Along the vertical axis of its panel; the heading by default.
+    bounds : tuple[float, float]
+        The least and the most that it can be.
+    signs : tuple[str, str]
+        What values above and below zero mean; empty unless zero stands for no effect.
+    definition, caption : str
+        For reports: after the title in the list of definitions, and below its own picture.
+    """
+
+    name: str
+    title: str
+    unit: Unit
+    better: Literal["higher", "lower", ""]
+    over: Literal["clients", "server", "run"]
+    measure: Measure | None = None
+    derived: Callable[[Row], float | None] | None = None
+    places: tuple[Place, ...] = USUAL
+    always: bool = False
+    total: bool = False
+    std_name: str = ""
+    short: str = ""
+    brief: str = ""
+    clause: str = ""
+    yields_to: str = ""
+    picture: str = ""
+    axis: str = ""
+    bounds: tuple[float, float] = (0.0, 1.0)
+    signs: tuple[str, str] | tuple[()] = ()
+    definition: str = ""
+    caption: str = ""
+
+    def headed(self, title: str = "", unit: str = "") -> str:
+        """Return a heading: the figure's title and unit, or others."""
+        name = unit or self.unit.name
+        return f"{title or self.title} ({name})" if name else title or self.title
+
+    @property
+    def narrow(self) -> str:
+        """The title in few words."""
+        return self.short or self.title
+
+
+def value_of(row: Row, name: str) -> float | None:
+    """Return a figure of a row: the number, or its mean over clients; None if not measured."""
+    return _inside(row, name)[0]
+
+
+def spread_of(row: Row, name: str) -> float:
+    """Return the standard deviation of a figure of a row over clients, 0 for a single number."""
+    return _inside(row, name)[1]
+
+
+def _inside(row: Row, name: str) -> tuple[float | None, float]:
+    value: Any = row
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    std = 0.0
+    if isinstance(value, Mapping):
+        value, std = value.get("mean"), float(value.get("std") or 0)
+    return value, std
+
+
+def target_accuracy(row: Row) -> float | None:
+    """Return the accuracy of a method on the target domain, which the common test set is of.
+
+    Parameters
+    ----------
+    row : Mapping
+        Of a federation with a target domain.
+
+    Returns
+    -------
+    float or None
+        That of the server's model if there is one, else the mean over clients of global
+        accuracy, in [0, 1].
+    """
+    served = value_of(row, SERVER.name)
+    return value_of(row, GLOBAL.name) if served is None else served
+
+
+def _accuracy(metric: str) -> Measure:
+    """Return the measure of an accuracy that clients report."""
+    return lambda data: over_clients(data.honest(metric))
+
+
+def _beside_alone(data: Round) -> tuple[list[float | None], list[float | None]] | None:
+    """Return personalised accuracies of the clients, here and trained alone."""
+    if data.alone is None:
+        return None
+    return data.honest("personalised-accuracy"), data.alone[PERSONALISED.name]["per_client"]
+
+
+def _worse(data: Round) -> float | None:
+    pair = _beside_alone(data)
+    return negative_transfer(*pair)[0] if pair else None
+
+
+def _loss_of_worse(data: Round) -> float | None:
+    pair = _beside_alone(data)
+    return negative_transfer(*pair)[1] if pair else None
+
+
+def _transfer(data: Round) -> OverClients | None:
+    pair = _beside_alone(data)
+    return over_clients(transfer(*pair)) if pair else None
+
+
+def _group_effect(data: Round) -> float | None:
+    """Compare the honest participants' models before the fusion with what came out of it."""
+    report = data.report
+    learnt = [None if c in data.lying else report.learnt.get(c) for c in report.clients]
+    served = report.server_accuracy if report.one_model else None
+    return group_effect(learnt, report.per_client("global-accuracy") if served is None else served)
+
+
+def _leakage(data: Round) -> Leakage | None:
+    if not len(data.label_counts):
+        return None
+    answers = data.report.mean_predictions
+    # By place, as in all lists over clients.
+    guesses = {
+        place: answers[client]
+        for place, client in enumerate(data.report.clients)
+        if client in answers and client not in data.lying
+    }
+    return histogram_leakage(guesses, data.label_counts)
+
+
+PERSONALISED = Figure(
+    "personalised_accuracy", "Personalised accuracy", PERCENT, "higher", "clients",
+    _accuracy("personalised-accuracy"),
+    places=(*USUAL, "judged"), always=True, std_name="personalised_std", picture="accuracy",
+    short="Personalised", brief="Person. %", clause="personalised accuracy",
+    definition="mean over clients, each on held-out data that follows the client's own label "
+    "(or domain) distribution.",
+)  # fmt: skip
+GLOBAL = Figure(
+    "global_accuracy", "Global accuracy", PERCENT, "higher", "clients",
+    _accuracy("global-accuracy"),
+    places=(*USUAL, "judged"), always=True, picture="accuracy",
+    short="Global", brief="Global %", clause="global", yields_to="target_accuracy",
+    definition="mean over clients, each on the common test set.",
+)  # fmt: skip
+VALIDATION = Figure(
+    "validation_accuracy", "Validation accuracy", PERCENT, "higher", "clients",
+    _accuracy("validation-accuracy"), places=("rounds",), short="Validation",
+)  # fmt: skip
+SERVER = Figure(
+    "server_accuracy", "Server accuracy", PERCENT, "higher", "server",
+    lambda data: data.report.server_accuracy,
+    places=("summary", "csv", "table", "rounds"), short="Server",
+    definition="of the server's own model on the common test set, for the methods that have one.",
+)  # fmt: skip
+TARGET = Figure(
+    "target_accuracy", "Target accuracy", PERCENT, "higher", "run",
+    derived=target_accuracy, places=("summary", "table"),
+    brief="Target %", clause="on the target",
+    definition="in a federation with a target domain, server accuracy if there is a server model, "
+    "else global accuracy; the common test set is the target's.",
+)  # fmt: skip
+NEGATIVE_TRANSFER = Figure(
+    "negative_transfer", "Negative transfer", PERCENT, "lower", "run",
+    _worse, places=("summary", "csv", "table", "rounds"), always=True,
+    brief="Worse %", clause="clients worse than alone",
+    definition="share of clients whose personalised accuracy is below that of the same client "
+    "trained alone on as many private samples, those that are rehearsed beside public ones "
+    "included.",
+)  # fmt: skip
+NEGATIVE_TRANSFER_LOSS = Figure(
+    "negative_transfer_loss", "Mean loss of those clients", POINTS, "lower", "run",
+    _loss_of_worse, places=("summary",),
+)  # fmt: skip
+TRANSFER = Figure(
+    "transfer", "Transfer", POINTS, "higher", "clients", _transfer, places=(), bounds=(-1, 1),
+)  # fmt: skip
+GROUP_EFFECT = Figure(
+    "group_effect", "Group effect", POINTS, "lower", "run",
+    _group_effect, places=("panel",), bounds=(-1, 1),
+    axis="Before minus after the fusion (points)",
+    signs=("fusing destroys →", "← fusing gains"),
+    caption="Group effect (FedKA, Sun et al., 2022, Eq. 12), in percentage points of accuracy on "
+    "the common test set: the mean of the clients' models after learning minus what the fusion "
+    "made of them. Above zero fusing destroys information, below zero the fused model is better "
+    "than its parts. Strategies that never fuse (training alone) are left out.",
+)  # fmt: skip
+LEAKAGE = Figure("leakage", "Leakage", NUMBER, "", "clients", _leakage, places=())
+CORRELATION = Figure(
+    "leakage.correlation", "Correlation of guess and truth", NUMBER, "lower", "clients",
+    places=("panel",), picture="leakage", axis="Higher: more is given away", bounds=(-1, 1),
+)  # fmt: skip
+VARIATION = Figure(
+    "leakage.total_variation", "Total variation between guess and truth", NUMBER, "higher",
+    "clients", places=("panel",), picture="leakage", axis="Lower: more is given away",
+)  # fmt: skip
+UNIFORM_VARIATION = Figure(
+    "leakage.total_variation_uniform", "uniform guess", NUMBER, "higher", "run", places=(),
+)  # fmt: skip
+BYTES_UP = Figure(
+    "bytes_up", "MB up", MEGABYTES, "lower", "run",
+    lambda data: data.report.traffic.up / len(data.report.clients),
+    places=("summary", "csv", "table", "rounds"), total=True, brief="MB up", bounds=(0, math.inf),
+)  # fmt: skip
+BYTES_DOWN = Figure(
+    "bytes_down", "MB down", MEGABYTES, "lower", "run",
+    lambda data: data.report.traffic.down / len(data.report.clients),
+    places=("summary", "csv", "table", "rounds"), total=True, brief="down", bounds=(0, math.inf),
+)  # fmt: skip
+TIME = Figure(
+    "seconds", "Seconds", SECONDS, "lower", "run", lambda data: data.report.seconds,
+    places=("summary", "csv", "table", "rounds"), total=True, brief="s", yields_to="failures",
+    bounds=(0, math.inf),
+)  # fmt: skip
+
+FIGURES: tuple[Figure, ...] = (
+    *(PERSONALISED, GLOBAL, VALIDATION, SERVER, TARGET),
+    *(NEGATIVE_TRANSFER, NEGATIVE_TRANSFER_LOSS, TRANSFER, GROUP_EFFECT),
+    *(LEAKAGE, CORRELATION, VARIATION, UNIFORM_VARIATION),
+    *(BYTES_UP, BYTES_DOWN, TIME),
+)
+
+
+def figures_at(place: Place) -> list[Figure]:
+    """Return the figures that stand in a place, in order; those summed over the rounds last."""
+    return sorted((f for f in FIGURES if place in f.places), key=lambda f: f.total)
+
+
+def panels_of(picture: str) -> list[Figure]:
+    """Return the figures that are the panels of a picture; of "", those with their own."""
+    return [f for f in figures_at("panel") if f.picture == picture]
+
+
+def target_first(figures: Iterable[Figure]) -> list[Figure]:
+    """Return figures with accuracy on the target, the headline where there is one, in front."""
+    return sorted(figures, key=lambda f: f is not TARGET)
+
+
+def over_clients_at_once() -> list[str]:
+    """Return the names of the figures whose rows are objects over the clients."""
+    return [f.name for f in FIGURES if f.over == "clients" and f.measure]
+
+
+def defined() -> list[Figure]:
+    """Return the figures that reports define."""
+    return [f for f in FIGURES if f.definition]
+
+
+def measured(data: Round) -> dict[str, Any]:
+    """Return the figures of a round by name, as its line of ``rounds.jsonl`` has them."""
+    return {f.name: f.measure(data) for f in FIGURES if f.measure}
