@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedkt.adaptation.restyle import styles_of
-from fedkt.answers import accuracy, correct, finite, is_finite, mean_loss, top
+from fedkt.answers import accuracy, correct, finite, is_finite, mean_loss, of_kind
 from fedkt.clients.learners.base import Learner, Work
 from fedkt.data.samples import ClientData, Samples
 from fedkt.errors import KnowledgeError, NotFiniteError
@@ -18,7 +18,6 @@ from fedkt.readouts.blends import LARGEST_LOSS, as_knowledge
 from fedkt.recipe import Gate, Predict, Recipe, Share, Step, Styles, Train, Validation, Weights
 from fedkt.recipe.ids import public_ids
 from fedkt.rng import torch_rng
-from fedkt.softmax import softmax
 
 # From inputs [n, ...] and the client's logits for them [n, C] to its personal logits [n, C].
 # It takes the logits because whoever measures both answers has them already: only a blend with
@@ -170,11 +169,7 @@ def _one_share(learner: Learner, one: Share, work: Work) -> Knowledge:
         return _validation(learner, one, work)
     asked = _asked(one, work)
     ids, logits = asked.ids, finite(learner.predict(asked.x))
-    if one.form == "labels":
-        return Knowledge.rows("labels", top(logits), ids)
-    if one.form == "logits":
-        return Knowledge.rows("logits", logits, ids)
-    return Knowledge.rows("probabilities", softmax(logits / one.temperature), ids)
+    return Knowledge.rows(one.form, of_kind(logits, one.form, one.temperature), ids)
 
 
 def _styles(one: Styles, work: Work) -> Knowledge:

@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from fedkt.answers import of_kind
 from fedkt.clients.cohorts import cohort
 from fedkt.clients.cohorts.cohort import Row
 from fedkt.clients.learners.base import TrainingOptions, Work
@@ -116,8 +117,7 @@ def _imagined(
             known[share.name] = learner.weights()
         elif public is not None and share.kind in ("logits", "probabilities", "labels"):
             logits = torch.randn(len(public), classes, generator=random, dtype=dtype)
-            values = logits.softmax(-1) if share.kind == "probabilities" else logits
-            values = logits.argmax(-1) if share.kind == "labels" else values
+            values = of_kind(logits, share.kind)
             known[share.name] = Knowledge.rows(share.kind, values, public.ids)
     return known
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedkt import registry
+from fedkt.answers import log_probabilities, probabilities_of, torch_softmax
 from fedkt.clients.learners.base import Work
 from fedkt.data.priors import empirical_bayes_prior
 from fedkt.errors import ConfigError, KnowledgeError
@@ -223,14 +224,11 @@ def _flat(x: Tensor) -> Any:
 
 def _targets(knowledge: Knowledge, step: Train) -> Tensor:
     """Return what a model must answer at T = 1 to meet the targets of a step at its T."""
-    if knowledge.kind == "logits":
-        return knowledge.values.softmax(-1)
-    if knowledge.kind != "probabilities":
+    if knowledge.kind not in ("logits", "probabilities"):
         raise ConfigError(f"a scikit-learn model cannot absorb {knowledge.kind}.")
     divergence = next(getattr(term, "divergence", None) for _, term in weighted(step.terms)
                       if term.needs())  # fmt: skip
     temperature = float(getattr(divergence, "temperature", 1.0))
-    if temperature == 1:
-        return knowledge.values
-    tiny = torch.finfo(knowledge.values.dtype).tiny
-    return F.softmax(temperature * knowledge.values.clamp_min(tiny).log(), dim=-1)
+    if temperature == 1 or knowledge.kind == "logits":
+        return probabilities_of(knowledge.values, knowledge.kind)
+    return torch_softmax(temperature * log_probabilities(knowledge.values))

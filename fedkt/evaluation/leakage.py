@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from fedkt.answers import probabilities_of
 from fedkt.evaluation.metrics import OverClients, over_clients
 from fedkt.knowledge import Knowledge
 
@@ -52,10 +52,7 @@ def mean_prediction(answers: Knowledge, num_classes: int) -> Tensor:
     values = answers.values
     if answers.counts is not None:
         values = values[answers.counts > 0]
-    if answers.kind == "labels":
-        values = F.one_hot(values, num_classes).float()
-    rows = values.softmax(-1) if answers.kind == "logits" else values
-    return rows.mean(0, dtype=torch.float64).float()
+    return probabilities_of(values, answers.kind, num_classes).mean(0, dtype=torch.float64).float()
 
 
 def histogram_leakage(

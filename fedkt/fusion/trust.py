@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedkt.fusion.weighting import entropy
+from fedkt.answers import entropy, torch_softmax
 
 FEWEST = 4  # with three clients or fewer a median of peers means nothing
 LOWEST_LOG_PROBABILITY = -8.0
@@ -38,13 +38,13 @@ def soften(logits: Tensor) -> Tensor:
     Tensor
         ``[N, M, C]``.
     """
-    mean_entropy = entropy(logits.softmax(-1)).mean(-1)
+    mean_entropy = entropy(torch_softmax(logits)).mean(-1)
     wanted = mean_entropy.quantile(0.5)
     low = torch.full_like(mean_entropy, LOWEST_LOG_BETA)
     high = torch.zeros_like(mean_entropy)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        h = entropy((middle.exp()[:, None, None] * logits).softmax(-1)).mean(-1)
+        h = entropy(torch_softmax(middle.exp()[:, None, None] * logits)).mean(-1)
         low, high = torch.where(h > wanted, middle, low), torch.where(h > wanted, high, middle)
     beta = torch.where(mean_entropy >= wanted, torch.ones_like(low), ((low + high) / 2).exp())
     return beta[:, None, None] * logits

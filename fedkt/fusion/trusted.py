@@ -9,14 +9,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fedkt.errors import ConfigError, KnowledgeError
+from fedkt.answers import logits_of, of_kind
+from fedkt.errors import ConfigError
 from fedkt.fusion import trust as rules
 from fedkt.fusion.averaging import mean
 from fedkt.fusion.weighting import sample_weighted_mean
 from fedkt.knowledge import Fused, Knowledge, Stack
 from fedkt.options import AtLeastOne, Memory, checked
 from fedkt.registry import register
-from fedkt.softmax import softmax
 
 Choice = Literal["off", "correlation", "per-class", "median", "root"]
 AnswerKind = Literal["logits", "probabilities"]
@@ -54,15 +54,6 @@ class Trust:
     root: AtLeastOne = 50
 
 
-def answer_logits(stack: Stack) -> Tensor:
-    """Return the answers of a stack as logits ``[N, M, C]``; of probabilities, their logs."""
-    if stack.kind == "logits":
-        return stack.values
-    if stack.kind == "probabilities":
-        return stack.values.clamp_min(torch.finfo(torch.float32).tiny).log()
-    raise KnowledgeError(f"trust judges logits or probabilities, not {stack.kind}")
-
-
 def peer_trust(stack: Stack, memory: dict[str, Any], history: float = 0.5) -> Tensor:
     """Trust clients by how their answers correlate with their peers', over rounds.
 
@@ -84,7 +75,7 @@ def peer_trust(stack: Stack, memory: dict[str, Any], history: float = 0.5) -> Te
     stack.need_all_rows("trust")
     if len(stack) < FEWEST:
         return torch.ones(len(stack))
-    now = rules.correlations(answer_logits(stack))
+    now = rules.correlations(logits_of(stack.values, stack.kind))
     remembered: dict[str, float] = memory.setdefault("agreement", {})
     for i, a in enumerate(stack.clients):
         for j, b in enumerate(stack.clients):
@@ -148,9 +139,9 @@ def trusted_mean(
     softened, r = None, torch.ones(len(stack))
     if trust.choice != "off" and len(stack) >= FEWEST:
         r = peer_trust(stack, memory, trust.history)
-        softened = rules.soften(answer_logits(stack))
+        softened = rules.soften(logits_of(stack.values, stack.kind))
     answers = _as(stack, kind, softened)
-    logits = answer_logits(stack) if softened is None else softened
+    logits = logits_of(stack.values, stack.kind) if softened is None else softened
     weights = torch.ones(logits.shape[:2]) if weigh is None else weigh(logits)
     weights = weights * r.clamp_min(rules.FLOOR)[:, None]
     if stack.present is not None:
@@ -203,9 +194,8 @@ def _as(stack: Stack, kind: AnswerKind, softened: Tensor | None) -> Stack:
     """Return a stack's answers, or the softened logits in their place, as ``kind``."""
     if softened is None and stack.kind == kind:
         return stack
-    logits = answer_logits(stack) if softened is None else softened
-    values = logits if kind == "logits" else softmax(logits)
-    return _with_values(stack, kind, values)
+    logits = logits_of(stack.values, stack.kind) if softened is None else softened
+    return _with_values(stack, kind, of_kind(logits, kind))
 
 
 def _with_values(stack: Stack, kind: Any, values: Tensor) -> Stack:

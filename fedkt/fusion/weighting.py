@@ -7,17 +7,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fedkt.answers import entropy, torch_softmax
 from fedkt.errors import ConfigError
 from fedkt.fusion.averaging import average_rows
 from fedkt.knowledge import Fused, Knowledge, Stack
 from fedkt.registry import register
 
 Weighting = Literal["entropy", "variance", "uniform"]
-
-
-def entropy(probabilities: Tensor) -> Tensor:
-    """Return the entropy ``[...]`` in nats of the rows of ``probabilities [..., C]``."""
-    return -torch.xlogy(probabilities, probabilities).sum(-1)
 
 
 def sample_weights(logits: Tensor, weighting: Weighting, gamma: float = 3.0) -> Tensor:
@@ -39,7 +35,7 @@ def sample_weights(logits: Tensor, weighting: Weighting, gamma: float = 3.0) -> 
         ``[N, M]``, non-negative.
     """
     if weighting == "entropy":
-        return torch.exp(-gamma * entropy(logits.softmax(-1)))
+        return torch.exp(-gamma * entropy(torch_softmax(logits)))
     if weighting == "variance":
         return logits.var(-1, correction=0)
     if weighting == "uniform":

@@ -9,15 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
+from fedkt.answers import log_probabilities, log_softmax
 from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Knowledge
 from fedkt.objectives.term import Batch, Divergence, Outputs, weighted_mean
 from fedkt.options import Factor, Positive
 from fedkt.registry import register
-from fedkt.softmax import log_softmax
 
 
 @register
@@ -48,7 +47,7 @@ class KL:
         log_student, teacher = log_softmax(softened), target.detach()
         if kind == "probabilities":
             # 0 log 0 is 0; torch's xlogy, which knows that, goes number by number.
-            log_teacher = teacher.clamp_min(torch.finfo(teacher.dtype).tiny).log()
+            log_teacher = log_probabilities(teacher)
             losses = (teacher * (log_teacher - log_student)).sum(-1)
         else:
             log_teacher = log_softmax(teacher / self.temperature)

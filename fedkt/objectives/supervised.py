@@ -8,11 +8,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from fedkt.answers import log_softmax
 from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Knowledge
 from fedkt.objectives.term import Batch, Outputs, weighted_mean
 from fedkt.registry import register
-from fedkt.softmax import log_softmax
 
 
 @register

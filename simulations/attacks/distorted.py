@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedkt.fusion.weighting import entropy
+from fedkt.answers import entropy, torch_softmax
 from fedkt.registry import register
 from fedkt.simulations.attacks.view import View
 
@@ -67,7 +67,7 @@ def mimic(view: View) -> Tensor:
 @register(part="attacks")
 def mimic_confident(view: View) -> Tensor:
     """Move the most confident honest client's answers on by one class; all attackers alike."""
-    mean_entropy = entropy(view.honest.softmax(-1)).mean(-1)
+    mean_entropy = entropy(torch_softmax(view.honest)).mean(-1)
     return view.honest[mean_entropy.argmin()].roll(1, dims=-1)
 
 

@@ -13,14 +13,14 @@ from functools import partial
 from typing import Any, cast, get_type_hints
 
 import torch
-import torch.nn.functional as F
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedkt import registry, wire
+from fedkt.answers import logits_of, of_kind, probabilities_of, torch_softmax
 from fedkt.errors import ConfigError, FedktError, KnowledgeError, RunFailedError
-from fedkt.knowledge import Expected, Kind, Knowledge, check
+from fedkt.knowledge import Expected, Knowledge, check
 from fedkt.recipe import Predict
 from fedkt.recipe.ids import share_ids
 from fedkt.simulations.attacks import Attack, View
@@ -154,9 +154,7 @@ class Liars:
         for name, packet in wire.extract(content).items():
             fused = wire.decode(packet, partial(self._ids, name), self._options.codec)
             if name in self._targets and fused.kind in ANSWERS:
-                values = fused.values
-                if fused.kind != "probabilities":
-                    values = _logits(fused, self._classes).softmax(-1)
+                values = probabilities_of(*_soft(fused, self._classes))
                 target = Knowledge.rows("probabilities", values, fused.ids)
                 self._targets[name][client] = target
 
@@ -210,7 +208,7 @@ class Liars:
     ) -> Iterator[tuple[int, View, Knowledge]]:
         """Yield each liar with what it knows, and its honest upload."""
         answers = self._answers(name, contents)
-        logits = {c: _logits(one, self._classes) for c, one in answers.items()}
+        logits = {c: logits_of(*_soft(one, self._classes)) for c, one in answers.items()}
         liars = [z for c, z in logits.items() if c in self.clients]
         honest = [z for c, z in logits.items() if c not in self.clients] or liars
         for client in (c for c in logits if c in self.clients):
@@ -234,7 +232,9 @@ class Liars:
         if lie is None:
             return None
         if not torch.equal(lie, view.own):  # the truth stays as it is, to the last bit
-            answers = answers.with_tensors({"values": _spoken(lie, answers.kind)})
+            answers = answers.with_tensors(
+                {"values": of_kind(lie, answers.kind, soft=torch_softmax)}
+            )
         known = self._ids(name, self._round)
         return wire.encode(answers, self._round, known, self._options.codec)
 
@@ -317,17 +317,8 @@ def _reason(error: Exception) -> str:
     return text if isinstance(error, FedktError) else f"{type(error).__name__}: {text}"
 
 
-def _logits(answers: Knowledge, num_classes: int) -> Tensor:
-    """Return answers of any kind as logits ``[M, C]``."""
+def _soft(answers: Knowledge, num_classes: int) -> tuple[Tensor, str]:
+    """Return answers ``[M, C]`` and their kind; labels become confident logits."""
     if answers.kind == "labels":
-        return confident(answers.values, num_classes)
-    if answers.kind == "probabilities":
-        return answers.values.clamp_min(torch.finfo(torch.float32).tiny).log()
-    return answers.values
-
-
-def _spoken(logits: Tensor, kind: Kind) -> Tensor:
-    """Return logits as values of a kind of answers."""
-    if kind == "labels":
-        return logits.argmax(-1)
-    return F.softmax(logits, dim=-1) if kind == "probabilities" else logits
+        return confident(answers.values, num_classes), "logits"
+    return answers.values, answers.kind

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-import torch
-
 from fedkt.adaptation.alignment import MMD, DomainAdversarial, Ramped
+from fedkt.answers import log_probabilities
 from fedkt.errors import ConfigError
 from fedkt.fusion.voting import vote
 from fedkt.fusion.weighting import sample_weighted_mean, sample_weights
@@ -144,7 +143,7 @@ class FedKAFree(KnowledgeStrategy):
         counted = vote(answers, self.exchange.roster.num_classes, self.options.seed, round_)
         if self.votes == "majority":
             return counted
-        logits = answers.values.clamp_min(torch.finfo(torch.float32).tiny).log()
+        logits = log_probabilities(answers.values)
         fused = sample_weighted_mean(answers, sample_weights(logits, "entropy"))
         return replace(fused, diagnostics=counted.diagnostics)
 

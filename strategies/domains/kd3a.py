@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from annotated_types import Ge, Le
 from torch import Tensor
 
+from fedkt.answers import torch_softmax
 from fedkt.fusion import average
 from fedkt.fusion.knowledge_vote import ballots, contributions, knowledge_vote, shares
 from fedkt.knowledge import Fused, Knowledge, Stack, Uploads
@@ -160,7 +160,7 @@ class KD3A(KnowledgeStrategy):
         """Return what the k-th source says of the target, ``[M, C]``."""
         weights = {n: t[k] for n, t in stack.tensors.items()}
         self.server.load_weights(Knowledge("weights", weights))
-        answers = F.softmax(self.server.predict(), dim=-1)
+        answers = torch_softmax(self.server.predict())
         # Weights that are finite, but huge, answer NaN: then the source knows nothing.
         broken = answers.isnan().any(-1, keepdim=True)
         return torch.where(broken, torch.full_like(answers, 1 / answers.shape[-1]), answers)

@@ -11,12 +11,12 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from fedkt import wire
+from fedkt.answers import softmax
 from fedkt.clients import Client, FileStore, KnowledgeClientApp, MemoryStore, client_app
 from fedkt.knowledge import Knowledge
 from fedkt.objectives import KL, CrossEntropy, Distil
 from fedkt.recipe import Load, Predict, Recipe, Train, Weights
 from fedkt.simulations.engines import _flwr_shim as shim
-from fedkt.softmax import softmax
 
 RECIPE = Recipe(
     learn=[Train("private", [CrossEntropy()])],

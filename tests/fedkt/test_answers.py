@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedkt import answers
-from fedkt.errors import NotFiniteError
+from fedkt.errors import KnowledgeError, NotFiniteError
 from fedkt.evaluation.metrics import group_effect, negative_transfer, over_clients, transfer
 from fedkt.fusion.voting import vote
 from fedkt.knowledge import Stack
@@ -64,3 +64,49 @@ def test_a_figure_that_is_not_finite_was_not_measured(value: float) -> None:
     assert negative_transfer([0.5], [value]) == (None, None)
     assert transfer([value, 0.5], [0.5, 0.25]) == [None, 0.25]
     assert group_effect([0.5, value], value) is None
+
+
+@pytest.mark.parametrize("shape", [(7, 10), (7, 15), (7, 16), (7, 100), (3, 7, 10), (10,), (0, 10)])
+def test_the_softmax_of_ours_is_torch_s(shape: tuple[int, ...]) -> None:
+    z = 10 * torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ours, theirs = z.clone().requires_grad_(), z.clone().requires_grad_()
+    assert torch.allclose(answers.log_softmax(ours), theirs.log_softmax(-1), rtol=0, atol=1e-13)
+    assert torch.allclose(answers.softmax(ours), theirs.softmax(-1), rtol=0, atol=1e-13)
+    weight = torch.linspace(0, 1, shape[-1], dtype=torch.float64)
+    (answers.log_softmax(ours) * weight).sum().backward()
+    (theirs.log_softmax(-1) * weight).sum().backward()
+    assert ours.grad is not None
+    assert theirs.grad is not None
+    assert torch.allclose(ours.grad, theirs.grad, rtol=0, atol=1e-12)
+
+
+def test_of_softmax_large_logits_do_not_overflow() -> None:
+    z = torch.tensor([[1000.0, 0.0, -1000.0]])
+    assert answers.softmax(z).tolist() == [[1.0, 0.0, 0.0]]
+    assert answers.log_softmax(z).tolist() == [[0.0, -1000.0, -2000.0]]
+
+
+def test_the_softmax_under_vmap() -> None:
+    z = torch.randn(4, 7, 10, dtype=torch.float64)
+    assert torch.allclose(torch.func.vmap(answers.log_softmax)(z), z.log_softmax(-1), atol=1e-13)
+
+
+def test_answers_of_one_kind_as_another() -> None:
+    p = torch.tensor([[0.5, 0.25, 0.25], [0.0, 1.0, 0.0]])
+    assert torch.allclose(
+        answers.probabilities_of(answers.logits_of(p, "probabilities"), "logits"), p
+    )
+    assert answers.probabilities_of(p, "probabilities") is p
+    assert answers.logits_of(GOOD, "logits") is GOOD
+    assert answers.probabilities_of(torch.tensor([2, 0]), "labels", 3).tolist() == [
+        [0, 0, 1],
+        [1, 0, 0],
+    ]
+    assert answers.of_kind(GOOD, "labels").tolist() == [1, 0, 2]
+    assert torch.allclose(answers.of_kind(GOOD, "probabilities", 2.0), (GOOD / 2).softmax(-1))
+    assert torch.equal(
+        answers.of_kind(GOOD, "probabilities", soft=answers.torch_softmax), GOOD.softmax(-1)
+    )
+    assert answers.of_kind(GOOD, "logits") is GOOD
+    with pytest.raises(KnowledgeError, match="not of labels"):
+        answers.logits_of(torch.tensor([1]), "labels")

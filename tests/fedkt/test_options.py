@@ -103,7 +103,7 @@ def test_the_parts_are_there() -> None:
     found = sum(len([*numeric(part)]) for part in PARTS.values())
     assert len(PARTS) > 45
     assert found > 110
-    assert {"strategies.FedProx", "objectives.KL", "objectives.Restyle"} <= set(PARTS)
+    assert {"strategies.FedProx", "objectives.KL", "adaptation.Restyle"} <= set(PARTS)
 
 
 @pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from fedkt.answers import entropy
 from fedkt.fusion import trust
-from fedkt.fusion.weighting import entropy
 
 M, C = 200, 10
 

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from fedkt.answers import logits_of
 from fedkt.errors import ConfigError, KnowledgeError
 from fedkt.fusion import mean, trust
-from fedkt.fusion.trusted import Trust, answer_logits, peer_trust, trusted_mean
+from fedkt.fusion.trusted import Trust, peer_trust, trusted_mean
 from fedkt.fusion.weighting import sample_weights
 from fedkt.knowledge import Stack
 
@@ -62,9 +63,9 @@ def test_probabilities_are_judged_as_the_logits_they_come_from(choice: Any) -> N
 
 def test_log_probabilities_of_impossible_answers_are_finite() -> None:
     certain = torch.eye(C)[None]
-    assert bool(torch.isfinite(answer_logits(stack_of(certain, "probabilities"))).all())
+    assert bool(torch.isfinite(logits_of(certain, "probabilities")).all())
     with pytest.raises(KnowledgeError, match="labels"):
-        answer_logits(stack_of(torch.zeros(5, M), "labels"))
+        logits_of(torch.zeros(5, M), "labels")
 
 
 def test_of_logits_softened_logits_are_averaged_with_the_trust_as_weight() -> None:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from fedkt.answers import entropy
 from fedkt.errors import ConfigError
 from fedkt.fusion import mean
-from fedkt.fusion.weighting import entropy, sample_weighted_mean, sample_weights
+from fedkt.fusion.weighting import sample_weighted_mean, sample_weights
 from fedkt.knowledge import Stack
 
 LOGITS = torch.randn(4, 7, 5, generator=torch.Generator().manual_seed(0))

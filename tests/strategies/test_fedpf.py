@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from fedkt.answers import softmax
 from fedkt.errors import ConfigError
 from fedkt.fusion.trust import correlations
 from fedkt.knowledge import Knowledge, Upload, Uploads
 from fedkt.readouts.blends import as_knowledge
 from fedkt.recipe import Recipe
-from fedkt.softmax import softmax
 from fedkt.strategies.answers.fedmd import FedMD
 from fedkt.strategies.answers.fedpf import FedPF
 
