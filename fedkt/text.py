@@ -34,7 +34,7 @@ def foreign(text: object) -> str:
     """
     start = str(text)[:_LOOKED_AT]
     visible = (c if c.isspace() or unicodedata.category(c) not in _UNWANTED else "" for c in start)
-    line = " ".join("".join(visible).split())
+    line = one_line("".join(visible))
     return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
 
 
@@ -64,6 +64,11 @@ def last_line(text: str | None) -> str:
     return next((line for line in lines if line), "no reason given")
 
 
-def one_line(error: BaseException) -> str:
-    """Return an exception's text without line breaks or a full stop; its type if it has none."""
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+def reason_of(error: BaseException) -> str:
+    """Return an exception's text on one line, without a full stop; its type if it has none."""
+    return one_line(error).rstrip(".") or type(error).__name__
+
+
+def one_line(text: object) -> str:
+    """Return a text, or an exception's, on one line; white space of any kind as one space."""
+    return " ".join(str(text).split())

@@ -21,6 +21,7 @@ from fedkt.clients.learners.torch import TorchLearner
 from fedkt.data.samples import ClientData, Samples
 from fedkt.knowledge import Knowledge
 from fedkt.recipe import Recipe, Train
+from fedkt.text import one_line
 
 BATCH = 4
 # Samples of the clients: batches that are padded, and a client that is done before the others.
@@ -62,9 +63,7 @@ def refuses(
             works = list(_works(learner, recipe, samples, public, sizes, dtype))
             return _compared(learner, steps, works, dtype)
         except Exception as error:  # whatever a network, a term or vmap raises
-            reason = (
-                f"it cannot be tried ({type(error).__name__}: {' '.join(str(error).split())[:150]})"
-            )
+            reason = f"it cannot be tried ({type(error).__name__}: {one_line(error)[:150]})"
     return reason
 
 

@@ -20,6 +20,7 @@ from fedkt.clients.state import StateStore
 from fedkt.clients.turn import Turn, begin, error_reply
 from fedkt.knowledge import Knowledge
 from fedkt.recipe import Step, Train
+from fedkt.text import one_line
 
 KINDS = (MessageType.TRAIN, MessageType.EVALUATE)
 
@@ -173,7 +174,7 @@ class _Cohort:
 
 
 def _tell_once(architecture: str, error: Exception) -> None:
-    name, reason = architecture.partition("#")[0], " ".join(str(error).split())[:200]
+    name, reason = architecture.partition("#")[0], one_line(error)[:200]
     if name not in _told:
         _told.add(name)
         logger.warning("%s: a step runs in the loop, client by client: %s", name, reason)

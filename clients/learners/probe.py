@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fedkt.clients.learners.taps import FeatureTap
 from fedkt.errors import ConfigError
 from fedkt.rng import global_torch_stream
+from fedkt.text import one_line
 
 ROWS = 4  # of a batch that is tried
 TOLERANCE = 1e-4  # of the largest number; a real difference is far larger, rounding far smaller
@@ -71,7 +72,7 @@ def examine(build: Callable[[], nn.Module], x: Tensor, num_classes: int, name: s
     except ConfigError:
         raise
     except Exception as error:  # a user's code may raise anything
-        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        what = f"{type(error).__name__}: {one_line(error)}"
         raise ConfigError(
             f"model {name!r} cannot be trained on samples of shape {list(x.shape[1:])}: {what}"
         ) from error

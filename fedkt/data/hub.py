@@ -14,7 +14,7 @@ import numpy as np
 from fedkt.data.dataset import Dataset, held_out
 from fedkt.data.splits import Array
 from fedkt.errors import ConfigError
-from fedkt.text import one_line
+from fedkt.text import reason_of
 
 NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 TEST_SPLITS = ("test", "validation", "valid")
@@ -71,10 +71,10 @@ def _download(name: str) -> Any:
     except datasets.exceptions.DatasetNotFoundError as error:
         raise ConfigError(f"The hub has no public data set {name!r}.") from error
     except OSError as error:  # ConnectionError among them
-        raise ConfigError(f"hub:{name} cannot be downloaded: {one_line(error)}.") from error
+        raise ConfigError(f"hub:{name} cannot be downloaded: {reason_of(error)}.") from error
     except Exception as error:  # the library and its HTTP client raise many kinds
         raise ConfigError(
-            f"hub:{name} cannot be loaded: {type(error).__name__}: {one_line(error)}."
+            f"hub:{name} cannot be loaded: {type(error).__name__}: {reason_of(error)}."
         ) from error
 
 

@@ -16,7 +16,7 @@ from fedkt.data.splits import Array, Ints, stratified
 from fedkt.errors import ConfigError
 from fedkt.registry import lookup
 from fedkt.rng import derive, numpy_rng
-from fedkt.text import raised
+from fedkt.text import one_line, raised
 
 # Partitions under which two clients may hold the same sample.
 OVERLAPPING = ("draw",)
@@ -100,7 +100,7 @@ def partition_with_notes(
         raise
     except Exception as error:  # a user's code may raise anything
         ours = isinstance(error, ValueError | AssertionError | ArithmeticError)
-        said = " ".join(str(error).split()).split(". ")[0].rstrip(".") if ours else ""
+        said = one_line(error).split(". ")[0].rstrip(".") if ours else ""
         reason = said or raised(error)
         raise ConfigError(
             f"Partition {spec!r} cannot share out {n} samples among {clients} clients: {reason}."

@@ -25,7 +25,7 @@ from fedkt.data.dataset import Dataset, complete, held_out, laid_out
 from fedkt.data.splits import Array
 from fedkt.errors import ConfigError, unknown
 from fedkt.registry import lookup, names, register
-from fedkt.text import one_line, raised
+from fedkt.text import raised, reason_of
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 COLUMNS = ("domain", "client")  # what a domain column is called, the first found counts
@@ -120,7 +120,7 @@ def load_npz(file: Path, name: str, layout: str = "") -> Dataset:
     except ConfigError:
         raise
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        reason = one_line(error)
+        reason = reason_of(error)
         raise ConfigError(f"{file} is not a readable .npz file: {reason}.") from error
     try:
         return Dataset(name, layout=layout, **arrays)

@@ -17,7 +17,7 @@ from fedkt.data.scaling import model_inputs
 from fedkt.data.splits import Array, Ints
 from fedkt.disk import writing
 from fedkt.errors import ConfigError
-from fedkt.text import one_line
+from fedkt.text import reason_of
 
 FORMAT = 5
 ARRAYS = ("pool_x", "pool_y", "test_x", "test_y", "public_x", "rows", "bounds")
@@ -229,7 +229,7 @@ class Federation:
         except ConfigError:
             raise
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-            reason = one_line(error)
+            reason = reason_of(error)
             raise ConfigError(f"{folder} holds no readable federation: {reason}.") from error
 
     def _arrays(self) -> dict[str, Array]:

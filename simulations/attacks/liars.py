@@ -33,6 +33,7 @@ from fedkt.simulations.experiment.config import (
     plain_defaults,
 )
 from fedkt.strategies import KnowledgeStrategy
+from fedkt.text import one_line
 
 ANSWERS = ("logits", "probabilities", "labels")  # the kinds that an attack can speak
 
@@ -313,7 +314,7 @@ def _lie(attack: Attack, view: View) -> Tensor | None:
 
 def _reason(error: Exception) -> str:
     """Return an error on one line; those that fedkt raises speak for themselves."""
-    text = " ".join(str(error).split())
+    text = one_line(error)
     return text if isinstance(error, FedktError) else f"{type(error).__name__}: {text}"
 
 

@@ -14,6 +14,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from fedkt.errors import ConfigError, FedktError, RunFailedError
 from fedkt.simulations.engines.stopping import keeping
+from fedkt.text import one_line
 
 idle: list[Any] = []  # actors without a run, while a session is open
 sessions: list[int] = []
@@ -99,8 +100,8 @@ def result_of(reference: Any) -> Any:
         cause = error.cause
         if isinstance(cause, FedktError):
             raise type(cause)(str(cause.args[0] if cause.args else cause)) from None
-        text = " ".join(str(cause).split())
-        raise RunFailedError(f"A Ray worker failed: {type(cause).__name__}: {text}") from error
+        said = f"{type(cause).__name__}: {one_line(cause)}"
+        raise RunFailedError(f"A Ray worker failed: {said}") from error
 
 
 def _knock(address: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from fedkt.evaluation.figures import (
     panels_of,
     value_of,
 )
+from fedkt.simulations.experiment.cells import slug
 from fedkt.simulations.files import write_atomic
 from fedkt.simulations.report import charts
 from fedkt.simulations.report.tables import (
@@ -34,7 +34,6 @@ from fedkt.simulations.report.tables import (
     differences_head,
     marks,
     megabytes,
-    one_line,
     over,
     percent,
     shown,
@@ -49,6 +48,7 @@ from fedkt.simulations.results.reading import (
     load_run,
 )
 from fedkt.simulations.results.selection import SELECTIONS
+from fedkt.text import one_line
 
 _MEASURED = {
     "split": "each client's own test split",
@@ -224,7 +224,7 @@ def _shared_figures(runs: Sequence[Run], folder: Path) -> dict[str, list[tuple[s
         weights = said.get("weights")
         ids = said.get("clients") or list(range(len(weights or [])))
         if weights and all(isinstance(row, list) and len(row) == len(ids) for row in weights):
-            path = folder / f"weights-{number}-{_slug(run.label)}.png"
+            path = folder / f"weights-{number}-{slug(run.label)}.png"
             effective = said.get("effective_neighbours")
             charts.weights_figure(weights, ids, path, effective=effective)
             drawn.setdefault("weights", []).append((f"{run.label}, seed {run.seed}", embed(path)))
@@ -364,7 +364,7 @@ def _failures(runs: Iterable[Run]) -> dict[str, Any]:
     for run in runs:
         for entry in run.rounds:
             for failure in entry.get("failures") or []:
-                reason = _compact(one_line(str(failure.get("reason"))), _REASON)
+                reason = _compact(one_line(failure.get("reason")), _REASON)
                 key = (run.label, str(failure.get("phase")), reason)
                 groups.setdefault(key, []).append((entry["round"], str(failure.get("client"))))
     body = []
@@ -383,7 +383,3 @@ def _notes(runs: Iterable[Run]) -> list[str]:
         notes += [str(note) for note in run.federation.get("notes") or []]
         notes += [f"{run.label}: {note}" for note in run.summary.get("notes") or []]
     return list(dict.fromkeys(notes))
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower() or "run"

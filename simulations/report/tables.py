@@ -11,6 +11,7 @@ from fedkt.simulations.results.aggregates import aggregate
 from fedkt.simulations.results.dropouts import failure_lines
 from fedkt.simulations.results.intervals import Interval, clear
 from fedkt.simulations.results.reading import Comparison
+from fedkt.text import one_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -259,8 +260,3 @@ def shown(figure: Figure, value: float | None) -> str:
 def percent(value: float | None, sign: str = "") -> str:
     """Format a share as percent with two decimals."""
     return ABSENT if value is None else f"{100 * value:{sign}.2f}"
-
-
-def one_line(text: str) -> str:
-    """Return the text without line breaks."""
-    return " ".join(text.split())

@@ -30,6 +30,7 @@ from fedkt.evaluation.metrics import transfer
 from fedkt.simulations.files import write_atomic
 from fedkt.simulations.results.rounds import parse_object, read_rounds
 from fedkt.simulations.results.selection import SELECTIONS
+from fedkt.text import one_line
 
 KEYS = ("strategy", "seed")
 """The columns of ``comparison.csv`` that name a run; its figures follow."""
@@ -305,7 +306,7 @@ def _read(path: Path, what: str, parse: Callable[[str], _T]) -> _T:
     except FileNotFoundError:
         raise _no_directory(path, what) from None
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is damaged: {' '.join(str(error).split())}.") from error
+        raise ConfigError(f"{path} is damaged: {one_line(error)}.") from error
 
 
 def _no_directory(path: Path, what: str) -> ConfigError:

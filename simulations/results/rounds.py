@@ -9,6 +9,7 @@ from typing import Any
 from fedkt.errors import ConfigError
 from fedkt.evaluation.figures import over_clients_at_once
 from fedkt.simulations.results import checkpoint
+from fedkt.text import one_line
 
 
 def read_rounds(folder: Path) -> list[dict[str, Any]]:
@@ -81,7 +82,7 @@ def _finished(folder: Path) -> int:
     except FileNotFoundError:
         return 0
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is damaged: {' '.join(str(error).split())}.") from error
+        raise ConfigError(f"{path} is damaged: {one_line(error)}.") from error
     return rounds if isinstance(rounds, int) else 0
 
 
@@ -106,6 +107,6 @@ def _reason(error: ValueError) -> str:
 
 def _damaged(path: Path, what: str) -> ConfigError:
     return ConfigError(
-        f"{path} is damaged: {' '.join(what.split())}. Put it back from a copy, or remove "
+        f"{path} is damaged: {one_line(what)}. Put it back from a copy, or remove "
         f"{path.parent} and run that again."
     )

@@ -34,6 +34,7 @@ from fedkt.simulations.runs.run import (
 )
 from fedkt.simulations.runs.twins import budget, local_twin, private_training, rehearses
 from fedkt.strategies.baselines.local import Local
+from fedkt.text import one_line
 
 
 @dataclass(frozen=True)
@@ -298,8 +299,7 @@ def run_part(part: Part, out: Path, command: str | None, progress: RunProgress) 
         except Exception as error:  # a fault in one method must not cost the others
             folder.mkdir(exist_ok=True)
             write_atomic(folder / "error.txt", traceback.format_exc())
-            text = " ".join(str(error).split())
-            failed.append(f"{name}: {type(error).__name__}: {text}")
+            failed.append(f"{name}: {type(error).__name__}: {one_line(error)}")
             broken.add(job.folder)
     return failed
 
