@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fedkt.errors import ConfigError
-from fedkt.objectives.heads import weighted_mean_rows
+from fedkt.objectives.term import weighted_mean_rows
 from fedkt.rng import numpy_rng
 
 Estimator = Literal["biased", "unbiased"]

@@ -107,9 +107,9 @@ def domain_of(dataset: Dataset, value: str) -> Dataset:
     if value not in column.names:
         raise unknown(f"domain of {dataset.name}", value, column.names)
     train, test = column.train == value, column.test == value
-    for part, rows in (("training", train), ("test", test)):
+    for split, rows in (("training", train), ("test", test)):
         if not rows.any():
-            raise ConfigError(f"Domain {dataset.name}/{value} has no {part} rows.")
+            raise ConfigError(f"Domain {dataset.name}/{value} has no {split} rows.")
     return replace(
         dataset,
         name=f"{dataset.name}/{value}",
@@ -131,7 +131,7 @@ def column_of(dataset: Dataset) -> Column:
     ConfigError
         If it has none, or one that does not fit its rows or its names.
     """
-    train, test = (_checked(dataset, part) for part in ("train", "test"))
+    train, test = (_checked(dataset, split) for split in ("train", "test"))
     if train.dtype.kind != test.dtype.kind:
         raise ConfigError(
             f"{dataset.name}: domain_train holds {train.dtype} and domain_test {test.dtype}; both "
@@ -152,17 +152,17 @@ def column_of(dataset: Dataset) -> Column:
     return Column(names, called[train], called[test])
 
 
-def _checked(dataset: Dataset, part: str) -> Array:
-    column = getattr(dataset, f"domain_{part}")
+def _checked(dataset: Dataset, split: str) -> Array:
+    column = getattr(dataset, f"domain_{split}")
     if column is None:
         raise ConfigError(
             f"{dataset.name} has no domain column: arrays domain_train and domain_test (or "
             "client_train and client_test) must say which row is of which domain."
         )
-    column, rows = np.asarray(column), len(getattr(dataset, f"y_{part}"))
+    column, rows = np.asarray(column), len(getattr(dataset, f"y_{split}"))
     if column.shape != (rows,) or column.dtype.kind not in "iuU":
         raise ConfigError(
-            f"{dataset.name}: domain_{part} has shape {list(column.shape)} and dtype "
+            f"{dataset.name}: domain_{split} has shape {list(column.shape)} and dtype "
             f"{column.dtype}; it must hold one integer or string for each of {rows} rows."
         )
     # Bytes would overflow as indices into many names.

@@ -69,13 +69,13 @@ class Dataset:
             raise unknown(f"layout of {self.name}", self.layout, LAYOUTS)
         if not self.layout:
             object.__setattr__(self, "layout", "vector" if np.ndim(self.x_train) == 2 else "image")
-        for part in ("train", "test"):
-            for key in (f"x_{part}", f"y_{part}"):
+        for split in ("train", "test"):
+            for key in (f"x_{split}", f"y_{split}"):
                 object.__setattr__(self, key, np.asarray(getattr(self, key)))
-            x = _checked_inputs(self.name, f"x_{part}", getattr(self, f"x_{part}"), self.layout)
-            y = _checked_labels(self.name, f"y_{part}", getattr(self, f"y_{part}"), len(x))
-            object.__setattr__(self, f"x_{part}", x)
-            object.__setattr__(self, f"y_{part}", y)
+            x = _checked_inputs(self.name, f"x_{split}", getattr(self, f"x_{split}"), self.layout)
+            y = _checked_labels(self.name, f"y_{split}", getattr(self, f"y_{split}"), len(x))
+            object.__setattr__(self, f"x_{split}", x)
+            object.__setattr__(self, f"y_{split}", y)
         if self.x_train.shape[1:] != self.x_test.shape[1:]:
             raise ConfigError(
                 f"{self.name}: x_train holds samples of shape {list(self.x_train.shape[1:])} but "

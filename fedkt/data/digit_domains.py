@@ -61,9 +61,9 @@ def _domain(quarter: int, name: str, seen: Callable[[Array], Array]) -> Dataset:
     )
 
 
-def _quarter(labels: Array, quarter: int, part: str) -> Ints:
+def _quarter(labels: Array, quarter: int, split: str) -> Ints:
     """Deal the rows, sorted by class and shuffled within, to four hands; return one."""
-    order = numpy_rng(HOLD_OUT_SEED, f"digit-domains/{part}").permutation(len(labels))
+    order = numpy_rng(HOLD_OUT_SEED, f"digit-domains/{split}").permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
     return np.sort(order[quarter::DOMAINS]).astype(np.int64)
 

@@ -25,7 +25,7 @@ class Domains:
 
     Parameters
     ----------
-    parts : tuple[Dataset, ...]
+    datasets : tuple[Dataset, ...]
         The domains, not yet scaled.
     classes : tuple[str, ...]
         Of all of them.
@@ -33,42 +33,42 @@ class Domains:
         The domain that no client owns, see :mod:`fedkt.data.targets`.
     """
 
-    parts: tuple[Dataset, ...]
+    datasets: tuple[Dataset, ...]
     classes: tuple[str, ...]
     target: int | None = None
 
     def __len__(self) -> int:
-        return len(self.parts)
+        return len(self.datasets)
 
     @property
     def names(self) -> tuple[str, ...]:
         """One per domain."""
-        return tuple(part.name for part in self.parts)
+        return tuple(dataset.name for dataset in self.datasets)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one sample as models see it."""
-        return self.parts[0].input_shape
+        return self.datasets[0].input_shape
 
     @cached_property
     def y_train(self) -> Ints:
         """int64 ``[N]``: the label of each training row."""
-        return np.concatenate([part.y_train for part in self.parts])
+        return np.concatenate([dataset.y_train for dataset in self.datasets])
 
     @cached_property
     def y_test(self) -> Ints:
         """int64 ``[T]``: the label of each test row."""
-        return np.concatenate([part.y_test for part in self.parts])
+        return np.concatenate([dataset.y_test for dataset in self.datasets])
 
     @cached_property
     def train_domain(self) -> Ints:
         """int64 ``[N]``: the domain of each training row, ascending."""
-        return _numbered([len(part.y_train) for part in self.parts])
+        return _numbered([len(dataset.y_train) for dataset in self.datasets])
 
     @cached_property
     def test_domain(self) -> Ints:
         """int64 ``[T]``: the domain of each test row, ascending."""
-        return _numbered([len(part.y_test) for part in self.parts])
+        return _numbered([len(dataset.y_test) for dataset in self.datasets])
 
     @property
     def sources(self) -> tuple[int, ...]:
@@ -140,23 +140,23 @@ def joined(domains: Domains, how: str | None, held_out: Ints) -> tuple[Dataset, 
     """
     hidden = np.zeros(len(domains.y_train), dtype=bool)
     hidden[held_out] = True
-    parts: list[Dataset] = []
+    datasets: list[Dataset] = []
     notes: list[str] = []
-    for d, part in enumerate(domains.parts):
-        dataset, said = scaled(part, how, hidden[domains.train_domain == d])
-        parts.append(dataset)
+    for d, dataset in enumerate(domains.datasets):
+        fitted, said = scaled(dataset, how, hidden[domains.train_domain == d])
+        datasets.append(fitted)
         notes += said
-    if len(parts) == 1:
-        return parts[0], tuple(notes)
-    alike = len({part.x_train.dtype for part in parts}) == 1
+    if len(datasets) == 1:
+        return datasets[0], tuple(notes)
+    alike = len({dataset.x_train.dtype for dataset in datasets}) == 1
     x_train, x_test = (
-        np.concatenate([_like(getattr(part, key), parts[0], alike) for part in parts])
+        np.concatenate([_like(getattr(dataset, key), datasets[0], alike) for dataset in datasets])
         for key in ("x_train", "x_test")
     )
     name = " + ".join(domains.names)
     joint = Dataset(
         name, x_train, domains.y_train, x_test, domains.y_test, domains.classes,
-        layout=parts[0].layout, columns=parts[0].columns,
+        layout=datasets[0].layout, columns=datasets[0].columns,
     )  # fmt: skip
     return joint, tuple(notes)
 

@@ -93,9 +93,9 @@ def build_federation(spec: FederationSpec) -> Federation:
     )
 
 
-def _digests(dataset: Dataset, part: str, rows: Ints | None) -> list[bytes]:
+def _digests(dataset: Dataset, split: str, rows: Ints | None) -> list[bytes]:
     """Return the digests of some training or test rows as models see them."""
-    x = getattr(dataset, f"x_{part}")[rows]
+    x = getattr(dataset, f"x_{split}")[rows]
     return list(row_digests(model_inputs(x, dataset.input_shape)))
 
 

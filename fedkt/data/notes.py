@@ -54,11 +54,11 @@ def domain_notes(domains: Domains) -> list[str]:
     """Return a note for each domain that lacks classes; the target's labels are not looked at."""
     notes = []
     for d in domains.sources:
-        part = domains.parts[d]
-        known = np.concatenate([part.y_train, part.y_test])
+        dataset = domains.datasets[d]
+        known = np.concatenate([dataset.y_train, dataset.y_test])
         lacking = np.setdiff1d(np.arange(len(domains.classes)), known)
         if len(lacking):
-            notes.append(f"{part.name} has no samples of {_listed(lacking, domains.classes)}")
+            notes.append(f"{dataset.name} has no samples of {_listed(lacking, domains.classes)}")
     return notes
 
 

@@ -127,7 +127,7 @@ class Federation:
         """
         if not 0 <= i < self.num_clients:
             raise ConfigError(f"There is no client {i}; there are 0 to {self.num_clients - 1}.")
-        train, validation, test = (self._own(self._rows_of(i, part)) for part in range(3))
+        train, validation, test = (self._own(self._rows_of(i, split)) for split in range(3))
         return ClientData(
             train=train,
             validation=validation,
@@ -177,8 +177,8 @@ class Federation:
             "input_shape": list(self.input_shape),
             "label_counts": self.label_counts().tolist(),
             "sizes": {
-                part: sizes[:, column].tolist()
-                for column, part in enumerate(("train", "validation", "test"))
+                split: sizes[:, column].tolist()
+                for column, split in enumerate(("train", "validation", "test"))
             },
             "public": len(self.public_x),
             "public_dataset": self.public_name,
@@ -250,8 +250,8 @@ class Federation:
             **({"columns": list(self.columns)} if self.columns else {}),
         }
 
-    def _rows_of(self, client: int, part: int) -> Ints:
-        return self.rows[self.bounds[client, part] : self.bounds[client, part + 1]]
+    def _rows_of(self, client: int, split: int) -> Ints:
+        return self.rows[self.bounds[client, split] : self.bounds[client, split + 1]]
 
     def _own(self, rows: Ints) -> Samples:
         return self._samples(self.pool_x[rows], self.pool_y[rows], len(self.public_x) + rows)

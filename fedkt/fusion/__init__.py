@@ -1,6 +1,6 @@
 """Ways to combine the knowledge of many owners: functions from a stack to fused knowledge."""
 
-from fedkt.fusion.averaging import average, mean, personalised_mean, weighted_mean
+from fedkt.fusion.averaging import average, mean, mean_by_examples, personalised_mean
 from fedkt.fusion.weighting import sample_weighted_mean
 
-__all__ = ["average", "mean", "personalised_mean", "sample_weighted_mean", "weighted_mean"]
+__all__ = ["average", "mean", "mean_by_examples", "personalised_mean", "sample_weighted_mean"]

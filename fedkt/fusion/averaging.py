@@ -37,7 +37,7 @@ def mean(stack: Stack) -> Fused:
 
 
 @register(part="fusions")
-def weighted_mean(stack: Stack) -> Fused:
+def mean_by_examples(stack: Stack) -> Fused:
     """Average the clients by their number of examples; one result, broadcast.
 
     McMahan et al. (2017), arXiv:1602.05629, algorithm 1, when the knowledge is weights.
@@ -159,9 +159,9 @@ def mix_rows(weights: Tensor, values: Tensor) -> Tensor:
     # Used for all blocks, because memory of this size is new, and slow, whenever it is asked for.
     read, made = (torch.empty(step * n, dtype=dtype) for n in (clients, rows))
     for at in range(0, total, step or 1):
-        part = flat[:, at : at + step]
-        block = read[: part.numel()].view(part.shape).copy_(part)
-        product = made[: rows * part.shape[1]].view(rows, -1)
+        columns = flat[:, at : at + step]
+        block = read[: columns.numel()].view(columns.shape).copy_(columns)
+        product = made[: rows * columns.shape[1]].view(rows, -1)
         mixed[:, at : at + step] = torch.mm(operator, block, out=product)
     return mixed.view(shape)
 

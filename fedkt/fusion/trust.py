@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedkt.answers import entropy, torch_softmax
 
-FEWEST = 4  # with three clients or fewer a median of peers means nothing
+FEWEST_PEERS = 4  # with three clients or fewer a median of peers means nothing
 LOWEST_LOG_PROBABILITY = -8.0
 FULL, NONE = 0.75, 0.25  # agreement, as a share of the typical one, for full and for no trust
 DUPLICATE = 0.2  # closer than this share of the typical distance counts as the same vote
@@ -82,7 +82,7 @@ def correlation_trust(agreement: Tensor) -> Tensor:
         r, ``[N]`` in [0, 1]; all 1 for fewer than four clients.
     """
     n = len(agreement)
-    if n < FEWEST:
+    if n < FEWEST_PEERS:
         return torch.ones(n)
     votes = 1 / _copies(agreement)
     trust = torch.ones(n)

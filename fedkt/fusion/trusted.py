@@ -20,7 +20,7 @@ from fedkt.registry import register
 
 Choice = Literal["off", "correlation", "per-class", "median", "root"]
 AnswerKind = Literal["logits", "probabilities"]
-FEWEST = 5  # with fewer clients a liar cannot be told from an honest one
+FEWEST_TO_JUDGE = 5  # with fewer clients a liar cannot be told from an honest one
 
 
 @checked
@@ -73,7 +73,7 @@ def peer_trust(stack: Stack, memory: dict[str, Any], history: float = 0.5) -> Te
         r, ``[N]`` in [0, 1]; all 1 for fewer than five clients.
     """
     stack.need_all_rows("trust")
-    if len(stack) < FEWEST:
+    if len(stack) < FEWEST_TO_JUDGE:
         return torch.ones(len(stack))
     now = rules.correlations(logits_of(stack.values, stack.kind))
     remembered: dict[str, float] = memory.setdefault("agreement", {})
@@ -137,7 +137,7 @@ def trusted_mean(
         answers = _median(_as(stack, kind, None))
         return _reported(mean(answers), stack, torch.ones(len(stack)), torch.ones(len(stack), 1))
     softened, r = None, torch.ones(len(stack))
-    if trust.choice != "off" and len(stack) >= FEWEST:
+    if trust.choice != "off" and len(stack) >= FEWEST_TO_JUDGE:
         r = peer_trust(stack, memory, trust.history)
         softened = rules.soften(logits_of(stack.values, stack.kind))
     answers = _as(stack, kind, softened)
@@ -146,7 +146,7 @@ def trusted_mean(
     weights = weights * r.clamp_min(rules.FLOOR)[:, None]
     if stack.present is not None:
         weights = weights * stack.present
-    if trust.choice == "per-class" and len(stack) >= FEWEST:
+    if trust.choice == "per-class" and len(stack) >= FEWEST_TO_JUDGE:
         weights = rules.class_reliability(_as(stack, "probabilities", softened).values, weights)
     if trust.choice == "root":
         return _root_mean(answers, weights, _rooted(stack, trust, labels), r)

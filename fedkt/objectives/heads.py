@@ -17,6 +17,7 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from fedkt.errors import ConfigError
+from fedkt.objectives.term import weighted_mean_rows
 from fedkt.options import checked
 
 PREFIX = "heads"
@@ -112,11 +113,3 @@ def _normalised(
     variance = weighted_mean_rows((x - mean).square(), weight)
     scaled = (x - mean) * (variance + 1e-5).rsqrt()
     return scaled * parameters[f"{at}.weight"] + parameters[f"{at}.bias"]
-
-
-def weighted_mean_rows(x: Tensor, weight: Tensor) -> Tensor:
-    """Mean over the rows of ``x [n, d]`` with weights ``[n]``: ``[d]``."""
-    return (x * weight[:, None]).sum(0) / weight.sum().clamp_min(1e-12)
-
-
-__all__ = ["PREFIX", "Head", "apply_head", "weighted_mean_rows"]

@@ -134,5 +134,10 @@ class Divergence(Protocol):
 
 
 def weighted_mean(losses: Tensor, weight: Tensor) -> Tensor:
-    """Mean of ``losses [B]`` weighted by ``weight [B]``; 0 for a batch of padding only."""
+    """Return the mean of ``losses [B]`` weighted by ``weight [B]``; 0 for padding only."""
     return (losses * weight).sum() / weight.sum().clamp_min(1e-12)
+
+
+def weighted_mean_rows(x: Tensor, weight: Tensor) -> Tensor:
+    """Return the mean ``[d]`` of the rows of ``x [n, d]`` weighted by ``weight [n]``."""
+    return (x * weight[:, None]).sum(0) / weight.sum().clamp_min(1e-12)

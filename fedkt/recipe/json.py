@@ -15,21 +15,21 @@ from fedkt.recipe.steps import Beside, Load, Train, Weighted
 _STEPS: Mapping[str, Callable[..., Any]] = {
     c.step: c for c in (Train, Load, Predict, Weights, Gate, Styles, Validation)
 }
-# Plain parts of a recipe that are no steps.
-_PARTS: Mapping[str, type[Any]] = {c.__name__: c for c in (Weighted, Beside, Head)}
+# What a recipe holds beside steps, shares and registered parts.
+_PLAIN: Mapping[str, type[Any]] = {c.__name__: c for c in (Weighted, Beside, Head)}
 
 
 def plain(value: Any) -> Any:
     """Turn steps, terms and sequences into JSON values."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        if isinstance(value, tuple(_PARTS.values())):
+        if isinstance(value, tuple(_PLAIN.values())):
             return {"@part": type(value).__name__, **fields}
         step = vars(type(value)).get("step")
         if step in _STEPS:
             return {"@step": step, **fields}
-        part = "transforms" if getattr(value, "part", "") == "transforms" else "objectives"
-        return {f"@{part}": _wire_name(part, type(value)), **fields}
+        kind = "transforms" if getattr(value, "part", "") == "transforms" else "objectives"
+        return {f"@{kind}": _wire_name(kind, type(value)), **fields}
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     if value is None or isinstance(value, str | int | float | bool):
@@ -39,18 +39,18 @@ def plain(value: Any) -> Any:
     )
 
 
-def _wire_name(part: str, kind: type[Any]) -> str:
+def _wire_name(kind: str, part: type[Any]) -> str:
     """Return the name by which the other side finds a part; nothing else may go by it."""
-    name = registry.registered_name(part, kind)
+    name = registry.registered_name(kind, part)
     try:
-        there = registry.lookup(part, name, files=False)
+        there = registry.lookup(kind, name, files=False)
     except ConfigError:
         there = None
     in_file = "@" in name  # an equal file in another place has equal parts
-    if there is None or not (there is kind or in_file):
+    if there is None or not (there is part or in_file):
         taken = "" if there is None else f"; {name!r} is {there.__module__}.{there.__name__}"
         raise ConfigError(
-            f"{kind.__module__}.{kind.__name__} is not registered{taken}. Write @register (of "
+            f"{part.__module__}.{part.__name__} is not registered{taken}. Write @register (of "
             "fedkt.registry) above it."
         )
     return name
@@ -66,7 +66,7 @@ def build(value: Any) -> Any:
     if "@step" in value:
         return _STEPS[value["@step"]](**fields)
     if "@part" in value:
-        return _PARTS[value["@part"]](**fields)
-    (part,) = (key for key in value if key.startswith("@"))
-    made = registry.lookup(part.removeprefix("@"), value[part], files=False)
+        return _PLAIN[value["@part"]](**fields)
+    (key,) = (key for key in value if key.startswith("@"))
+    made = registry.lookup(key.removeprefix("@"), value[key], files=False)
     return cast("Callable[..., Any]", made)(**fields)

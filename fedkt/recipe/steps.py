@@ -107,8 +107,8 @@ class Train:
     def __post_init__(self) -> None:
         for option in ("terms", "rehearse", "transforms"):
             object.__setattr__(self, option, listed("Train", option, getattr(self, option)))
-            for part in getattr(self, option):
-                _check_part(option, part.term if isinstance(part, Weighted) else part)
+            for term in getattr(self, option):
+                _check_term(option, term.term if isinstance(term, Weighted) else term)
         if self.rehearse and self.on != "public":
             raise ConfigError("Only a step on public data can rehearse private data.")
         if (self.beside or self.transforms) and self.on != "private":
@@ -149,25 +149,25 @@ Step = Train | Load
 
 
 def listed(of: str, option: str, held: Any, kinds: tuple[type[Any], ...] = ()) -> tuple[Any, ...]:
-    """Return a list of parts as a tuple; refuse what is none, and parts of other kinds."""
+    """Return a list as a tuple; refuse what is none, and items of other kinds."""
     words = f" of {', '.join(k.__name__ for k in kinds)}" if kinds else ""
     if isinstance(held, str) or not isinstance(held, Iterable):
         raise ConfigError(f"{of}: {option} must be a list{words}, not {held!r}.")
-    parts = tuple(held)
-    for part in parts:
-        if kinds and not isinstance(part, kinds):
-            raise ConfigError(f"{of}: {option} must be a list{words}; it holds {part!r}.")
-    return parts
+    items = tuple(held)
+    for item in items:
+        if kinds and not isinstance(item, kinds):
+            raise ConfigError(f"{of}: {option} must be a list{words}; it holds {item!r}.")
+    return items
 
 
-def _check_part(option: str, part: Any) -> None:
+def _check_term(option: str, term: Any) -> None:
     """Refuse what is no term or transform, and one that does not say what it reads."""
-    if isinstance(part, type) or not hasattr(part, "needs"):
-        raise ConfigError(f"Train: {option} holds {part!r}; write terms such as CrossEntropy().")
-    names = part.needs()
+    if isinstance(term, type) or not hasattr(term, "needs"):
+        raise ConfigError(f"Train: {option} holds {term!r}; write terms such as CrossEntropy().")
+    names = term.needs()
     if not isinstance(names, tuple | list) or not all(isinstance(n, str) for n in names):
         raise ConfigError(
-            f"{registry.name_of(type(part))}: needs() must return a tuple of names, such as "
+            f"{registry.name_of(type(term))}: needs() must return a tuple of names, such as "
             f"('public',), not {names!r}."
         )
 

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from fedkt.adaptation.restyle import Restyle
-from fedkt.fusion import weighted_mean
+from fedkt.fusion import mean_by_examples
 from fedkt.knowledge import Fused, Knowledge, Uploads
 from fedkt.objectives import CrossEntropy
 from fedkt.options import AtLeastOne, Count, Fraction
@@ -85,5 +85,5 @@ class CCST(KnowledgeStrategy):
         known.update({upload.client: upload.knowledge["styles"] for upload in uploads})
         banks = [known[client].tensors for client in sorted(known)]
         bank = {name: torch.cat([one[name] for one in banks]) for name in ("mean", "std")}
-        average = weighted_mean(uploads["weights"])
+        average = mean_by_examples(uploads["weights"])
         return Fused({**average.shared, "styles": Knowledge("statistics", bank)})

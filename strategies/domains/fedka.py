@@ -20,7 +20,7 @@ from fedkt.adaptation.alignment import (
 from fedkt.adaptation.workspaces import Workspace, describe
 from fedkt.answers import is_finite, top
 from fedkt.errors import ConfigError
-from fedkt.fusion import weighted_mean
+from fedkt.fusion import mean_by_examples
 from fedkt.fusion.voting import counts, majority, tally
 from fedkt.knowledge import Fused, Knowledge, Uploads
 from fedkt.objectives import CrossEntropy, Distil, Term
@@ -161,7 +161,7 @@ class FedKA(KnowledgeStrategy):
 
     def fuse(self, uploads: Uploads) -> Fused:
         """Average by number of examples, train the average on the clients' votes."""
-        fused = weighted_mean(uploads["weights"]).shared["weights"]
+        fused = mean_by_examples(uploads["weights"]).shared["weights"]
         diagnostics: dict[str, float] = {}
         if self.vote:
             fused, diagnostics = self._voted(uploads, fused)

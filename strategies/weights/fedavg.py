@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedkt.fusion import weighted_mean
+from fedkt.fusion import mean_by_examples
 from fedkt.knowledge import Fused, Uploads
 from fedkt.objectives import CrossEntropy
 from fedkt.options import Count
@@ -45,4 +45,4 @@ class FedAvg(KnowledgeStrategy):
 
     def fuse(self, uploads: Uploads) -> Fused:
         """Average by number of examples."""
-        return weighted_mean(uploads["weights"])
+        return mean_by_examples(uploads["weights"])

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fedkt.fusion import weighted_mean
+from fedkt.fusion import mean_by_examples
 from fedkt.knowledge import Fused, Uploads
 from fedkt.objectives import CrossEntropy
 from fedkt.options import Count, Fraction
@@ -113,7 +113,7 @@ class FedGA(KnowledgeStrategy):
             examples.update(zip(uploads.clients, own.tolist(), strict=True))
         stack = replace(uploads["weights"], num_examples=own.float())
         shares = own / own.sum() if own.sum() > 0 else torch.full_like(own, 1 / len(own))
-        return weighted_mean(stack).with_diagnostics(
+        return mean_by_examples(stack).with_diagnostics(
             clients=list(uploads.clients), weights=shares, gaps=[*map(float, gaps.values())]
         )
 

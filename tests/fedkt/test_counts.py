@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedkt.errors import KnowledgeError
 from fedkt.evaluation.leakage import mean_prediction
-from fedkt.fusion import average, mean, personalised_mean, sample_weighted_mean, weighted_mean
+from fedkt.fusion import average, mean, mean_by_examples, personalised_mean, sample_weighted_mean
 from fedkt.fusion.trusted import Trust, peer_trust, trusted_mean
 from fedkt.fusion.voting import vote
 from fedkt.knowledge import LARGEST_COUNT, Expected, Knowledge, Stack, Upload, Uploads, check
@@ -122,7 +122,7 @@ ROWS = torch.tensor([[1.0, 2.0, 0.5, 1.0], [0.0, 1.0, 1.0, 3.0], [4.0, 1.0, 0.0,
 NEIGHBOURS = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3], [0.3, 0.3, 0.4]])
 AVERAGES: dict[str, tuple[Callable[[Stack], Any], Tensor]] = {
     "mean": (mean, torch.full((3, 4), 1 / 3)),
-    "weighted_mean": (weighted_mean, torch.tensor([[1.0], [2.0], [3.0]]).expand(3, 4)),
+    "mean_by_examples": (mean_by_examples, torch.tensor([[1.0], [2.0], [3.0]]).expand(3, 4)),
     "average": (partial(average, weights=WEIGHTS), WEIGHTS[:, None].expand(3, 4)),
     "sample_weighted_mean": (partial(sample_weighted_mean, weights=ROWS), ROWS),
     "trusted_mean": (

@@ -6,7 +6,7 @@ import torch
 
 from fedkt import registry
 from fedkt.errors import KnowledgeError
-from fedkt.fusion import averaging, mean, personalised_mean, weighted_mean
+from fedkt.fusion import averaging, mean, mean_by_examples, personalised_mean
 from fedkt.knowledge import Knowledge, Stack, Upload, Uploads
 
 EXAMPLES = (10, 30, 0, 60)
@@ -46,13 +46,13 @@ def test_weighted_mean() -> None:
     knowledge = answers(4)
     by_hand = np.average(as_numpy(knowledge), axis=0, weights=EXAMPLES)
     assert np.allclose(
-        weighted_mean(stack_of(knowledge)).shared["public"].values, by_hand, atol=1e-7
+        mean_by_examples(stack_of(knowledge)).shared["public"].values, by_hand, atol=1e-7
     )
 
 
 def test_weighted_mean_of_no_examples_is_the_mean() -> None:
     stack = stack_of(answers(3), (0, 0, 0))
-    left, right = weighted_mean(stack).shared["public"], mean(stack).shared["public"]
+    left, right = mean_by_examples(stack).shared["public"], mean(stack).shared["public"]
     assert torch.equal(left.values, right.values)
 
 
@@ -64,7 +64,7 @@ def test_means_of_weights_keep_every_shape() -> None:
         )
         for _ in range(3)
     ]
-    fused = weighted_mean(stack_of(models)).shared["public"]
+    fused = mean_by_examples(stack_of(models)).shared["public"]
     for name in ("conv", "bias", "scale"):
         values = np.stack([m.tensors[name].numpy() for m in models]).astype(np.float64)
         by_hand = np.average(values, axis=0, weights=EXAMPLES[:3])
@@ -136,7 +136,7 @@ def test_personalised_mean_with_rows_of_more_axes() -> None:
     assert torch.equal(fused.personal[3]["public"].values, knowledge[0].values)
 
 
-@pytest.mark.parametrize("fusion", [mean, weighted_mean])
+@pytest.mark.parametrize("fusion", [mean, mean_by_examples])
 def test_one_client_is_the_identity(fusion) -> None:
     knowledge = answers(1)
     assert torch.equal(fusion(stack_of(knowledge)).shared["public"].values, knowledge[0].values)
@@ -149,7 +149,7 @@ def test_one_client_is_the_identity_personally_too() -> None:
 
 
 @pytest.mark.parametrize(
-    "fusion", [mean, weighted_mean, lambda s: personalised_mean(s, torch.eye(len(s)))]
+    "fusion", [mean, mean_by_examples, lambda s: personalised_mean(s, torch.eye(len(s)))]
 )
 def test_labels_are_not_averaged(fusion) -> None:
     labels = [Knowledge.rows("labels", torch.tensor([0, 2])) for _ in range(2)]
@@ -169,11 +169,11 @@ def test_the_order_of_arrival_does_not_change_a_bit() -> None:
         Upload(c, n, {"public": k}) for c, n, k in zip(CLIENTS, EXAMPLES, knowledge, strict=True)
     ]
     forward, backward = Uploads(uploads)["public"], Uploads(uploads[::-1])["public"]
-    for fusion in (mean, weighted_mean):
+    for fusion in (mean, mean_by_examples):
         left, right = fusion(forward).shared["public"], fusion(backward).shared["public"]
         assert torch.equal(left.values, right.values)
 
 
 def test_by_name() -> None:
-    assert registry.lookup("fusions", "weighted-mean") is weighted_mean
+    assert registry.lookup("fusions", "mean-by-examples") is mean_by_examples
     assert registry.lookup("fusions", "personalised-mean") is personalised_mean

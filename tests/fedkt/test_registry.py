@@ -65,7 +65,7 @@ def test_built_in_parts_are_found_by_name() -> None:
     [
         ("strategies", {"fedavg", "fedmd", "fedprox", "knfu", "local"}),
         ("objectives", {"cross-entropy", "distil", "kl", "mae", "mse", "proximal"}),
-        ("fusions", {"mean", "weighted-mean", "personalised-mean"}),
+        ("fusions", {"mean", "mean-by-examples", "personalised-mean"}),
         ("codecs", {"float16"}),
         ("models", {"cnn", "cnn-wide", "linear", "mlp", "resnet8-bn"}),
     ],

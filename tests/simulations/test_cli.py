@@ -93,7 +93,7 @@ def test_every_command_explains_itself(fedkt: Any, command: str) -> None:
     [
         ("strategies", "knfu"),
         ("objectives", "cross-entropy"),
-        ("fusions", "weighted-mean"),
+        ("fusions", "mean-by-examples"),
         ("codecs", "float16"),
         ("datasets", "digits"),
         ("models", "cnn"),

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fedkt.data import ClientData, Federation
-from fedkt.fusion import weighted_mean
+from fedkt.fusion import mean_by_examples
 from fedkt.knowledge import Fused, Uploads
 from fedkt.simulations.experiment.config import parse
 from fedkt.simulations.runs.recorder import read_rounds
@@ -73,7 +73,7 @@ def test_training_that_diverges_is_a_failure_with_its_reason(
 
 def exploding(self: FedAvg, uploads: Uploads) -> Fused:
     """Send back weights that are finite and overflow in the very next product."""
-    (weights,) = weighted_mean(uploads["weights"]).shared.values()
+    (weights,) = mean_by_examples(uploads["weights"]).shared.values()
     large = {n: torch.full_like(t, HUGE) for n, t in weights.tensors.items()}
     return Fused({"weights": weights.with_tensors(large)})
 
