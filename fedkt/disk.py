@@ -1,4 +1,4 @@
-"""What the operating system says when it takes nothing: one line that names the folder."""
+"""Writing to a disk: files whole or not at all, one process a folder, refusals in one line."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from fedkt.errors import ConfigError, DiskError, FedktError
 from fedkt.text import foreign
 
+LOCK = ".lock"  # in a folder that a process writes to
 # Refusals that stand however much room there is: the user has to name another place.
 _REFUSALS = {
     errno.EACCES,
@@ -52,6 +53,81 @@ def writing(folder: Path) -> Iterator[None]:
         if number is None:  # numpy counts what has not been written instead
             raise DiskError(f"Cannot write to {folder}: {foreign(error)}.") from error
         raise refused(f"Cannot write to {folder}", number) from error
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old one or the new one, never half.
+
+    Raises
+    ------
+    ConfigError, DiskError
+        If it cannot be written (:func:`writing`); ConfigError also for text that is
+        not Unicode: names of files that Python could not decode.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path.parent):
+        try:
+            partial.write_text(text, encoding="utf-8", newline="")
+            partial.replace(path)
+        except UnicodeEncodeError as error:
+            parts = text[: error.start], text[error.start :]
+            begin, end = (re.split(r"[\s\"']", part) for part in parts)
+            raise ConfigError(
+                f"{path}: {begin[-1] + end[0]!a} is no name in UTF-8; rename that file or folder, "
+                "or set PYTHONUTF8=1."
+            ) from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def only_user(folder: Path) -> Iterator[None]:
+    """Hold a folder while writing into it; the lock goes with the process, however it ends.
+
+    A folder that did not exist before and holds nothing afterwards is removed again.
+
+    Raises
+    ------
+    ConfigError
+        If another process holds it: two runs in one folder would mix their rounds. If it cannot
+        be written to.
+    DiskError
+        If the disk is full.
+    """
+    existed = folder.is_dir()
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _locked(folder / LOCK):
+            yield
+    finally:
+        if not existed and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such locks
+        yield
+        return
+    while True:
+        with writing(path.parent):
+            file = path.open("w", encoding="utf-8")
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                message = f"{path.parent} is being written by another process."
+                raise ConfigError(message) from error
+            # The holder before may have removed the file between our opening and locking it.
+            if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                try:
+                    yield
+                finally:
+                    path.unlink(missing_ok=True)
+                return
 
 
 def refused(what: str, number: int) -> FedktError:

@@ -7,7 +7,7 @@ the command line prints it as it stands.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class FedktError(Exception):
@@ -56,6 +56,11 @@ def unknown(what: str, given: str, allowed: Iterable[str]) -> ConfigError:
         Its message holds the nearest existing name, if any, and all of them.
     """
     names = sorted(allowed)
+    hint, known = nearest(given, names), ", ".join(names) or "none"
+    return ConfigError(f"Unknown {what} {given!r}.{hint} Known: {known}.")
+
+
+def nearest(given: str, names: Sequence[str]) -> str:
+    """Return a question for the name that comes nearest, with a space before; else empty."""
     near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return ConfigError(f"Unknown {what} {given!r}.{hint} Known: {', '.join(names) or 'none'}.")
+    return f" Did you mean {near[0]!r}?" if near else ""

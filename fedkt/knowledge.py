@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args, overload
 
 import torch
 import torch.nn.functional as F
@@ -403,7 +403,14 @@ class Uploads(Sequence[Upload]):
     def __iter__(self) -> Iterator[Upload]:
         return iter(self._uploads)
 
-    def __getitem__(self, key: Any) -> Any:
+    @overload
+    def __getitem__(self, key: str) -> Stack: ...
+    @overload
+    def __getitem__(self, key: int) -> Upload: ...
+    @overload
+    def __getitem__(self, key: slice) -> Sequence[Upload]: ...
+
+    def __getitem__(self, key: str | int | slice) -> Stack | Upload | Sequence[Upload]:
         if not isinstance(key, str):
             return self._uploads[key]
         if key not in self._stacks:

@@ -14,22 +14,29 @@ import math
 import operator
 import types
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from fedkt.errors import ConfigError
+from fedkt.errors import ConfigError, nearest, unknown
 
 __all__ = [
     "AtLeastOne",
     "AtLeastTwo",
     "Count",
     "Factor",
+    "Flag",
     "Fraction",
     "Memory",
+    "OptionError",
     "Positive",
     "PositiveFraction",
+    "check_given",
     "checked",
+    "given_options",
+    "hyper_parameters",
+    "plain_defaults",
 ]
 
 Count = Annotated[int, Ge(0)]
@@ -45,36 +52,147 @@ C = TypeVar("C", bound=type[Any])
 _WORDS = {int: "a whole number", float: "a finite number", bool: "True or False", str: "text"}
 
 
+@dataclass(frozen=True)
+class Flag:
+    """That an option of an experiment has a flag of its own on the command line.
+
+    Stands in the option's type: ``clients: Annotated[AtLeastOne, Flag("Number of clients.")]``.
+
+    Parameters
+    ----------
+    help : str
+        The line in ``--help``.
+    read : callable, optional
+        What turns the flag's text into the option's value, where they differ.
+    """
+
+    help: str
+    read: Callable[[str], Any] | None = None
+
+
+class OptionError(ConfigError):
+    """An option has a value that its type does not allow."""
+
+    def __init__(self, of: str, option: str, value: Any, allowed: str, hint: str) -> None:
+        super().__init__(f"{of}: {option} must be {allowed}, not {value!r}.{hint}")
+        self.option, self.value, self.allowed, self.hint = option, value, allowed, hint
+
+    def at(self, place: str, of: str = "") -> str:
+        """Return the line for a value that a file or the command line gives at a place."""
+        return f"{place} = {self.value!r}{of}: must be {self.allowed}.{self.hint}"
+
+
 def checked(cls: C) -> C:
     """Let a class check the options that it is made with; a decorator.
 
     What is given must fit the type hint, as far as that speaks of numbers, text, choices and
     tuples of them; other hints, and options that are left out, are not looked at. Registered
-    dataclasses and strategies are checked without it. Making one raises ``ConfigError``, a line
+    dataclasses and strategies are checked without it. Making one raises ``OptionError``, a line
     that names the class, the option, the value and what is allowed.
     """
     init = vars(cls).get("__init__")
     if init is None:
         return cls
     signature = inspect.signature(init)
-    known: dict[str, Any] = {}
+    hints: dict[str, Any] = {}
 
     @functools.wraps(init)
     def check_and_make(self: Any, *args: Any, **kwargs: Any) -> None:
-        if not known:
-            known.update(_hints(cls, init))
+        if not hints:
+            hints.update(_hints(cls, init))
         given = signature.bind(self, *args, **kwargs).arguments
-        for option, value in given.items():
-            allowed = _allowed(known.get(option))
-            if allowed is not None and not allowed[1](value):
-                raise ConfigError(
-                    f"{_title(type(self))}: {option} must be {allowed[0]}, not {value!r}."
-                )
+        _check(_title(type(self)), given, hints)
         init(self, *args, **kwargs)
 
     made: Any = cls
     made.__init__ = check_and_make
     return cls
+
+
+def check_given(cls: type, given: Any) -> Any:
+    """Return the values given for the options of a dataclass or model, checked as in Python.
+
+    Raises
+    ------
+    OptionError
+        For a value that is not allowed; names that ``cls`` does not know are not looked at.
+    """
+    if isinstance(given, Mapping):
+        _check(cls.__name__, given, get_type_hints(cls, include_extras=True))
+    return given
+
+
+def given_options(
+    of: str, name: str, given: Mapping[str, Any], call: Callable[..., Any], skip: int = 0
+) -> dict[str, Any]:
+    """Return the options that a file gives for a part, each in the type of the part's signature.
+
+    Parameters
+    ----------
+    of : str
+        The section, which is also the word for the part: ``strategy``, ``attack``.
+    name : str
+        The part's name.
+    given : Mapping[str, Any]
+        The options by name.
+    call : callable
+        The part: a class or a function.
+    skip : int
+        How many of its first parameters are no options.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown option or a value that is not allowed.
+    """
+    from pydantic import TypeAdapter, ValidationError  # takes longer than all the rest here
+
+    options = hyper_parameters(call)[skip:]
+    hints = _hints(call, vars(call).get("__init__", call) if isinstance(call, type) else call)
+    values = {}
+    for key, value in given.items():
+        if key not in options:
+            raise unknown(f"option of {of} {name}", key, options)
+        try:
+            _check(name, {key: value}, hints)
+            # TOML has neither tuples nor, where 1 is meant for 1.0, the right numbers.
+            values[key] = TypeAdapter(hints.get(key, Any)).validate_python(value)
+        except OptionError as error:
+            raise ConfigError(error.at(f"{of}.{key}", f" ({name})")) from error
+        except ValidationError as error:
+            problem = error.errors()[0]["msg"]
+            raise ConfigError(f"{of}.{key} = {value!r} ({name}): {problem}.") from error
+    return values
+
+
+def hyper_parameters(call: Callable[..., Any]) -> list[str]:
+    """Return the names of the parameters of a strategy or another part."""
+    parameters = inspect.signature(call).parameters.values()
+    return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+
+
+def plain_defaults(call: Callable[..., Any]) -> dict[str, Any]:
+    """Return the defaults of a part's parameters, as far as TOML can hold them."""
+    parameters = inspect.signature(call).parameters
+    defaults = {name: parameters[name].default for name in hyper_parameters(call)}
+    return {k: v for k, v in defaults.items() if isinstance(v, bool | int | float | str)}
+
+
+def _check(title: str, given: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
+    """Raise OptionError for the first value that its hint does not allow."""
+    for option, value in given.items():
+        allowed = _allowed(hints.get(option))
+        if allowed is not None and not allowed[1](value):
+            choices = [c for c in _choices(hints[option]) if isinstance(c, str)]
+            hint = nearest(value, choices) if isinstance(value, str) else ""
+            raise OptionError(title, option, value, allowed[0], hint)
+
+
+def _choices(hint: Any) -> list[Any]:
+    """Return the values that a hint lists one by one."""
+    if get_origin(hint) is Literal:
+        return [*get_args(hint)]
+    return [choice for inner in get_args(hint) for choice in _choices(inner)]
 
 
 def _title(cls: type) -> str:
@@ -83,7 +201,7 @@ def _title(cls: type) -> str:
     return name if isinstance(name, str) else cls.__name__
 
 
-def _hints(cls: type, init: Callable[..., None]) -> Mapping[str, Any]:
+def _hints(cls: Callable[..., Any], init: Callable[..., Any]) -> Mapping[str, Any]:
     # Fields that a dataclass inherits are written in the words of another module.
     of: Any = cls if "__dataclass_fields__" in vars(cls) else init
     try:
@@ -99,7 +217,8 @@ def _allowed(hint: Any) -> Allowed | None:
     """Return what a hint allows, in words and as a test; None where it says nothing."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return _bounded(inner[0], inner[1:])
+        bounds = tuple(bound for bound in inner[1:] if isinstance(bound, Ge | Gt | Le | Lt))
+        return _bounded(inner[0], bounds) if bounds else _allowed(inner[0])
     if origin is Literal:
         words = "one of " * (len(inner) > 1) + ", ".join(map(str, inner))
         return words, lambda value: any(value == a and type(value) is type(a) for a in inner)

@@ -48,7 +48,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.getoption(OPTION):
         return
     from fedkt.errors import ConfigError
-    from fedkt.simulations.experiment.config import make_strategy, read_strategy
+    from fedkt.simulations.experiment.references import read_strategy
+    from fedkt.strategies.making import make_strategy
 
     for reference in config.getoption(OPTION):
         try:

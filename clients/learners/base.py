@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor
 
@@ -17,7 +17,7 @@ from fedkt.recipe import Recipe, Train
 @checked
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How clients train by gradient descent, unless a step says otherwise.
+    """How clients train by gradient descent, unless a step says otherwise; ``[training]``.
 
     Parameters
     ----------
@@ -49,6 +49,9 @@ class TrainingOptions:
     optimiser_state: Literal["keep", "reset"] = "keep"
     compile: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
+
+    # For configurations, which read the options by these names.
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = {"extra": "forbid"}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -13,7 +14,8 @@ from fedkt.rng import numpy_rng
 # For data without an official split; the same for every run, whatever its seed.
 HOLD_OUT_SEED = 0
 HOLD_OUT_FRACTION = 0.2
-LAYOUTS = ("image", "series", "vector")
+Layout = Literal["image", "series", "vector"]
+LAYOUTS: tuple[str, ...] = get_args(Layout)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 
@@ -17,6 +18,7 @@ AT_ONCE = 2**20  # values in float64 at a time
 MUCH = 500
 
 Change = Callable[[Array], Array]
+Scale = Literal["none", "unit", "standardise"]
 
 
 def scaled(dataset: Dataset, how: str | None, held_out: Array) -> tuple[Dataset, tuple[str, ...]]:
@@ -179,4 +181,3 @@ CHANGES: dict[str, Callable[[Array], Change]] = {
     "unit": _to_unit,
     "standardise": standardiser,
 }
-SCALES = tuple(CHANGES)

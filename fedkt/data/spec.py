@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
-from fedkt.data.dataset import LAYOUTS
-from fedkt.data.scaling import SCALES
-from fedkt.data.vectors import FEATURES
-from fedkt.errors import ConfigError, unknown
+from fedkt.data.dataset import Layout
+from fedkt.data.scaling import Scale
+from fedkt.data.vectors import Features
+from fedkt.errors import ConfigError
+from fedkt.options import AtLeastOne, Count, Flag, Memory, checked
 
 
+@checked
 @dataclass(frozen=True)
-class FederationSpec:
-    """What a federation is built from; equal specifications give equal federations.
+class DataOptions:
+    """What a federation is built from, but for the seed; the ``[data]`` of an experiment.
 
     Parameters
     ----------
@@ -65,29 +69,29 @@ class FederationSpec:
         The size of the common test set, a stratified part of the test part, in equal parts
         from all domains, or from the target; 0 = the whole.
     validation_fraction, test_fraction : float
-        The parts of each client's samples that are held out.
-    seed : int
-        The seed of the run.
+        The parts of each client's samples that are held out, together below 1.
     """
 
-    dataset: str = "digits"
+    dataset: Annotated[str, Flag("See: fedkt list datasets.")] = "digits"
     domains: tuple[str, ...] = ()
     target: str | None = None
     transductive: bool = False
-    input_shape: tuple[int, ...] = ()
-    layout: str | None = None
-    features: str = "as-stored"
-    scale: str | None = None
-    data_dir: str | None = None
-    clients: int = 10
-    partition: str = "dirichlet:0.5"
-    samples_per_client: int = 0
-    public_samples: int = 0
+    input_shape: tuple[AtLeastOne, ...] = ()
+    layout: Layout | None = None
+    features: Features = "as-stored"
+    scale: Scale | None = None
+    data_dir: Annotated[str | None, Flag("Folder of .npz data sets.")] = None
+    clients: Annotated[AtLeastOne, Flag("Number of clients.")] = 10
+    partition: Annotated[str, Flag("E.g. iid, dirichlet:0.3, pathological:2.")] = "dirichlet:0.5"
+    samples_per_client: Count = 0
+    public_samples: Count = 0
     public_dataset: str | None = None
-    test_samples: int = 0
-    validation_fraction: float = 0.1
-    test_fraction: float = 0.2
-    seed: int = 0
+    test_samples: Count = 0
+    validation_fraction: Memory = 0.1
+    test_fraction: Memory = 0.2
+
+    # For configurations, which read the options by these names.
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = {"extra": "forbid"}
 
     @property
     def scaling(self) -> str | None:
@@ -95,46 +99,43 @@ class FederationSpec:
         return "standardise" if self.features == "standardise" else self.scale
 
 
+@checked
+@dataclass(frozen=True)
+class FederationSpec(DataOptions):
+    """What a federation is built from; equal specifications give equal federations.
+
+    Parameters
+    ----------
+    seed : int
+        The seed of the run; all else as in :class:`DataOptions`.
+    """
+
+    seed: Count = 0
+
+
 def check_spec(spec: FederationSpec) -> None:
-    """Check what can be checked without the data.
+    """Check what several options say together, as far as that needs no data.
 
     Raises
     ------
     ConfigError
-        Naming the value at fault and what is allowed.
+        Naming the values at fault and what is allowed.
     """
-    if spec.clients < 1:
-        raise ConfigError(f"clients is {spec.clients}; at least 1 is needed.")
-    for key in ("samples_per_client", "public_samples", "test_samples"):
-        if getattr(spec, key) < 0:
-            raise ConfigError(f"{key} is {getattr(spec, key)}; it must be 0 or more.")
-    for key in ("validation_fraction", "test_fraction"):
-        if not 0 <= getattr(spec, key) < 1:
-            raise ConfigError(f"{key} is {getattr(spec, key)}; it must be at least 0 and below 1.")
     if spec.validation_fraction + spec.test_fraction >= 1:
         raise ConfigError(
             f"validation_fraction {spec.validation_fraction} and test_fraction "
             f"{spec.test_fraction} leave nothing to train on; their sum must be below 1."
         )
-    _check_forms(spec)
+    if spec.scaling != (spec.scale or spec.scaling):
+        raise ConfigError(
+            f'features is "standardise" and scale is {spec.scale!r}; give one or the other.'
+        )
     if spec.domains and spec.dataset != FederationSpec.dataset:
         raise ConfigError(
             f"dataset is {spec.dataset!r} and domains has {', '.join(map(repr, spec.domains))}; "
             "give one or the other."
         )
     _check_target(spec)
-
-
-def _check_forms(spec: FederationSpec) -> None:
-    if spec.features not in FEATURES:
-        raise unknown("form of features", spec.features, FEATURES)
-    for key, allowed in (("scale", SCALES), ("layout", LAYOUTS)):
-        if getattr(spec, key) not in (None, *allowed):
-            raise unknown(key, getattr(spec, key), allowed)
-    if spec.scaling != (spec.scale or spec.scaling):
-        raise ConfigError(
-            f'features is "standardise" and scale is {spec.scale!r}; give one or the other.'
-        )
 
 
 def check_numbers(spec: FederationSpec, domains: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from fedkt.data.dataset import Dataset, complete
 from fedkt.data.splits import Array
 from fedkt.errors import ConfigError
 
-FEATURES = ("as-stored", "standardise", "log")
+Features = Literal["as-stored", "standardise", "log"]
 
 
 def with_features(dataset: Dataset, how: str) -> Dataset:

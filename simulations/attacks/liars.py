@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast, get_type_hints
+from typing import Any, cast
 
 import torch
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
@@ -21,17 +21,13 @@ from fedkt import registry, wire
 from fedkt.answers import logits_of, of_kind, probabilities_of, torch_softmax
 from fedkt.errors import ConfigError, FedktError, KnowledgeError, RunFailedError
 from fedkt.knowledge import Expected, Knowledge, check
+from fedkt.options import given_options, hyper_parameters, plain_defaults
 from fedkt.recipe import Predict
 from fedkt.recipe.ids import share_ids
 from fedkt.simulations.attacks import Attack, View
 from fedkt.simulations.attacks.confident import confident
 from fedkt.simulations.engines.grid import Before
-from fedkt.simulations.experiment.config import (
-    AttackSection,
-    checked_options,
-    hyper_parameters,
-    plain_defaults,
-)
+from fedkt.simulations.experiment.config import AttackSection
 from fedkt.strategies import KnowledgeStrategy
 from fedkt.text import one_line
 
@@ -59,8 +55,7 @@ def make_attack(section: AttackSection, num_classes: int) -> Attack:
         For an unknown attack or option, or one that does not fit the number of classes.
     """
     function = _function(section.kind)
-    allowed, hints = hyper_parameters(function)[1:], get_type_hints(function)
-    options = checked_options("attack", section.kind, section.options, allowed, hints)
+    options = given_options("attack", section.kind, section.options, function, skip=1)
     attack: Attack = partial(function, **options)
     trial = torch.eye(num_classes)
     pair = torch.stack([trial, -trial])

@@ -11,14 +11,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from fedkt.disk import only_user
 from fedkt.errors import ConfigError, DiskError, RunFailedError
 from fedkt.evaluation.figures import PERSONALISED, Figure, figures_at, target_first
+from fedkt.simulations.cli.folders import fresh_folder
 from fedkt.simulations.engines.stopping import Stopped, check
 from fedkt.simulations.experiment import config as config_
 from fedkt.simulations.experiment.cells import cells_of, settled, slug
 from fedkt.simulations.experiment.config import Experiment
 from fedkt.simulations.experiment.labels import titles
-from fedkt.simulations.files import fresh_folder, only_user
 from fedkt.simulations.report.cells_report import cells_markdown, print_cells, write_cells_report
 from fedkt.simulations.report.pages import write_comparison_report, write_run_report
 from fedkt.simulations.report.tables import ABSENT, comparison_table, plain_differences, plain_table
@@ -31,6 +32,7 @@ from fedkt.simulations.runs.content import check_content
 from fedkt.simulations.runs.progress import RunProgress, progress_for
 from fedkt.simulations.runs.run import Plan, execute, prepare
 from fedkt.simulations.runs.twins import local_twin, private_training, rehearses
+from fedkt.strategies.making import make_strategy
 
 MOST_NOTES, MOST_CELLS = 10, 3  # on the console
 
@@ -258,7 +260,7 @@ def _check_same(path: Path, experiment: Experiment) -> None:
                 f"{path.parent} was begun with another {key}: {before[key]!r}, not {now[key]!r}."
             )
     if before["rounds"] != now["rounds"] and read_rounds(path.parent):
-        strategy = config_.make_strategy(experiment.strategy)
+        strategy = make_strategy(experiment.strategy)
         if strategy.follows_progress and not experiment.schedule_rounds:
             raise ConfigError(
                 f"{path.parent} was planned for {before['rounds']} rounds; what {strategy.title} "

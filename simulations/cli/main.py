@@ -11,11 +11,13 @@ import shlex
 import signal
 import sys
 import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 import typer
+from typer.core import TyperCommand
 
 from fedkt.disk import refused
 from fedkt.errors import ConfigError, FedktError, unknown
@@ -35,45 +37,26 @@ app = typer.Typer(
 )
 
 File = Annotated[Path | None, typer.Argument(help="Experiment in TOML.", show_default=False)]
-Strategy = Annotated[str | None, typer.Option(help="NAME, NAME(key=value) or FILE.py:Class.")]
-Strategies = Annotated[str | None, typer.Option(help="Several, joined by commas.")]
-Seeds = Annotated[int | None, typer.Option(help="How many seeds, from --seed on.")]
-DatasetName = Annotated[str | None, typer.Option("--dataset", help="See: fedkt list datasets.")]
-DataDir = Annotated[str | None, typer.Option(help="Folder of .npz data sets.")]
-Clients = Annotated[int | None, typer.Option(help="Number of clients.")]
-Partition = Annotated[str | None, typer.Option(help="E.g. iid, dirichlet:0.3, pathological:2.")]
-Models = Annotated[str | None, typer.Option(help="Dealt to the clients in turn: cnn,mlp,forest.")]
-Rounds = Annotated[int | None, typer.Option(help="Number of rounds.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of every random stream.")]
-GridName = Annotated[str | None, typer.Option("--grid", help="ray, in-process or flower.")]
-Workers = Annotated[int | None, typer.Option(help="Worker processes; 0: one a CPU.")]
-Executor = Annotated[
-    str | None, typer.Option(help="auto, loop (client by client), cohort (vectorised) or tune.")
-]
-Address = Annotated[str | None, typer.Option(help="Of a running Ray cluster, or auto.")]
-Attack = Annotated[str | None, typer.Option(help="KIND:CLIENTS, the first so many lie: wrong:3.")]
 Out = Annotated[Path | None, typer.Option(help="Folder to write to; must not exist yet.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with what --out holds.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="key.path=value, for anything else.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
-@app.command()
+class Running(TyperCommand):
+    """A command that runs an experiment; the experiment's options declare its flags."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the parameters; asked when the command is called, not when it is listed."""
+        from fedkt.simulations.cli.flags import options_of
+
+        return [*options_of(str(self.name)), *super().get_params(ctx)]
+
+
+@app.command(cls=Running)
 def simulate(
+    context: typer.Context,
     file: File = None,
-    strategy: Strategy = None,
-    dataset: DatasetName = None,
-    data_dir: DataDir = None,
-    clients: Clients = None,
-    partition: Partition = None,
-    models: Models = None,
-    rounds: Rounds = None,
-    seed: Seed = None,
-    grid: GridName = None,
-    workers: Workers = None,
-    executor: Executor = None,
-    address: Address = None,
-    attack: Attack = None,
     out: Out = None,
     resume: Resume = False,
     set_: Set = None,
@@ -82,27 +65,14 @@ def simulate(
     """Run one strategy (and local training, its baseline) and write a report."""
     from fedkt.simulations.cli.commands import run_simulate
 
-    experiment = _experiment(locals(), file, resume and out, "config.toml")
-    run_simulate(experiment, out, resume, _command())
+    before = out / "config.toml" if resume and out else None
+    run_simulate(_experiment(context.obj, set_, file, before), out, resume, _command())
 
 
-@app.command()
+@app.command(cls=Running)
 def compare(
+    context: typer.Context,
     file: File = None,
-    strategies: Strategies = None,
-    seeds: Seeds = None,
-    dataset: DatasetName = None,
-    data_dir: DataDir = None,
-    clients: Clients = None,
-    partition: Partition = None,
-    models: Models = None,
-    rounds: Rounds = None,
-    seed: Seed = None,
-    grid: GridName = None,
-    workers: Workers = None,
-    executor: Executor = None,
-    address: Address = None,
-    attack: Attack = None,
     out: Out = None,
     resume: Resume = False,
     set_: Set = None,
@@ -111,8 +81,8 @@ def compare(
     """Run several strategies over several seeds and report them side by side."""
     from fedkt.simulations.cli.commands import run_compare
 
-    experiment = _experiment(locals(), file, resume and out, "comparison.toml")
-    run_compare(experiment, out, resume, _command())
+    before = out / "comparison.toml" if resume and out else None
+    run_compare(_experiment(context.obj, set_, file, before), out, resume, _command())
 
 
 @app.command(name="list")
@@ -224,50 +194,23 @@ def _command() -> str:
     return shlex.join(["fedkt", *sys.argv[1:]]).encode(errors="replace").decode()
 
 
-# Option -> where its value stands in the experiment, and what turns the text into it.
-_PLACES: dict[str, str] = {
-    "strategy": "strategy",
-    "strategies": "compare.strategies",
-    "seeds": "compare.seeds",
-    "dataset": "data.dataset",
-    "data_dir": "data.data_dir",
-    "clients": "data.clients",
-    "partition": "data.partition",
-    "models": "models",
-    "rounds": "rounds",
-    "seed": "seed",
-    "grid": "run.grid",
-    "workers": "run.workers",
-    "executor": "run.executor",
-    "address": "run.address",
-    "attack": "attack",
-}
-
-
 def _experiment(
-    given: dict[str, Any], file: Path | None, resumed: Path | bool | None, name: str
+    flags: Mapping[str, Any] | None,
+    assignments: Sequence[str] | None,
+    file: Path | None,
+    before: Path | None,
 ) -> Experiment:
-    """Build the experiment from a file (the run's own when resuming) and the options."""
+    """Return the experiment of a file (when resuming the run's own), of flags and of ``--set``."""
     from fedkt.simulations.experiment import config
+    from fedkt.simulations.experiment.references import read_assignment
 
-    source = file
-    if isinstance(resumed, Path) and file is None and (resumed / name).is_file():
-        source = resumed / name
+    source = before if file is None and before is not None and before.is_file() else file
     values = config.load(source) if source else {}
     values.pop("command", None)
-    for option, place in _PLACES.items():
-        value = given.get(option)
-        if value is None:
-            continue
-        if option == "strategy":
-            value = config.read_strategy(value)
-        elif option == "attack":
-            value = config.read_attack(value)
-        elif option in ("models", "strategies"):
-            value = config.split_references(value)
+    for place, value in (flags or {}).items():
         config.set_path(values, place, value)
-    for assignment in given["set_"] or []:
-        config.set_path(values, *config.read_assignment(assignment))
+    for assignment in assignments or []:
+        config.set_path(values, *read_assignment(assignment))
     return config.parse(values)
 
 

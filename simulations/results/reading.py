@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fedkt.disk import write_atomic
 from fedkt.errors import ConfigError
 from fedkt.evaluation.figures import (
     BYTES_DOWN,
@@ -27,7 +28,6 @@ from fedkt.evaluation.figures import (
     value_of,
 )
 from fedkt.evaluation.metrics import transfer
-from fedkt.simulations.files import write_atomic
 from fedkt.simulations.results.rounds import parse_object, read_rounds
 from fedkt.simulations.results.selection import SELECTIONS
 from fedkt.text import one_line

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from fedkt.disk import write_atomic
 from fedkt.errors import ConfigError, unknown
 from fedkt.evaluation.figures import figures_at
 from fedkt.simulations.experiment.cells import Cell, cells_of
 from fedkt.simulations.experiment.config import VerdictSection, load, parse
-from fedkt.simulations.files import write_atomic
 from fedkt.simulations.results.intervals import Interval, clear, t_interval
 from fedkt.simulations.results.reading import Comparison, columns, comparison_rows, load_comparison
 

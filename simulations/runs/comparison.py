@@ -12,13 +12,14 @@ from typing import Any
 
 import tomli_w
 
-from fedkt import registry
 from fedkt.errors import ConfigError, DiskError, RunFailedError, unknown
+from fedkt.options import hyper_parameters
 from fedkt.simulations.experiment import config as config_
 from fedkt.simulations.experiment.cells import Cell, cells_of, slug
 from fedkt.simulations.experiment.config import Experiment
 from fedkt.simulations.runs.content import check_content
-from fedkt.simulations.files import write_atomic
+from fedkt.disk import write_atomic
+from fedkt.simulations.experiment.references import read_entry, read_strategy
 from fedkt.simulations.experiment.labels import label_of, titles
 from fedkt.simulations.runs.processes import in_processes
 from fedkt.simulations.runs.progress import RunProgress, Silent
@@ -35,6 +36,7 @@ from fedkt.simulations.runs.run import (
 from fedkt.simulations.runs.twins import budget, local_twin, private_training, rehearses
 from fedkt.strategies.baselines.local import Local
 from fedkt.text import one_line
+from fedkt.strategies.making import strategy_class
 
 
 @dataclass(frozen=True)
@@ -99,12 +101,12 @@ def entries_of(experiment: Experiment) -> list[Entry]:
         common hyper-parameter fits none.
     """
     common = {k: v for k, v in experiment.strategy.items() if k != "name"}
-    read = [config_.read_entry(reference) for reference in experiment.compare.strategies]
-    sections = [(label, config_.read_strategy(named)) for label, named in read]
+    read = [read_entry(reference) for reference in experiment.compare.strategies]
+    sections = [(label, read_strategy(named)) for label, named in read]
     shown = titles(str(own["name"]) for label, own in sections if label is None)
     entries, used = [], set()
     for label, own in sections:
-        has = config_.hyper_parameters(registry.lookup("strategies", own["name"]))
+        has = hyper_parameters(strategy_class(own["name"]))
         used |= common.keys() & set(has)
         shared = {k: v for k, v in common.items() if k in has}
         entries.append(Entry(label_of(label, own, shown), {**shared, **own}))
@@ -339,7 +341,7 @@ def _experiment(experiment: Experiment, entry: Entry, offset: int) -> Experiment
 
 def _alone(entry: Entry) -> bool:
     """Tell whether the clients of a strategy train alone: it is a baseline of the others."""
-    return issubclass(registry.lookup("strategies", str(entry.section["name"])), Local)
+    return issubclass(strategy_class(str(entry.section["name"])), Local)
 
 
 def _baseline_label(plan: Plan, experiment: Experiment, rehearsal: bool) -> str:
@@ -349,5 +351,5 @@ def _baseline_label(plan: Plan, experiment: Experiment, rehearsal: bool) -> str:
 
 
 def _all_options(entries: list[Entry]) -> set[str]:
-    classes = [registry.lookup("strategies", str(e.section["name"])) for e in entries]
-    return {option for cls in classes for option in config_.hyper_parameters(cls)}
+    classes = [strategy_class(str(e.section["name"])) for e in entries]
+    return {option for cls in classes for option in hyper_parameters(cls)}

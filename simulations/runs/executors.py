@@ -23,8 +23,8 @@ from fedkt.errors import ConfigError
 from fedkt.objectives import CrossEntropy
 from fedkt.recipe import Recipe, Train
 from fedkt.simulations.experiment.config import RunSection
-from fedkt.simulations.files import absolute
 from fedkt.machine import one_thread
+from fedkt.simulations.experiment.references import absolute
 from fedkt.simulations.engines.population import learner_for, some_samples
 
 logger = logging.getLogger("fedkt")

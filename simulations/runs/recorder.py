@@ -25,7 +25,7 @@ from fedkt.evaluation.figures import (
     value_of,
 )
 from fedkt.simulations.results import checkpoint
-from fedkt.simulations.files import write_atomic
+from fedkt.disk import write_atomic
 from fedkt.simulations.attacks.liars import Liars
 from fedkt.simulations.runs.progress import RunProgress
 from fedkt.simulations.results.rounds import read_rounds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedkt.clients import TrainingOptions
 from fedkt.clients.learners import devices
 from fedkt.data.federation import Federation, FederationSpec, build_federation
 from fedkt.data.identity import content_of
@@ -27,7 +26,7 @@ from fedkt.simulations.runs.content import check_content, user_files
 from fedkt.simulations.runs.costs import fusion_warning
 from fedkt.simulations.engines.opening import opened
 from fedkt.simulations.runs.executors import resolve, size_of
-from fedkt.simulations.files import absolute
+from fedkt.simulations.experiment.references import absolute
 from fedkt.simulations.runs.fitting import adapts, check_fits, check_settings, recipe_of
 from fedkt.machine import one_thread
 from fedkt.simulations.engines.grid import SimulationGrid
@@ -39,6 +38,7 @@ from fedkt.simulations.runs.recorder import Recorder, run_notes, summarise, writ
 from fedkt.simulations.results.rounds import read_rounds
 from fedkt.simulations.runs.server_model import server_evaluation, server_model, server_network
 from fedkt.strategies import KnowledgeStrategy, ServerOptions
+from fedkt.strategies.making import make_strategy, resolved_strategy
 from fedkt.wire import codec_chain
 
 logger = logging.getLogger("fedkt")
@@ -76,13 +76,13 @@ class Plan:
     @property
     def recipe(self) -> Recipe:
         """What the clients do."""
-        strategy: KnowledgeStrategy = config_.make_strategy(self.experiment.strategy)
+        strategy: KnowledgeStrategy = make_strategy(self.experiment.strategy)
         return strategy.recipe()
 
     @property
     def strategy(self) -> KnowledgeStrategy:
         """A new strategy object, with the run's options."""
-        strategy: KnowledgeStrategy = config_.make_strategy(self.experiment.strategy)
+        strategy: KnowledgeStrategy = make_strategy(self.experiment.strategy)
         run, public_y = self.experiment.run, self.federation.public_y
         strategy.options = ServerOptions(
             seed=self.experiment.seed,
@@ -123,7 +123,7 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
     ConfigError
         For anything that cannot be run.
     """
-    strategy = config_.make_strategy(experiment.strategy)
+    strategy = make_strategy(experiment.strategy)
     recipe = recipe_of(strategy)
     codec_chain(experiment.run.codec)
     check_settings(experiment)
@@ -148,13 +148,12 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
     run = experiment.run
     check_fits(strategy, models, federation)
     server = server_network(strategy, experiment, networks, federation)
-    training = TrainingOptions(**experiment.training.model_dump())
     device = devices.resolve(run.device)
-    executors = resolve(run, models, federation, training, recipe, device)
+    executors = resolve(run, models, federation, experiment.training, recipe, device)
     population = PopulationSpec(
         models=models,
         cohorts=tuple(size_of(executors[m]) for m in models),
-        training=training,
+        training=experiment.training,
         personalised=run.personalised,
         extensions=tuple(user_files(experiment.strategy["name"], *experiment.models).items()),
         device=device,
@@ -172,8 +171,8 @@ def _resolved(
     experiment: Experiment, models: Sequence[str], executors: Mapping[str, str], device: str
 ) -> Experiment:
     """Return the experiment as it will run: defaults filled in, paths absolute."""
-    section = config_.resolved_strategy(experiment.strategy)
-    data, folder = experiment.data.model_dump(), experiment.data.data_dir
+    section = resolved_strategy(experiment.strategy)
+    data, folder = asdict(experiment.data), experiment.data.data_dir
     attack = resolved_attack(experiment.attack) if experiment.attack else None
     data["dataset"] = absolute(data["dataset"])
     data["domains"] = [absolute(domain) for domain in data["domains"]]
@@ -201,7 +200,7 @@ def workers_of(experiment: Experiment) -> int:
 
 def federation_spec(experiment: Experiment) -> FederationSpec:
     """Return the specification of an experiment's federation."""
-    return FederationSpec(**experiment.data.model_dump(), seed=experiment.seed)
+    return FederationSpec(**vars(experiment.data), seed=experiment.seed)
 
 
 def federation_of(spec: FederationSpec) -> Federation:
@@ -319,7 +318,7 @@ def _summary(plan: Plan, folder: Path) -> dict[str, Any]:
     """Return what ``summary.json`` says of a finished run itself."""
     experiment, about = plan.experiment, plan.federation.describe()
     rows, target = read_rounds(folder), bool(about.get("target"))
-    adapting = adapts(config_.make_strategy(experiment.strategy))
+    adapting = adapts(make_strategy(experiment.strategy))
     return {
         **summarise(rows, oracle=experiment.run.oracle, target=target),
         "strategy": experiment.strategy["name"],

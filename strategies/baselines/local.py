@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fedkt import registry
-from fedkt.errors import ConfigError
 from fedkt.objectives import CrossEntropy
 from fedkt.options import AtLeastOne, Count
 from fedkt.recipe import Recipe, Step, Train
 from fedkt.recipe.budget import alone
 from fedkt.registry import register
+from fedkt.strategies.making import make_strategy
 from fedkt.strategies.server.strategy import KnowledgeStrategy
 
 
@@ -72,10 +71,4 @@ class Local(KnowledgeStrategy):
 
 def _recipe_of(like: str | Mapping[str, Any]) -> Recipe:
     """Return the recipe of a strategy that is given by name, or by name and options."""
-    options = {"name": like} if isinstance(like, str) else dict(like)
-    strategy = registry.lookup("strategies", str(options.pop("name", "")))
-    try:
-        recipe: Recipe = strategy(**options).recipe()
-    except TypeError as error:
-        raise ConfigError(f"local: like = {like!r}: {error}.") from error
-    return recipe
+    return make_strategy({"name": like} if isinstance(like, str) else like).recipe()

@@ -50,7 +50,7 @@ class Bounds:
     value_ratio: Least1 = 10_000.0
 
     # For configurations, which read bounds by these names.
-    __pydantic_config__: ClassVar[Mapping[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = {"extra": "forbid"}
 
     def outliers(self, uploads: Sequence[Upload]) -> dict[int, str]:
         """Return why uploads are too far from the others of their round, by client.

@@ -23,10 +23,12 @@ from fedkt.machine import one_thread
 from fedkt.recipe import Recipe
 from fedkt.simulations.engines.grid import InProcessGrid
 from fedkt.simulations.engines.population import Population
-from fedkt.simulations.experiment.config import make_strategy, parse, read_strategy
+from fedkt.simulations.experiment.config import parse
+from fedkt.simulations.experiment.references import read_strategy
 from fedkt.simulations.runs.recorder import round_row
 from fedkt.simulations.runs.run import Plan, prepare, server_app
 from fedkt.strategies import KnowledgeStrategy, RoundReport
+from fedkt.strategies.making import make_strategy
 
 SEED = 3
 MIXED = ("cnn", "mlp", "forest")  # two networks and a model without gradients
@@ -50,8 +52,7 @@ class Method:
 
     def make(self) -> KnowledgeStrategy:
         """Return a new object."""
-        strategy: KnowledgeStrategy = make_strategy(self.section)
-        return strategy
+        return make_strategy(self.section)
 
     @cached_property
     def recipe(self) -> Recipe:

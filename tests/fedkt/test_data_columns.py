@@ -36,9 +36,9 @@ def write(folder: Path, name: str = "set", **changed: Any) -> dict[str, Any]:
 
 
 def refusal(folder: Path, *domains: str, **changed: Any) -> str:
-    spec = FederationSpec(domains=domains, data_dir=str(folder), **{"clients": 6, **changed})
+    values = {"domains": domains, "data_dir": str(folder), "clients": 6, **changed}
     with pytest.raises(ConfigError) as caught:
-        build_federation(spec)
+        build_federation(FederationSpec(**values))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -209,7 +209,7 @@ def test_log_is_for_counts_and_both_are_for_vectors(tmp_path: Path) -> None:
     for how in ("log", "standardise"):
         words = f'features is "{how}" and digits-plain holds images'
         assert words in refusal(tmp_path, "digits-plain", "digits-rotated", features=how)
-    words = "Unknown form of features 'standardize'. Did you mean 'standardise'?"
+    words = "features must be one of as-stored, standardise, log, not 'standardize'. Did you mean '"
     assert words in refusal(tmp_path, "set/*", features="standardize")
 
 

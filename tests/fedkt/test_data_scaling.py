@@ -276,8 +276,8 @@ def test_vectors_of_any_axes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"layout": "images"}, "Unknown layout 'images'. Did you mean 'image'?"),
-        ({"scale": "standardize"}, "Unknown scale 'standardize'. Did you mean 'standardise'?"),
+        ({"layout": "images"}, "not 'images'. Did you mean 'image'?"),
+        ({"scale": "standardize"}, "not 'standardize'. Did you mean 'standardise'?"),
         ({"scale": "unit", "features": "standardise"}, "give one or the other"),
         ({"features": "standardise"}, 'features is "standardise" and toy holds images'),
         ({"layout": "series", "features": "log"}, 'features is "log" and toy holds series'),

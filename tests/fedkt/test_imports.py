@@ -93,13 +93,13 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("knowledge", "snapshot", "fusion", "objectives", "adaptation", "codecs", "readouts"),
         *("recipe", "wire", "greeting", "models", "data", "evaluation", "__init__"),
     ),
-    "strategies": ("server", "__init__", "baselines", "answers", "weights", "domains"),
+    "strategies": ("server", "making", "__init__", "baselines", "answers", "weights", "domains"),
     "clients": (
         *("learners", "client", "state", "phases", "settling", "turn", "cohorts", "facts"),
         *("app", "__init__"),
     ),
     "simulations": (
-        *("__init__", "files", "experiment", "engines", "attacks", "results", "runs", "report"),
+        *("__init__", "experiment", "engines", "attacks", "results", "runs", "report"),
         "cli",
     ),
 }

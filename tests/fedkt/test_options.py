@@ -14,6 +14,7 @@ import pytest
 
 from fedkt import registry
 from fedkt.clients import TrainingOptions
+from fedkt.data import FederationSpec
 from fedkt.errors import ConfigError
 from fedkt.fusion.trusted import Trust
 from fedkt.objectives import KL, CrossEntropy
@@ -37,8 +38,8 @@ from fedkt.strategies.weights.fedprox import FedProx
 if TYPE_CHECKING:
     from pathlib import Path as Unknown
 
-OTHERS = (Beside, Gate, Head, Load, Predict, Recipe, ServerOptions, Styles, Train, TrainingOptions,
-          Trust, Validation, Weighted, Weights)  # fmt: skip
+OTHERS = (Beside, FederationSpec, Gate, Head, Load, Predict, Recipe, ServerOptions, Styles, Train,
+          TrainingOptions, Trust, Validation, Weighted, Weights)  # fmt: skip
 # What must be given to make one; fields without a default are found here by their name.
 NEEDED = {"on": "private", "terms": [CrossEntropy()], "term": CrossEntropy(), "factor": 1.0,
           "name": "own", "layers": (2,)}  # fmt: skip
@@ -180,7 +181,8 @@ def test_defaults_are_allowed(part: Any) -> None:
         ),
         (
             lambda: Predict(form="logit"),
-            "Predict: form must be one of logits, probabilities, labels, not 'logit'.",
+            "Predict: form must be one of logits, probabilities, labels, not 'logit'. "
+            "Did you mean 'logits'?",
         ),
         (
             lambda: Head("a", (3, -2)),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fedkt.errors import ConfigError, RunFailedError
-from fedkt.simulations.experiment import config
+from fedkt.simulations.experiment import config, references
 from fedkt.simulations.report.pages import write_run_report
 from fedkt.simulations.results.rounds import read_rounds
 from fedkt.simulations.runs.run import execute, prepare
@@ -92,7 +92,7 @@ def test_text_and_table_mean_the_same(tiny: Any) -> None:
     table = tiny(attack={"kind": "wrong", "clients": 2})
     assert tiny(attack="wrong:2") == table
     assert tiny(attack="none") == tiny()
-    assert config.read_attack("my/file.py:function:2") == {
+    assert references.read_attack("my/file.py:function:2") == {
         "kind": "my/file.py:function", "clients": 2,
     }  # fmt: skip
 

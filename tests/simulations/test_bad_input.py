@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedkt.simulations.files import only_user
+from fedkt.disk import only_user
 
 STRATEGIES = """
 from fedkt.strategies import KnowledgeStrategy
@@ -94,8 +94,12 @@ def refused(here: Path, fedkt: Any) -> Callable[..., str]:
         ("--strategy", "knfu(bta=1)", ["knfu", "'bta'", "'beta'"]),
         ("--strategy", "knfu(beta=1", ["knfu(beta=1", "name(key=value"]),
         ("--strategy", "knfu(beta=much)", ["strategy.beta", "'much'", "number"]),
-        ("--strategy", "knfu(local_epochs=1.5)", ["strategy.local_epochs", "1.5", "integer"]),
-        ("--strategy", "knfu(beta=-1)", ["knfu: beta must be", "at least 0", "not -1"]),
+        ("--strategy", "knfu(local_epochs=1.5)", ["strategy.local_epochs", "1.5", "whole number"]),
+        (
+            "--strategy",
+            "knfu(beta=-1)",
+            ["strategy.beta = -1 (knfu): must be", "at least 0"],
+        ),
         ("--strategy", "knfu(beta=nan)", ["strategy.beta", "finite"]),
         ("--strategy", "knfu(divergence=kk)", ["divergence", "'kk'", "'kl'"]),
         ("--strategy", "mine.py:Stranger", ["mine.py:Stranger", "not a KnowledgeStrategy"]),
@@ -118,7 +122,11 @@ def refused(here: Path, fedkt: Any) -> Callable[..., str]:
         ("--clients", 0, ["data.clients = 0", "1"]),
         ("--rounds", 0, ["rounds = 0", "1"]),
         ("--seed", -1, ["seed = -1", "0"]),
-        ("--grid", "in-proces", ["run.grid", "'in-proces'", "flower, in-process, ray"]),
+        (
+            "--grid",
+            "in-proces",
+            ["run.grid", "'in-proces'", "ray, in-process, flower", "mean 'in-process'"],
+        ),
         ("--executor", "loup", ["run.executor", "'loup'", "'loop'"]),
         ("--attack", "wrogn:1", ["attack 'wrogn'", "'wrong'"]),
         ("--attack", "wrong", ["'wrong'", "kind:how many"]),
@@ -132,9 +140,9 @@ def refused(here: Path, fedkt: Any) -> Callable[..., str]:
         ("--set", "rounds", ["'rounds'", "key.path=value"]),
         ("--set", "rounds.x=1", ["rounds.x", "not a section"]),
         ("--set", "run.codec=float61", ["codec 'float61'", "'float16'"]),
-        ("--set", "run.participation=0", ["run.participation = 0", "greater than 0"]),
+        ("--set", "run.participation=0", ["run.participation = 0", "(0, 1]"]),
         ("--set", "training.learning_rate=nan", ["training.learning_rate = nan", "finite"]),
-        ("--set", "data.samples_per_client=0.5", ["data.samples_per_client = 0.5", "integer"]),
+        ("--set", "data.samples_per_client=0.5", ["data.samples_per_client = 0.5", "whole number"]),
         ("--set", "data.public_samples=5000", ["public_samples is 5000", "1438"]),
         ("--set", "data.validation_fraction=0.9", ["validation_fraction 0.9", "below 1"]),
     ],
@@ -176,7 +184,7 @@ def test_a_mistyped_command_line_is_one_line(
         ("sorce=3", ["attack flip", "'sorce'", "'source'"]),
         ("source=10", ["source 10", "10 classes 0 to 9"]),
         ("source=8", ["source 8", "target 8"]),
-        ("source=three", ["attack.source = 'three'", "integer"]),
+        ("source=three", ["attack.source = 'three'", "whole number"]),
     ],
 )
 def test_a_bad_option_of_an_attack_is_named(refused: Any, value: str, named: list[str]) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from fedkt.errors import ConfigError
-from fedkt.simulations.experiment.config import parse, read_entry
+from fedkt.simulations.experiment.config import parse
+from fedkt.simulations.experiment.references import read_entry
 from fedkt.simulations.runs import comparison as compare_
 from fedkt.simulations.runs.comparison import entries_of, plan_jobs, slug
 

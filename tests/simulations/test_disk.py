@@ -18,9 +18,8 @@ import torch
 
 from fedkt import snapshot
 from fedkt.clients import FileStore
-from fedkt.disk import refused, writing
+from fedkt.disk import only_user, refused, write_atomic, writing
 from fedkt.errors import ConfigError, DiskError
-from fedkt.simulations.files import only_user, write_atomic
 from fedkt.simulations.report.drawing import canvas
 from fedkt.simulations.results import checkpoint
 from fedkt.simulations.results.rounds import read_rounds

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fedkt.errors import ConfigError
-from fedkt.simulations.experiment import config
+from fedkt.simulations.experiment import config, references
 from fedkt.simulations.results.rounds import read_rounds
 from fedkt.simulations.runs.run import prepare
 
@@ -66,14 +66,14 @@ def test_domains_in_a_file_of_the_users(tmp_path: Path, here: Path, tiny: Any) -
     ("setting", "words"),
     [
         ("data.domains=digits", "data.domains"),
-        ("data.domains=[3]", "data.domains.0 = 3"),
-        ("data.input_shape=[1, 8.5, 8]", "data.input_shape.1 = 8.5"),
+        ("data.domains=[3]", r"data.domains = \[3\]: must be"),
+        ("data.input_shape=[1, 8.5, 8]", r"data.input_shape = \[1, 8.5, 8\]: must be"),
         ("data.input_shapes=[1, 8, 8]", "Did you mean 'input_shape'"),
     ],
 )
 def test_settings_of_a_wrong_kind(setting: str, words: str) -> None:
     values: dict[str, Any] = {}
-    config.set_path(values, *config.read_assignment(setting))
+    config.set_path(values, *references.read_assignment(setting))
     with pytest.raises(ConfigError, match=words):
         config.parse(values)
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedkt.disk import write_atomic
 from fedkt.errors import ConfigError
-from fedkt.simulations.files import write_atomic
 
 STRATEGY = """
 from fedkt.strategies.baselines.local import Local

@@ -273,8 +273,16 @@ def fitting(tiny: Any, strategy: dict[str, Any], **changed: Any) -> Any:
         ({"name": "fedka"}, {"rounds": 3, "schedule_rounds": 2}, "schedule_rounds is 2, less than"),
         ({"name": "fedka-free"}, {"server_model": "forest"}, "'forest' is no network"),
         ({"name": "fedka-free"}, {"server_model": "mpl"}, "Unknown model 'mpl'"),
-        ({"name": "fedka-free", "server_epochs": -1}, {}, "server_epochs must be .* at least 0"),
-        ({"name": "fedka", "voting_epochs": -1}, {}, "voting_epochs must be .* at least 0"),
+        (
+            {"name": "fedka-free", "server_epochs": -1},
+            {},
+            "server_epochs = -1 .*: must be .* at least 0",
+        ),
+        (
+            {"name": "fedka", "voting_epochs": -1},
+            {},
+            "voting_epochs = -1 .*: must be .* at least 0",
+        ),
         ({"name": "fedka", "fourier_features": 11}, {}, "fourier_features must be even"),
     ],
 )

@@ -1,0 +1,93 @@
+"""References in text: assignments, strategies, attacks and files as a user writes them."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from fedkt.errors import ConfigError
+
+
+def read_assignment(text: str) -> tuple[str, Any]:
+    """Read ``key.path=value``; the value is TOML where it can be, else a string."""
+    path, equals, raw = text.partition("=")
+    if not equals or not path.strip():
+        raise ConfigError(f"--set {text!r}: write key.path=value.")
+    return path.strip(), read_value(raw.strip())
+
+
+def read_value(raw: str) -> Any:
+    """Read a TOML value; text that is not TOML stands for itself."""
+    try:
+        return tomllib.loads(f"v = {raw}")["v"]
+    except tomllib.TOMLDecodeError:
+        return raw
+
+
+def read_strategy(reference: str) -> dict[str, Any]:
+    """Read ``knfu`` or ``knfu(beta=2, temperature=3)`` into a strategy section."""
+    name, opening, rest = reference.strip().partition("(")
+    section: dict[str, Any] = {"name": name.strip()}
+    if opening:
+        if not rest.endswith(")"):
+            raise ConfigError(f"{reference!r}: write name(key=value, ...).")
+        for part in filter(None, (p.strip() for p in rest[:-1].split(","))):
+            key, value = read_assignment(part)
+            section[key] = value
+    return section
+
+
+def read_entry(text: str) -> tuple[str | None, str]:
+    """Read ``LABEL = REFERENCE`` or ``REFERENCE`` into label and reference.
+
+    The label ends at the first equals sign, if that comes before any parenthesis: in
+    ``knfu(beta=2)`` there is none. A path is no label.
+
+    Raises
+    ------
+    ConfigError
+        If the label or the reference is empty.
+    """
+    label, equals, reference = text.partition("=")
+    if not equals or "(" in label or "/" in label:
+        return None, text.strip()
+    if not label.strip() or not reference.strip():
+        raise ConfigError(f"strategy {text!r}: write LABEL = NAME or LABEL = NAME(key=value).")
+    if ")" in label:
+        raise ConfigError(f"strategy {text!r}: a label has no parentheses.")
+    return label.strip(), reference.strip()
+
+
+def read_attack(reference: str) -> dict[str, Any] | None:
+    """Read ``wrong:3`` (kind:how many clients) into an attack section; ``none`` is no attack.
+
+    Raises
+    ------
+    ConfigError
+        If there is no number of clients.
+    """
+    kind, colon, count = reference.strip().rpartition(":")
+    if reference.strip() == "none":
+        return None
+    if not colon or not count.isdecimal():
+        raise ConfigError(f"attack {reference!r}: write kind:how many clients, e.g. wrong:3.")
+    return {"kind": kind, "clients": int(count)}
+
+
+def split_references(text: str) -> list[str]:
+    """Split ``a,b(x=1,y=2),c`` at the commas outside parentheses."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [p.strip() for p in parts if p.strip()]
+
+
+def absolute(reference: str) -> str:
+    """Return a reference that means the same from every folder."""
+    path, colon, attribute = reference.rpartition(":")
+    return f"{Path(path).resolve()}:{attribute}" if colon and path.endswith(".py") else reference
