@@ -49,7 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     from fedkt.errors import ConfigError
     from fedkt.simulations.experiment.references import read_strategy
-    from fedkt.strategies.making import make_strategy
+    from fedkt.strategies.construction import make_strategy
 
     for reference in config.getoption(OPTION):
         try:

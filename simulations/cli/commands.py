@@ -32,7 +32,7 @@ from fedkt.simulations.runs.content import check_content
 from fedkt.simulations.runs.progress import RunProgress, progress_for
 from fedkt.simulations.runs.run import Plan, execute, prepare
 from fedkt.simulations.runs.twins import local_twin, private_training, rehearses
-from fedkt.strategies.making import make_strategy
+from fedkt.strategies.construction import make_strategy
 
 MOST_NOTES, MOST_CELLS = 10, 3  # on the console
 

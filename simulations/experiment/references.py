@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,16 @@ def read_assignment(text: str) -> tuple[str, Any]:
 
 
 def read_value(raw: str) -> Any:
-    """Read a TOML value; text that is not TOML stands for itself."""
+    """Return a value in TOML, or a number or truth value in Python; all else is text as it is."""
     try:
         return tomllib.loads(f"v = {raw}")["v"]
     except tomllib.TOMLDecodeError:
+        pass
+    try:
+        value = ast.literal_eval(raw)
+    except (ValueError, SyntaxError):
         return raw
+    return value if isinstance(value, bool | int | float) else raw
 
 
 def read_strategy(reference: str) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedkt.evaluation.figures import Figure, figures_at, panels_of
 from fedkt.disk import write_atomic
+from fedkt.evaluation.figures import Figure, figures_at, panels_of
 from fedkt.simulations.experiment.cells import Cell
 from fedkt.simulations.experiment.config import VerdictSection, load
 from fedkt.simulations.report.cells_table import (

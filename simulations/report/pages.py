@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedkt.disk import write_atomic
 from fedkt.evaluation.figures import (
     PERSONALISED,
     TARGET,

@@ -36,7 +36,7 @@ from fedkt.simulations.runs.run import (
 from fedkt.simulations.runs.twins import budget, local_twin, private_training, rehearses
 from fedkt.strategies.baselines.local import Local
 from fedkt.text import one_line
-from fedkt.strategies.making import strategy_class
+from fedkt.strategies.construction import strategy_class
 
 
 @dataclass(frozen=True)

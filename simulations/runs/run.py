@@ -38,7 +38,7 @@ from fedkt.simulations.runs.recorder import Recorder, run_notes, summarise, writ
 from fedkt.simulations.results.rounds import read_rounds
 from fedkt.simulations.runs.server_model import server_evaluation, server_model, server_network
 from fedkt.strategies import KnowledgeStrategy, ServerOptions
-from fedkt.strategies.making import make_strategy, resolved_strategy
+from fedkt.strategies.construction import make_strategy, resolved_strategy
 from fedkt.wire import codec_chain
 
 logger = logging.getLogger("fedkt")

@@ -11,7 +11,7 @@ from fedkt.options import AtLeastOne, Count
 from fedkt.recipe import Recipe, Step, Train
 from fedkt.recipe.budget import alone
 from fedkt.registry import register
-from fedkt.strategies.making import make_strategy
+from fedkt.strategies.construction import make_strategy
 from fedkt.strategies.server.strategy import KnowledgeStrategy
 
 

@@ -28,7 +28,7 @@ from fedkt.simulations.experiment.references import read_strategy
 from fedkt.simulations.runs.recorder import round_row
 from fedkt.simulations.runs.run import Plan, prepare, server_app
 from fedkt.strategies import KnowledgeStrategy, RoundReport
-from fedkt.strategies.making import make_strategy
+from fedkt.strategies.construction import make_strategy
 
 SEED = 3
 MIXED = ("cnn", "mlp", "forest")  # two networks and a model without gradients

@@ -93,7 +93,15 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("knowledge", "snapshot", "fusion", "objectives", "adaptation", "codecs", "readouts"),
         *("recipe", "wire", "greeting", "models", "data", "evaluation", "__init__"),
     ),
-    "strategies": ("server", "making", "__init__", "baselines", "answers", "weights", "domains"),
+    "strategies": (
+        "server",
+        "construction",
+        "__init__",
+        "baselines",
+        "answers",
+        "weights",
+        "domains",
+    ),
     "clients": (
         *("learners", "client", "state", "phases", "settling", "turn", "cohorts", "facts"),
         *("app", "__init__"),

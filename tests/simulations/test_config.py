@@ -13,7 +13,7 @@ from fedkt.simulations.experiment.references import (
     split_references,
 )
 from fedkt.strategies.answers.knfu import KnFu
-from fedkt.strategies.making import make_strategy
+from fedkt.strategies.construction import make_strategy
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,10 @@ from fedkt.strategies.making import make_strategy
         ("data.dataset=digits", "data.dataset", "digits"),
         ('data.dataset="3"', "data.dataset", "3"),
         ("run.oracle=true", "run.oracle", True),
+        ("run.oracle=False", "run.oracle", False),
+        ("training.momentum=.5", "training.momentum", 0.5),
+        ("run.address=None", "run.address", "None"),
+        ("run.address=007", "run.address", "007"),
         ('models=["cnn", "mlp"]', "models", ["cnn", "mlp"]),
         ("data.partition=dirichlet:0.3", "data.partition", "dirichlet:0.3"),
         ("data.partition = dirichlet:0.3 ", "data.partition", "dirichlet:0.3"),

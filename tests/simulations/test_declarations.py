@@ -15,7 +15,7 @@ from fedkt.options import AtLeastOne, Flag, checked
 from fedkt.simulations.cli import flags
 from fedkt.simulations.experiment import config
 from fedkt.strategies import ServerOptions
-from fedkt.strategies.making import make_strategy
+from fedkt.strategies.construction import make_strategy
 from fedkt.strategies.server.bounds import Bounds
 from fedkt.strategies.weights.fedprox import FedProx
 
