@@ -26,8 +26,6 @@ from fedkt.evaluation.figures import (
 )
 from fedkt.simulations.experiment.cells import slug
 from fedkt.simulations.report import charts
-from fedkt.disk import write_atomic
-from fedkt.simulations.report.domain_figures import fuses, group_effect_figure
 from fedkt.simulations.report.tables import (
     ABSENT,
     DIFFERENCES_NOTE,
