@@ -17,7 +17,7 @@ from fedkt.simulations.runs.run import execute, prepare
 QUITTER = """
 from pathlib import Path
 from fedkt.errors import RunFailedError
-from fedkt.strategies.{module} import {base}
+from fedkt.strategies import {base}
 
 class Quitter({base}):
     def fuse(self, uploads):
@@ -30,8 +30,8 @@ class Quitter({base}):
 
 @pytest.mark.flower
 @pytest.mark.parametrize(
-    ("module", "base", "models"),
-    [("knfu", "KnFu", ["cnn", "mlp", "forest"]), ("fedavg", "FedAvg", ["cnn"])],
+    ("base", "models"),
+    [("KnFu", ["cnn", "mlp", "forest"]), ("FedAvg", ["cnn"])],
     ids=["knfu", "fedavg"],
 )
 def test_a_run_may_move_to_flower_fail_there_and_come_back(
@@ -39,13 +39,12 @@ def test_a_run_may_move_to_flower_fail_there_and_come_back(
     tiny: Any,
     figures: Any,
     final_state: Any,
-    module: str,
     base: str,
     models: Any,
     stop_after: Any,
 ) -> None:
     """Round 1 in this process, round 2 on Flower, round 3 in this process again."""
-    (here / "quitter.py").write_text(QUITTER.format(module=module, base=base), encoding="utf-8")
+    (here / "quitter.py").write_text(QUITTER.format(base=base), encoding="utf-8")
     same = {"models": models, "rounds": 3, "strategy": {"name": "quitter.py:Quitter"}}
     same["strategy"]["local_epochs"] = 1
     in_process = prepare(tiny(**same))
