@@ -131,13 +131,11 @@ def evaluate(
         logits = learner.predict(common.x)
         measured["global-accuracy"] = accuracy(logits, common.y)
         if personalised == "matched":
-            own = data.matched_test
-            assert own is not None
-            assert own.y is not None
-            if own is not common:
-                logits = learner.predict(own.x)
-            right = correct(_personal(readout, own.x, logits), own.y)
-            measured["personalised-accuracy"] = _matched(right, own.y, data)
+            samples = data.matched_test
+            assert samples is not None
+            logits = logits if samples is common else learner.predict(samples.x)
+            answers = _personal(readout, samples.x, logits)
+            measured["personalised-accuracy"] = _matched(answers, samples, data)
     return {name: value for name, value in measured.items() if value is not None}
 
 
@@ -215,11 +213,14 @@ def _accuracy(learner: Learner, readout: PersonalAnswer | None, samples: Samples
     return accuracy(answers, samples.y)
 
 
-def _matched(right: Tensor, labels: Tensor, data: ClientData) -> float | None:
-    own = data.class_counts.double() if data.class_shares is None else data.class_shares
-    there = torch.bincount(labels, minlength=data.num_classes).double()
-    hits = torch.bincount(labels, weights=right.double(), minlength=data.num_classes)
-    own = own * (there > 0)  # a class without test samples cannot be measured
-    if own.sum() == 0:
+def _matched(answers: Tensor, samples: Samples, data: ClientData) -> float | None:
+    """Return the expected accuracy of answers ``[n, C]`` under the client's class distribution."""
+    assert samples.y is not None
+    shares = data.class_counts.double() if data.class_shares is None else data.class_shares
+    right, classes = correct(answers, samples.y).double(), data.num_classes
+    there = torch.bincount(samples.y, minlength=classes).double()
+    hits = torch.bincount(samples.y, weights=right, minlength=classes)
+    shares = shares * (there > 0)  # a class without test samples cannot be measured
+    if shares.sum() == 0:
         return None
-    return float((own / own.sum() * hits / there.clamp_min(1)).sum())
+    return float((shares / shares.sum() * hits / there.clamp_min(1)).sum())

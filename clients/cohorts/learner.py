@@ -100,7 +100,7 @@ class CohortLearner:
         """Go on with another state; answers of the one before are forgotten."""
         self.current, self._answers = state, []
 
-    def told(self, x: Tensor, logits: Tensor) -> None:
+    def remember(self, x: Tensor, logits: Tensor) -> None:
         """Note what the cohort found for inputs, which are known by being the same object."""
         self._answers.append((x, logits))
 

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 logger = logging.getLogger("fedkt")
 
-_told: set[str] = set()
+_warned: set[str] = set()
 
 
 def handle(
@@ -128,7 +128,7 @@ class _Cohort:
             try:
                 losses = cohort.train(self._shared, step, rows, f"{phase}/{index}")
             except Exception as error:
-                _tell_once(self._shared.architecture, error)
+                _warn_once(self._shared.architecture, error)
             else:
                 for p, row in zip(places, rows, strict=True):
                     self._learners[p].take(row.state)
@@ -157,10 +157,10 @@ class _Cohort:
             try:
                 answers = cohort.predict(self._shared, states, xs)
             except Exception as error:
-                _tell_once(self._shared.architecture, error)
+                _warn_once(self._shared.architecture, error)
                 return
             for (place, x), logits in zip(questions, answers, strict=True):
-                self._learners[place].told(x, logits)
+                self._learners[place].remember(x, logits)
 
     def _guarded(self, place: int, act: Callable[[], T]) -> T | None:
         """Act for a client; an exception becomes its error reply and ends its turn."""
@@ -173,8 +173,8 @@ class _Cohort:
             return None
 
 
-def _tell_once(architecture: str, error: Exception) -> None:
+def _warn_once(architecture: str, error: Exception) -> None:
     name, reason = architecture.partition("#")[0], one_line(error)[:200]
-    if name not in _told:
-        _told.add(name)
+    if name not in _warned:
+        _warned.add(name)
         logger.warning("%s: a step runs in the loop, client by client: %s", name, reason)

@@ -289,14 +289,14 @@ class Exchange:
             self.fail(client, "share", reason)
         return [upload for upload in uploads if upload.client not in outliers]
 
-    def look_at(self, upload: Upload) -> None:
+    def note_leakage(self, upload: Upload) -> None:
         """Note what the client's answers give away on the average, for the report."""
         answers = next((s.name for s in self.recipe.share if isinstance(s, Predict)), None)
         if answers is None:
             return
-        told = upload.knowledge[answers]
-        if told.absent < len(told.values):
-            mean = mean_prediction(told, self.roster.num_classes)
+        knowledge = upload.knowledge[answers]
+        if knowledge.absent < len(knowledge.values):
+            mean = mean_prediction(knowledge, self.roster.num_classes)
             self.report.mean_predictions[upload.client] = mean
 
     def _expected(self, share: Any) -> Expected:

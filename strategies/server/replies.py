@@ -1,4 +1,4 @@
-"""The figures that a client tells beside its upload, each within its bounds."""
+"""The figures in a client's replies, each within its bounds."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ ACCURACIES = ("personalised-accuracy", "global-accuracy", "validation-accuracy")
 LEARNT = "learnt-accuracy"  # before the fusion; only where the run asks for the group effect
 
 
-class Told(NamedTuple):
-    """What a reply to learn tells: the loss, the accuracy after learning, or why there is none."""
+class LearnFigures(NamedTuple):
+    """The figures in a reply to learn: the loss, the accuracy after it, or why there is none."""
 
     loss: float | None
     learnt: float | None
     unmeasured: str | None
 
     @classmethod
-    def of(cls, content: RecordDict) -> Told:
+    def of(cls, content: RecordDict) -> LearnFigures:
         """Read a reply; raise a KnowledgeError for what is no number, or out of bounds."""
         metrics = content.metric_records["metrics"]
         unmeasured = content.config_records.get("unmeasured")

@@ -10,6 +10,7 @@ import copy
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from logging import INFO
 from typing import Any, ClassVar, Protocol
 
@@ -28,8 +29,8 @@ from fedkt.registry import short_name
 from fedkt.strategies.server import fusing
 from fedkt.strategies.server.exchange import Exchange
 from fedkt.strategies.server.model import ServerModel
+from fedkt.strategies.server.replies import ACCURACIES, LearnFigures, accuracies
 from fedkt.strategies.server.round import RoundReport, ServerOptions
-from fedkt.strategies.server.told import ACCURACIES, Told, accuracies
 
 
 class Observer(Protocol):
@@ -216,24 +217,11 @@ class KnowledgeStrategy(Strategy):
         self.exchange.meet(grid, arrays, timeout, self.first)
         # Without a model of the server's own the first weights are nobody's: not to be evaluated.
         arrays = self._server_arrays() or ArrayRecord()
-        train_config, evaluate_config = (
-            train_config or ConfigRecord(),
-            evaluate_config or ConfigRecord(),
-        )
-        result = Result()
+        configs = train_config or ConfigRecord(), evaluate_config or ConfigRecord()
+        result, send = Result(), partial(grid.send_and_receive, timeout=timeout)
         for server_round in range(self.exchange.next_round, num_rounds + 1):
             began = time.monotonic()
-            # Messages and replies are given away, not kept: with thousands of clients they are
-            # gigabytes.
-            messages = self.configure_train(server_round, arrays, train_config, grid)
-            replies = _handed_over(grid.send_and_receive(messages, timeout=timeout))
-            del messages
-            fused, trained = self.aggregate_train(server_round, replies)
-            arrays = fused if fused is not None else arrays
-            messages = self.configure_evaluate(server_round, arrays, evaluate_config, grid)
-            replies = _handed_over(grid.send_and_receive(messages, timeout=timeout))
-            del messages
-            evaluated = self.aggregate_evaluate(server_round, replies)
+            arrays, trained, evaluated = self._round(server_round, arrays, configs, grid, send)
             served = self._served(evaluate_fn, server_round, arrays) if evaluate_fn else None
             for store, metrics in (
                 (result.train_metrics_clientapp, trained),
@@ -245,6 +233,28 @@ class KnowledgeStrategy(Strategy):
             self._finish_round(served, time.monotonic() - began)
         result.arrays = arrays
         return result
+
+    def _round(
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        configs: tuple[ConfigRecord, ConfigRecord],
+        grid: Grid,
+        send: Callable[[Iterable[Message]], Iterable[Message]],
+    ) -> tuple[ArrayRecord, MetricRecord | None, MetricRecord | None]:
+        """Return the server's weights after a round, and the clients' means of both messages.
+
+        Messages and replies are given away, not kept: with thousands of clients they are gigabytes.
+        """
+        messages = self.configure_train(server_round, arrays, configs[0], grid)
+        replies = _handed_over(send(messages))
+        del messages
+        fused, trained = self.aggregate_train(server_round, replies)
+        arrays = fused if fused is not None else arrays
+        messages = self.configure_evaluate(server_round, arrays, configs[1], grid)
+        replies = _handed_over(send(messages))
+        del messages
+        return arrays, trained, self.aggregate_evaluate(server_round, replies)
 
     def _served(
         self,
@@ -299,37 +309,37 @@ class KnowledgeStrategy(Strategy):
             return None, None
         asked = exchange.report.participants
         sound: list[Upload] = []
-        told: dict[int, Told] = {}
+        figures: dict[int, LearnFigures] = {}
         for client, content in exchange.contents(replies, "learn", asked):
             try:
                 sound.append(exchange.read_upload(client, content, self.takes_partial))
-                told[client] = Told.of(content)
+                figures[client] = LearnFigures.of(content)
             except KnowledgeError as error:
                 exchange.fail(client, "share", str(error))
-        together = Uploads(exchange.without_outliers([u for u in sound if u.client in told]))
+        uploads = Uploads(exchange.without_outliers([u for u in sound if u.client in figures]))
         del sound  # stacking frees them one by one
-        exchange.stop_unless(together, "learn")
-        for upload in together:
-            exchange.look_at(upload)
-        clients = list(together.clients)
+        exchange.stop_unless(uploads, "learn")
+        for upload in uploads:
+            exchange.note_leakage(upload)
+        clients = list(uploads.clients)
         if exchange.recipe.share:
-            clients = fusing.fuse(self, together)
-        del together
+            clients = fusing.fuse(self, uploads)
+        del uploads
         exchange.report.participants = clients
         exchange.note_learning(asked, clients)
         for client in clients:
             exchange.acknowledge(client)
-            self._note(client, told[client])
-        losses = [told[c].loss for c in clients]
+            self._note(client, figures[client])
+        losses = [figures[c].loss for c in clients]
         known = [loss for loss in losses if loss is not None]
         metrics = MetricRecord({"loss": float(np.mean(known))}) if known else None
         return self._server_arrays(), metrics
 
-    def _note(self, client: int, told: Told) -> None:
-        if told.learnt is not None:
-            self.exchange.report.learnt[client] = told.learnt
-        elif told.unmeasured is not None:
-            self.exchange.fail(client, "group effect", told.unmeasured)
+    def _note(self, client: int, figures: LearnFigures) -> None:
+        if figures.learnt is not None:
+            self.exchange.report.learnt[client] = figures.learnt
+        elif figures.unmeasured is not None:
+            self.exchange.fail(client, "group effect", figures.unmeasured)
 
     @property
     def _has_first_message(self) -> bool:
