@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
 
 from fedkt.adaptation.restyle import Restyle
-from fedkt.fusion import mean_by_examples
 from fedkt.knowledge import Fused, Knowledge, Uploads
-from fedkt.objectives import CrossEntropy
 from fedkt.options import AtLeastOne, Count, Fraction
-from fedkt.recipe import Recipe, Styles, Train
+from fedkt.recipe import Recipe, Styles
 from fedkt.registry import register
-from fedkt.strategies.server.strategy import KnowledgeStrategy
+from fedkt.strategies.weights.fedavg import FedAvg
 
 
 @register
-class CCST(KnowledgeStrategy):
+class CCST(FedAvg):
     """FedAvg of clients that train on their images in each other's styles.
 
     Chen, Jiang, Dou & Chen: Federated Domain Generalization for Image Recognition via
@@ -63,19 +62,13 @@ class CCST(KnowledgeStrategy):
         local_epochs: Count = 5,
         local_samples: Count = 0,
     ) -> None:
+        super().__init__(local_epochs, local_samples)
         self._share, self._restyle = Styles(styles, images), Restyle("styles", probability)
         self.styles, self.images, self.probability = styles, images, probability
-        self.local_epochs, self.local_samples = local_epochs, local_samples
 
     def recipe(self) -> Recipe:
         """Start from the global weights, train in many styles, share weights and styles."""
-        train = Train(
-            on="private",
-            terms=[CrossEntropy()],
-            epochs=self.local_epochs,
-            samples=self.local_samples,
-            transforms=[self._restyle],
-        )
+        train = replace(self.private_step(), transforms=[self._restyle])
         return Recipe.sharing_weights(train, also=[self._share])
 
     def fuse(self, uploads: Uploads) -> Fused:
@@ -85,5 +78,5 @@ class CCST(KnowledgeStrategy):
         known.update({upload.client: upload.knowledge["styles"] for upload in uploads})
         banks = [known[client].tensors for client in sorted(known)]
         bank = {name: torch.cat([one[name] for one in banks]) for name in ("mean", "std")}
-        average = mean_by_examples(uploads["weights"])
+        average = super().fuse(uploads)
         return Fused({**average.shared, "styles": Knowledge("statistics", bank)})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fedkt.adaptation import Coral
 from fedkt.objectives import CrossEntropy
 from fedkt.options import AtLeastTwo, Count, Factor
-from fedkt.recipe import Beside, Recipe, Train, Weighted
+from fedkt.recipe import Beside, Train, Weighted
 from fedkt.registry import register
 from fedkt.strategies.weights.fedavg import FedAvg
 
@@ -51,13 +53,10 @@ class FCoral(FedAvg):
         super().__init__(local_epochs, local_samples)
         self.strength, self.target_batch = strength, target_batch
 
-    def recipe(self) -> Recipe:
-        """Start from the global weights, train towards the target, share, take the average."""
-        train = Train(
-            on="private",
+    def private_step(self) -> Train:
+        """Return the training towards the target."""
+        return replace(
+            super().private_step(),
             terms=[CrossEntropy(), Weighted(self.strength, Coral(detach=False))],
-            epochs=self.local_epochs,
-            samples=self.local_samples,
             beside=Beside("public", self.target_batch),
         )
-        return Recipe.sharing_weights(train)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fedkt.adaptation import MMD, Ramped
 from fedkt.adaptation.alignment import MMDEstimator
 from fedkt.objectives import CrossEntropy, Term
 from fedkt.options import AtLeastTwo, Count, Factor
-from fedkt.recipe import Beside, Recipe, Train, Weighted
+from fedkt.recipe import Beside, Train, Weighted
 from fedkt.registry import register
 from fedkt.strategies.weights.fedavg import FedAvg
 
@@ -65,16 +67,13 @@ class FDAN(FedAvg):
         self.strength, self.ramp, self.gamma = strength, ramp, gamma
         self.estimator, self.target_batch = estimator, target_batch
 
-    def recipe(self) -> Recipe:
-        """Start from the global weights, train towards the target, share, take the average."""
+    def private_step(self) -> Train:
+        """Return the training towards the target."""
         distance: Term = MMD(self.estimator, detach=False)
         if self.ramp:
             distance = Ramped(distance, self.gamma)
-        train = Train(
-            on="private",
+        return replace(
+            super().private_step(),
             terms=[CrossEntropy(), Weighted(self.strength, distance)],
-            epochs=self.local_epochs,
-            samples=self.local_samples,
             beside=Beside("public", self.target_batch),
         )
-        return Recipe.sharing_weights(train)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fedkt.adaptation import DomainAdversarial
 from fedkt.objectives import CrossEntropy
 from fedkt.objectives.heads import Head
 from fedkt.options import AtLeastTwo, Count, Factor
-from fedkt.recipe import Beside, Recipe, Train
+from fedkt.recipe import Beside, Recipe
 from fedkt.registry import register
 from fedkt.strategies.weights.fedavg import FedAvg
 
@@ -64,11 +66,9 @@ class FDANN(FedAvg):
 
     def recipe(self) -> Recipe:
         """Start from the global weights, train against the domain head, share, take the average."""
-        train = Train(
-            on="private",
+        train = replace(
+            self.private_step(),
             terms=[CrossEntropy(), DomainAdversarial("domain", self.gamma, detach=False)],
-            epochs=self.local_epochs,
-            samples=self.local_samples,
             beside=Beside("public", self.target_batch),
         )
         return Recipe.sharing_weights(train, heads=[Head("domain", (100, 2), norm=True)])

@@ -37,11 +37,14 @@ class FedAvg(KnowledgeStrategy):
     def __init__(self, local_epochs: Count = 5, local_samples: Count = 0) -> None:
         self.local_epochs, self.local_samples = local_epochs, local_samples
 
+    def private_step(self) -> Train:
+        """Return the clients' training on private data: what the descendants change."""
+        epochs, samples = self.local_epochs, self.local_samples
+        return Train(on="private", terms=[CrossEntropy()], epochs=epochs, samples=samples)
+
     def recipe(self) -> Recipe:
         """Start from the global weights, train, share the weights, take the average."""
-        epochs, samples = self.local_epochs, self.local_samples
-        train = Train(on="private", terms=[CrossEntropy()], epochs=epochs, samples=samples)
-        return Recipe.sharing_weights(train)
+        return Recipe.sharing_weights(self.private_step())
 
     def fuse(self, uploads: Uploads) -> Fused:
         """Average by number of examples."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from fedkt.objectives import CrossEntropy
-from fedkt.recipe import Recipe, Train
+from fedkt.recipe import Recipe
 from fedkt.registry import register
 from fedkt.strategies.weights.fedavg import FedAvg
 
@@ -36,6 +35,4 @@ class FedBN(FedAvg):
 
     def recipe(self) -> Recipe:
         """Start from the global weights, train, share all but normalisation, take the average."""
-        epochs, samples = self.local_epochs, self.local_samples
-        train = Train(on="private", terms=[CrossEntropy()], epochs=epochs, samples=samples)
-        return Recipe.sharing_weights(train, local_norms=True)
+        return Recipe.sharing_weights(self.private_step(), local_norms=True)

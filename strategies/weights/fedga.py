@@ -11,11 +11,10 @@ from torch import Tensor
 
 from fedkt.fusion import mean_by_examples
 from fedkt.knowledge import Fused, Uploads
-from fedkt.objectives import CrossEntropy
 from fedkt.options import Count, Fraction
-from fedkt.recipe import Recipe, Train, Validation
+from fedkt.recipe import Recipe, Validation
 from fedkt.registry import register
-from fedkt.strategies.server.strategy import KnowledgeStrategy
+from fedkt.strategies.weights.fedavg import FedAvg
 
 
 def adjusted(weights: Tensor, gaps: Tensor, step: float) -> Tensor:
@@ -44,7 +43,7 @@ def adjusted(weights: Tensor, gaps: Tensor, step: float) -> Tensor:
 
 
 @register
-class FedGA(KnowledgeStrategy):
+class FedGA(FedAvg):
     """FedAvg with generalisation adjustment: averaging weights that follow generalisation gaps.
 
     Zhang, Xu, Yao, Zhang, Tian & Wang: Federated Domain Generalization with Generalization
@@ -90,14 +89,12 @@ class FedGA(KnowledgeStrategy):
         local_epochs: Count = 5,
         local_samples: Count = 0,
     ) -> None:
+        super().__init__(local_epochs, local_samples)
         self.metric, self.strength = metric, strength
-        self.local_epochs, self.local_samples = local_epochs, local_samples
 
     def recipe(self) -> Recipe:
         """Start from the global weights, train, share the weights and how both models do."""
-        epochs, samples = self.local_epochs, self.local_samples
-        train = Train(on="private", terms=[CrossEntropy()], epochs=epochs, samples=samples)
-        return Recipe.sharing_weights(train, also=[Validation()])
+        return Recipe.sharing_weights(self.private_step(), also=[Validation()])
 
     def fuse(self, uploads: Uploads) -> Fused:
         """Adjust the weights by the gaps of the round before, then average with them."""

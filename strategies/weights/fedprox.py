@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from fedkt.objectives import CrossEntropy, Proximal, Term
+from dataclasses import replace
+
+from fedkt.objectives import CrossEntropy, Proximal
 from fedkt.options import Count, Factor
-from fedkt.recipe import Recipe, Train
+from fedkt.recipe import Train
 from fedkt.registry import register
 from fedkt.strategies.weights.fedavg import FedAvg
 
@@ -35,9 +37,6 @@ class FedProx(FedAvg):
         super().__init__(local_epochs, local_samples)
         self.mu = mu
 
-    def recipe(self) -> Recipe:
-        """Start from the global weights, train near them, share, take the average."""
-        terms: list[Term] = [CrossEntropy(), Proximal(self.mu)]
-        epochs, samples = self.local_epochs, self.local_samples
-        train = Train(on="private", terms=terms, epochs=epochs, samples=samples)
-        return Recipe.sharing_weights(train)
+    def private_step(self) -> Train:
+        """Return the training near the global weights."""
+        return replace(super().private_step(), terms=[CrossEntropy(), Proximal(self.mu)])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fedkt.objectives.probabilistic import Probabilistic
 from fedkt.options import Count, Factor
-from fedkt.recipe import Recipe, Train
+from fedkt.recipe import Recipe
 from fedkt.registry import register
 from fedkt.strategies.weights.fedavg import FedAvg
 
@@ -61,6 +63,5 @@ class FedSR(FedAvg):
     def recipe(self) -> Recipe:
         """Start from the global weights, train with noise, share the weights."""
         term = Probabilistic(self.l2r, self.cmi)
-        epochs, samples = self.local_epochs, self.local_samples
-        train = Train(on="private", terms=[term], epochs=epochs, samples=samples)
+        train = replace(self.private_step(), terms=[term])
         return Recipe.sharing_weights(train, heads=term.heads())
