@@ -6,7 +6,6 @@ ids, never to batch positions, and probabilities, logits and labels are never co
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -17,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedkt.answers import largest
-from fedkt.errors import KnowledgeError, NotFiniteKnowledgeError, unknown
+from fedkt.errors import KnowledgeError, unknown
 from fedkt.machine import empty, give_back
 
 Kind = Literal[
@@ -35,9 +33,6 @@ KINDS: tuple[str, ...] = get_args(Kind)
 # Kinds whose rows belong to samples, and kinds whose rows belong to classes.
 SAMPLE_KINDS = frozenset({"logits", "probabilities", "labels", "features"})
 CLASS_KINDS = frozenset({"class-logits", "prototypes"})
-# Rows of probabilities may miss the simplex by this much (float16 transport).
-SIMPLEX_TOLERANCE = 5e-3
-LARGEST_COUNT = 10**9  # of examples behind a row; beyond it a count is taken for nonsense
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,13 +78,19 @@ class Knowledge:
             raise KnowledgeError(f"{self.kind} need ids and one tensor called 'values'")
         rows = self.values.shape[0] if self.values.dim() else 0
         if self.ids.dim() != 1 or self.ids.dtype != torch.int64 or rows != len(self.ids):
-            raise KnowledgeError(f"{self.kind}: {rows} rows for ids of shape {_shape(self.ids)}")
+            raise KnowledgeError(
+                f"{self.kind}: {rows} rows for ids of shape {list(self.ids.shape)}"
+            )
         _check_ids(self.kind, self.ids, self.ids._version)
         counts = self.counts
         if counts is not None and (counts.dim() != 1 or len(counts) != rows):
-            raise KnowledgeError(f"{self.kind}: counts of shape {_shape(counts)} for {rows} rows")
+            raise KnowledgeError(
+                f"{self.kind}: counts of shape {list(counts.shape)} for {rows} rows"
+            )
         if counts is not None and counts.dtype != torch.int64:
-            raise KnowledgeError(f"{self.kind}: counts have dtype {_dtype(counts)}, not int64")
+            raise KnowledgeError(
+                f"{self.kind}: counts have dtype {dtype_name(counts.dtype)}, not int64"
+            )
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A mapping proxy can be neither pickled nor deep-copied.
@@ -193,111 +194,6 @@ def _check_ids(kind: Kind, ids: Tensor, version: int) -> None:
         raise KnowledgeError(f"{kind}: an id occurs twice")
     if len(ids) and int(ids.min()) < 0:
         raise KnowledgeError(f"{kind}: id {int(ids.min())} is negative")
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What the server asked a client for; uploads are checked against it.
-
-    Parameters
-    ----------
-    kind : str
-        The kind of knowledge.
-    ids : Tensor, optional
-        int64 ``[M]``, the ids asked for, in order; ``None`` for kinds without rows.
-    shapes : Mapping[str, tuple[int, ...]]
-        The shape of each tensor.
-    largest : float
-        Their absolute values are at most so large.
-    between : Mapping[str, tuple[Tensor, Tensor]]
-        Of tensors that have a range of their own, the least and the greatest value, of any shape
-        that broadcasts to the tensor's.
-    """
-
-    kind: Kind
-    ids: Tensor | None
-    shapes: Mapping[str, tuple[int, ...]]
-    largest: float = math.inf
-    between: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-
-
-def check(knowledge: Knowledge, expected: Expected, num_classes: int) -> None:
-    """Check an upload on arrival.
-
-    Parameters
-    ----------
-    knowledge : Knowledge
-        What arrived.
-    expected : Expected
-        What was asked for.
-    num_classes : int
-        Labels must lie in [0, num_classes).
-
-    Raises
-    ------
-    KnowledgeError
-        Naming the first fault: kind, tensors, shape, dtype, ids, values out of bounds,
-        counts outside [0, 10⁹], rows off the simplex (but for absent ones), labels out of range.
-    NotFiniteKnowledgeError
-        A KnowledgeError too: for NaN or infinity.
-    """
-    if knowledge.kind != expected.kind:
-        raise KnowledgeError(f"kind is {knowledge.kind}, not {expected.kind}")
-    if set(knowledge.tensors) != set(expected.shapes):
-        odd = sorted(set(knowledge.tensors) ^ set(expected.shapes))
-        raise KnowledgeError(f"tensors differ from those asked for: {', '.join(odd[:3])}")
-    for name, shape in expected.shapes.items():
-        tensor = knowledge.tensors[name]
-        if tuple(tensor.shape) != tuple(shape):
-            raise KnowledgeError(f"{name} has shape {_shape(tensor)}, not {list(shape)}")
-        dtype = torch.int64 if knowledge.kind == "labels" else torch.float32
-        if tensor.dtype != dtype:
-            raise KnowledgeError(f"{name} has dtype {_dtype(tensor)}, not {_dtype(dtype)}")
-        _check_size(name, tensor, expected)
-    if expected.ids is not None and not _same_ids(knowledge.ids, expected.ids):
-        raise KnowledgeError("ids differ from those asked for")
-    _check_counts(knowledge.counts)
-    _check_values(knowledge, num_classes)
-
-
-def _check_size(name: str, tensor: Tensor, expected: Expected) -> None:
-    if not tensor.is_floating_point():
-        return
-    size = largest(tensor)
-    if not math.isfinite(size):
-        raise NotFiniteKnowledgeError(f"{name} holds NaN or infinity")
-    if size > expected.largest:
-        raise KnowledgeError(f"{name} holds {size:g}, and at most {expected.largest:g} is allowed")
-    if name in expected.between:
-        low, high = expected.between[name]
-        outside = ((tensor < low) | (tensor > high)).nonzero()
-        if len(outside):
-            place = tuple(outside[0].tolist())
-            within = [f"{float(end.expand_as(tensor)[place]):g}" for end in (low, high)]
-            value = f"{name}{list(place)} is {float(tensor[place]):g}"
-            raise KnowledgeError(f"{value}, not in [{', '.join(within)}]")
-
-
-def _check_counts(counts: Tensor | None) -> None:
-    if counts is None or not len(counts):
-        return
-    low, high = int(counts.min()), int(counts.max())
-    if low < 0 or high > LARGEST_COUNT:
-        raise KnowledgeError(f"counts lie in [{low}, {high}], not in [0, {LARGEST_COUNT}]")
-
-
-def _check_values(knowledge: Knowledge, num_classes: int) -> None:
-    if knowledge.kind == "probabilities":
-        values, counts = knowledge.values, knowledge.counts
-        if counts is not None:
-            values = values[counts > 0]
-        off = (values.sum(-1) - 1).abs()
-        if bool((off > SIMPLEX_TOLERANCE).any()) or bool((values < -SIMPLEX_TOLERANCE).any()):
-            raise KnowledgeError("rows are not probabilities (non-negative, summing to 1)")
-    if knowledge.kind == "labels" and len(knowledge.values):
-        low, high = int(knowledge.values.min()), int(knowledge.values.max())
-        if low < 0 or high >= num_classes:
-            raise KnowledgeError(f"labels lie in [{low}, {high}], not in [0, {num_classes - 1}]")
 
 
 @dataclass(frozen=True)
@@ -428,8 +324,9 @@ class Uploads(Sequence[Upload]):
             own = upload.knowledge[name].tensors
             for key, stacked in tensors.items():
                 if own[key].shape != stacked.shape[1:]:
+                    shape = list(own[key].shape)
                     raise KnowledgeError(
-                        f"{name}: client {upload.client} has {key} of shape {_shape(own[key])}, "
+                        f"{name}: client {upload.client} has {key} of shape {shape}, "
                         f"client {self._uploads[0].client} of {list(stacked.shape[1:])}"
                     )
                 stacked[k] = own[key]
@@ -480,13 +377,6 @@ def _stacked_counts(held: Sequence[Knowledge]) -> Tensor | None:
     return torch.stack([whole if counts is None else counts for counts in told])
 
 
-def _same_ids(given: Tensor | None, wanted: Tensor) -> bool:
-    return given is not None and torch.equal(given, wanted)
-
-
-def _dtype(of: Tensor | torch.dtype) -> str:
-    return str(of.dtype if isinstance(of, Tensor) else of).removeprefix("torch.")
-
-
-def _shape(tensor: Tensor) -> list[int]:
-    return list(tensor.shape)
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the name of a dtype for messages."""
+    return str(dtype).removeprefix("torch.")

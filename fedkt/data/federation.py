@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from fedkt.data.dataset import Dataset
 from fedkt.data.domains import Domains, domain_seed, joined, load_domains
 from fedkt.data.notes import class_notes, domain_notes, duplicate_notes
 from fedkt.data.partition import drawn_shares, overlaps, partition_with_notes
-from fedkt.data.public import common_test_rows, public_rows, public_set, without_test_rows
+from fedkt.data.public import Public, common_test_rows, public_rows, public_set, without_test_rows
 from fedkt.data.scaling import model_inputs
 from fedkt.data.spec import FederationSpec, check_spec
 from fedkt.data.splits import Array, Ints, row_digests, sizes_around, split_rows, split_sizes
@@ -61,36 +63,57 @@ def build_federation(spec: FederationSpec) -> Federation:
         tests += _digests(dataset, "train", public.rows)
     measured = None if spec.transductive else common
     test_x, test_y, test_domain = _common_test(domains, dataset, measured, public.rows)
-
-    flat = np.concatenate([rows for parts in splits for rows in parts])
-    held, train = np.unique(flat), np.unique(train)
+    train = np.unique(train)
     notes += domain_notes(domains) if spec.domains else []
-    labels = {"training": dataset.y_train[train], "test": test_y}
-    known = {} if public.y is None else {"public": public.y}
-    notes += class_notes({**labels, **known}, dataset.classes)
+    notes += _class_notes(dataset, train, test_y, public)
     notes += duplicate_notes(tests, set(_digests(dataset, "train", train)))
     return Federation(
         name=dataset.name,
         classes=dataset.classes,
         input_shape=dataset.input_shape,
-        pool_x=dataset.x_train[held],
-        pool_y=dataset.y_train[held],
+        **_of_clients(dataset, splits),
         test_x=test_x,
         test_y=test_y,
         public_x=public.x,
         public_y=public.y,
-        rows=np.searchsorted(held, flat).astype(np.int64),
-        bounds=_bounds(splits),
         public_name=public.name,
         class_shares=shares,
-        domains=domains.names if spec.domains else (),
-        client_domain=_owned(domains, spec.clients) if spec.domains else None,
-        test_domain=test_domain if spec.domains else None,
-        target="" if target is None else domains.names[target],
+        **_of_domains(domains, spec, test_domain),
         transductive=spec.transductive,
         columns=dataset.columns,
         notes=(*said, *notes, *public.notes, *([TRANSDUCTIVE] if spec.transductive else [])),
     )
+
+
+def _of_clients(dataset: Dataset, splits: list[list[Ints]]) -> dict[str, Any]:
+    """Return the samples that the clients hold, and which of them each client does."""
+    flat = np.concatenate([rows for parts in splits for rows in parts])
+    held = np.unique(flat)
+    return {
+        "pool_x": dataset.x_train[held],
+        "pool_y": dataset.y_train[held],
+        "rows": np.searchsorted(held, flat).astype(np.int64),
+        "bounds": _bounds(splits),
+    }
+
+
+def _of_domains(domains: Domains, spec: FederationSpec, test_domain: Ints) -> dict[str, Any]:
+    """Return what a federation says of its domains; nothing where there is one data set."""
+    if not spec.domains:
+        return {}
+    return {
+        "domains": domains.names,
+        "client_domain": _owned(domains, spec.clients),
+        "test_domain": test_domain,
+        "target": "" if domains.target is None else domains.names[domains.target],
+    }
+
+
+def _class_notes(dataset: Dataset, train: Ints, test_y: Ints, public: Public) -> list[str]:
+    """Return notes of classes that the training, the test or the labelled public samples lack."""
+    labels = {"training": dataset.y_train[train], "test": test_y}
+    known = {} if public.y is None else {"public": public.y}
+    return class_notes({**labels, **known}, dataset.classes)
 
 
 def _digests(dataset: Dataset, split: str, rows: Ints | None) -> list[bytes]:

@@ -99,9 +99,8 @@ def trusted_mean(
 
     T(x) = Σ_n r_n w_n(x) v_n(x) / Σ_n r_n w_n(x), where v are the softened answers as
     ``kind``, w the sample weights and r the trust, at least 0.001. With ``median`` there are no
-    weights; with ``root``
-    T_c(x) ∝ Σ_n r_n w_n(x) q_nc v_nc(x), normalised over the classes, q of
-    :func:`fedkt.fusion.trust.root_precision`.
+    weights; with ``root`` T_c(x) ∝ Σ_n r_n w_n(x) q_nc v_nc(x), normalised over the classes, q
+    of :func:`fedkt.fusion.trust.root_precision`.
 
     Parameters
     ----------
@@ -136,23 +135,34 @@ def trusted_mean(
     if trust.choice == "median":
         answers = _median(_as(stack, kind, None))
         return _reported(mean(answers), stack, torch.ones(len(stack)), torch.ones(len(stack), 1))
-    softened, r = None, torch.ones(len(stack))
-    if trust.choice != "off" and len(stack) >= FEWEST_TO_JUDGE:
-        r = peer_trust(stack, memory, trust.history)
-        softened = rules.soften(logits_of(stack.values, stack.kind))
-    answers = _as(stack, kind, softened)
-    logits = logits_of(stack.values, stack.kind) if softened is None else softened
-    weights = torch.ones(logits.shape[:2]) if weigh is None else weigh(logits)
-    weights = weights * r.clamp_min(rules.FLOOR)[:, None]
-    if stack.present is not None:
-        weights = weights * stack.present
-    if trust.choice == "per-class" and len(stack) >= FEWEST_TO_JUDGE:
-        weights = rules.class_reliability(_as(stack, "probabilities", softened).values, weights)
+    answers, weights, r = _weighed(stack, trust, memory, kind, weigh)
     if trust.choice == "root":
         return _root_mean(answers, weights, _rooted(stack, trust, labels), r)
     uniform = bool((weights == weights[0, 0]).all())
     fused = mean(answers) if uniform else sample_weighted_mean(answers, weights)
     return _reported(fused, stack, r, weights)
+
+
+def _weighed(
+    stack: Stack,
+    trust: Trust,
+    memory: dict[str, Any],
+    kind: AnswerKind,
+    weigh: Callable[[Tensor], Tensor] | None,
+) -> tuple[Stack, Tensor, Tensor]:
+    """Return the answers to average, of ``kind``, their weights ``[N, M]``, and trust ``[N]``."""
+    judged = trust.choice != "off" and len(stack) >= FEWEST_TO_JUDGE
+    r = peer_trust(stack, memory, trust.history) if judged else torch.ones(len(stack))
+    logits = logits_of(stack.values, stack.kind)
+    softened = rules.soften(logits) if judged else None
+    logits = logits if softened is None else softened
+    weights = torch.ones(logits.shape[:2]) if weigh is None else weigh(logits)
+    weights = weights * r.clamp_min(rules.FLOOR)[:, None]
+    if stack.present is not None:
+        weights = weights * stack.present
+    if judged and trust.choice == "per-class":
+        weights = rules.class_reliability(_as(stack, "probabilities", softened).values, weights)
+    return _as(stack, kind, softened), weights, r
 
 
 def _root_mean(answers: Stack, weights: Tensor, rooted: tuple[Tensor, Tensor], r: Tensor) -> Fused:

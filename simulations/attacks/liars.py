@@ -19,8 +19,9 @@ from torch import Tensor
 
 from fedkt import registry, wire
 from fedkt.answers import logits_of, of_kind, probabilities_of, torch_softmax
+from fedkt.arrival import Expected, check
 from fedkt.errors import ConfigError, FedktError, KnowledgeError, RunFailedError
-from fedkt.knowledge import Expected, Knowledge, check
+from fedkt.knowledge import Knowledge
 from fedkt.options import given_options, hyper_parameters, plain_defaults
 from fedkt.recipe import Predict
 from fedkt.recipe.ids import share_ids

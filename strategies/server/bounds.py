@@ -14,7 +14,8 @@ from typing import Annotated, Any, ClassVar
 from annotated_types import Ge
 
 from fedkt.answers import largest
-from fedkt.knowledge import LARGEST_COUNT, Knowledge, Upload
+from fedkt.arrival import LARGEST_COUNT
+from fedkt.knowledge import Knowledge, Upload
 from fedkt.options import checked
 
 Least1 = Annotated[float, Ge(1)]

@@ -18,9 +18,10 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedkt import wire
+from fedkt.arrival import Expected, check
 from fedkt.errors import ConfigError, KnowledgeError, RunFailedError
 from fedkt.evaluation.leakage import mean_prediction
-from fedkt.knowledge import Expected, Fused, Knowledge, Upload, check
+from fedkt.knowledge import Fused, Knowledge, Upload
 from fedkt.readouts.blends import GATE, UNKNOWN
 from fedkt.recipe import Gate, Predict, Recipe, Styles, Validation, Weights
 from fedkt.recipe.ids import share_ids

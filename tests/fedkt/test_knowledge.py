@@ -3,17 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fedkt.arrival import Expected, check
 from fedkt.errors import KnowledgeError
-from fedkt.knowledge import (
-    KINDS,
-    SAMPLE_KINDS,
-    Expected,
-    Fused,
-    Knowledge,
-    Upload,
-    Uploads,
-    check,
-)
+from fedkt.knowledge import KINDS, SAMPLE_KINDS, Fused, Knowledge, Upload, Uploads
 from fedkt.machine import empty
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fedkt.knowledge import Expected, Knowledge, Stack, check
+from fedkt.arrival import Expected, check
+from fedkt.knowledge import Knowledge, Stack
 from fedkt.readouts.blends import (
     FEDERATION_WEIGHT,
     FIXED,
