@@ -323,7 +323,7 @@ class _Stacked:
 
 
 def _one_model(states: Sequence[Mapping[str, Any]]) -> bool:
-    """Tell whether the clients hold the very same tensors."""
+    """Return whether the clients hold the very same tensors."""
     first = states[0]["model"]
     return all(s["model"][n] is t for s in states[1:] for n, t in first.items())
 

@@ -143,7 +143,7 @@ def stacked_knowledge(
 
 
 def _equal(values: Sequence[Tensor]) -> bool:
-    """Tell whether small tensors, of ids, are equal; large ones are not worth the comparison."""
+    """Return whether small tensors, of ids, are equal; large ones are not worth the comparison."""
     return values[0].dtype == torch.int64 and all(torch.equal(values[0], v) for v in values[1:])
 
 
