@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedkt.simulations.results.reading import load_run
+from fedkt.simulations.results.run_folder import load_run
 
 Row = list[Sequence[float]]  # by column, one number a seed
 

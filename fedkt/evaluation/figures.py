@@ -8,19 +8,19 @@ of it and the function that measures it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-from torch import Tensor
-
-from fedkt.evaluation.leakage import Leakage, histogram_leakage
-from fedkt.evaluation.metrics import (
-    OverClients,
-    group_effect,
-    negative_transfer,
-    over_clients,
-    transfer,
+from fedkt.evaluation.measures import (
+    Measure,
+    Round,
+    accuracy,
+    group_effect_of,
+    leakage_of,
+    loss_of_worse,
+    share_worse,
+    transfer_of,
 )
 
 Place = Literal["summary", "csv", "table", "rounds", "panel", "judged"]
@@ -55,67 +55,6 @@ class Unit:
 
 PERCENT, POINTS = Unit("%", 100), Unit("points", 100)
 MEGABYTES, SECONDS, NUMBER = Unit(scale=1e-6, digits=None), Unit(digits=1), Unit()
-
-
-class Traffic(Protocol):
-    """Bytes of a round, summed over the clients."""
-
-    up: int
-
-    @property
-    def down(self) -> int:
-        """Bytes from the server."""
-        ...
-
-
-class Report(Protocol):
-    """What figures read of the report of a round (``RoundReport`` of the strategies)."""
-
-    clients: tuple[int, ...]
-    server_accuracy: float | None
-    one_model: bool
-    learnt: dict[int, float]
-    mean_predictions: dict[int, Tensor]
-    seconds: float
-
-    @property
-    def traffic(self) -> Traffic:
-        """Bytes."""
-        ...
-
-    def per_client(self, metric: str) -> list[float | None]:
-        """Return one metric for each client in order; None where it is missing."""
-        ...
-
-
-@dataclass(frozen=True)
-class Round:
-    """What the figures of a round are computed from.
-
-    Parameters
-    ----------
-    report : Report
-        The round.
-    alone : Mapping, optional
-        The row of the same round of the local baseline.
-    lying : Collection[int]
-        Malicious clients: figures are over the others.
-    label_counts : Sequence[Sequence[int]]
-        True training samples of each class, clients x classes; empty if they are not known.
-    """
-
-    report: Report
-    alone: Row | None = None
-    lying: Collection[int] = frozenset()
-    label_counts: Sequence[Sequence[int]] = ()
-
-    def honest(self, metric: str) -> list[float | None]:
-        """Return a metric of every client in order, None for those that lie."""
-        values = zip(self.report.clients, self.report.per_client(metric), strict=True)
-        return [None if client in self.lying else value for client, value in values]
-
-
-Measure = Callable[[Round], Any]
 
 
 @dataclass(frozen=True)
@@ -236,57 +175,9 @@ def target_accuracy(row: Row) -> float | None:
     return value_of(row, GLOBAL.name) if served is None else served
 
 
-def _accuracy(metric: str) -> Measure:
-    """Return the measure of an accuracy that clients report."""
-    return lambda data: over_clients(data.honest(metric))
-
-
-def _beside_alone(data: Round) -> tuple[list[float | None], list[float | None]] | None:
-    """Return personalised accuracies of the clients, here and trained alone."""
-    if data.alone is None:
-        return None
-    return data.honest("personalised-accuracy"), data.alone[PERSONALISED.name]["per_client"]
-
-
-def _worse(data: Round) -> float | None:
-    pair = _beside_alone(data)
-    return negative_transfer(*pair)[0] if pair else None
-
-
-def _loss_of_worse(data: Round) -> float | None:
-    pair = _beside_alone(data)
-    return negative_transfer(*pair)[1] if pair else None
-
-
-def _transfer(data: Round) -> OverClients | None:
-    pair = _beside_alone(data)
-    return over_clients(transfer(*pair)) if pair else None
-
-
-def _group_effect(data: Round) -> float | None:
-    """Compare the honest participants' models before the fusion with what came out of it."""
-    report = data.report
-    learnt = [None if c in data.lying else report.learnt.get(c) for c in report.clients]
-    served = report.server_accuracy if report.one_model else None
-    return group_effect(learnt, report.per_client("global-accuracy") if served is None else served)
-
-
-def _leakage(data: Round) -> Leakage | None:
-    if not len(data.label_counts):
-        return None
-    answers = data.report.mean_predictions
-    # By place, as in all lists over clients.
-    guesses = {
-        place: answers[client]
-        for place, client in enumerate(data.report.clients)
-        if client in answers and client not in data.lying
-    }
-    return histogram_leakage(guesses, data.label_counts)
-
-
 PERSONALISED = Figure(
     "personalised_accuracy", "Personalised accuracy", PERCENT, "higher", "clients",
-    _accuracy("personalised-accuracy"),
+    accuracy("personalised-accuracy"),
     places=(*USUAL, "judged"), always=True, std_name="personalised_std", picture="accuracy",
     short="Personalised", brief="Person. %", clause="personalised accuracy",
     definition="mean over clients, each on held-out data that follows the client's own label "
@@ -294,14 +185,14 @@ PERSONALISED = Figure(
 )  # fmt: skip
 GLOBAL = Figure(
     "global_accuracy", "Global accuracy", PERCENT, "higher", "clients",
-    _accuracy("global-accuracy"),
+    accuracy("global-accuracy"),
     places=(*USUAL, "judged"), always=True, picture="accuracy",
     short="Global", brief="Global %", clause="global", yields_to="target_accuracy",
     definition="mean over clients, each on the common test set.",
 )  # fmt: skip
 VALIDATION = Figure(
     "validation_accuracy", "Validation accuracy", PERCENT, "higher", "clients",
-    _accuracy("validation-accuracy"), places=("rounds",), short="Validation",
+    accuracy("validation-accuracy"), places=("rounds",), short="Validation",
 )  # fmt: skip
 SERVER = Figure(
     "server_accuracy", "Server accuracy", PERCENT, "higher", "server",
@@ -318,7 +209,7 @@ TARGET = Figure(
 )  # fmt: skip
 NEGATIVE_TRANSFER = Figure(
     "negative_transfer", "Negative transfer", PERCENT, "lower", "run",
-    _worse, places=("summary", "csv", "table", "rounds"), always=True,
+    share_worse, places=("summary", "csv", "table", "rounds"), always=True,
     brief="Worse %", clause="clients worse than alone",
     definition="share of clients whose personalised accuracy is below that of the same client "
     "trained alone on as many private samples, those that are rehearsed beside public ones "
@@ -326,14 +217,14 @@ NEGATIVE_TRANSFER = Figure(
 )  # fmt: skip
 NEGATIVE_TRANSFER_LOSS = Figure(
     "negative_transfer_loss", "Mean loss of those clients", POINTS, "lower", "run",
-    _loss_of_worse, places=("summary",),
+    loss_of_worse, places=("summary",),
 )  # fmt: skip
 TRANSFER = Figure(
-    "transfer", "Transfer", POINTS, "higher", "clients", _transfer, places=(), bounds=(-1, 1),
+    "transfer", "Transfer", POINTS, "higher", "clients", transfer_of, places=(), bounds=(-1, 1),
 )  # fmt: skip
 GROUP_EFFECT = Figure(
     "group_effect", "Group effect", POINTS, "lower", "run",
-    _group_effect, places=("panel",), bounds=(-1, 1),
+    group_effect_of, places=("panel",), bounds=(-1, 1),
     axis="Before minus after the fusion (points)",
     signs=("fusing destroys →", "← fusing gains"),
     caption="Group effect (FedKA, Sun et al., 2022, Eq. 12), in percentage points of accuracy on "
@@ -341,7 +232,7 @@ GROUP_EFFECT = Figure(
     "made of them. Above zero fusing destroys information, below zero the fused model is better "
     "than its parts. Strategies that never fuse (training alone) are left out.",
 )  # fmt: skip
-LEAKAGE = Figure("leakage", "Leakage", NUMBER, "", "clients", _leakage, places=())
+LEAKAGE = Figure("leakage", "Leakage", NUMBER, "", "clients", leakage_of, places=())
 CORRELATION = Figure(
     "leakage.correlation", "Correlation of guess and truth", NUMBER, "lower", "clients",
     places=("panel",), picture="leakage", axis="Higher: more is given away", bounds=(-1, 1),

@@ -23,10 +23,17 @@ from fedkt.simulations.experiment.labels import titles
 from fedkt.simulations.report.cells_report import cells_markdown, print_cells, write_cells_report
 from fedkt.simulations.report.pages import write_comparison_report, write_run_report
 from fedkt.simulations.report.tables import ABSENT, comparison_table, plain_differences, plain_table
+from fedkt.simulations.results.comparison_folder import (
+    CELLS,
+    COMPARISON,
+    TABLE,
+    has_runs,
+    load_cells,
+    load_comparison,
+)
 from fedkt.simulations.results.dropouts import failures_said
-from fedkt.simulations.results.reading import Run, load_comparison, load_run
 from fedkt.simulations.results.rounds import read_rounds
-from fedkt.simulations.results.verdict import load_cells
+from fedkt.simulations.results.run_folder import CONFIG, Run, is_run, load_run, read_settings
 from fedkt.simulations.runs.comparison import Part, compare, plan_parts, ray_session
 from fedkt.simulations.runs.content import check_content
 from fedkt.simulations.runs.progress import RunProgress, progress_for
@@ -43,12 +50,12 @@ def run_simulate(experiment: Experiment, out: Path | None, resume: bool, command
     plan = prepare(experiment)
     name = str(experiment.strategy["name"])
     label = titles([name])[name]
-    folder = fresh_folder(out, slug(label), resume, "config.toml")
+    folder = fresh_folder(out, slug(label), resume, CONFIG)
     if resume:
-        _check_same(folder / "config.toml", plan.experiment)
+        _check_same(folder / CONFIG, plan.experiment)
         check_content(folder, plan.content)
     _say_notes({note: [""] for note in plan.federation.notes}, console)
-    with _resumable("simulate", folder / "config.toml"):
+    with _resumable("simulate", folder / CONFIG):
         _simulate(plan, folder, label, command, console)
         report = write_run_report(folder)
         _show_run(folder, label, console)
@@ -84,8 +91,8 @@ def _simulate(plan: Plan, folder: Path, label: str, command: str, console: Conso
     try:
         with only_user(folder), ray_session(experiment):
             # Before the baseline, so that a run stopped early can only go on as what it is.
-            if not (folder / "config.toml").is_file():
-                config_.save(folder / "config.toml", plan.experiment)
+            if not is_run(folder):
+                config_.save(folder / CONFIG, plan.experiment)
             for path, rehearsal in ((baseline, True), (same_epochs, False)):
                 if path is not None:
                     _train_alone(plan, path, rehearsal, progress)
@@ -139,9 +146,9 @@ def run_compare(experiment: Experiment, out: Path | None, resume: bool, command:
     """Run a comparison; write and print its table."""
     console = Console()
     experiment = settled(experiment)  # reports must not need the data sets
-    folder = fresh_folder(out, "compare", resume, "comparison.toml")
+    folder = fresh_folder(out, "compare", resume, COMPARISON)
     if resume:
-        _check_same(folder / "comparison.toml", experiment)
+        _check_same(folder / COMPARISON, experiment)
     parts = plan_parts(experiment)
     _note_budgets(parts[0], console)
     notes: dict[str, list[str]] = {}
@@ -152,7 +159,7 @@ def run_compare(experiment: Experiment, out: Path | None, resume: bool, command:
     rounds = sum(job.experiment.rounds for part in parts for job in part.jobs)
     progress = progress_for(console, rounds)
     failure = None
-    with _resumable("compare", folder / "comparison.toml"):
+    with _resumable("compare", folder / COMPARISON):
         try:
             with only_user(folder):
                 compare(experiment, parts, folder, progress, command)
@@ -201,8 +208,7 @@ def _note_budgets(part: Part, console: Console) -> None:
 
 
 def _show_comparison(folder: Path, console: Console) -> None:
-    table = folder / "comparison.csv"
-    if table.is_file() and len(table.read_text(encoding="utf-8").splitlines()) > 1:
+    if has_runs(folder):
         report = write_comparison_report(folder)
         console.print(comparison_table(load_comparison(folder)))
         console.print(f"Report: {escape(str(report))}", soft_wrap=True, highlight=False)
@@ -226,17 +232,17 @@ def write_report(folder: Path, markdown: bool = False) -> None:
     markdown : bool
         Print a comparison's tables first, in Markdown.
     """
-    if (folder / "cells").is_dir():
+    if (folder / CELLS).is_dir():
         path = write_cells_report(folder)
         if markdown:
             print(cells_markdown(folder))
-    elif (folder / "comparison.csv").is_file():
+    elif (folder / TABLE).is_file():
         path = write_comparison_report(folder)
         if markdown:
             comparison = load_comparison(folder)
             print(plain_table(comparison))
             print(plain_differences(comparison))
-    elif (folder / "config.toml").is_file():
+    elif is_run(folder):
         path = write_run_report(folder)
     else:
         raise ConfigError(f"{folder} is neither a run nor a comparison.")
@@ -247,9 +253,8 @@ def _check_same(path: Path, experiment: Experiment) -> None:
     """Refuse to resume with other settings; where it runs and more rounds are free to change."""
     if not path.is_file():
         return  # an empty folder: begin
-    values = config_.load(path)
-    values.pop("command", None)
-    before, now = config_.parse(values).model_dump(), experiment.model_dump()
+    begun, _ = read_settings(path)
+    before, now = begun.model_dump(), experiment.model_dump()
     for settings in (before, now):
         for free in ("workers", "address", "timeout", "grid"):
             settings["run"].pop(free)
@@ -266,7 +271,7 @@ def _check_same(path: Path, experiment: Experiment) -> None:
                 f"{path.parent} was planned for {before['rounds']} rounds; what {strategy.title} "
                 "does in a round depends on that, so the run cannot be made longer."
             )
-    lost = _lost(config_.parse(values), experiment)
+    lost = _lost(begun, experiment)
     if lost:
         raise ConfigError(f"{path.parent} was begun with {lost}; it can gain, but not lose any.")
 

@@ -11,7 +11,7 @@ import numpy as np
 from fedkt.disk import write_atomic
 from fedkt.evaluation.figures import Figure, figures_at, panels_of
 from fedkt.simulations.experiment.cells import Cell
-from fedkt.simulations.experiment.config import VerdictSection, load
+from fedkt.simulations.experiment.config import VerdictSection
 from fedkt.simulations.report.cells_table import (
     cell_tables,
     notes_of,
@@ -25,15 +25,15 @@ from fedkt.simulations.report.domain_figures import (
 from fedkt.simulations.report.drawing import canvas
 from fedkt.simulations.report.pages import by_round, embed, render
 from fedkt.simulations.report.tables import ABSENT, markdown
-from fedkt.simulations.results.reading import Comparison
+from fedkt.simulations.results.comparison_folder import COMPARISON, Comparison, load_cells
+from fedkt.simulations.results.run_folder import read_settings
 from fedkt.simulations.results.verdict import (
     CellVerdict,
     Margin,
     Verdict,
     judge,
-    load_cells,
-    write_cells_csv,
 )
+from fedkt.simulations.runs.csv_tables import write_cells_csv
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -272,5 +272,5 @@ def _facts(out: Path, cells: Sequence[Cell], results: Mapping[str, Comparison]) 
         "Strategies": ", ".join(labels),
         "Seeds": ", ".join(str(s) for s in sorted({run.seed for run in runs})),
         "Runs": str(len(runs)),
-        "Command": str(load(out / "comparison.toml").get("command") or ABSENT),
+        "Command": read_settings(out / COMPARISON)[1] or ABSENT,
     }

@@ -12,8 +12,9 @@ from fedkt.evaluation.figures import Figure, figures_at, target_accuracy
 from fedkt.simulations.report.drawing import shortened
 from fedkt.simulations.report.tables import ABSENT, markdown, marks, pm
 from fedkt.simulations.results.aggregates import spread
+from fedkt.simulations.results.comparison_folder import Comparison
 from fedkt.simulations.results.dropouts import failure_lines
-from fedkt.simulations.results.reading import Comparison, Run
+from fedkt.simulations.results.run_folder import Run
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -35,7 +35,7 @@ from fedkt.simulations.report.drawing import (
     shortened,
     verbatim,
 )
-from fedkt.simulations.results.reading import Run
+from fedkt.simulations.results.run_folder import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -341,7 +341,7 @@ def weights_figure(
     *,
     effective: Sequence[float] | None = None,
 ) -> Path:
-    """Draw how much each client listens to every other.
+    """Draw how much each client listens to every other; return the PNG file.
 
     Parameters
     ----------
@@ -353,11 +353,6 @@ def weights_figure(
         The PNG file to write.
     effective : Sequence[float] | None
         Effective number of neighbours of each client, ``[K]``, drawn beside the matrix.
-
-    Returns
-    -------
-    Path
-        The file.
     """
     from matplotlib.colors import PowerNorm
 

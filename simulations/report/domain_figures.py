@@ -24,7 +24,8 @@ from fedkt.simulations.report.drawing import (
     verbatim,
 )
 from fedkt.simulations.results.aggregates import spread
-from fedkt.simulations.results.reading import Comparison, Run
+from fedkt.simulations.results.comparison_folder import Comparison
+from fedkt.simulations.results.run_folder import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

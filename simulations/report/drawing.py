@@ -15,7 +15,7 @@ import numpy as np
 
 from fedkt.disk import writing
 from fedkt.evaluation import figures
-from fedkt.simulations.results.reading import Run
+from fedkt.simulations.results.run_folder import Run
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

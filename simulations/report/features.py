@@ -24,7 +24,6 @@ from fedkt.knowledge import Knowledge
 from fedkt.machine import one_thread
 from fedkt.rng import derive, numpy_rng
 from fedkt.simulations.engines.population import Population
-from fedkt.simulations.experiment import config as config_
 from fedkt.simulations.report.drawing import (
     WIDTH,
     canvas,
@@ -33,8 +32,9 @@ from fedkt.simulations.report.drawing import (
     legend_name,
     look_of,
 )
-from fedkt.simulations.results import checkpoint
+from fedkt.simulations.results.checkpoints import CHECKPOINTS, newest
 from fedkt.simulations.results.rounds import read_rounds
+from fedkt.simulations.results.run_folder import CONFIG, is_run, read_settings
 from fedkt.simulations.runs.content import check_content
 from fedkt.simulations.runs.run import Plan, prepare
 
@@ -181,12 +181,12 @@ def draw_features(folder: Path, method: str = "pca", samples: int = SAMPLES) -> 
     """
     if method not in get_args(Method):
         raise unknown("method of features", method, get_args(Method))
-    if not (folder / "config.toml").is_file():
-        raise ConfigError(f"{folder} is not a run directory: it has no config.toml.")
-    plan = prepare(config_.parse(config_.load(folder / "config.toml")))
+    if not is_run(folder):
+        raise ConfigError(f"{folder} is not a run directory: it has no {CONFIG}.")
+    plan = prepare(read_settings(folder / CONFIG)[0])
     check_content(folder, plan.content)
     done = len(read_rounds(folder))
-    saved = checkpoint.newest(folder / "checkpoints", at_most=done)
+    saved = newest(folder / CHECKPOINTS, at_most=done)
     if saved is None:
         raise ConfigError(f"{folder} has no checkpoint to take the model from.")
     seed = plan.experiment.seed

@@ -40,13 +40,9 @@ from fedkt.simulations.report.tables import (
     table_of,
 )
 from fedkt.simulations.results.aggregates import aggregate
+from fedkt.simulations.results.comparison_folder import Comparison, load_comparison
 from fedkt.simulations.results.dropouts import failure_lines, failures_said
-from fedkt.simulations.results.reading import (
-    Comparison,
-    Run,
-    load_comparison,
-    load_run,
-)
+from fedkt.simulations.results.run_folder import Run, load_run
 from fedkt.simulations.results.selection import SELECTIONS
 from fedkt.text import one_line
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from fedkt.evaluation.figures import POINTS, Figure, figures_at, target_first
 from fedkt.simulations.report.drawing import MEGABYTE
 from fedkt.simulations.results.aggregates import aggregate
+from fedkt.simulations.results.comparison_folder import Comparison
 from fedkt.simulations.results.dropouts import failure_lines
 from fedkt.simulations.results.intervals import Interval, clear
-from fedkt.simulations.results.reading import Comparison
 from fedkt.text import one_line
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fedkt.evaluation.figures import figures_at
+from fedkt.simulations.results.comparison_folder import Comparison
 from fedkt.simulations.results.intervals import t_interval
-from fedkt.simulations.results.reading import Comparison, Run
+from fedkt.simulations.results.run_folder import Run
 
 
 def aggregate(comparison: Comparison, selection: str = "last") -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from fedkt.evaluation.figures import PERSONALISED
-from fedkt.simulations.results.reading import Run
+from fedkt.simulations.results.run_folder import Run
 
 MOST = 8  # clients named one by one
 

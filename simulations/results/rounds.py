@@ -8,8 +8,10 @@ from typing import Any
 
 from fedkt.errors import ConfigError
 from fedkt.evaluation.figures import over_clients_at_once
-from fedkt.simulations.results import checkpoint
+from fedkt.simulations.results.checkpoints import CHECKPOINTS, latest
 from fedkt.text import one_line
+
+ROUNDS, SUMMARY = "rounds.jsonl", "summary.json"
 
 
 def read_rounds(folder: Path) -> list[dict[str, Any]]:
@@ -33,8 +35,8 @@ def read_rounds(folder: Path) -> list[dict[str, Any]]:
         missing or there twice, fewer rounds than ``summary.json`` or a checkpoint stands for.
     """
     # Before the rows: a run at work writes the row of a round and then its checkpoint.
-    finished, saved = _finished(folder), checkpoint.latest(folder / "checkpoints")
-    path = folder / "rounds.jsonl"
+    finished, saved = _finished(folder), latest(folder / CHECKPOINTS)
+    path = folder / ROUNDS
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -76,7 +78,7 @@ def parse_object(text: str) -> dict[str, Any]:
 
 def _finished(folder: Path) -> int:
     """Return how many rounds the run's summary stands for; 0 without one."""
-    path = folder / "summary.json"
+    path = folder / SUMMARY
     try:
         rounds = parse_object(path.read_text(encoding="utf-8")).get("rounds")
     except FileNotFoundError:

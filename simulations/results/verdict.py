@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
-from fedkt.disk import write_atomic
-from fedkt.errors import ConfigError, unknown
+from fedkt.errors import unknown
 from fedkt.evaluation.figures import figures_at
-from fedkt.simulations.experiment.cells import Cell, cells_of
-from fedkt.simulations.experiment.config import VerdictSection, load, parse
+from fedkt.simulations.experiment.cells import Cell
+from fedkt.simulations.experiment.config import VerdictSection
+from fedkt.simulations.results.comparison_folder import Comparison
 from fedkt.simulations.results.intervals import Interval, clear, t_interval
-from fedkt.simulations.results.reading import Comparison, columns, comparison_rows, load_comparison
 
 Colour = Literal["green", "grey", "red"]
 
@@ -108,27 +104,6 @@ class Verdict:
         return sum(cell.holds for cell in self.cells)
 
 
-def load_cells(out: Path) -> tuple[list[Cell], dict[str, Comparison]]:
-    """Read a comparison of several cells: all its cells, and the results of those begun.
-
-    Raises
-    ------
-    ConfigError
-        If the folder holds none.
-    """
-    values = load(out / "comparison.toml")
-    values.pop("command", None)
-    cells = [cell for cell in cells_of(parse(values)) if cell.name]
-    if not cells:
-        raise ConfigError(f"{out} is no comparison of several cells.")
-    begun = {}
-    for cell in cells:
-        table = cell.folder(out) / "comparison.csv"
-        if table.is_file() and len(table.read_text(encoding="utf-8").splitlines()) > 1:
-            begun[cell.name] = load_comparison(cell.folder(out))
-    return cells, begun
-
-
 def judge(
     section: VerdictSection, cells: Sequence[Cell], results: Mapping[str, Comparison]
 ) -> Verdict:
@@ -172,16 +147,6 @@ def judge(
         }
         judged.append(CellVerdict(cell.name, margins, above, section.tolerance))
     return Verdict(section.subject, section, _coloured(judged), unfinished)
-
-
-def write_cells_csv(path: Path, results: Mapping[str, Comparison]) -> None:
-    """Write ``cells.csv``: the rows of every cell's ``comparison.csv``, the cell in front."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, ("cell", *columns()), lineterminator="\n")
-    writer.writeheader()
-    for cell, comparison in results.items():
-        writer.writerows({"cell": cell, **row} for row in comparison_rows(comparison.runs))
-    write_atomic(path, buffer.getvalue())
 
 
 _Accuracies = dict[str, dict[str, dict[int, float]]]  # metric -> label -> seed -> accuracy

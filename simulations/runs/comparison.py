@@ -23,7 +23,9 @@ from fedkt.simulations.experiment.references import read_entry, read_strategy
 from fedkt.simulations.experiment.labels import label_of, titles
 from fedkt.simulations.runs.processes import in_processes
 from fedkt.simulations.runs.progress import RunProgress, Silent
-from fedkt.simulations.results.reading import load_run, write_comparison_csv
+from fedkt.simulations.results.comparison_folder import COMPARISON, RUNS, TABLE
+from fedkt.simulations.results.run_folder import is_begun, is_finished, load_run
+from fedkt.simulations.runs.csv_tables import write_comparison_csv
 from fedkt.simulations.results.rounds import read_rounds
 from fedkt.simulations.runs.run import (
     Plan,
@@ -190,7 +192,7 @@ def compare(
     """
     for part in parts:
         for job in part.jobs:
-            read_rounds(part.cell.folder(out) / "runs" / job.folder)
+            read_rounds(part.cell.folder(out) / RUNS / job.folder)
     cells = list({id(p.cell): p.cell for p in parts}.values())
     failed: list[str] = []
     _check_contents([p for p in parts if p.seed == experiment.seed], out)
@@ -198,7 +200,7 @@ def compare(
         save_settings(out, experiment, command)
         for cell in cells:
             folder = cell.folder(out)
-            (folder / "runs").mkdir(parents=True, exist_ok=True)
+            (folder / RUNS).mkdir(parents=True, exist_ok=True)
             if cell.name:
                 save_settings(folder, cell.experiment, command)
         try:
@@ -251,7 +253,7 @@ def save_settings(folder: Path, experiment: Experiment, command: str | None) -> 
     folder.mkdir(parents=True, exist_ok=True)
     resolved = tomli_w.dumps(config_.without_none(experiment.model_dump(mode="json")))
     head = tomli_w.dumps({"command": command}) if command else ""
-    write_atomic(folder / "comparison.toml", head + resolved)
+    write_atomic(folder / COMPARISON, head + resolved)
 
 
 def _carry_out(
@@ -277,7 +279,7 @@ def run_part(part: Part, out: Path, command: str | None, progress: RunProgress) 
     """Run one cell with one seed; return a line for each run that failed."""
     failed: list[str] = []
     broken: set[str] = set()
-    runs = part.cell.folder(out) / "runs"
+    runs = part.cell.folder(out) / RUNS
     where = f"{part.cell.name}, " if part.cell.name else ""
     for job in part.jobs:
         name = f"{where}{job.label}, seed {job.seed}"
@@ -310,8 +312,8 @@ def _check_contents(parts: Sequence[Part], out: Path) -> None:
     """Refuse to add runs to those of other data: one table would show both."""
     for part in parts:
         for job in part.jobs:
-            folder = part.cell.folder(out) / "runs" / job.folder
-            if (folder / "federation.json").is_file():
+            folder = part.cell.folder(out) / RUNS / job.folder
+            if is_begun(folder):
                 check_content(folder, prepare(job.experiment, reduce_to_one=True).content)
 
 
@@ -321,9 +323,9 @@ def _write_table(cell: Cell, out: Path, parts: Sequence[Part]) -> None:
     compared = [j for p in parts if p.cell is cell for j in p.jobs if j.compared]
     compared.sort(key=lambda j: (order.index(j.label), j.seed))
     folder = cell.folder(out)
-    folders = [folder / "runs" / j.folder for j in compared]
-    done = [load_run(f) for f in folders if (f / "summary.json").is_file()]
-    write_comparison_csv(folder / "comparison.csv", done)
+    folders = [folder / RUNS / j.folder for j in compared]
+    done = [load_run(f) for f in folders if is_finished(f)]
+    write_comparison_csv(folder / TABLE, done)
 
 
 def ray_session(experiment: Experiment) -> AbstractContextManager[None]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fedkt.errors import ConfigError
 from fedkt.registry import file_digest
+from fedkt.simulations.results.run_folder import read_content
 
 
 def user_files(*references: str) -> dict[str, str]:
@@ -34,7 +34,7 @@ def check_content(folder: Path, now: Mapping[str, Any], baseline: Path | None = 
     ConfigError
         Naming what is another.
     """
-    before = _recorded(folder)
+    before = read_content(folder)
     if before == {}:
         raise ConfigError(f"{folder} does not say which data it was begun with; begin it anew.")
     if before:
@@ -43,17 +43,5 @@ def check_content(folder: Path, now: Mapping[str, Any], baseline: Path | None = 
         if changed or before["data"] != now["data"]:
             what = f"another content of {changed[0]}" if changed else "other data"
             raise ConfigError(f"{folder} was begun with {what}; begin anew with another --out.")
-    if baseline and (alone := _recorded(baseline)) and alone["data"] != now["data"]:
+    if baseline and (alone := read_content(baseline)) and alone["data"] != now["data"]:
         raise ConfigError(f"{baseline} was run on other data: their source gives new rows now.")
-
-
-def _recorded(folder: Path) -> dict[str, Any] | None:
-    """Return what a run was begun with, empty if it does not say; None if it was not begun."""
-    path = folder / "federation.json"
-    if not path.is_file():
-        return {} if (folder / "rounds.jsonl").is_file() else None
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")).get("content", {})
-    except ValueError as error:
-        raise ConfigError(f"{path} is damaged: {error}.") from error
-    return content

@@ -13,22 +13,22 @@ from typing import Any
 import torch
 
 from fedkt.clients.state import ClientState
-from fedkt.disk import writing
+from fedkt.disk import write_atomic, writing
 from fedkt.evaluation.figures import (
     GLOBAL,
     PERSONALISED,
     TARGET,
-    Round,
     figures_at,
     measured,
     spread_of,
     value_of,
 )
-from fedkt.simulations.results import checkpoint
-from fedkt.disk import write_atomic
+from fedkt.evaluation.measures import Round
+from fedkt.simulations.results.checkpoints import CHECKPOINTS
+from fedkt.simulations.runs import checkpoint
 from fedkt.simulations.attacks.liars import Liars
 from fedkt.simulations.runs.progress import RunProgress
-from fedkt.simulations.results.rounds import read_rounds
+from fedkt.simulations.results.rounds import ROUNDS, read_rounds
 from fedkt.simulations.results.selection import (
     last_round,
     source_validation,
@@ -72,7 +72,7 @@ class Recorder:
         self.label_counts: Sequence[Sequence[int]] = ()
         kept = [row for row in read_rounds(folder) if row["round"] <= rounds_done]
         lines = "".join(json.dumps(row) + "\n" for row in kept)
-        write_atomic(folder / "rounds.jsonl", lines)
+        write_atomic(folder / ROUNDS, lines)
 
     def round_finished(self, report: RoundReport, strategy: KnowledgeStrategy) -> None:
         """Write the round, then its checkpoint: lines after the last checkpoint are redone."""
@@ -80,7 +80,7 @@ class Recorder:
             report = replace(report, clients=tuple(range(len(self.label_counts))))
         alone = self._alone.get(report.round)
         row = round_row(report, alone, self.liars, self.label_counts)
-        log = self._folder / "rounds.jsonl"
+        log = self._folder / ROUNDS
         with writing(self._folder), log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
@@ -89,7 +89,7 @@ class Recorder:
             state = {"strategy": strategy.state_dict(), "clients": self.clients()}
             if self.liars is not None:
                 state["attack"] = self.liars.state_dict()
-            checkpoint.save(self._folder / "checkpoints", report.round, state)
+            checkpoint.save(self._folder / CHECKPOINTS, report.round, state)
         accuracies = value_of(row, PERSONALISED.name), value_of(row, GLOBAL.name)
         self._progress.round_finished(report.round, *accuracies)
 
@@ -116,9 +116,10 @@ def round_row(
         True training samples of each class, clients x classes; without them leakage is null.
     """
     lying, silent = (liars.clients, liars.silent) if liars else (frozenset(), frozenset())
+    without = alone[PERSONALISED.name]["per_client"] if alone is not None else None
     return {
         "round": report.round,
-        **measured(Round(report, alone, lying, label_counts)),
+        **measured(Round(report, without, lying, label_counts)),
         "traffic": {
             "up": report.traffic.up,
             "down_unicast": report.traffic.down_unicast,

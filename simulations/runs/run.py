@@ -19,7 +19,8 @@ from fedkt.data.federation import Federation, FederationSpec, build_federation
 from fedkt.data.identity import content_of
 from fedkt.errors import ConfigError
 from fedkt.recipe import Recipe
-from fedkt.simulations.results import checkpoint
+from fedkt.simulations.results.checkpoints import CHECKPOINTS, newest
+from fedkt.simulations.runs.checkpoint import discard_after
 from fedkt.simulations.experiment import config as config_
 from fedkt.simulations.experiment.config import Experiment
 from fedkt.simulations.runs.content import check_content, user_files
@@ -35,7 +36,8 @@ from fedkt.clients.learners.making import torch_models
 from fedkt.simulations.engines.population import Population, PopulationSpec
 from fedkt.simulations.runs.progress import RunProgress, Silent
 from fedkt.simulations.runs.recorder import Recorder, run_notes, summarise, write_json
-from fedkt.simulations.results.rounds import read_rounds
+from fedkt.simulations.results.rounds import SUMMARY, read_rounds
+from fedkt.simulations.results.run_folder import CONFIG, FEDERATION, is_finished
 from fedkt.simulations.runs.server_model import server_evaluation, server_model, server_network
 from fedkt.strategies import KnowledgeStrategy, ServerOptions
 from fedkt.strategies.construction import make_strategy, resolved_strategy
@@ -257,11 +259,11 @@ def execute(
     """
     experiment, progress = plan.experiment, progress or Silent()
     check_content(folder, plan.content, baseline)
-    if len(read_rounds(folder)) >= experiment.rounds and (folder / "summary.json").is_file():
+    if len(read_rounds(folder)) >= experiment.rounds and is_finished(folder):
         return
     folder.mkdir(parents=True, exist_ok=True)
-    config_.save(folder / "config.toml", experiment)
-    write_json(folder / "federation.json", _describe(plan))
+    config_.save(folder / CONFIG, experiment)
+    write_json(folder / FEDERATION, _describe(plan))
     population, liars = Population(plan.population, plan.federation), plan.liars
     strategy, part = plan.strategy, experiment.run.participation
     if warning := fusion_warning(strategy, plan.population, plan.federation, part):
@@ -286,22 +288,22 @@ def execute(
     beside = {"baseline": baseline, "same_epochs": same_epochs}
     known = {name: path and os.path.relpath(path, folder) for name, path in beside.items()}
     known |= {"label": label, "command": command}
-    write_json(folder / "summary.json", {**_summary(plan, folder), **known})
+    write_json(folder / SUMMARY, {**_summary(plan, folder), **known})
     progress.run_finished()
 
 
 def _last_checkpoint(folder: Path, every: int) -> tuple[int, dict[str, Any]] | None:
     """Return the checkpoint that a run goes on from; what stands for later rounds is removed."""
     done = len(read_rounds(folder))
-    saved = checkpoint.newest(folder / "checkpoints", at_most=done)
+    saved = newest(folder / CHECKPOINTS, at_most=done)
     began = saved[0] if saved else 0
     if began < done - every:  # an interruption alone costs less
         logger.warning(
             f"{folder}: no checkpoint after round {began} can be read; "
             f"rounds {began + 1} to {done} are run again."
         )
-    (folder / "summary.json").unlink(missing_ok=True)
-    checkpoint.discard_after(folder / "checkpoints", began)
+    (folder / SUMMARY).unlink(missing_ok=True)
+    discard_after(folder / CHECKPOINTS, began)
     return saved
 
 

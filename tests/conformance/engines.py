@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from fedkt.simulations.results import checkpoint
+from fedkt.simulations.results.checkpoints import newest
 from fedkt.simulations.results.rounds import read_rounds
 from fedkt.simulations.runs.progress import Silent
 from fedkt.simulations.runs.run import Plan, execute
@@ -44,7 +44,7 @@ def run_in(folder: Path, plan: Plan, progress: Silent | None = None) -> dict[str
         ``rounds``: the figures; ``strategy`` and ``clients``: the last checkpoint.
     """
     execute(plan, folder, label="conformance", progress=progress)
-    saved = checkpoint.newest(folder / "checkpoints", at_most=plan.experiment.rounds)
+    saved = newest(folder / "checkpoints", at_most=plan.experiment.rounds)
     assert saved is not None, "a finished run has a checkpoint"
     assert saved[0] == plan.experiment.rounds, "the last checkpoint is of the last round"
     return {"rounds": [figures(r) for r in read_rounds(folder)], **saved[1]}

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from fedkt.data.federation import Federation
 from fedkt.simulations.engines.grid import InProcessGrid
-from fedkt.simulations.results import checkpoint
+from fedkt.simulations.results.checkpoints import newest
+from fedkt.simulations.runs import checkpoint
 from fedkt.simulations.runs.run import Plan
 
 from .grids import Disorderly, Meter
@@ -60,7 +61,7 @@ def repeated(method: Method) -> Outcome:
     state = {"strategy": first.strategy.state_dict(), "clients": first.engine.snapshot()}
     with tempfile.TemporaryDirectory() as folder:
         checkpoint.save(Path(folder), STOPPED, state)
-        saved = checkpoint.newest(Path(folder), at_most=STOPPED)
+        saved = newest(Path(folder), at_most=STOPPED)
     assert saved is not None
     rest = federate(plan_of(method), grid=Disorderly, globally=3, saved=saved[1])
     first.reports += rest.reports

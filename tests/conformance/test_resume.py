@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fedkt.simulations.results import checkpoint
+from fedkt.simulations.runs import checkpoint
 from fedkt.simulations.runs.progress import Silent
 
 from .engines import plan_on, run_in

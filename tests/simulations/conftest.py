@@ -22,8 +22,9 @@ from fedkt.knowledge import Knowledge
 from fedkt.simulations.cli import main as cli
 from fedkt.simulations.experiment import config
 from fedkt.simulations.experiment.config import Experiment
-from fedkt.simulations.results import checkpoint
-from fedkt.simulations.results.reading import Comparison, Run
+from fedkt.simulations.results.checkpoints import newest
+from fedkt.simulations.results.comparison_folder import Comparison
+from fedkt.simulations.results.run_folder import Run
 from fedkt.simulations.runs.progress import Silent
 
 TINY: dict[str, Any] = {
@@ -130,7 +131,7 @@ def final_state() -> Callable[[Path], Any]:
     """Read a run's newest checkpoint in a form that ``==`` compares bit for bit."""
 
     def read(folder: Path) -> Any:
-        saved = checkpoint.newest(folder / "checkpoints", at_most=10**6)
+        saved = newest(folder / "checkpoints", at_most=10**6)
         assert saved is not None
         return comparable(saved)
 

@@ -19,7 +19,7 @@ from fedkt.simulations.report.cells_table import (
     tables_for_terminal,
     tables_markdown,
 )
-from fedkt.simulations.results.reading import Comparison
+from fedkt.simulations.results.comparison_folder import Comparison
 
 TARGETS = ("mnist", "svhn", "usps")
 

@@ -21,7 +21,7 @@ from fedkt.clients import FileStore
 from fedkt.disk import only_user, refused, write_atomic, writing
 from fedkt.errors import ConfigError, DiskError
 from fedkt.simulations.report.drawing import canvas
-from fedkt.simulations.results import checkpoint
+from fedkt.simulations.results.checkpoints import latest
 from fedkt.simulations.results.rounds import read_rounds
 from fedkt.simulations.runs.run import prepare
 
@@ -145,7 +145,7 @@ def test_a_run_on_a_disk_that_fills_up_goes_on_with_what_is_said(
         "error: Cannot write to a run: File too large. What is finished is kept; "
         "go on with: fedkt simulate --out 'a run' --resume"
     )
-    done = checkpoint.latest(here / "a run" / "checkpoints")
+    done = latest(here / "a run" / "checkpoints")
     assert done == len(read_rounds(here / "a run"))
     assert 30 < done < 50
     again = fedkt(*shlex.split(line.partition("go on with: fedkt ")[2]))

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from fedkt.simulations.report.tables import plain_table
-from fedkt.simulations.results.reading import load_comparison, load_run
+from fedkt.simulations.results.comparison_folder import load_comparison
 from fedkt.simulations.results.rounds import read_rounds
+from fedkt.simulations.results.run_folder import load_run
 
 # Clients that hold fewer than five classes fail in every round, or in the second only.
 MODELS = '''

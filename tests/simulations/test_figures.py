@@ -10,7 +10,7 @@ import pytest
 
 from fedkt.simulations.report import charts as figures
 from fedkt.simulations.report import drawing
-from fedkt.simulations.results.reading import Run
+from fedkt.simulations.results.run_folder import Run
 
 pytest.importorskip("matplotlib")
 

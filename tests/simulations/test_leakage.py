@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from fedkt.errors import ConfigError
-from fedkt.simulations.results.reading import load_run
 from fedkt.simulations.results.rounds import read_rounds
+from fedkt.simulations.results.run_folder import load_run
 from fedkt.simulations.runs.run import execute, prepare
 
 

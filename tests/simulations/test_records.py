@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from fedkt.errors import ConfigError
-from fedkt.simulations.results import checkpoint
+from fedkt.simulations.results.checkpoints import newest
 from fedkt.simulations.results.rounds import read_rounds
+from fedkt.simulations.runs import checkpoint
 from fedkt.simulations.runs.progress import Silent
 from fedkt.simulations.runs.recorder import Recorder, round_row, summarise
 from fedkt.simulations.runs.run import execute, prepare
@@ -132,19 +133,19 @@ def test_checkpoints_keep_the_last_two(tmp_path: Path) -> None:
         checkpoint.save(tmp_path, round_, {"strategy": {}, "clients": {3: {"n": round_}}})
     names = sorted(p.name for p in tmp_path.iterdir())
     assert names == ["round-00010.safetensors", "round-00011.safetensors"]
-    assert checkpoint.newest(tmp_path, 99) == (11, {"strategy": {}, "clients": {3: {"n": 11}}})
-    assert checkpoint.newest(tmp_path, 10) == (10, {"strategy": {}, "clients": {3: {"n": 10}}})
-    assert checkpoint.newest(tmp_path, 9) is None
-    assert checkpoint.newest(tmp_path / "none", 9) is None
+    assert newest(tmp_path, 99) == (11, {"strategy": {}, "clients": {3: {"n": 11}}})
+    assert newest(tmp_path, 10) == (10, {"strategy": {}, "clients": {3: {"n": 10}}})
+    assert newest(tmp_path, 9) is None
+    assert newest(tmp_path / "none", 9) is None
 
 
 @pytest.mark.parametrize("keep", [0, 7, 40, -1])
 def test_a_torn_newest_checkpoint_falls_back(tmp_path: Path, keep: int) -> None:
     for round_ in (1, 2):
         checkpoint.save(tmp_path, round_, {"strategy": {}, "clients": {0: torch.ones(9)}})
-    newest = tmp_path / "round-00002.safetensors"
-    newest.write_bytes(newest.read_bytes()[:keep])
-    saved = checkpoint.newest(tmp_path, 99)
+    torn = tmp_path / "round-00002.safetensors"
+    torn.write_bytes(torn.read_bytes()[:keep])
+    saved = newest(tmp_path, 99)
     assert saved is not None
     assert saved[0] == 1
 

@@ -17,7 +17,9 @@ from fedkt.errors import ConfigError
 from fedkt.simulations.report.pages import write_comparison_report, write_run_report
 from fedkt.simulations.report.tables import comparison_table, plain_table
 from fedkt.simulations.results.aggregates import aggregate
-from fedkt.simulations.results.reading import Run, load_comparison, load_run, write_comparison_csv
+from fedkt.simulations.results.comparison_folder import load_comparison
+from fedkt.simulations.results.run_folder import Run, load_run
+from fedkt.simulations.runs.csv_tables import write_comparison_csv
 
 LEVELS = {
     "local": (0.78, 0.42),

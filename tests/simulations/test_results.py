@@ -9,13 +9,9 @@ import pytest
 from fedkt.errors import ConfigError
 from fedkt.simulations.report.tables import plain_differences
 from fedkt.simulations.results.aggregates import aggregate
-from fedkt.simulations.results.reading import (
-    columns,
-    comparison_rows,
-    load_comparison,
-    load_run,
-    write_comparison_csv,
-)
+from fedkt.simulations.results.comparison_folder import load_comparison
+from fedkt.simulations.results.run_folder import load_run
+from fedkt.simulations.runs.csv_tables import columns, comparison_rows, write_comparison_csv
 
 HEADER = (
     "strategy,seed,personalised_accuracy,global_accuracy,server_accuracy,"

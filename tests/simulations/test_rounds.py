@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from fedkt.errors import ConfigError
-from fedkt.simulations.results.reading import load_run
 from fedkt.simulations.results.rounds import read_rounds
+from fedkt.simulations.results.run_folder import load_run
 
 Damage = Callable[[list[bytes]], list[bytes]]
 

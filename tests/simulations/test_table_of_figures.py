@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from fedkt.evaluation import figures
-from fedkt.evaluation.figures import FIGURES, POINTS, Figure, Round
+from fedkt.evaluation.figures import FIGURES, POINTS, Figure
+from fedkt.evaluation.measures import Round
 
 MATPLOTLIB = pytest.importorskip("matplotlib")
 

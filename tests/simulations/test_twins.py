@@ -15,7 +15,8 @@ from fedkt.clients.cohorts import cohort
 from fedkt.clients.learners import loop
 from fedkt.errors import ConfigError
 from fedkt.recipe import Train
-from fedkt.simulations.results.reading import load_comparison, load_run
+from fedkt.simulations.results.comparison_folder import load_comparison
+from fedkt.simulations.results.run_folder import load_run
 from fedkt.simulations.runs.comparison import plan_jobs
 from fedkt.simulations.runs.run import Plan, execute, prepare
 from fedkt.simulations.runs.twins import local_twin, private_training, rehearses

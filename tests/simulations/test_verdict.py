@@ -11,7 +11,8 @@ from fedkt.errors import ConfigError
 from fedkt.simulations.experiment.cells import Cell
 from fedkt.simulations.experiment.config import VerdictSection
 from fedkt.simulations.report.cells_report import summary_line, verdict_lines
-from fedkt.simulations.results.reading import Comparison, Run
+from fedkt.simulations.results.comparison_folder import Comparison
+from fedkt.simulations.results.run_folder import Run
 from fedkt.simulations.results.verdict import judge
 
 # label -> (personalised, global) by seed

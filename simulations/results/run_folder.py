@@ -1,41 +1,35 @@
-"""What runs leave behind: run directories and comparisons.
+"""A run folder: the names of its files, and the one reader of them.
 
-Nothing here trains or draws. A run directory is read once into a `Run`; everything that
-shows results (figures, reports, the terminal) starts from there.
+Nothing here trains or draws. A folder is read once into a `Run`; everything that shows results
+(figures, reports, the terminal) starts from there.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import re
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fedkt.disk import write_atomic
 from fedkt.errors import ConfigError
 from fedkt.evaluation.figures import (
     BYTES_DOWN,
     BYTES_UP,
     PERSONALISED,
     Figure,
-    figures_at,
     spread_of,
     value_of,
 )
 from fedkt.evaluation.metrics import transfer
-from fedkt.simulations.results.rounds import parse_object, read_rounds
+from fedkt.simulations.experiment import config as config_
+from fedkt.simulations.experiment.config import Experiment
+from fedkt.simulations.results.rounds import ROUNDS, SUMMARY, parse_object, read_rounds
 from fedkt.simulations.results.selection import SELECTIONS
 from fedkt.text import one_line
 
-KEYS = ("strategy", "seed")
-"""The columns of ``comparison.csv`` that name a run; its figures follow."""
-
-_REFERENCE = "local"
+CONFIG, FEDERATION = "config.toml", "federation.json"
 
 _T = TypeVar("_T")
 
@@ -170,35 +164,6 @@ class Run:
         return transfer(ours, alone) if len(ours) == len(alone) else []
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Several strategies over several seeds.
-
-    Parameters
-    ----------
-    path : Path
-        The comparison directory.
-    config : dict[str, Any]
-        The resolved comparison (``comparison.toml``).
-    groups : dict[str, list[Run]]
-        The runs of each label, in the order of ``comparison.csv``.
-    """
-
-    path: Path
-    config: dict[str, Any]
-    groups: dict[str, list[Run]]
-
-    @property
-    def runs(self) -> list[Run]:
-        """All runs, group after group."""
-        return [run for group in self.groups.values() for run in group]
-
-    @property
-    def reference(self) -> str:
-        """The label that the others are compared with: ``local``, or else the first."""
-        return _REFERENCE if _REFERENCE in self.groups else next(iter(self.groups))
-
-
 def load_run(path: str | Path) -> Run:
     """Read a run directory.
 
@@ -215,109 +180,75 @@ def load_run(path: str | Path) -> Run:
     path = Path(path)
     if not path.is_dir():
         raise ConfigError(f"{path} is not a run directory: there is no such folder.")
-    config = _read(path / "config.toml", "run", tomllib.loads)
-    summary = _read(path / "summary.json", "run", parse_object)
-    federation = _read(path / "federation.json", "run", parse_object)
+    config = read_file(path / CONFIG, "run", tomllib.loads)
+    summary = read_file(path / SUMMARY, "run", parse_object)
+    federation = read_file(path / FEDERATION, "run", parse_object)
     rounds = read_rounds(path)
-    if not (path / "rounds.jsonl").is_file():
-        raise _no_directory(path / "rounds.jsonl", "run")
+    if not (path / ROUNDS).is_file():
+        raise _no_folder(path / ROUNDS, "run")
     if "strategy" not in summary or not isinstance(summary.get("seed"), int):
-        raise ConfigError(f"{path / 'summary.json'} is damaged: no strategy or no whole seed.")
+        raise ConfigError(f"{path / SUMMARY} is damaged: no strategy or no whole seed.")
     wrong = [key for key in SELECTIONS if not isinstance(summary.get(key) or {}, dict)]
     if wrong:
-        raise ConfigError(f"{path / 'summary.json'} is damaged: {wrong[0]} is not an object.")
+        raise ConfigError(f"{path / SUMMARY} is damaged: {wrong[0]} is not an object.")
     return Run(path, config, rounds, summary, federation)
 
 
-def load_comparison(path: str | Path) -> Comparison:
-    """Read a comparison directory.
+def is_run(folder: Path) -> bool:
+    """Return whether a run has been set up in a folder."""
+    return (folder / CONFIG).is_file()
 
-    Returns
-    -------
-    Comparison
-        The runs that ``comparison.csv`` lists, in its order; other folders under
-        ``runs/`` (left from before, or baselines only) are not part of it.
+
+def is_begun(folder: Path) -> bool:
+    """Return whether a folder says what a run in it is made of."""
+    return (folder / FEDERATION).is_file()
+
+
+def is_finished(folder: Path) -> bool:
+    """Return whether the run of a folder is complete."""
+    return (folder / SUMMARY).is_file()
+
+
+def read_settings(path: Path) -> tuple[Experiment, str | None]:
+    """Return the resolved experiment of a folder's TOML file, and the command that it came from.
 
     Raises
     ------
     ConfigError
-        If it is no comparison directory, a file is damaged, or a listed run is missing.
+        If the file is missing or damaged.
     """
-    path = Path(path)
-    if not path.is_dir():
-        raise ConfigError(f"{path} is not a comparison directory: there is no such folder.")
-    rows = _read(path / "comparison.csv", "comparison", _parse_rows)
-    config = _read(path / "comparison.toml", "comparison", tomllib.loads)
-    folder = path / "runs"
-    # Those without a summary have not finished; a comparison may be looked at while it runs.
-    done = (p for p in folder.iterdir() if (p / "summary.json").is_file())
-    found = sorted(done) if folder.is_dir() else []
-    by_name = {p.name: p for p in found}
-    loaded: dict[tuple[str, int], Run] = {}
-    groups: dict[str, list[Run]] = {}
-    for label, seed in rows:
-        home = by_name.get(f"{label}-seed{seed}")
-        run = load_run(home) if home else None
-        if run is None or (run.label, run.seed) != (label, seed):
-            # The label was not fit to be a folder's name: look into the summaries.
-            loaded = loaded or {(r.label, r.seed): r for r in map(load_run, found)}
-            run = loaded.get((label, seed))
-        if run is None:
-            raise ConfigError(f"{folder} has no run of {label!r} with seed {seed}.")
-        groups.setdefault(label, []).append(run)
-    if not groups:
-        raise ConfigError(f"{path / 'comparison.csv'} lists no runs.")
-    return Comparison(path, config, groups)
+    values = config_.load(path)
+    command = values.pop("command", None)
+    return config_.parse(values), command
 
 
-def columns() -> tuple[str, ...]:
-    """Return the columns of ``comparison.csv``, in order."""
-    return (*KEYS, *(figure.name for figure in figures_at("csv")))
+def read_content(folder: Path) -> dict[str, Any] | None:
+    """Return the digests that a run was begun with, empty if it does not say; None if not begun.
 
-
-def comparison_rows(runs: Iterable[Run]) -> list[dict[str, Any]]:
-    """Tabulate runs: one row a run, with the figures of the last round.
-
-    Returns
-    -------
-    list[dict[str, Any]]
-        Rows with the keys `columns`; accuracies in [0, 1] or None, bytes per client
-        over the run.
+    Raises
+    ------
+    ConfigError
+        If the file is damaged.
     """
-    return [
-        {"strategy": run.label, "seed": run.seed}
-        | {figure.name: run.figure(figure) for figure in figures_at("csv")}
-        for run in runs
-    ]
+    path = folder / FEDERATION
+    if not path.is_file():
+        return {} if (folder / ROUNDS).is_file() else None
+    try:
+        content: dict[str, Any] = parse_object(path.read_text(encoding="utf-8")).get("content", {})
+    except ValueError as error:
+        raise ConfigError(f"{path} is damaged: {error}.") from error
+    return content
 
 
-def write_comparison_csv(path: str | Path, runs: Iterable[Run]) -> None:
-    """Write ``comparison.csv`` (see `comparison_rows`), all at once or not at all."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(comparison_rows(runs))
-    write_atomic(Path(path), buffer.getvalue())
-
-
-def _read(path: Path, what: str, parse: Callable[[str], _T]) -> _T:
+def read_file(path: Path, what: str, parse: Callable[[str], _T]) -> _T:
+    """Return what a file of a run or a comparison holds; ConfigError if missing or damaged."""
     try:
         return parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise _no_directory(path, what) from None
+        raise _no_folder(path, what) from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is damaged: {one_line(error)}.") from error
 
 
-def _no_directory(path: Path, what: str) -> ConfigError:
+def _no_folder(path: Path, what: str) -> ConfigError:
     return ConfigError(f"{path.parent} is not a {what} directory: it has no {path.name}.")
-
-
-def _parse_rows(text: str) -> list[tuple[str, int]]:
-    reader = csv.DictReader(io.StringIO(text))
-    if not set(KEYS) <= set(reader.fieldnames or ()):
-        raise ValueError(f"it has no columns {' and '.join(KEYS)}")
-    rows = list(reader)
-    if not all(re.fullmatch(r"-?\d+", row["seed"] or "") for row in rows):
-        raise ValueError("a seed is not a whole number")
-    return [(row["strategy"], int(row["seed"])) for row in rows]

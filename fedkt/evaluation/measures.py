@@ -1,0 +1,129 @@
+"""What the figures of a round are computed from, and by: the measures in the table of figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from fedkt.evaluation.leakage import Leakage, histogram_leakage
+from fedkt.evaluation.metrics import (
+    OverClients,
+    group_effect,
+    negative_transfer,
+    over_clients,
+    transfer,
+)
+
+
+class Traffic(Protocol):
+    """Bytes of a round, summed over the clients."""
+
+    up: int
+
+    @property
+    def down(self) -> int:
+        """Bytes from the server."""
+        ...
+
+
+class Report(Protocol):
+    """What figures read of the report of a round (``RoundReport`` of the strategies)."""
+
+    clients: tuple[int, ...]
+    server_accuracy: float | None
+    one_model: bool
+    learnt: dict[int, float]
+    mean_predictions: dict[int, Tensor]
+    seconds: float
+
+    @property
+    def traffic(self) -> Traffic:
+        """Bytes."""
+        ...
+
+    def per_client(self, metric: str) -> list[float | None]:
+        """Return one metric for each client in order; None where it is missing."""
+        ...
+
+
+@dataclass(frozen=True)
+class Round:
+    """What the figures of a round are computed from.
+
+    Parameters
+    ----------
+    report : Report
+        The round.
+    alone : Sequence[float or None], optional
+        Personalised accuracy of each client in the same round of the local baseline.
+    lying : Collection[int]
+        Malicious clients: figures are over the others.
+    label_counts : Sequence[Sequence[int]]
+        True training samples of each class, clients x classes; empty if they are not known.
+    """
+
+    report: Report
+    alone: Sequence[float | None] | None = None
+    lying: Collection[int] = frozenset()
+    label_counts: Sequence[Sequence[int]] = ()
+
+    def honest(self, metric: str) -> list[float | None]:
+        """Return a metric of every client in order, None for those that lie."""
+        values = zip(self.report.clients, self.report.per_client(metric), strict=True)
+        return [None if client in self.lying else value for client, value in values]
+
+
+Measure = Callable[[Round], Any]
+
+
+def accuracy(metric: str) -> Measure:
+    """Return the measure of an accuracy that clients report."""
+    return lambda data: over_clients(data.honest(metric))
+
+
+def _beside_alone(data: Round) -> tuple[Sequence[float | None], Sequence[float | None]] | None:
+    """Return personalised accuracies of the clients, here and trained alone."""
+    return None if data.alone is None else (data.honest("personalised-accuracy"), data.alone)
+
+
+def share_worse(data: Round) -> float | None:
+    """Return the share of clients that are worse than alone."""
+    pair = _beside_alone(data)
+    return negative_transfer(*pair)[0] if pair else None
+
+
+def loss_of_worse(data: Round) -> float | None:
+    """Return the mean accuracy that those clients lose."""
+    pair = _beside_alone(data)
+    return negative_transfer(*pair)[1] if pair else None
+
+
+def transfer_of(data: Round) -> OverClients | None:
+    """Return what each client gains against itself alone."""
+    pair = _beside_alone(data)
+    return over_clients(transfer(*pair)) if pair else None
+
+
+def group_effect_of(data: Round) -> float | None:
+    """Compare the honest participants' models before the fusion with what came out of it."""
+    report = data.report
+    learnt = [None if c in data.lying else report.learnt.get(c) for c in report.clients]
+    served = report.server_accuracy if report.one_model else None
+    return group_effect(learnt, report.per_client("global-accuracy") if served is None else served)
+
+
+def leakage_of(data: Round) -> Leakage | None:
+    """Return how well uploads give the label histograms away; None if these are not known."""
+    if not len(data.label_counts):
+        return None
+    answers = data.report.mean_predictions
+    # By place, as in all lists over clients.
+    guesses = {
+        place: answers[client]
+        for place, client in enumerate(data.report.clients)
+        if client in answers and client not in data.lying
+    }
+    return histogram_leakage(guesses, data.label_counts)
