@@ -20,7 +20,7 @@ LARGEST_COUNT = 10**9  # of examples behind a row; beyond it a count is taken fo
 
 @dataclass(frozen=True)
 class Expected:
-    """What the server asked a client for; uploads are checked against it.
+    """Knowledge as the server asked for it; uploads are checked against it.
 
     Parameters
     ----------

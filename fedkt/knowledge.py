@@ -37,7 +37,7 @@ CLASS_KINDS = frozenset({"class-logits", "prototypes"})
 
 @dataclass(frozen=True, eq=False)
 class Knowledge:
-    """What one party shares.
+    """Knowledge that a party shares: a kind, tensors, and the ids that the rows belong to.
 
     Parameters
     ----------
@@ -207,7 +207,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class Stack:
-    """The same piece of knowledge from N clients, stacked; what a fusion works on.
+    """The same share of N clients, stacked: the input of a fusion.
 
     Parameters
     ----------
@@ -343,7 +343,7 @@ class Uploads(Sequence[Upload]):
 
 @dataclass(frozen=True)
 class Fused:
-    """What the server returns.
+    """Fused knowledge that the server returns, for everyone or for single clients.
 
     Parameters
     ----------

@@ -57,7 +57,7 @@ def give_back(size: int) -> None:
 
 
 def collect_rarely() -> None:
-    """Let Python look for objects that only hold each other less often, and not among those here.
+    """Let Python look for cyclic garbage less often, and not among the objects of now.
 
     A round of a thousand small clients makes some hundred thousand objects, for which Python
     by default goes 200 times through the newest of them and once through all, those of the

@@ -116,19 +116,19 @@ def register_as(obj: T, part: str | None, name: str | None, replace: bool = Fals
 
 
 def _prefix_of(obj: Any) -> str:
-    """Return what comes before the names of a file's parts; empty for all other parts."""
+    """Return the prefix of the names of a file's parts; empty for all other parts."""
     module = sys.modules.get(getattr(obj, "__module__", None) or "")
     return "" if module is None else str(vars(module).get(PREFIX, ""))
 
 
 def name_of(obj: Any) -> str:
-    """Return the name a part goes by: its own ``name``, else its lower-case identifier."""
+    """Return the plain name of a part: the attribute ``name``, else the lower-case identifier."""
     own = vars(obj).get("name") if isinstance(obj, type) else getattr(obj, "name", None)
     return own if isinstance(own, str) else part_name(obj.__name__)
 
 
 def registered_name(part: str, obj: Any) -> str:
-    """Return the name ``obj`` is registered under; if it is not, the name it would go by."""
+    """Return the name that ``obj`` is registered under, or would be."""
     there = (name for name, known in _known[part].items() if known is obj)
     return next(there, _prefix_of(obj) + name_of(obj))
 
@@ -258,7 +258,7 @@ def version() -> int:
 
 
 def _forget(module: ModuleType) -> None:
-    """Take back what a file has registered."""
+    """Remove the parts that a file has registered."""
     global _version
     _version += 1
     for known in _known.values():

@@ -55,7 +55,7 @@ def save(path: Path, value: Any) -> None:
 
 
 def load(path: Path) -> Any:
-    """Read what :func:`save` wrote.
+    """Return the state in a file that :func:`save` wrote.
 
     Raises
     ------

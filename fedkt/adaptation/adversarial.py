@@ -27,7 +27,7 @@ OWN, OTHER = 0, 1  # the judge's classes: the batch, the samples beside it
 @register
 @dataclass(frozen=True)
 class DomainIdentifier:
-    """A judge learns to tell the batch's features from those beside it; the model learns nothing.
+    """Train a judge to tell the batch's features from those beside it; the model learns nothing.
 
     The mean of two cross-entropies, Σ over the two domains of -log D(domain | features) / 2,
     with features held constant, as in FADA (Peng et al., ICLR 2020), recalled from memory.
@@ -67,7 +67,7 @@ class DomainIdentifier:
 @register
 @dataclass(frozen=True)
 class DomainConfusion:
-    """The model learns features that the judge takes for those of the other domain.
+    """Train the model towards features that the judge takes for those of the other domain.
 
     -log D(the other domain | features) on the batch, with the judge held constant: FADA's
     confusion, recalled from memory, for the one extractor that is trained here (the features

@@ -34,7 +34,7 @@ def gaussian_mmd(
     other_weight: Tensor | None = None,
     sigma: Tensor | float | None = None,
 ) -> Tensor:
-    """Squared maximum mean discrepancy for a mean of Gaussian kernels, a scalar.
+    """Return the squared maximum mean discrepancy for a mean of Gaussian kernels, a scalar.
 
     Gretton et al. (JMLR 2012, "A kernel two-sample test"), Lemma 6, with the kernels of FedKA's
     MK-MMD (Sun et al., ACML 2022, arXiv:2203.11635, equations 5 to 7): k(a, b) is the mean of
@@ -92,7 +92,7 @@ def linear_mmd(
     other_weight: Tensor | None = None,
     sigma: Tensor | float | None = None,
 ) -> Tensor:
-    """Unbiased estimate of the squared MMD in linear time, a scalar.
+    """Return an unbiased estimate of the squared MMD in linear time, a scalar.
 
     Long et al. (ICML 2015, "Learning transferable features with deep adaptation networks",
     section 3.2): (2/n) Σ g(z_i), where z_i = (x_1, x_2, y_1, y_2) are neighbouring rows and
@@ -124,7 +124,7 @@ def linear_mmd(
 def coral(
     x: Tensor, y: Tensor, *, weight: Tensor | None = None, other_weight: Tensor | None = None
 ) -> Tensor:
-    """Squared distance of two covariances, |C_x - C_y|²_F / (4 d²), a scalar.
+    """Return the squared distance of two covariances, |C_x - C_y|²_F / (4 d²), a scalar.
 
     Sun and Saenko (ECCV workshops 2016, arXiv:1607.01719), equations 1 to 3; the covariances
     have n - 1 in the denominator, and that of a single row is 0.
@@ -205,7 +205,7 @@ def fourier_mean(
 def moment_distance(
     x: Tensor, mean: Tensor, variance: Tensor, *, weight: Tensor | None = None
 ) -> Tensor:
-    """Mean over the d features of (difference of means)² + (difference of deviations)².
+    """Return the mean over the d features of (difference of means)² + (that of deviations)².
 
     This is the squared 2-Wasserstein distance of two normal distributions with independent
     features, divided by d. Variances have n in the denominator, as batch normalisation's.

@@ -48,7 +48,7 @@ def disentangler_heads(hidden: int = 64) -> tuple[Head, ...]:
 @register
 @dataclass(frozen=True)
 class DisentanglerCritics:
-    """Critics learn what the parts give away; the parts learn nothing.
+    """Train critics on what the parts of the features give away; the parts learn nothing.
 
     The cross-entropy of the labels from the specific part, minus the mutual information of the
     two parts that their critic finds (:func:`mutual_information`).
@@ -76,7 +76,7 @@ class DisentanglerCritics:
 @register
 @dataclass(frozen=True)
 class Disentangler:
-    """The parts learn to hold what they should; their critics learn nothing.
+    """Train the parts of the features to hold what belongs there; the critics learn nothing.
 
     CE(y; c(i)) + confusion · CE(uniform; k(s)) + reconstruction · mean (f - R(i, s))² +
     information · max(0, I(i; s)), where the class critic k and the information critic in I are

@@ -78,7 +78,7 @@ def partition_with_notes(
     samples_per_client: int = 0,
     min_samples: int = 1,
 ) -> tuple[list[Ints], list[str]]:
-    """Do as :func:`partition` and tell what a reader of the results should know.
+    """Share out samples among clients, with notes for the reader of the results.
 
     Returns
     -------
@@ -113,14 +113,14 @@ def partition_with_notes(
 
 
 def overlaps(spec: str) -> bool:
-    """Whether two clients may hold the same sample."""
+    """Return whether two clients may hold the same sample."""
     return spec.partition(":")[0] in OVERLAPPING
 
 
 def drawn_shares(
     labels: Array, spec: str, clients: int, seed: int, num_classes: int
 ) -> Array | None:
-    """Return the class shares that clients draw their samples by, where a partition has such.
+    """Return the class shares that clients draw their samples by; None for other partitions.
 
     Returns
     -------

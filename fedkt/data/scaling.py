@@ -22,7 +22,7 @@ Scale = Literal["none", "unit", "standardise"]
 
 
 def scaled(dataset: Dataset, how: str | None, held_out: Array) -> tuple[Dataset, tuple[str, ...]]:
-    """Return a data set on the scale asked for, and what a reader of the results should know.
+    """Return a data set on the scale asked for, and notes for the reader of the results.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def scaled(dataset: Dataset, how: str | None, held_out: Array) -> tuple[Dataset,
 
 
 def standardiser(known: Array) -> Change:
-    """Return what standardises columns by values that may be known.
+    """Return the standardiser of columns, fitted on values that may be known.
 
     Parameters
     ----------

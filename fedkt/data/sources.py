@@ -68,7 +68,7 @@ def load_dataset(
 def open_dataset(
     reference: str, data_dir: str | Path | None = None, seed: int = 0, layout: str = ""
 ) -> Dataset:
-    """Do as :func:`load_dataset`, and let missing values (NaN) pass."""
+    """Return a data set as :func:`load_dataset` does, missing values (NaN) included."""
     if reference.startswith("hub:"):
         from fedkt.data.hub import load_from_hub
 
@@ -129,7 +129,7 @@ def load_npz(file: Path, name: str, layout: str = "") -> Dataset:
 
 
 def is_dataset(reference: str, data_dir: str | Path | None = None) -> bool:
-    """Tell whether a reference is a data set as it stands, without loading it."""
+    """Return whether a reference is a data set as it stands, without loading it."""
     if reference.startswith("hub:") or reference in names("datasets"):
         return True
     _, is_python, attribute = reference.rpartition(".py:")

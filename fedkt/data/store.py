@@ -143,7 +143,7 @@ class Federation:
         )
 
     def domain_of(self, i: int) -> int:
-        """Return the domain that client ``i`` owns, its place in ``domains``; 0 without any."""
+        """Return the domain of client ``i``, by its place in ``domains``; 0 without domains."""
         return 0 if self.client_domain is None else int(self.client_domain[i])
 
     def label_counts(self) -> Ints:
@@ -156,7 +156,7 @@ class Federation:
         ).astype(np.int64)
 
     def describe(self) -> dict[str, Any]:
-        """Return what a report shows of the data, as values that JSON knows.
+        """Return the facts of the data that a report shows, as values that JSON knows.
 
         Returns
         -------

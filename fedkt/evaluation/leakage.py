@@ -37,7 +37,7 @@ class Leakage(TypedDict):
 
 
 def mean_prediction(answers: Knowledge, num_classes: int) -> Tensor:
-    """Return the mean over samples of what a client predicts, float32 ``[C]``.
+    """Return the mean over samples of a client's predictions, float32 ``[C]``.
 
     It sums to 1 as exactly as the rows do: probabilities are taken as they came. Rows that the
     client does not have (counts of 0) are left out.
@@ -58,7 +58,7 @@ def mean_prediction(answers: Knowledge, num_classes: int) -> Tensor:
 def histogram_leakage(
     guesses: Mapping[int, Tensor], counts: Sequence[Sequence[int]]
 ) -> Leakage | None:
-    """Compare what a server would guess with what the clients hold.
+    """Return how well guesses of a server match the label histograms of the clients.
 
     Parameters
     ----------

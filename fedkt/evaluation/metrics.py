@@ -71,7 +71,7 @@ def negative_transfer(
 def transfer(
     accuracies: Sequence[float | None], alone: Sequence[float | None]
 ) -> list[float | None]:
-    """Return what each client gains (> 0) or loses (< 0) against itself trained alone.
+    """Return the gain (> 0) or loss (< 0) of each client against itself trained alone.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def transfer(
 def group_effect(
     learnt: Sequence[float | None], fused: float | Sequence[float | None] | None
 ) -> float | None:
-    """Return what the fusion of a round costs: Group Effect, FedKA Eq. 12.
+    """Return the cost of the fusion of a round: Group Effect, FedKA Eq. 12.
 
     GE = (1/K) Σ_k TTA(G + Δ_k) - TTA(G'), where TTA is accuracy on the target's test set (the
     common test set), G + Δ_k the model of client k after it has learnt, and G' what the

@@ -55,7 +55,7 @@ def looseness(features: Tensor, clusters: int, seed: int) -> float:
 
 
 def dynamic_attention(before: Tensor, after: Tensor, temperature: float = 1.0) -> Tensor:
-    """Return the softmax of what each client has gained in compactness.
+    """Return the softmax of the clients' gains in compactness.
 
     Parameters
     ----------

@@ -50,7 +50,7 @@ def mean_by_examples(stack: Stack) -> Fused:
 
 @register(part="fusions")
 def personalised_mean(stack: Stack, weights: Tensor) -> Fused:
-    """Average the clients for each client with weights of its own; unicast.
+    """Average the clients anew for each client, with that client's weights; unicast.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def _personalised_over_present(stack: Stack, weights: Tensor, present: Tensor) -
 
 
 def average_rows(stack: Stack, weights: Tensor) -> Knowledge:
-    """Average each row with weights of its own, over those that have any.
+    """Average each row over the clients that give it weight.
 
     Parameters
     ----------

@@ -19,7 +19,7 @@ MOST_EXACT = 8  # models for whom all coalitions are looked at: 256
 
 
 def ballots(answers: Tensor, gate: float) -> Tensor:
-    """Return what each model puts on each class: its confidence in its top class, or nothing.
+    """Return the ballot of each model: the confidence in its top class if it passes, else 0.
 
     Parameters
     ----------

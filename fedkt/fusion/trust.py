@@ -64,7 +64,7 @@ def correlations(logits: Tensor) -> Tensor:
 
 
 def correlation_trust(agreement: Tensor) -> Tensor:
-    """Trust clients by their typical agreement with the others.
+    """Return the trust in each client by its typical agreement with the others.
 
     Three times, from r = 1: s_n is the weighted median over the others m of their
     agreement with n, weights d_m max(r_m, 0.001); µ the weighted median of all s;

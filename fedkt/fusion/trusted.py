@@ -55,7 +55,7 @@ class Trust:
 
 
 def peer_trust(stack: Stack, memory: dict[str, Any], history: float = 0.5) -> Tensor:
-    """Trust clients by how their answers correlate with their peers', over rounds.
+    """Return the trust in each client by the correlation with its peers, over rounds.
 
     Parameters
     ----------

@@ -45,7 +45,7 @@ def sample_weights(logits: Tensor, weighting: Weighting, gamma: float = 3.0) -> 
 
 @register(part="fusions")
 def sample_weighted_mean(stack: Stack, weights: Tensor) -> Fused:
-    """Average the clients with weights of their own for each sample; one result, broadcast.
+    """Average the clients with other weights for each sample; one result, broadcast.
 
     Parameters
     ----------

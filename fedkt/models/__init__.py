@@ -21,7 +21,7 @@ __all__ = ["build_model", "is_torch_model"]
 
 
 def is_torch_model(obj: object) -> TypeGuard[nn.Module]:
-    """Tell whether ``obj`` is a torch module."""
+    """Return whether ``obj`` is a torch module."""
     return isinstance(obj, nn.Module)
 
 

@@ -54,7 +54,7 @@ class Head:
             raise ConfigError(f"Head {self.name} needs at least one layer.")
 
     def build(self, features: int, classes: int) -> nn.Module:
-        """Return its parameters, drawn from torch's global generator.
+        """Return a module with the head's parameters, drawn from torch's global generator.
 
         Parameters
         ----------
@@ -75,7 +75,7 @@ class Head:
 def apply_head(
     parameters: Mapping[str, Tensor], name: str, x: Tensor, weight: Tensor | None = None
 ) -> Tensor:
-    """Return what a head answers.
+    """Return the outputs of a head.
 
     Parameters
     ----------

@@ -47,7 +47,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a model answered on a batch.
+    """Outputs of a model on a batch.
 
     Parameters
     ----------
@@ -116,12 +116,12 @@ class Transform(Protocol):
         ...
 
     def needs(self) -> tuple[str, ...]:
-        """Return the names of the fused knowledge it reads."""
+        """Return the names of the fused knowledge that the transform reads."""
         ...
 
 
 class Divergence(Protocol):
-    """How far a student's logits are from a target, per sample."""
+    """A distance of a student's logits from a target, per sample."""
 
     part: ClassVar[str]
 

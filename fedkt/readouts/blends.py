@@ -116,7 +116,7 @@ def as_knowledge(losses: Tensor | None) -> Knowledge:
 
 
 def mean_losses(stack: Stack) -> Knowledge:
-    """Return the mean held-out losses of those clients that have any, with equal weight.
+    """Return the mean held-out losses of the clients that have held-out samples, equally weighted.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ def mean_losses(stack: Stack) -> Knowledge:
 
 
 def choose(own: Tensor | None, federation: Knowledge | None) -> Blend:
-    """Return the blend of least own loss + 20 × federation's mean loss.
+    """Return the blend of least loss of the client + 20 × mean loss of the federation.
 
     The federation's part keeps a client from choosing by the chance of a few held-out samples.
 

@@ -27,7 +27,7 @@ ReadOut = Literal["raw", "prior", "mix", "gate"]
 @checked
 @dataclass(frozen=True)
 class Recipe:
-    """What the clients of a method do.
+    """The clients' side of a method: lists of steps and shares.
 
     Parameters
     ----------

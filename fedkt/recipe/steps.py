@@ -128,7 +128,7 @@ class Train:
 
     @property
     def uses_public(self) -> bool:
-        """Whether it trains on public samples or beside them."""
+        """Whether the step trains on public samples or beside them."""
         return self.on == "public" or (self.beside is not None and self.beside.source == "public")
 
 
@@ -149,7 +149,7 @@ Step = Train | Load
 
 
 def listed(of: str, option: str, held: Any, kinds: tuple[type[Any], ...] = ()) -> tuple[Any, ...]:
-    """Return a list as a tuple; refuse what is none, and items of other kinds."""
+    """Return a list as a tuple; refuse other values, and items of other kinds."""
     words = f" of {', '.join(k.__name__ for k in kinds)}" if kinds else ""
     if isinstance(held, str) or not isinstance(held, Iterable):
         raise ConfigError(f"{of}: {option} must be a list{words}, not {held!r}.")
@@ -161,7 +161,7 @@ def listed(of: str, option: str, held: Any, kinds: tuple[type[Any], ...] = ()) -
 
 
 def _check_term(option: str, term: Any) -> None:
-    """Refuse what is no term or transform, and one that does not say what it reads."""
+    """Refuse values that are no term or transform, and those without usable ``needs``."""
     if isinstance(term, type) or not hasattr(term, "needs"):
         raise ConfigError(f"Train: {option} holds {term!r}; write terms such as CrossEntropy().")
     names = term.needs()
