@@ -19,7 +19,7 @@ from fedkt.recipe import Train
 from fedkt.simulations.engines.grid import InProcessGrid, SimulationGrid
 from fedkt.simulations.engines.population import Population
 from fedkt.simulations.experiment.config import parse
-from fedkt.simulations.runs.run import Plan, prepare, server_app
+from fedkt.simulations.runs.run import Plan, prepare, server_app, strategy_of
 from fedkt.strategies import KnowledgeStrategy
 from fedkt.strategies.server.round import RoundReport
 
@@ -154,7 +154,7 @@ def run_ours(
 def _run(
     case: Case, plan: Plan, population: Population, engine: SimulationGrid, watch: Watch
 ) -> dict[str, Any]:
-    method = plan.strategy
+    method = strategy_of(plan)
     method.observers = [watch]
     engine.run_server(server_app(method, plan, population))
     if watch.failures:

@@ -109,7 +109,7 @@ class Liars:
     def __init__(
         self, section: AttackSection, num_classes: int, strategy: KnowledgeStrategy
     ) -> None:
-        recipe, options = strategy.recipe(), strategy.options
+        recipe, options = strategy.settled_recipe, strategy.options
         if section.clients >= options.clients:
             raise ConfigError(
                 f"attack.clients = {section.clients}: must be below the number of clients, "

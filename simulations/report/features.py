@@ -36,7 +36,7 @@ from fedkt.simulations.results.checkpoints import CHECKPOINTS, newest
 from fedkt.simulations.results.rounds import read_rounds
 from fedkt.simulations.results.run_folder import CONFIG, is_run, read_settings
 from fedkt.simulations.runs.content import check_content
-from fedkt.simulations.runs.run import Plan, prepare
+from fedkt.simulations.runs.run import Plan, prepare, strategy_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -271,11 +271,11 @@ def _models(plan: Plan, state: Mapping[str, Any]) -> tuple[TorchLearner, str, An
     learner = population.learner(name)
     if not isinstance(learner, TorchLearner):
         raise ConfigError(f"features: model {name!r} of client 0 is no network and has none.")
-    seed, strategy = plan.experiment.seed, plan.strategy
+    seed, strategy = plan.experiment.seed, strategy_of(plan)
     strategy.load_state_dict(state["strategy"])
     weights = strategy.server_weights()
-    if strategy.recipe().needs_one_architecture and weights is not None:
-        population.initial_arrays(seed, strategy.recipe())  # leaves the learner with them
+    if plan.recipe.needs_one_architecture and weights is not None:
+        population.initial_arrays(seed, plan.recipe)  # leaves the learner with them
         return learner, "Server's model", weights
     learner.reset(seed, 0)
     return learner, "Model of client 0", state["clients"][0]["learner"]

@@ -39,7 +39,7 @@ def fusion_warning(
     participation : float
         The part of the clients that take part in a round.
     """
-    recipe, public = strategy.recipe(), len(federation.public_x)
+    recipe, public = strategy.settled_recipe, len(federation.public_x)
     rows = max(
         (_rows(s.samples, public) for s in recipe.share if isinstance(s, Predict)), default=0
     )

@@ -9,7 +9,8 @@ from fedkt.data.federation import Federation
 from fedkt.errors import ConfigError, FedktError
 from fedkt.recipe import Recipe, Train, weighted
 from fedkt.simulations.experiment.config import Experiment
-from fedkt.clients.learners.making import make_learner
+from fedkt.clients.learners.making import make_learner, torch_models
+from fedkt.simulations.runs.server_model import server_network
 from fedkt.strategies import KnowledgeStrategy
 from fedkt.text import raised
 
@@ -37,23 +38,68 @@ def check_settings(experiment: Experiment) -> None:
         )
 
 
-def recipe_of(strategy: KnowledgeStrategy) -> Recipe:
-    """Return a strategy's recipe.
+def check_recipe(strategy: KnowledgeStrategy) -> None:
+    """Refuse a strategy that makes no recipe.
 
     Raises
     ------
     ConfigError
-        If it makes none, naming the strategy.
+        Naming the strategy.
     """
     try:
-        recipe: object = strategy.recipe()
+        recipe: object = strategy.settled_recipe
     except Exception as error:  # a user's code may raise anything
         what = str(error) if isinstance(error, FedktError) else f"recipe() raised {raised(error)}."
         raise ConfigError(f"{strategy.title}: {what}") from error
     if not isinstance(recipe, Recipe):
         kind = type(recipe).__name__
         raise ConfigError(f"{strategy.title}: recipe() must return a Recipe, not {kind}.")
-    return recipe
+
+
+def fitting_models(
+    strategy: KnowledgeStrategy,
+    experiment: Experiment,
+    federation: Federation,
+    reduce_to_one: bool,
+) -> tuple[tuple[str, ...], str]:
+    """Return the models that the clients get, and the server's own (empty for none).
+
+    Parameters
+    ----------
+    strategy : KnowledgeStrategy
+        The method.
+    experiment : Experiment
+        Its ``models`` and ``server_model`` are asked for.
+    federation : Federation
+        The data.
+    reduce_to_one : bool
+        As for :func:`fedkt.simulations.runs.run.prepare`.
+
+    Raises
+    ------
+    ConfigError
+        If the strategy cannot run with them, or on the data.
+    """
+    models, title = experiment.models, strategy.title
+    kinds = ", ".join(dict.fromkeys(models))
+    if not models:
+        raise ConfigError("models: name at least one model.")
+    networks = torch_models(models, federation.input_shape, federation.num_classes)
+    if strategy.settled_recipe.needs_one_architecture:
+        if not networks:
+            raise ConfigError(
+                f"{title} exchanges weights and needs a network as model, e.g. cnn; "
+                f"{kinds} have none to exchange."
+            )
+        if len(set(models)) > 1 and not reduce_to_one:
+            raise ConfigError(
+                f"{title} exchanges weights and needs one architecture; the federation "
+                f"has {kinds}. Choose one, e.g. --models {networks[0]}."
+            )
+        if len(set(models)) > 1:
+            models = (networks[0],)
+    check_fits(strategy, models, federation)
+    return models, server_network(strategy, experiment, networks, federation)
 
 
 def check_fits(strategy: KnowledgeStrategy, models: Sequence[str], federation: Federation) -> None:
@@ -64,7 +110,7 @@ def check_fits(strategy: KnowledgeStrategy, models: Sequence[str], federation: F
     ConfigError
         Naming the model, or what the data lack.
     """
-    recipe, title = strategy.recipe(), strategy.title
+    recipe, title = strategy.settled_recipe, strategy.title
     shape, classes = federation.input_shape, federation.num_classes
     for model in dict.fromkeys(models):
         if refusal := make_learner(model, shape, classes).refuses(recipe):
@@ -93,4 +139,4 @@ def trains_on_public_labels(recipe: Recipe) -> bool:
 
 def adapts(strategy: KnowledgeStrategy) -> bool:
     """Tell whether a method uses unlabelled samples that a target's are where there is one."""
-    return strategy.needs_server_model or strategy.recipe().needs_public
+    return strategy.needs_server_model or strategy.settled_recipe.needs_public

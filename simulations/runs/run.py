@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,19 +29,24 @@ from fedkt.simulations.runs.costs import fusion_warning
 from fedkt.simulations.engines.opening import opened
 from fedkt.simulations.runs.executors import resolve, size_of
 from fedkt.simulations.experiment.references import absolute
-from fedkt.simulations.runs.fitting import adapts, check_fits, check_settings, recipe_of
+from fedkt.simulations.runs.fitting import (
+    adapts,
+    check_recipe,
+    check_settings,
+    fitting_models,
+)
 from fedkt.machine import one_thread
 from fedkt.simulations.engines.grid import SimulationGrid
 from fedkt.simulations.attacks.liars import AttackedGrid, Liars, resolved_attack
-from fedkt.clients.learners.making import torch_models
 from fedkt.simulations.engines.population import Population, PopulationSpec
 from fedkt.simulations.runs.progress import RunProgress, Silent
 from fedkt.simulations.runs.recorder import Recorder, run_notes, summarise, write_json
 from fedkt.simulations.results.rounds import SUMMARY, read_rounds
 from fedkt.simulations.results.run_folder import CONFIG, FEDERATION, is_finished
-from fedkt.simulations.runs.server_model import server_evaluation, server_model, server_network
+from fedkt.simulations.runs.server_model import server_evaluation, server_model
 from fedkt.strategies import KnowledgeStrategy, ServerOptions
 from fedkt.strategies.construction import make_strategy, resolved_strategy
+from fedkt.text import raised
 from fedkt.wire import codec_chain
 
 logger = logging.getLogger("fedkt")
@@ -58,6 +64,8 @@ class Plan:
         The data.
     population : PopulationSpec
         What the clients are.
+    strategy : KnowledgeStrategy
+        As built, with the run's options. It never runs itself: :func:`strategy_of`.
     one_architecture : str, optional
         Set when a mixed federation was cut down to one model for this strategy.
     files : Mapping[str, str]
@@ -67,6 +75,7 @@ class Plan:
     experiment: Experiment
     federation: Federation
     population: PopulationSpec
+    strategy: KnowledgeStrategy
     one_architecture: str | None = None
     files: Mapping[str, str] = field(default_factory=dict)
 
@@ -78,35 +87,50 @@ class Plan:
     @property
     def recipe(self) -> Recipe:
         """What the clients do."""
-        strategy: KnowledgeStrategy = make_strategy(self.experiment.strategy)
-        return strategy.recipe()
+        return self.strategy.settled_recipe
 
-    @property
-    def strategy(self) -> KnowledgeStrategy:
-        """A new strategy object, with the run's options."""
-        strategy: KnowledgeStrategy = make_strategy(self.experiment.strategy)
-        run, public_y = self.experiment.run, self.federation.public_y
-        strategy.options = ServerOptions(
-            seed=self.experiment.seed,
-            participation=run.participation,
-            clients=self.federation.num_clients,
-            codec=run.codec,
-            quorum=run.quorum,
-            public_labels=None if public_y is None else torch.tensor(public_y, dtype=torch.int64),
-            server_model=server_model(strategy, self.experiment, self.federation, self.population),
-            group_effect=run.group_effect,
-            bounds=run.bounds,
-            schedule_rounds=self.experiment.schedule_rounds,
-        )
-        return strategy
 
-    @property
-    def liars(self) -> Liars | None:
-        """New malicious clients, if the experiment has an attack."""
-        section = self.experiment.attack
-        if section is None:
-            return None
-        return Liars(section, self.federation.num_classes, self.strategy)
+def strategy_of(plan: Plan) -> KnowledgeStrategy:
+    """Return the strategy of one run of a plan, with the run's options and the server's model.
+
+    A copy, so that what a run leaves in it is not there in the next.
+
+    Raises
+    ------
+    ConfigError
+        If what its ``__init__`` keeps cannot be copied, or the server's model has no samples.
+    """
+    try:
+        shared = (plan.recipe, plan.strategy.options)  # they never change
+        strategy = copy.deepcopy(plan.strategy, {id(one): one for one in shared})
+    except Exception as error:  # of a user's class
+        reason = f"what its __init__ keeps cannot be copied: {raised(error)}"
+        raise ConfigError(f"{plan.strategy.title}: {reason}.") from error
+    model = server_model(strategy, plan.experiment, plan.federation, plan.population)
+    strategy.options = replace(_options(plan.experiment, plan.federation), server_model=model)
+    return strategy
+
+
+def liars_of(plan: Plan) -> Liars | None:
+    """Return the malicious clients of one run of a plan, if the experiment has an attack."""
+    section = plan.experiment.attack
+    return Liars(section, plan.federation.num_classes, plan.strategy) if section else None
+
+
+def _options(experiment: Experiment, federation: Federation) -> ServerOptions:
+    """Return what an experiment and its data tell any strategy."""
+    run, public_y = experiment.run, federation.public_y
+    return ServerOptions(
+        seed=experiment.seed,
+        participation=run.participation,
+        clients=federation.num_clients,
+        codec=run.codec,
+        quorum=run.quorum,
+        public_labels=None if public_y is None else torch.tensor(public_y, dtype=torch.int64),
+        group_effect=run.group_effect,
+        bounds=run.bounds,
+        schedule_rounds=experiment.schedule_rounds,
+    )
 
 
 def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
@@ -126,50 +150,47 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
         For anything that cannot be run.
     """
     strategy = make_strategy(experiment.strategy)
-    recipe = recipe_of(strategy)
+    check_recipe(strategy)
     codec_chain(experiment.run.codec)
     check_settings(experiment)
     federation = federation_of(federation_spec(experiment))
-    models, reduced = experiment.models, None
-    if not models:
-        raise ConfigError("models: name at least one model.")
-    networks = torch_models(models, federation.input_shape, federation.num_classes)
-    if recipe.needs_one_architecture and not networks:
-        raise ConfigError(
-            f"{strategy.title} exchanges weights and needs a network as model, e.g. cnn; "
-            f"{', '.join(dict.fromkeys(models))} have none to exchange."
-        )
-    if recipe.needs_one_architecture and len(set(models)) > 1:
-        if not reduce_to_one:
-            kinds = ", ".join(dict.fromkeys(models))
-            raise ConfigError(
-                f"{strategy.title} exchanges weights and needs one architecture; the federation "
-                f"has {kinds}. Choose one, e.g. --models {networks[0]}."
-            )
-        models, reduced = (networks[0],), networks[0]
-    run = experiment.run
-    check_fits(strategy, models, federation)
-    server = server_network(strategy, experiment, networks, federation)
+    models, server = fitting_models(strategy, experiment, federation, reduce_to_one)
+    strategy.options = _options(experiment, federation)
+    plan = _resolved(experiment.with_values(server_model=server), strategy, federation, models)
+    liars_of(plan)  # an attack that does not fit shows here
+    return plan
+
+
+def _resolved(
+    experiment: Experiment,
+    strategy: KnowledgeStrategy,
+    federation: Federation,
+    models: tuple[str, ...],
+) -> Plan:
+    """Return the plan of a checked experiment: who runs what, and the user's files in it."""
+    run, recipe, server = experiment.run, strategy.settled_recipe, experiment.server_model
     device = devices.resolve(run.device)
     executors = resolve(run, models, federation, experiment.training, recipe, device)
+    files = user_files(experiment.strategy["name"], *experiment.models)
     population = PopulationSpec(
         models=models,
         cohorts=tuple(size_of(executors[m]) for m in models),
         training=experiment.training,
         personalised=run.personalised,
-        extensions=tuple(user_files(experiment.strategy["name"], *experiment.models).items()),
+        extensions=tuple(files.items()),
         device=device,
     )
-    experiment = experiment.with_values(server_model=server)
-    resolved = _resolved(experiment, models, executors, device)
-    kind = experiment.attack.kind if experiment.attack else ""
-    files = {**dict(population.extensions), **user_files(server, kind)}
-    plan = Plan(resolved, federation, population, reduced, files)
-    _ = plan.liars  # an attack that does not fit shows here
-    return plan
+    return Plan(
+        experiment=_filled_in(experiment, models, executors, device),
+        federation=federation,
+        population=population,
+        strategy=strategy,
+        one_architecture=None if models == experiment.models else models[0],
+        files=files | user_files(server, experiment.attack.kind if experiment.attack else ""),
+    )
 
 
-def _resolved(
+def _filled_in(
     experiment: Experiment, models: Sequence[str], executors: Mapping[str, str], device: str
 ) -> Experiment:
     """Return the experiment as it will run: defaults filled in, paths absolute."""
@@ -264,32 +285,37 @@ def execute(
     folder.mkdir(parents=True, exist_ok=True)
     config_.save(folder / CONFIG, experiment)
     write_json(folder / FEDERATION, _describe(plan))
-    population, liars = Population(plan.population, plan.federation), plan.liars
-    strategy, part = plan.strategy, experiment.run.participation
-    if warning := fusion_warning(strategy, plan.population, plan.federation, part):
-        logger.warning(warning)
-    saved = _last_checkpoint(folder, experiment.run.checkpoint_every)
-    began = saved[0] if saved else 0
-    recorder = _recorder(experiment, folder, began, baseline, progress)
-    clients, name = plan.federation.num_clients, f"{where}{label}"
-    progress.run_started(name, experiment.rounds, clients, began + 1)
-    with one_thread(), opened(plan.experiment.run, population, folder) as engine:
-        if saved:
-            strategy.load_state_dict(saved[1]["strategy"])
-            engine.restore(saved[1]["clients"])
-            if liars is not None:
-                liars.load_state_dict(saved[1]["attack"])
-        if isinstance(engine, SimulationGrid):
-            engine.on_progress = progress.clients_done
-        recorder.clients, recorder.liars = engine.snapshot, liars
-        recorder.label_counts = plan.federation.label_counts().tolist()
-        strategy.observers = [recorder]
-        engine.run_server(server_app(strategy, plan, population, liars))
+    _run(plan, folder, f"{where}{label}", baseline, progress)
     beside = {"baseline": baseline, "same_epochs": same_epochs}
     known = {name: path and os.path.relpath(path, folder) for name, path in beside.items()}
     known |= {"label": label, "command": command}
     write_json(folder / SUMMARY, {**_summary(plan, folder), **known})
     progress.run_finished()
+
+
+def _run(
+    plan: Plan, folder: Path, name: str, baseline: Path | None, progress: RunProgress
+) -> None:
+    """Run a plan's strategy over its clients, from the newest checkpoint in the folder if any."""
+    experiment, run = plan.experiment, plan.experiment.run
+    population = Population(plan.population, plan.federation)
+    strategy, liars = strategy_of(plan), liars_of(plan)
+    if warning := fusion_warning(strategy, plan.population, plan.federation, run.participation):
+        logger.warning(warning)
+    began, saved = _last_checkpoint(folder, run.checkpoint_every) or (0, None)
+    recorder = _recorder(plan, folder, began, baseline, progress)
+    progress.run_started(name, experiment.rounds, plan.federation.num_clients, began + 1)
+    with one_thread(), opened(run, population, folder) as engine:
+        if saved:
+            strategy.load_state_dict(saved["strategy"])
+            engine.restore(saved["clients"])
+            if liars is not None:
+                liars.load_state_dict(saved["attack"])
+        if isinstance(engine, SimulationGrid):
+            engine.on_progress = progress.clients_done
+        recorder.clients, recorder.liars = engine.snapshot, liars
+        strategy.observers = [recorder]
+        engine.run_server(server_app(strategy, plan, population, liars))
 
 
 def _last_checkpoint(folder: Path, every: int) -> tuple[int, dict[str, Any]] | None:
@@ -308,19 +334,21 @@ def _last_checkpoint(folder: Path, every: int) -> tuple[int, dict[str, Any]] | N
 
 
 def _recorder(
-    experiment: Experiment, folder: Path, began: int, baseline: Path | None, progress: RunProgress
+    plan: Plan, folder: Path, began: int, baseline: Path | None, progress: RunProgress
 ) -> Recorder:
     """Return what writes a run's rounds, and its checkpoints as often as is asked for."""
     alone = {row["round"]: row for row in read_rounds(baseline)} if baseline else {}
-    every, last = experiment.run.checkpoint_every, experiment.rounds
-    return Recorder(folder, began, alone, progress, lambda r: r % every == 0 or r == last)
+    every, last = plan.experiment.run.checkpoint_every, plan.experiment.rounds
+    recorder = Recorder(folder, began, alone, progress, lambda r: r % every == 0 or r == last)
+    recorder.label_counts = plan.federation.label_counts().tolist()
+    return recorder
 
 
 def _summary(plan: Plan, folder: Path) -> dict[str, Any]:
     """Return what ``summary.json`` says of a finished run itself."""
     experiment, about = plan.experiment, plan.federation.describe()
     rows, target = read_rounds(folder), bool(about.get("target"))
-    adapting = adapts(make_strategy(experiment.strategy))
+    adapting = adapts(plan.strategy)
     return {
         **summarise(rows, oracle=experiment.run.oracle, target=target),
         "strategy": experiment.strategy["name"],
@@ -336,9 +364,8 @@ def _summary(plan: Plan, folder: Path) -> dict[str, Any]:
 def server_app(
     strategy: KnowledgeStrategy, plan: Plan, population: Population, liars: Liars | None = None
 ) -> ServerApp:
-    """Return the ServerApp that runs a strategy, among the plan's liars; the same on every grid."""
-    app, liars = ServerApp(), liars or plan.liars
-    recipe = strategy.recipe()
+    """Return the ServerApp that runs a strategy, among liars if any; the same on every grid."""
+    app, recipe = ServerApp(), plan.recipe
     needs_weights = recipe.needs_one_architecture
     has_model = needs_weights or strategy.needs_server_model
 
@@ -360,14 +387,3 @@ def _describe(plan: Plan) -> dict[str, Any]:
     clients = range(plan.federation.num_clients)
     models = [plan.population.model_of(c) for c in clients]
     return {**plan.federation.describe(), "models": models, "content": plan.content}
-
-
-__all__ = [
-    "Plan",
-    "execute",
-    "federation_of",
-    "federation_spec",
-    "prepare",
-    "server_app",
-    "workers_of",
-]

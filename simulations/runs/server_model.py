@@ -33,7 +33,7 @@ def server_network(
     asked = experiment.server_model
     if not strategy.needs_server_model:
         return ""
-    if strategy.recipe().needs_one_architecture:
+    if strategy.settled_recipe.needs_one_architecture:
         return networks[0]  # weights are exchanged: the server's model is the clients'
     if not asked and not networks:
         raise ConfigError(f"{strategy.title} trains a network at the server; name a server_model.")
@@ -61,7 +61,7 @@ def server_model(
         raise ConfigError(f"{strategy.title} trains a model at the server on the public set.")
     shape, classes = federation.input_shape, federation.num_classes
     learner = make_learner(experiment.server_model, shape, classes, population.device)
-    recipe, training = strategy.recipe(), population.training
+    recipe, training = strategy.settled_recipe, population.training
     return LearnerServerModel(learner, public.x, recipe, experiment.seed, training)
 
 

@@ -171,10 +171,18 @@ class KnowledgeStrategy(Strategy):
         return memory
 
     @property
+    def settled_recipe(self) -> Recipe:
+        """The recipe of the run: made by :meth:`recipe` once, on first use."""
+        if "_recipe" not in self.__dict__:
+            self.__dict__["_recipe"] = self.recipe()
+        recipe: Recipe = self.__dict__["_recipe"]
+        return recipe
+
+    @property
     def exchange(self) -> Exchange:
         """The conversation with the clients, begun on first use."""
         if "_exchange" not in self.__dict__:
-            self.__dict__["_exchange"] = Exchange(self.title, self.recipe(), self.options)
+            self.__dict__["_exchange"] = Exchange(self.title, self.settled_recipe, self.options)
         exchange: Exchange = self.__dict__["_exchange"]
         return exchange
 

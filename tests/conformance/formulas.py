@@ -45,7 +45,7 @@ class Sizes:
             plan.population.models[0], federation.input_shape, federation.num_classes
         )
         norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
-        heads = plan.strategy.recipe().heads
+        heads = plan.recipe.heads
         return cls(
             public=len(federation.public_x),
             classes=federation.num_classes,

@@ -26,7 +26,7 @@ from fedkt.simulations.engines.population import Population
 from fedkt.simulations.experiment.config import parse
 from fedkt.simulations.experiment.references import read_strategy
 from fedkt.simulations.runs.recorder import round_row
-from fedkt.simulations.runs.run import Plan, prepare, server_app
+from fedkt.simulations.runs.run import Plan, prepare, server_app, strategy_of
 from fedkt.strategies import KnowledgeStrategy, RoundReport
 from fedkt.strategies.construction import make_strategy
 
@@ -170,7 +170,7 @@ def federate(
     torch.manual_seed(globally)
     population = Population(plan.population, plan.federation)
     engine = grid(app(population), plan.federation.num_clients)
-    strategy = plan.strategy
+    strategy = strategy_of(plan)
     outcome = Outcome(engine, strategy=strategy, until=until)
     if saved is not None:
         strategy.load_state_dict(saved["strategy"])

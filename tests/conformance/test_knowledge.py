@@ -7,7 +7,7 @@ import pytest
 from fedkt.errors import ConfigError
 from fedkt.simulations.engines.grid import InProcessGrid
 from fedkt.simulations.engines.population import Population, PopulationSpec
-from fedkt.simulations.runs.run import prepare
+from fedkt.simulations.runs.run import prepare, strategy_of
 from fedkt.simulations.runs.twins import local_twin
 
 from .grids import Alone
@@ -43,7 +43,7 @@ def test_mixed_clients_met_on_a_network(method: Method) -> None:
     spec = PopulationSpec(MIXED, plan.population.training, extensions=plan.population.extensions)
     population = Population(spec, plan.federation)
     engine = InProcessGrid(population.app(), 4)
-    strategy = plan.strategy
+    strategy = strategy_of(plan)
     try:
         strategy.start(engine, population.initial_arrays(0, strategy.recipe()), num_rounds=1)
     except ConfigError as refusal:

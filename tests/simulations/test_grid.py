@@ -17,7 +17,7 @@ from fedkt.machine import RARELY, one_thread
 from fedkt.recipe import Recipe
 from fedkt.simulations.engines.grid import InProcessGrid
 from fedkt.simulations.engines.population import Population
-from fedkt.simulations.runs.run import prepare, server_app
+from fedkt.simulations.runs.run import prepare, server_app, strategy_of
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_snapshot_and_restore_are_the_whole_state(
 ) -> None:
     population = Population(plan.population, plan.federation)
     assert grid.snapshot() == {}
-    strategy = plan.strategy
+    strategy = strategy_of(plan)
     grid.run_server(server_app(strategy, plan, population))
     after = grid.snapshot()
     assert list(after) == [0, 1, 2]
@@ -126,7 +126,7 @@ def test_snapshot_and_restore_are_the_whole_state(
     assert plain_state(other.snapshot()) == frozen
     grid.restore({})
     assert grid.snapshot() == {}, "restoring replaces everything"
-    grid.run_server(server_app(plan.strategy, plan, population))
+    grid.run_server(server_app(strategy_of(plan), plan, population))
     assert plain_state(grid.snapshot()) == frozen, "begun anew, the same bits"
     assert plain_state(after) == frozen, "a snapshot does not change with what comes later"
 

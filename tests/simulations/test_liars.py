@@ -18,7 +18,7 @@ from fedkt.machine import one_thread
 from fedkt.simulations.engines.grid import InProcessGrid
 from fedkt.simulations.engines.population import Population
 from fedkt.simulations.runs.recorder import round_row
-from fedkt.simulations.runs.run import Plan, prepare, server_app
+from fedkt.simulations.runs.run import Plan, liars_of, prepare, server_app, strategy_of
 from fedkt.strategies import KnowledgeStrategy, RoundReport
 
 FEDMD = {"name": "fedmd", "local_epochs": 1, "distil_epochs": 1}
@@ -71,7 +71,7 @@ def federate(plan: Plan, grid: type[InProcessGrid] = InProcessGrid) -> Outcome:
     """Run a plan in this process and watch what the strategy gets and gives."""
     population = Population(plan.population, plan.federation)
     engine = grid(population.app(), plan.federation.num_clients)
-    strategy, liars = plan.strategy, plan.liars
+    strategy, liars = strategy_of(plan), liars_of(plan)
     outcome = Outcome(liars, engine)
     strategy.observers = [outcome]
     fuse: Callable[[Uploads], Fused] = strategy.fuse

@@ -14,7 +14,7 @@ from fedkt.machine import one_thread
 from fedkt.simulations.engines.grid import InProcessGrid
 from fedkt.simulations.engines.population import Population
 from fedkt.simulations.experiment.config import parse
-from fedkt.simulations.runs.run import Plan, prepare, server_app
+from fedkt.simulations.runs.run import Plan, prepare, server_app, strategy_of
 from fedkt.strategies import KnowledgeStrategy, RoundReport
 
 CLIENTS = 4
@@ -43,7 +43,7 @@ def plan_of(strategy: dict[str, Any], **run: Any) -> Plan:
 def run_into(folder: Path, plan: Plan) -> RoundReport:
     population = Population(plan.population, plan.federation)
     grid = InProcessGrid(population.app(FileStore(folder)), CLIENTS)
-    strategy, last = plan.strategy, Last()
+    strategy, last = strategy_of(plan), Last()
     strategy.observers = [last]
     with one_thread():
         grid.run_server(server_app(strategy, plan, population))

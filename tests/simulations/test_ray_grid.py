@@ -20,7 +20,7 @@ from fedkt.simulations.engines.population import Population
 from fedkt.simulations.engines.ray_grid import CHUNKS_PER_WORKER, RayGrid, _Chunk
 from fedkt.simulations.engines.ray_session import session
 from fedkt.simulations.runs.recorder import round_row
-from fedkt.simulations.runs.run import Plan, execute, prepare, server_app
+from fedkt.simulations.runs.run import Plan, execute, prepare, server_app, strategy_of
 from fedkt.strategies import KnowledgeStrategy, RoundReport
 
 pytestmark = pytest.mark.ray
@@ -88,7 +88,7 @@ def federate(
     plan: Plan, grid: SimulationGrid, then: Callable[[int], object] = lambda _: None
 ) -> tuple[list[dict[str, Any]], dict[int, Any]]:
     """Run a plan; return its rounds and what the clients are in the end."""
-    watch, strategy = Watch(then), plan.strategy
+    watch, strategy = Watch(then), strategy_of(plan)
     strategy.observers = [watch]
     grid.run_server(server_app(strategy, plan, Population(plan.population, plan.federation)))
     return watch.rows, grid.snapshot()

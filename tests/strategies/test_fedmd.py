@@ -11,7 +11,7 @@ from fedkt.objectives import KL, MAE, MSE, Distil
 from fedkt.recipe import Predict
 from fedkt.simulations.experiment.config import parse
 from fedkt.simulations.results.rounds import read_rounds
-from fedkt.simulations.runs.run import execute, prepare
+from fedkt.simulations.runs.run import execute, prepare, strategy_of
 from fedkt.strategies import ServerOptions
 from fedkt.strategies.answers.fedmd import FedMD
 
@@ -180,11 +180,11 @@ def test_a_simulated_server_knows_the_labels_of_the_public_set(tmp_path) -> None
         "data": {"clients": 2, "samples_per_client": 20, "public_samples": 30},
         "run": {"grid": "in-process", "workers": 1},
     }))  # fmt: skip
-    labels = plan.strategy.options.public_labels
+    labels = strategy_of(plan).options.public_labels
     assert labels.tolist() == plan.federation.public_y.tolist()
     execute(plan, tmp_path / "run", label="root")
     (row,) = read_rounds(tmp_path / "run")
     assert row["strategy"]["root_rows"] == 7
     assert len(row["strategy"]["trust"]) == 2
     other = replace(plan.federation, public_y=None, token="")
-    assert replace(plan, federation=other).strategy.options.public_labels is None
+    assert strategy_of(replace(plan, federation=other)).options.public_labels is None
