@@ -12,21 +12,21 @@ from typing import Any
 
 import tomli_w
 
+from fedkt.disk import write_atomic
 from fedkt.errors import ConfigError, DiskError, RunFailedError, unknown
 from fedkt.options import hyper_parameters
 from fedkt.simulations.experiment import config as config_
 from fedkt.simulations.experiment.cells import Cell, cells_of, slug
 from fedkt.simulations.experiment.config import Experiment
-from fedkt.simulations.runs.content import check_content
-from fedkt.disk import write_atomic
-from fedkt.simulations.experiment.references import read_entry, read_strategy
 from fedkt.simulations.experiment.labels import label_of, titles
+from fedkt.simulations.experiment.references import read_entry, read_strategy
+from fedkt.simulations.results.comparison_folder import COMPARISON, RUNS, TABLE
+from fedkt.simulations.results.rounds import read_rounds
+from fedkt.simulations.results.run_folder import is_begun, is_finished, load_run
+from fedkt.simulations.runs.content import check_content
+from fedkt.simulations.runs.csv_tables import write_comparison_csv
 from fedkt.simulations.runs.processes import in_processes
 from fedkt.simulations.runs.progress import RunProgress, Silent
-from fedkt.simulations.results.comparison_folder import COMPARISON, RUNS, TABLE
-from fedkt.simulations.results.run_folder import is_begun, is_finished, load_run
-from fedkt.simulations.runs.csv_tables import write_comparison_csv
-from fedkt.simulations.results.rounds import read_rounds
 from fedkt.simulations.runs.run import (
     Plan,
     execute,
@@ -37,8 +37,8 @@ from fedkt.simulations.runs.run import (
 )
 from fedkt.simulations.runs.twins import budget, local_twin, private_training, rehearses
 from fedkt.strategies.baselines.local import Local
-from fedkt.text import one_line
 from fedkt.strategies.construction import strategy_class
+from fedkt.text import one_line
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fedkt.clients import TorchLearner
+from fedkt.clients.learners.making import make_learner
 from fedkt.data.federation import Federation
 from fedkt.recipe import Predict, Recipe, Train
 from fedkt.rng import global_torch_stream
-from fedkt.clients.learners.making import make_learner
 from fedkt.simulations.engines.population import PopulationSpec
 from fedkt.strategies import KnowledgeStrategy
 

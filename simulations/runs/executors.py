@@ -15,17 +15,16 @@ from functools import partial
 from torch import nn
 
 from fedkt.clients import TorchLearner, TrainingOptions, Work
-from fedkt.clients.cohorts import cohort
-from fedkt.clients.cohorts import trial
+from fedkt.clients.cohorts import cohort, trial
 from fedkt.clients.learners.devices import CPU
 from fedkt.data.federation import Federation
 from fedkt.errors import ConfigError
+from fedkt.machine import one_thread
 from fedkt.objectives import CrossEntropy
 from fedkt.recipe import Recipe, Train
-from fedkt.simulations.experiment.config import RunSection
-from fedkt.machine import one_thread
-from fedkt.simulations.experiment.references import absolute
 from fedkt.simulations.engines.population import learner_for, some_samples
+from fedkt.simulations.experiment.config import RunSection
+from fedkt.simulations.experiment.references import absolute
 
 logger = logging.getLogger("fedkt")
 
@@ -72,7 +71,8 @@ def resolve(
         recurrence, for whose small steps the overhead is most of the cost; ``tune`` measures.
         Entries of its ``plan`` are settled already. Flower's engine hands clients on one by
         one, so there it is always the loop. Whatever asks for a cohort, a network gets one only
-        if a trial gives what the loop gives (``fedkt.clients.cohorts.trial``); else a warning says why.
+        if a trial gives what the loop gives (``fedkt.clients.cohorts.trial``); else a warning
+        says why.
     models : Sequence[str]
         Client i trains ``models[i % len(models)]``.
     federation : Federation

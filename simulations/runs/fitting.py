@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fedkt.clients.learners.making import make_learner, torch_models
 from fedkt.clients.phases import refuses
 from fedkt.data.federation import Federation
 from fedkt.errors import ConfigError, FedktError
 from fedkt.recipe import Recipe, Train, weighted
 from fedkt.simulations.experiment.config import Experiment
-from fedkt.clients.learners.making import make_learner, torch_models
 from fedkt.simulations.runs.server_model import server_network
 from fedkt.strategies import KnowledgeStrategy
 from fedkt.text import raised

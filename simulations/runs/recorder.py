@@ -24,16 +24,16 @@ from fedkt.evaluation.figures import (
     value_of,
 )
 from fedkt.evaluation.measures import Round
-from fedkt.simulations.results.checkpoints import CHECKPOINTS
-from fedkt.simulations.runs import checkpoint
 from fedkt.simulations.attacks.liars import Liars
-from fedkt.simulations.runs.progress import RunProgress
+from fedkt.simulations.results.checkpoints import CHECKPOINTS
 from fedkt.simulations.results.rounds import ROUNDS, read_rounds
 from fedkt.simulations.results.selection import (
     last_round,
     source_validation,
 )
 from fedkt.simulations.results.selection import oracle as best_on_test
+from fedkt.simulations.runs import checkpoint
+from fedkt.simulations.runs.progress import RunProgress
 from fedkt.strategies import KnowledgeStrategy, RoundReport
 
 MOST_NAMED = 8  # clients whom the notes of a run name one by one

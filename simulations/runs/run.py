@@ -19,30 +19,30 @@ from fedkt.clients.learners import devices
 from fedkt.data.federation import Federation, FederationSpec, build_federation
 from fedkt.data.identity import content_of
 from fedkt.errors import ConfigError
+from fedkt.machine import one_thread
 from fedkt.recipe import Recipe
-from fedkt.simulations.results.checkpoints import CHECKPOINTS, newest
-from fedkt.simulations.runs.checkpoint import discard_after
+from fedkt.simulations.attacks.liars import AttackedGrid, Liars, resolved_attack
+from fedkt.simulations.engines.grid import SimulationGrid
+from fedkt.simulations.engines.opening import opened
+from fedkt.simulations.engines.population import Population, PopulationSpec
 from fedkt.simulations.experiment import config as config_
 from fedkt.simulations.experiment.config import Experiment
+from fedkt.simulations.experiment.references import absolute
+from fedkt.simulations.results.checkpoints import CHECKPOINTS, newest
+from fedkt.simulations.results.rounds import SUMMARY, read_rounds
+from fedkt.simulations.results.run_folder import CONFIG, FEDERATION, is_finished
+from fedkt.simulations.runs.checkpoint import discard_after
 from fedkt.simulations.runs.content import check_content, user_files
 from fedkt.simulations.runs.costs import fusion_warning
-from fedkt.simulations.engines.opening import opened
 from fedkt.simulations.runs.executors import resolve, size_of
-from fedkt.simulations.experiment.references import absolute
 from fedkt.simulations.runs.fitting import (
     adapts,
     check_recipe,
     check_settings,
     fitting_models,
 )
-from fedkt.machine import one_thread
-from fedkt.simulations.engines.grid import SimulationGrid
-from fedkt.simulations.attacks.liars import AttackedGrid, Liars, resolved_attack
-from fedkt.simulations.engines.population import Population, PopulationSpec
 from fedkt.simulations.runs.progress import RunProgress, Silent
 from fedkt.simulations.runs.recorder import Recorder, run_notes, summarise, write_json
-from fedkt.simulations.results.rounds import SUMMARY, read_rounds
-from fedkt.simulations.results.run_folder import CONFIG, FEDERATION, is_finished
 from fedkt.simulations.runs.server_model import server_evaluation, server_model
 from fedkt.strategies import KnowledgeStrategy, ServerOptions
 from fedkt.strategies.construction import make_strategy, resolved_strategy
@@ -293,9 +293,7 @@ def execute(
     progress.run_finished()
 
 
-def _run(
-    plan: Plan, folder: Path, name: str, baseline: Path | None, progress: RunProgress
-) -> None:
+def _run(plan: Plan, folder: Path, name: str, baseline: Path | None, progress: RunProgress) -> None:
     """Run a plan's strategy over its clients, from the newest checkpoint in the folder if any."""
     experiment, run = plan.experiment, plan.experiment.run
     population = Population(plan.population, plan.federation)

@@ -8,11 +8,11 @@ from flwr.app import ArrayRecord, MetricRecord
 
 from fedkt.answers import accuracy
 from fedkt.clients import LearnerServerModel
+from fedkt.clients.learners.making import make_learner, torch_models
 from fedkt.data.federation import Federation
 from fedkt.errors import ConfigError
-from fedkt.simulations.experiment.config import Experiment
-from fedkt.clients.learners.making import make_learner, torch_models
 from fedkt.simulations.engines.population import Population, PopulationSpec
+from fedkt.simulations.experiment.config import Experiment
 from fedkt.strategies import KnowledgeStrategy
 from fedkt.wire import weights_of
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fedkt.recipe.budget import alone, described
 from fedkt.recipe import Recipe, Train
+from fedkt.recipe.budget import alone, described
 from fedkt.simulations.experiment.config import Experiment
 from fedkt.simulations.runs.run import Plan
 
