@@ -1,0 +1,1 @@
+"""Runs and comparisons: from an experiment to a folder."""
