@@ -8,16 +8,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from fedkt.adaptation.restyle import styles_of
-from fedkt.answers import accuracy, correct, finite, is_finite, mean_loss, of_kind
+from fedkt.answers import accuracy, correct, is_finite
 from fedkt.clients.learners.base import Learner, Work
 from fedkt.data.samples import ClientData, Samples
-from fedkt.errors import KnowledgeError, NotFiniteError
+from fedkt.errors import NotFiniteError
 from fedkt.knowledge import Knowledge
-from fedkt.readouts.blends import LARGEST_LOSS, as_knowledge
-from fedkt.recipe import Gate, Predict, Recipe, Share, Step, Styles, Train, Validation, Weights
-from fedkt.recipe.ids import public_ids
-from fedkt.rng import torch_rng
+from fedkt.recipe import Recipe, Step, Train
 
 # From inputs [n, ...] and the client's logits for them [n, C] to its personal logits [n, C].
 # It takes the logits because whoever measures both answers has them already: only a blend with
@@ -27,12 +23,10 @@ PersonalAnswer = Callable[[Tensor, Tensor], Tensor]
 
 def refuses(recipe: Recipe, data: ClientData) -> str | None:
     """Return why a recipe cannot be followed on a client's data, in one line; None if it can."""
-    if recipe.needs_images and len(data.input_shape) != 3:
-        shape = list(data.input_shape)
-        return f"the recipe shares styles of images (C, H, W) and its samples have shape {shape}"
     if recipe.needs_public and data.public is None:
         return "the recipe needs a public set and it holds none"
-    return None
+    refusals = (one.refuses(data) for one in recipe.share)
+    return next((refusal for refusal in refusals if refusal), None)
 
 
 def run_steps(learner: Learner, steps: Sequence[Step], work: Work, phase: str) -> float | None:
@@ -78,7 +72,7 @@ def share(learner: Learner, recipe: Recipe, work: Work) -> dict[str, Knowledge]:
         If any of it is not finite: the server would reject it, but the client shall not keep
         the model that it comes from.
     """
-    made = {one.name: _one_share(learner, one, work) for one in recipe.share}
+    made = {one.name: one.make(learner, work) for one in recipe.share}
     for name, one in made.items():
         if not all(map(is_finite, one.tensors.values())):
             raise NotFiniteError(f"the {one.kind} to share as {name!r} hold NaN or infinity")
@@ -142,64 +136,6 @@ def evaluate(
 def common_accuracy(learner: Learner, data: ClientData) -> float | None:
     """Return the accuracy of a model's logits on the common test set, None without one."""
     return None if data.common_test is None else _accuracy(learner, None, data.common_test)
-
-
-def public_inputs(one: Predict, work: Work) -> Tensor:
-    """Return the public samples that a share predicts on this round, ``[M, ...]``."""
-    return _asked(one, work).x
-
-
-def _asked(one: Predict, work: Work) -> Samples:
-    public = work.data.public
-    if public is None:
-        raise KnowledgeError("this client has no public set to predict on")
-    return public.at_ids(public_ids(len(public), one.samples, work.seed, work.round))
-
-
-def _one_share(learner: Learner, one: Share, work: Work) -> Knowledge:
-    if isinstance(one, Gate):
-        return as_knowledge(work.losses)
-    if isinstance(one, Weights):
-        return learner.weights(one.local_norms)
-    if isinstance(one, Styles):
-        return _styles(one, work)
-    if isinstance(one, Validation):
-        return _validation(learner, one, work)
-    asked = _asked(one, work)
-    ids, logits = asked.ids, finite(learner.predict(asked.x))
-    return Knowledge.rows(one.form, of_kind(logits, one.form, one.temperature), ids)
-
-
-def _styles(one: Styles, work: Work) -> Knowledge:
-    x = work.data.train.x
-    if not len(x):
-        raise KnowledgeError("a client without training images has no style to share")
-    if one.of == "overall":
-        mean, std = styles_of(x.transpose(0, 1).flatten(1)[None])
-    else:
-        # Not the round's stream: the same images every round, so that no more are given away.
-        order = torch.randperm(len(x), generator=torch_rng(work.seed, "styles", 0, work.client))
-        mean, std = styles_of(x[order[torch.arange(one.images) % len(x)]])
-    return Knowledge("statistics", {"mean": mean, "std": std})
-
-
-def _validation(learner: Learner, one: Validation, work: Work) -> Knowledge:
-    held = work.data.validation if len(work.data.validation) else work.data.train
-    own, now = _fit(learner, held), learner.state()
-    learner.load_weights(work.knowledge[one.source])
-    received = _fit(learner, held)
-    learner.load_state(now)
-    return Knowledge("statistics", {"own": own, "received": received})
-
-
-def _fit(learner: Learner, held: Samples) -> Tensor:
-    """Return mean cross-entropy and accuracy on labelled samples, float32 ``[2]``."""
-    assert held.y is not None
-    if not len(held):
-        return torch.zeros(2)
-    logits = learner.predict(held.x)
-    loss = mean_loss(logits, held.y).clamp_max(LARGEST_LOSS)
-    return torch.stack([loss, correct(logits, held.y).float().mean()])
 
 
 def _personal(readout: PersonalAnswer | None, x: Tensor, logits: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from fedkt.clients.learners.base import Learner, Work
 from fedkt.clients.phases import PersonalAnswer, run_steps
 from fedkt.readouts.blends import FIXED, Blend, choose, held_out_losses
-from fedkt.recipe import Gate, Recipe, Train
+from fedkt.recipe import Recipe, Train
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _gated(learner: Learner, recipe: Recipe, work: Work) -> Settled:
     copy = _refreshed(learner, recipe, work)
     both = learner.predict(held.x), _predict_as(learner, copy, held.x)
     losses = held_out_losses(*both, held.y, work.data.log_prior)
-    (name,) = (s.name for s in recipe.share if isinstance(s, Gate))
+    (name,) = (s.name for s in recipe.share if s.readout == recipe.readout)
     blend = choose(losses, work.knowledge.get(name))
     return Settled(blend, copy if blend.refreshed else None, losses)
 

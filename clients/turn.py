@@ -14,14 +14,13 @@ from torch import Tensor
 from fedkt import registry, wire
 from fedkt.clients.client import Client
 from fedkt.clients.learners.base import Work
-from fedkt.clients.phases import common_accuracy, evaluate, public_inputs, run_steps, share
+from fedkt.clients.phases import common_accuracy, evaluate, run_steps, share
 from fedkt.clients.settling import Settled, settle
 from fedkt.clients.state import ClientState, StateStore
 from fedkt.data.samples import ClientData
 from fedkt.errors import ConfigError, DiskError, NotFiniteError
 from fedkt.knowledge import Knowledge
-from fedkt.recipe import Predict, Recipe, Step
-from fedkt.recipe.ids import share_ids
+from fedkt.recipe import Recipe, Step
 from fedkt.text import foreign
 
 CLIENT_ERROR = 2  # the code Flower uses for an exception in a ClientApp
@@ -75,7 +74,7 @@ class Order:
     def ids(self, name: str, data: ClientData, round_: int) -> Tensor | None:
         """Return the ids that a share speaks about in a round; None without rows."""
         size = 0 if data.public is None else len(data.public)
-        return share_ids(self.recipe, name, size, self.seed, round_)
+        return self.recipe.ids(name, size, self.seed, round_)
 
 
 @dataclass(frozen=True)
@@ -231,11 +230,7 @@ class Turn:
         """Return the inputs that the learner will be asked about for the answer."""
         data = self.client.data
         if self.order.trains:
-            asked = [
-                public_inputs(one, self.work)
-                for one in self.order.recipe.share
-                if isinstance(one, Predict) and data.public is not None
-            ]
+            asked = [x for one in self.order.recipe.share for x in one.questions(self.work)]
             common = data.common_test if self.order.group_effect else None
             return [*asked, *([] if common is None else [common.x])]
         held = (data.validation, data.test, data.common_test)

@@ -31,7 +31,8 @@ Kind = Literal[
 ]
 KINDS: tuple[str, ...] = get_args(Kind)
 # Kinds whose rows belong to samples, and kinds whose rows belong to classes.
-SAMPLE_KINDS = frozenset({"logits", "probabilities", "labels", "features"})
+ANSWERS = frozenset({"logits", "probabilities", "labels"})  # of a model, to samples
+SAMPLE_KINDS = ANSWERS | {"features"}
 CLASS_KINDS = frozenset({"class-logits", "prototypes"})
 
 

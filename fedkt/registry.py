@@ -33,6 +33,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "strategies": ("strategy", "fedkt.strategies"),
     "objectives": ("objective", "fedkt.objectives", "fedkt.adaptation"),
     "transforms": ("transform", "fedkt.adaptation"),
+    "shares": ("share", "fedkt.shares"),
     "fusions": ("fusion", "fedkt.fusion"),
     "codecs": ("codec", "fedkt.codecs"),
     "models": ("model", "fedkt.models"),

@@ -19,7 +19,7 @@ from fedkt.clients.cohorts.cohort import Row
 from fedkt.clients.learners.base import TrainingOptions, Work
 from fedkt.clients.learners.torch import TorchLearner
 from fedkt.data.samples import ClientData, Samples
-from fedkt.knowledge import Knowledge
+from fedkt.knowledge import ANSWERS, Knowledge
 from fedkt.recipe import Recipe, Train
 from fedkt.text import one_line
 
@@ -114,7 +114,7 @@ def _imagined(
         if share.kind == "weights":
             learner.reset(0, 99)
             known[share.name] = learner.weights()
-        elif public is not None and share.kind in ("logits", "probabilities", "labels"):
+        elif public is not None and share.kind in ANSWERS:
             logits = torch.randn(len(public), classes, generator=random, dtype=dtype)
             values = of_kind(logits, share.kind)
             known[share.name] = Knowledge.rows(share.kind, values, public.ids)

@@ -1,8 +1,8 @@
 """Recipes: what the clients of a method do, as plain data."""
 
 from fedkt.recipe.recipe import ReadOut, Recipe
-from fedkt.recipe.shares import Form, Gate, Predict, Share, Styles, Validation, Weights
 from fedkt.recipe.steps import Beside, Data, Load, Step, Train, Weighted, weighted
+from fedkt.shares import Form, Gate, Predict, Share, Styles, Validation, Weights
 
 __all__ = [
     "Beside",

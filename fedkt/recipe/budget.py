@@ -13,7 +13,6 @@ from dataclasses import replace
 from fedkt.objectives import CrossEntropy
 from fedkt.readouts.blends import FIXED
 from fedkt.recipe.recipe import Recipe
-from fedkt.recipe.shares import Predict
 from fedkt.recipe.steps import Step, Train, weighted
 
 
@@ -101,7 +100,7 @@ def _private(steps: Iterable[Step], recipe: Recipe, rehearsal: bool) -> list[Tra
 def _rows(step: Train, recipe: Recipe) -> int:
     """Return the most public samples that an epoch sees; 0 = all."""
     read = {name for _, term in weighted(step.terms) for name in term.needs()}
-    drawn = [s.samples for s in recipe.share if isinstance(s, Predict) and s.name in read]
+    drawn = [s.samples for s in recipe.share if s.name in read]
     return min(filter(None, [step.samples, *drawn]), default=0)
 
 

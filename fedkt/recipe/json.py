@@ -9,13 +9,10 @@ from typing import Any, cast
 from fedkt import registry
 from fedkt.errors import ConfigError
 from fedkt.objectives.heads import Head
-from fedkt.recipe.shares import Gate, Predict, Styles, Validation, Weights
 from fedkt.recipe.steps import Beside, Load, Train, Weighted
 
-_STEPS: Mapping[str, Callable[..., Any]] = {
-    c.step: c for c in (Train, Load, Predict, Weights, Gate, Styles, Validation)
-}
-# What a recipe holds beside steps, shares and registered parts.
+_STEPS: Mapping[str, Callable[..., Any]] = {c.step: c for c in (Train, Load)}
+# What a recipe holds beside steps and registered parts.
 _PLAIN: Mapping[str, type[Any]] = {c.__name__: c for c in (Weighted, Beside, Head)}
 
 
@@ -28,7 +25,7 @@ def plain(value: Any) -> Any:
         step = vars(type(value)).get("step")
         if step in _STEPS:
             return {"@step": step, **fields}
-        kind = "transforms" if getattr(value, "part", "") == "transforms" else "objectives"
+        kind = getattr(value, "part", "objectives")
         return {f"@{kind}": _wire_name(kind, type(value)), **fields}
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]

@@ -14,12 +14,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from torch import Tensor
+
 from fedkt.errors import ConfigError
 from fedkt.objectives.heads import Head
 from fedkt.options import checked
 from fedkt.recipe.json import build, plain
-from fedkt.recipe.shares import Gate, Share, Styles, Validation, Weights
 from fedkt.recipe.steps import Load, Step, Train, listed, unique
+from fedkt.shares import Share, Weights
 
 ReadOut = Literal["raw", "prior", "mix", "gate"]
 
@@ -33,8 +35,8 @@ class Recipe:
     ----------
     learn : Sequence[Train or Load]
         Before sharing.
-    share : Sequence[Predict, Weights, Gate, Styles or Validation]
-        What is uploaded (``fedkt.recipe.shares``); share names are unique.
+    share : Sequence[Share]
+        What is uploaded (``fedkt.shares``); share names are unique.
     absorb : Sequence[Train or Load]
         After the fused knowledge came back, in the same round.
     start : Sequence[Train or Load]
@@ -66,8 +68,9 @@ class Recipe:
             held = listed("Recipe", phase, getattr(self, phase), kinds)
             object.__setattr__(self, phase, held)
         names = [s.name for s in self.share] + list(self.given)
-        gates = sum(isinstance(s, Gate) for s in self.share)
-        if gates != (self.readout == "gate") or (gates and not self.absorb):
+        served = [s.readout for s in self.share if s.readout]
+        wanted = [r for r in (self.readout,) if r == "gate"]
+        if served != wanted or (served and not self.absorb):
             raise ConfigError(
                 "Readout 'gate' and a Gate share go together, once, and with an absorb phase."
             )
@@ -79,8 +82,12 @@ class Recipe:
                     f"The recipe reads knowledge {name!r} but shares {', '.join(names) or 'none'}."
                 )
         for share in self.share:
-            if isinstance(share, Validation) and Load(share.source) not in self.learn:
-                raise ConfigError(f"Validation needs learn to begin with Load({share.source!r}).")
+            for name in share.needs():
+                if name not in self.needs("learn"):
+                    raise ConfigError(
+                        f"The share {share.name!r} needs learn to read {name!r}, as Load({name!r}) "
+                        "does."
+                    )
 
     @classmethod
     def sharing_weights(
@@ -119,7 +126,7 @@ class Recipe:
         """Return the names of the fused knowledge that a phase reads."""
         names = [name for step in getattr(self, phase) for name in step.needs()]
         if phase == "absorb":  # then the read-out is settled
-            names += [share.name for share in self.share if isinstance(share, Gate)]
+            names += [share.name for share in self.share if share.readout]
         return unique(names)
 
     @property
@@ -130,20 +137,27 @@ class Recipe:
     @property
     def needs_one_architecture(self) -> bool:
         """Whether weights are exchanged, so that all clients must have one architecture."""
-        return any(isinstance(s, Load | Weights) for s in self.steps)
+        return any(step.group == "architecture" for step in self.steps)
 
     @property
     def needs_public(self) -> bool:
         """Whether any step works on the public set."""
-        return any(
-            s.uses_public if isinstance(s, Train) else getattr(s, "on", None) == "public"
-            for s in self.steps
-        )
+        return any(step.uses_public for step in self.steps)
 
-    @property
-    def needs_images(self) -> bool:
-        """Whether private samples must be images ``[C, H, W]``."""
-        return any(isinstance(s, Styles) for s in self.share)
+    def ids(self, name: str, size: int, seed: int, round_: int) -> Tensor | None:
+        """Return the ids that a share speaks about in a round; None without rows.
+
+        Parameters
+        ----------
+        name : str
+            The share's.
+        size : int
+            Size of the public set.
+        seed, round_ : int
+            They name the random stream.
+        """
+        share = next((s for s in self.share if s.name == name), None)
+        return None if share is None else share.ids(size, seed, round_)
 
     def to_json(self) -> str:
         """Return the recipe as JSON."""
@@ -167,7 +181,7 @@ class Recipe:
 # What the lists of a recipe hold.
 _HELD: Mapping[str, tuple[type[Any], ...]] = {
     **dict.fromkeys(("learn", "absorb", "start"), get_args(Step)),
-    "share": get_args(Share),
+    "share": (Share,),
     "heads": (Head,),
     "given": (str,),
 }

@@ -103,6 +103,7 @@ class Train:
     mixup: Factor = 0.0
     pace: Literal["public"] | None = None
     step: ClassVar[str] = "train"
+    group: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         for option in ("terms", "rehearse", "transforms"):
@@ -139,6 +140,8 @@ class Load:
 
     source: str = "weights"
     step: ClassVar[str] = "load"
+    group: ClassVar[str] = "architecture"
+    uses_public: ClassVar[bool] = False
 
     def needs(self) -> tuple[str, ...]:
         """Return the name of the weights."""

@@ -21,18 +21,14 @@ from fedkt import registry, wire
 from fedkt.answers import logits_of, of_kind, probabilities_of, torch_softmax
 from fedkt.arrival import Expected, check
 from fedkt.errors import ConfigError, FedktError, KnowledgeError, RunFailedError
-from fedkt.knowledge import Knowledge
+from fedkt.knowledge import ANSWERS, Knowledge
 from fedkt.options import given_options, hyper_parameters, plain_defaults
-from fedkt.recipe import Predict
-from fedkt.recipe.ids import share_ids
 from fedkt.simulations.attacks import Attack, View
 from fedkt.simulations.attacks.confident import confident
 from fedkt.simulations.engines.grid import Before
 from fedkt.simulations.experiment.config import AttackSection
 from fedkt.strategies import KnowledgeStrategy
 from fedkt.text import one_line
-
-ANSWERS = ("logits", "probabilities", "labels")  # the kinds that an attack can speak
 
 
 def make_attack(section: AttackSection, num_classes: int) -> Attack:
@@ -115,7 +111,7 @@ class Liars:
                 f"attack.clients = {section.clients}: must be below the number of clients, "
                 f"{options.clients}."
             )
-        other = [s.kind for s in recipe.share if not isinstance(s, Predict)]
+        other = [s.kind for s in recipe.share if s.kind not in ANSWERS]
         if other:
             raise ConfigError(
                 f"attack {section.kind}: only answers on the public set can be lied in, and "
@@ -236,7 +232,7 @@ class Liars:
         return wire.encode(answers, self._round, known, self._options.codec)
 
     def _ids(self, name: str, round_: int) -> Tensor | None:
-        return share_ids(self._recipe, name, self._public_size, self._options.seed, round_)
+        return self._recipe.ids(name, self._public_size, self._options.seed, round_)
 
 
 class AttackedGrid(Before):

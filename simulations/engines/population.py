@@ -27,7 +27,7 @@ from fedkt.clients.learners.probe import Nature
 from fedkt.clients.state import StateStore
 from fedkt.data.federation import Federation
 from fedkt.data.samples import Samples
-from fedkt.recipe import Recipe, Weights
+from fedkt.recipe import Recipe
 from fedkt.wire import arrays_of
 
 # What trying a network has shown, by network and data.
@@ -139,7 +139,7 @@ class Population:
         learner = self.learner(self.spec.models[0])
         learner.follow(recipe)
         learner.reset(seed, SERVER)
-        local_norms = any(isinstance(s, Weights) and s.local_norms for s in recipe.share)
+        local_norms = any(s.kind == "weights" and not s.whole_model for s in recipe.share)
         return arrays_of(learner.weights(local_norms))
 
 

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fedkt.clients import TorchLearner
 from fedkt.clients.learners.making import make_learner
 from fedkt.data.federation import Federation
-from fedkt.recipe import Predict, Recipe, Train
+from fedkt.recipe import Recipe, Train
 from fedkt.rng import global_torch_stream
 from fedkt.simulations.engines.population import PopulationSpec
 from fedkt.strategies import KnowledgeStrategy
@@ -40,9 +40,7 @@ def fusion_warning(
         The part of the clients that take part in a round.
     """
     recipe, public = strategy.settled_recipe, len(federation.public_x)
-    rows = max(
-        (_rows(s.samples, public) for s in recipe.share if isinstance(s, Predict)), default=0
-    )
+    rows = max(_shared_rows(recipe, public), default=0)
     clients = max(1, round(participation * federation.num_clients))
     fusion = strategy.fusion_flops(clients, rows, federation.num_classes)
     if not fusion:
@@ -79,7 +77,7 @@ def _client_flops(
         if isinstance(step, Train):
             seen = _rows(step.samples, private if step.on == "private" else public)
             samples += PASSES * step.epochs * seen * (2 if step.rehearse else 1)
-    samples += sum(_rows(s.samples, public) for s in recipe.share if isinstance(s, Predict))
+    samples += sum(_shared_rows(recipe, public))
     shape, each = federation.input_shape, []
     for reference in population.models:
         learner = make_learner(reference, shape, federation.num_classes)
@@ -88,6 +86,12 @@ def _client_flops(
         with global_torch_stream(0, "probe"):
             each.append(forward_flops(learner.model, shape))
     return samples * sum(each) / len(each) if all(each) else None
+
+
+def _shared_rows(recipe: Recipe, public: int) -> list[int]:
+    """Return how many public samples each share speaks about in a round."""
+    ids = [share.ids(public, 0, 1) for share in recipe.share]
+    return [0 if of_share is None else len(of_share) for of_share in ids]
 
 
 def _rows(limit: int, there: float) -> float:

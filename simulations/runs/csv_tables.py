@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedkt.evaluation.figures import figures_at
 from fedkt.disk import write_atomic
+from fedkt.evaluation.figures import figures_at
 from fedkt.simulations.results.comparison_folder import KEYS, Comparison
 from fedkt.simulations.results.run_folder import Run
 

@@ -27,8 +27,8 @@ from fedkt.objectives import CrossEntropy, Distil, Term
 from fedkt.objectives.heads import Head
 from fedkt.options import AtLeastTwo, Count, Factor, Fraction
 from fedkt.recipe import Beside, Recipe, Train
-from fedkt.recipe.ids import public_ids
 from fedkt.registry import register
+from fedkt.shares.ids import public_ids
 from fedkt.strategies.server.strategy import KnowledgeStrategy
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, Metadata, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
@@ -21,17 +21,14 @@ from fedkt import wire
 from fedkt.arrival import Expected, check
 from fedkt.errors import ConfigError, KnowledgeError, RunFailedError
 from fedkt.evaluation.leakage import mean_prediction
-from fedkt.knowledge import Fused, Knowledge, Upload
-from fedkt.readouts.blends import GATE, UNKNOWN
-from fedkt.recipe import Gate, Predict, Recipe, Styles, Validation, Weights
-from fedkt.recipe.ids import share_ids
+from fedkt.knowledge import ANSWERS, Fused, Knowledge, Upload
+from fedkt.recipe import Recipe
 from fedkt.rng import numpy_rng
+from fedkt.shares import Asked, Share
 from fedkt.strategies.server.roster import Roster, meet
 from fedkt.strategies.server.round import Failure, RoundReport, ServerOptions
 from fedkt.text import foreign, last_line
 
-NOT_NEGATIVE = torch.tensor(0.0), torch.tensor(math.inf)
-LOSSES = torch.tensor(UNKNOWN), torch.tensor(math.inf)
 # A client says in which part of a message's work something was not finite; see ``clients.turn``.
 NAMED_PHASE = re.compile(r"NotFiniteError: client \d+, (start|learn|share|absorb|evaluate): ")
 
@@ -137,8 +134,7 @@ class Exchange:
         if self._version:  # what was there before the first round may be for its start
             self.latest = self._kept()
         self.report.participants = self._draw(server_round)
-        whole = [s for s in self.recipe.share if isinstance(s, Weights) and not s.local_norms]
-        self.report.one_model = bool(whole)
+        self.report.one_model = any(share.whole_model for share in self.recipe.share)
 
     def _draw(self, server_round: int) -> list[int]:
         clients = self.roster.clients
@@ -201,7 +197,7 @@ class Exchange:
 
     def _ids(self, name: str, round_: int) -> Tensor | None:
         size = self.roster.public_size
-        return share_ids(self.recipe, name, size, self.options.seed, round_)
+        return self.recipe.ids(name, size, self.options.seed, round_)
 
     # --- up ----------------------------------------------------------------------------
 
@@ -292,7 +288,7 @@ class Exchange:
 
     def note_leakage(self, upload: Upload) -> None:
         """Note what the client's answers give away on the average, for the report."""
-        answers = next((s.name for s in self.recipe.share if isinstance(s, Predict)), None)
+        answers = next((s.name for s in self.recipe.share if s.kind in ANSWERS), None)
         if answers is None:
             return
         knowledge = upload.knowledge[answers]
@@ -300,22 +296,10 @@ class Exchange:
             mean = mean_prediction(knowledge, self.roster.num_classes)
             self.report.mean_predictions[upload.client] = mean
 
-    def _expected(self, share: Any) -> Expected:
-        expected = partial(Expected, share.kind, largest=self.options.bounds.value)
-        if isinstance(share, Predict):
-            ids = self._ids(share.name, self.report.round)
-            assert ids is not None
-            columns = () if share.form == "labels" else (self.roster.num_classes,)
-            return expected(ids, {"values": (len(ids), *columns)})
-        if isinstance(share, Gate):
-            return expected(None, {"losses": (len(GATE),)}, between={"losses": LOSSES})
-        if isinstance(share, Styles):
-            shape = share.count, self.roster.input_shape[0]
-            return expected(None, {"mean": shape, "std": shape}, between={"std": NOT_NEGATIVE})
-        if isinstance(share, Validation):
-            measured = dict.fromkeys(("own", "received"), share.between)
-            return expected(None, dict.fromkeys(measured, (2,)), between=measured)
-        return expected(None, self._shapes)
+    def _expected(self, share: Share) -> Expected:
+        ids, roster = self._ids(share.name, self.report.round), self.roster
+        asked = Asked(ids, roster.num_classes, roster.input_shape, self._shapes)
+        return replace(share.expected(asked), largest=self.options.bounds.value)
 
     def check_fused(self, fused: Fused) -> None:
         """Refuse what cannot be sent; every participant must find in it what it reads.

@@ -24,7 +24,7 @@ from fedkt import wire
 from fedkt.errors import ConfigError, KnowledgeError, NotFiniteError
 from fedkt.knowledge import Fused, Knowledge, Upload, Uploads
 from fedkt.options import checked
-from fedkt.recipe import Recipe, Weights
+from fedkt.recipe import Recipe
 from fedkt.registry import short_name
 from fedkt.strategies.server import fusing
 from fedkt.strategies.server.exchange import Exchange
@@ -138,7 +138,7 @@ class KnowledgeStrategy(Strategy):
         By default the global weights of methods that exchange them whole.
         """
         for share in self.exchange.recipe.share:
-            if isinstance(share, Weights) and not share.local_norms:
+            if share.whole_model:
                 return self.exchange.latest.shared.get(share.name)
         return None
 

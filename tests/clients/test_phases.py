@@ -12,7 +12,7 @@ from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Knowledge
 from fedkt.objectives import KL, CrossEntropy, Distil
 from fedkt.recipe import Load, Predict, Recipe, Train, Weights
-from fedkt.recipe.ids import public_ids
+from fedkt.shares.ids import public_ids
 
 ALL = {"personalised-accuracy", "global-accuracy", "validation-accuracy"}
 

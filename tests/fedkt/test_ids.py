@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedkt.recipe import Predict, Recipe, Weights
-from fedkt.recipe.ids import public_ids, share_ids
+from fedkt.shares.ids import public_ids
 
 
 def test_public_ids_are_a_fresh_sorted_draw_each_round() -> None:
@@ -36,6 +36,6 @@ def test_public_ids_of_the_whole_set(samples: int) -> None:
 
 def test_share_ids_follow_the_recipe() -> None:
     recipe = Recipe(share=[Predict(samples=3), Weights()])
-    assert share_ids(recipe, "weights", 9, 0, 1) is None
-    ids = share_ids(recipe, "public", 9, 4, 2)
+    assert recipe.ids("weights", 9, 0, 1) is None
+    ids = recipe.ids("public", 9, 4, 2)
     assert torch.equal(ids, public_ids(9, 3, 4, 2))

@@ -91,7 +91,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "fedkt": (
         *("errors", "text", "options", "listing", "registry", "rng", "answers", "machine", "disk"),
         *("knowledge", "arrival", "snapshot", "fusion", "objectives", "adaptation", "codecs"),
-        *("readouts", "recipe", "wire", "greeting", "models", "data", "evaluation", "__init__"),
+        *("readouts", "models", "data", "shares", "recipe", "wire", "greeting", "evaluation"),
+        "__init__",
     ),
     "strategies": (
         "server",

@@ -23,7 +23,7 @@ def test_a_recipe_may_read_the_styles_it_shares() -> None:
     train = Train("private", [CrossEntropy()], transforms=[Restyle()])
     recipe = Recipe(learn=[train], share=[Styles()])
     assert recipe.needs("learn") == ("styles",)
-    assert recipe.needs_images
+    assert [share.name for share in recipe.share] == ["styles"]
     assert not recipe.needs_one_architecture
     with pytest.raises(ConfigError, match="reads knowledge 'styles'"):
         Recipe(learn=[train])
@@ -39,7 +39,7 @@ def test_how_many_styles() -> None:
     [
         (lambda: Styles("mean"), "one of overall, single, not 'mean'"),
         (lambda: Styles("single", 0), "at least 1, not 0"),
-        (lambda: Recipe(share=[Weights(), Validation()]), r"begin with Load\('weights'\)"),
+        (lambda: Recipe(share=[Weights(), Validation()]), "needs learn to read 'weights'"),
     ],
 )
 def test_what_cannot_be(make, said) -> None:

@@ -1,4 +1,4 @@
-"""Which samples a round speaks about: both sides draw them alike, so they cost no bytes."""
+"""Which public samples a round speaks about: both sides draw them alike, so they cost no bytes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from fedkt.recipe.recipe import Recipe
-from fedkt.recipe.shares import Predict
 from fedkt.rng import torch_rng
 
 
@@ -34,11 +32,3 @@ def public_ids(
         return torch.arange(size)
     order = torch.randperm(size, generator=torch_rng(seed, purpose, round_))
     return order[:samples].sort().values
-
-
-def share_ids(recipe: Recipe, name: str, public_size: int, seed: int, round_: int) -> Tensor | None:
-    """Return the ids that a share of the recipe speaks about in a round; None without rows."""
-    share = next((s for s in recipe.share if s.name == name), None)
-    if isinstance(share, Predict):
-        return public_ids(public_size, share.samples, seed, round_)
-    return None

@@ -1,0 +1,80 @@
+"""Answers on the public set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from fedkt.answers import finite, of_kind
+from fedkt.arrival import Expected
+from fedkt.data.samples import Samples
+from fedkt.errors import KnowledgeError
+from fedkt.knowledge import Kind, Knowledge
+from fedkt.options import Count, Positive
+from fedkt.registry import register
+from fedkt.shares.ids import public_ids
+from fedkt.shares.share import Asked, Model, Share, ShareWork
+
+Form = Literal["logits", "probabilities", "labels"]
+
+
+@register(name="predict")
+@dataclass(frozen=True)
+class Predict(Share):
+    """Share the model's answers on the public set.
+
+    Parameters
+    ----------
+    on : {"public"}
+        Private data is never predicted for sharing.
+    form : {"logits", "probabilities", "labels"}
+        ``probabilities`` are softmax(logits / temperature).
+    temperature : float
+        For probabilities only.
+    samples : int
+        How many public samples a round, drawn anew each round by (seed, round) on
+        both sides, so that no ids travel; 0 takes them all.
+    name : str
+        The share's name.
+    """
+
+    on: Literal["public"] = "public"
+    form: Form = "probabilities"
+    temperature: Positive = 1.0
+    samples: Count = 0
+    name: str = "public"
+    uses_public: ClassVar[bool] = True
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of knowledge shared: the form."""
+        return self.form
+
+    def ids(self, size: int, seed: int, round_: int) -> Tensor | None:
+        """Return the ids of the round's public samples, ascending."""
+        return public_ids(size, self.samples, seed, round_)
+
+    def questions(self, work: ShareWork) -> Sequence[Tensor]:
+        """Return the round's public samples, ``[M, ...]``; none without a public set."""
+        return () if work.data.public is None else (self._samples(work).x,)
+
+    def make(self, model: Model, work: ShareWork) -> Knowledge:
+        """Return the answers, one row a public sample."""
+        samples = self._samples(work)
+        logits = finite(model.predict(samples.x))
+        return Knowledge.rows(self.form, of_kind(logits, self.form, self.temperature), samples.ids)
+
+    def expected(self, asked: Asked) -> Expected:
+        """Return ``values [M, C]``, or ``[M]`` for labels."""
+        assert asked.ids is not None
+        columns = () if self.form == "labels" else (asked.num_classes,)
+        return Expected(self.kind, asked.ids, {"values": (len(asked.ids), *columns)})
+
+    def _samples(self, work: ShareWork) -> Samples:
+        public = work.data.public
+        if public is None:
+            raise KnowledgeError("this client has no public set to predict on")
+        return public.at_ids(public_ids(len(public), self.samples, work.seed, work.round))

@@ -1,0 +1,181 @@
+"""What every share says of itself: the base of the steps by which clients upload knowledge.
+
+A share is plain data that travels with the recipe. The client makes knowledge by it (``make``), the
+server checks what arrives against it (``expected``), and both derive the ids of its rows (``ids``).
+Whoever needs a fact about a share asks the share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor
+
+from fedkt.arrival import Expected
+from fedkt.data.samples import ClientData
+from fedkt.knowledge import Kind, Knowledge
+
+
+class Model(Protocol):
+    """What a share may ask of a client's model; see ``fedkt.clients.Learner``."""
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Return logits ``[n, C]`` float32 for inputs ``[n, ...]``."""
+        ...
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return features ``[n, d]`` float32."""
+        ...
+
+    def weights(self, local_norms: bool = False) -> Knowledge:
+        """Return the weights."""
+        ...
+
+    def load_weights(self, weights: Knowledge) -> None:
+        """Take other weights."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Return a copy of all that belongs to the client."""
+        ...
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Become the client that ``state`` describes."""
+        ...
+
+
+class ShareWork(Protocol):
+    """What a share works with at the client: its data, fused knowledge, names of streams."""
+
+    @property
+    def data(self) -> ClientData:
+        """The client's data."""
+        ...
+
+    @property
+    def knowledge(self) -> Mapping[str, Knowledge]:
+        """Fused knowledge by name, as far as it has arrived."""
+        ...
+
+    @property
+    def losses(self) -> Tensor | None:
+        """The client's last held-out losses, for a recipe with a gate."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run."""
+        ...
+
+    @property
+    def round(self) -> int:
+        """The round, from 1."""
+        ...
+
+    @property
+    def client(self) -> int:
+        """The client's id."""
+        ...
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the server knows of a share when it asks for it.
+
+    Parameters
+    ----------
+    ids : Tensor, optional
+        int64 ``[M]``, the ids of the rows in this round; None for knowledge without rows.
+    num_classes : int
+        C.
+    input_shape : tuple[int, ...]
+        The shape of one sample.
+    weights : Mapping[str, tuple[int, ...]]
+        The shapes of the first global weights, by name; empty where none are exchanged.
+    """
+
+    ids: Tensor | None
+    num_classes: int
+    input_shape: tuple[int, ...]
+    weights: Mapping[str, tuple[int, ...]]
+
+
+class Share:
+    """Base of all shares, which are registered frozen dataclasses with a field ``name``.
+
+    A share defines ``kind``, ``make`` and ``expected``; the rest has defaults.
+
+    Attributes
+    ----------
+    name : str
+        What its knowledge is called in the recipe.
+    samples : int
+        How many public samples of a round it speaks about; 0: all, or none at all.
+    group : str
+        ``"architecture"``: only clients of one architecture can share it.
+    uses_public : bool
+        Whether it needs the public set.
+    whole_model : bool
+        Whether what is fused of it is a whole model, the server's and every client's.
+    readout : str
+        The read-out that needs what is fused of it, once the client has absorbed; empty: none.
+    """
+
+    part: ClassVar[str] = "shares"
+    group: ClassVar[str] = ""
+    uses_public: ClassVar[bool] = False
+    readout: ClassVar[str] = ""
+    name: str
+    samples: int = 0
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of knowledge shared."""
+        raise NotImplementedError
+
+    @property
+    def whole_model(self) -> bool:
+        """Whether what is fused of it is a whole model."""
+        return False
+
+    def needs(self) -> tuple[str, ...]:
+        """Return the names of the fused knowledge that the client reads for it."""
+        return ()
+
+    def refuses(self, data: ClientData) -> str | None:
+        """Return why a client with such data cannot share it, in one line; None if it can."""
+        return None
+
+    def ids(self, size: int, seed: int, round_: int) -> Tensor | None:
+        """Return the ids of its rows in a round, int64 ``[M]``; None for knowledge without rows.
+
+        Both sides derive them, so they cost no bytes.
+
+        Parameters
+        ----------
+        size : int
+            Size of the public set.
+        seed, round_ : int
+            They name the random stream.
+        """
+        return None
+
+    def questions(self, work: ShareWork) -> Sequence[Tensor]:
+        """Return the inputs that the model is asked about, which a cohort may answer at once."""
+        return ()
+
+    def make(self, model: Model, work: ShareWork) -> Knowledge:
+        """Return what the client uploads.
+
+        Raises
+        ------
+        KnowledgeError
+            If it has none to share.
+        """
+        raise NotImplementedError
+
+    def expected(self, asked: Asked) -> Expected:
+        """Return what an upload must be; the server sets the bounds of its numbers."""
+        raise NotImplementedError
