@@ -197,7 +197,8 @@ def _choices(hint: Any) -> list[Any]:
 
 def _title(cls: type) -> str:
     """Return what a class is called in messages: registered parts by their name."""
-    name = vars(cls).get("name") if hasattr(cls, "part") else None
+    of_each = "name" in getattr(cls, "__dataclass_fields__", ())  # a share's own, not its class's
+    name = vars(cls).get("name") if hasattr(cls, "part") and not of_each else None
     return name if isinstance(name, str) else cls.__name__
 
 

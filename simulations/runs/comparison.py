@@ -342,7 +342,7 @@ def _experiment(experiment: Experiment, entry: Entry, offset: int) -> Experiment
 
 
 def _alone(entry: Entry) -> bool:
-    """Tell whether the clients of a strategy train alone: it is a baseline of the others."""
+    """Return whether the clients of a strategy train alone: it is a baseline of the others."""
     return issubclass(strategy_class(str(entry.section["name"])), Local)
 
 

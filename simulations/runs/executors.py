@@ -200,7 +200,7 @@ def cohort_size(count: int) -> int:
 
 
 def _is_small(model: nn.Module) -> bool:
-    """Tell whether a network's steps are mostly overhead: few parameters in plain layers."""
+    """Return whether a network's steps are mostly overhead: few parameters in plain layers."""
     if sum(parameter.numel() for parameter in model.parameters()) > SMALL:
         return False
     large = (nn.modules.conv._ConvNd, nn.RNNBase, nn.MultiheadAttention)

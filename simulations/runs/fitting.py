@@ -131,12 +131,12 @@ def check_fits(strategy: KnowledgeStrategy, models: Sequence[str], federation: F
 
 
 def trains_on_public_labels(recipe: Recipe) -> bool:
-    """Tell whether a step trains on the labels of the public set."""
+    """Return whether a step trains on the labels of the public set."""
     steps = [s for s in recipe.steps if isinstance(s, Train) and s.on == "public"]
     terms = [term for step in steps for _, term in weighted(step.terms)]
     return any(getattr(term, "needs_labels", False) for term in terms)
 
 
 def adapts(strategy: KnowledgeStrategy) -> bool:
-    """Tell whether a method uses unlabelled samples that a target's are where there is one."""
+    """Return whether a method uses unlabelled samples that a target's are where there is one."""
     return strategy.needs_server_model or strategy.settled_recipe.needs_public

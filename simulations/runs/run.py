@@ -258,23 +258,18 @@ def execute(
         The run directory. A finished run is left; a begun one goes on from its checkpoint.
     label : str
         The run's name in tables and figures.
-    baseline : Path, optional
-        Run directory of the clients' training alone on as many private samples, for negative
-        transfer.
-    same_epochs : Path, optional
-        That of their training alone for as many private epochs, where this is less.
+    baseline, same_epochs : Path, optional
+        Run directories of the clients' training alone: on as many private samples, for negative
+        transfer, and for as many private epochs, where this is less.
     progress : RunProgress, optional
         Who is told.
-    command : str, optional
-        The command line, for the report.
-    where : str
-        The setting it belongs to, for the progress.
+    command, where : str, optional
+        The command line, for the report; the setting it belongs to, for the progress.
 
     Raises
     ------
     ConfigError
-        If the rounds that the folder holds are damaged (:func:`read_rounds`), or were made with
-        other data or other files of the user's (:func:`check_content`).
+        If the rounds in the folder are damaged, or of other data or other files of the user's.
     RunFailedError
         If no client is left; what was done so far can be resumed.
     """

@@ -122,7 +122,8 @@ def test_numbers_are_finite_whole_and_within_bounds(part: Any) -> None:
             assert "\n" not in line
             assert option in line
             assert repr(given) in line
-            name = vars(part).get("name") if hasattr(part, "part") else part.__name__
+            of_class = hasattr(part, "part") and "name" not in hints_of(part)
+            name = vars(part).get("name") if of_class else part.__name__
             assert line.startswith(f"{name}: ")
 
 
