@@ -13,19 +13,49 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "Expected": "fedkt.arrival",
     "Fused": "fedkt.knowledge",
     "Knowledge": "fedkt.knowledge",
+    "KnowledgeStrategy": "fedkt.strategies",
+    "Load": "fedkt.recipe",
+    "Predict": "fedkt.recipe",
     "Recipe": "fedkt.recipe",
+    "Share": "fedkt.shares",
+    "Stack": "fedkt.knowledge",
+    "Term": "fedkt.objectives",
+    "Train": "fedkt.recipe",
     "Upload": "fedkt.knowledge",
     "Uploads": "fedkt.knowledge",
+    "Weights": "fedkt.recipe",
     "register": "fedkt.registry",
 }
-__all__ = ["Fused", "Knowledge", "Recipe", "Upload", "Uploads", "__version__", "register"]
+__all__ = [
+    "Expected",
+    "Fused",
+    "Knowledge",
+    "KnowledgeStrategy",
+    "Load",
+    "Predict",
+    "Recipe",
+    "Share",
+    "Stack",
+    "Term",
+    "Train",
+    "Upload",
+    "Uploads",
+    "Weights",
+    "__version__",
+    "register",
+]
 
 if TYPE_CHECKING:
-    from fedkt.knowledge import Fused, Knowledge, Upload, Uploads
-    from fedkt.recipe import Recipe
+    from fedkt.arrival import Expected
+    from fedkt.knowledge import Fused, Knowledge, Stack, Upload, Uploads
+    from fedkt.objectives import Term
+    from fedkt.recipe import Load, Predict, Recipe, Train, Weights
     from fedkt.registry import register
+    from fedkt.shares import Share
+    from fedkt.strategies import KnowledgeStrategy
 
 
 def __getattr__(name: str) -> Any:

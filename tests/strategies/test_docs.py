@@ -11,6 +11,7 @@ from fedkt import registry
 from fedkt.knowledge import Knowledge
 from fedkt.objectives.term import Batch, Outputs
 from fedkt.recipe import Recipe, Train
+from fedkt.shares import Asked
 from fedkt.simulations.attacks import View
 
 DOCS = Path(__file__).parents[2] / "docs" / "strategies.md"
@@ -31,6 +32,10 @@ def test_the_examples_form_one_file_that_works(tmp_path: Path) -> None:
     (gradient,) = torch.autograd.grad(loss, logits)
     assert bool(torch.isfinite(loss)), "extreme logits too"
     assert bool(torch.isfinite(gradient).all())
+    share = registry.lookup("shares", "class-counts")("mine")
+    recipe = Recipe(share=[share])
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    assert share.expected(Asked(None, 3, (1, 8, 8), {})).shapes == {"counts": (3,)}
     own = torch.eye(4)
     target = Knowledge.rows("probabilities", own)
     view = View(own, own[None], own[None], own, torch.arange(4), target, seed=0, round=2, client=0)
