@@ -197,7 +197,8 @@ def _choices(hint: Any) -> list[Any]:
 
 def _title(cls: type) -> str:
     """Return what a class is called in messages: registered parts by their name."""
-    of_each = "name" in getattr(cls, "__dataclass_fields__", ())  # a share's own, not its class's
+    fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+    of_each = any(field.name == "name" for field in fields)  # a share's own, not its class's
     name = vars(cls).get("name") if hasattr(cls, "part") and not of_each else None
     return name if isinstance(name, str) else cls.__name__
 
