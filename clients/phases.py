@@ -13,7 +13,7 @@ from fedkt.clients.learners.base import Learner, Work
 from fedkt.data.samples import ClientData, Samples
 from fedkt.errors import NotFiniteError
 from fedkt.knowledge import Knowledge
-from fedkt.recipe import Recipe, Step, Train
+from fedkt.recipe import Recipe, Step
 
 # From inputs [n, ...] and the client's logits for them [n, C] to its personal logits [n, C].
 # It takes the logits because whoever measures both answers has them already: only a blend with
@@ -43,11 +43,7 @@ def run_steps(learner: Learner, steps: Sequence[Step], work: Work, phase: str) -
 
 def run_step(learner: Learner, step: Step, work: Work, stream: str) -> float | None:
     """Run a step; return its loss if it has one, as :func:`run_steps` does for many."""
-    if isinstance(step, Train):
-        return sound(learner.train(step, work, stream))
-    if step.source in work.knowledge:
-        learner.load_weights(work.knowledge[step.source])
-    return None
+    return sound(step.run(learner, work, stream))
 
 
 def sound(loss: float | None) -> float | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from fedkt.clients.learners.base import Learner, Work
 from fedkt.clients.phases import PersonalAnswer, run_steps
 from fedkt.readouts.blends import FIXED, Blend, choose, held_out_losses
-from fedkt.recipe import Recipe, Train
+from fedkt.recipe import Recipe, trainings
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _gated(learner: Learner, recipe: Recipe, work: Work) -> Settled:
 
 def _refreshed(learner: Learner, recipe: Recipe, work: Work) -> dict[str, Any]:
     """Return the learner's state after the recipe's private training once more."""
-    private = [s for s in recipe.learn if isinstance(s, Train) and s.on == "private"]
+    private = [step for step in trainings(recipe.learn) if step.on == "private"]
     now = learner.state()
     run_steps(learner, private, work, "readout")
     refreshed = learner.state()

@@ -33,6 +33,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "strategies": ("strategy", "fedkt.strategies"),
     "objectives": ("objective", "fedkt.objectives", "fedkt.adaptation"),
     "transforms": ("transform", "fedkt.adaptation"),
+    "steps": ("step", "fedkt.steps"),
     "shares": ("share", "fedkt.shares"),
     "fusions": ("fusion", "fedkt.fusion"),
     "codecs": ("codec", "fedkt.codecs"),

@@ -70,8 +70,9 @@ def refuses(
 def _steps(recipe: Recipe) -> Iterator[tuple[str, Train]]:
     for phase in ("start", "learn", "absorb"):
         for index, step in enumerate(getattr(recipe, phase)):
-            if isinstance(step, Train) and step.epochs:
-                short = replace(step, epochs=1, batch_size=BATCH, samples=0)
+            training = step.as_train()
+            if training is not None and training.epochs:
+                short = replace(training, epochs=1, batch_size=BATCH, samples=0)
                 yield f"{phase}/{index}", short
 
 

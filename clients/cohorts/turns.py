@@ -19,7 +19,7 @@ from fedkt.clients.phases import run_step, sound
 from fedkt.clients.state import StateStore
 from fedkt.clients.turn import Turn, begin, error_reply
 from fedkt.knowledge import Knowledge
-from fedkt.recipe import Step, Train
+from fedkt.recipe import Step
 from fedkt.text import one_line
 
 KINDS = (MessageType.TRAIN, MessageType.EVALUATE)
@@ -123,10 +123,11 @@ class _Cohort:
     def _step(
         self, step: Step, places: Sequence[int], phase: str, index: int
     ) -> Mapping[int, float | None]:
-        if isinstance(step, Train) and places:
+        training = step.as_train()
+        if training is not None and places:
             rows = [cohort.Row(self._learners[p].current, self._turns[p].work) for p in places]
             try:
-                losses = cohort.train(self._shared, step, rows, f"{phase}/{index}")
+                losses = cohort.train(self._shared, training, rows, f"{phase}/{index}")
             except Exception as error:
                 _warn_once(self._shared.architecture, error)
             else:

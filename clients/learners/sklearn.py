@@ -17,7 +17,7 @@ from fedkt.clients.learners.base import Work
 from fedkt.data.priors import empirical_bayes_prior
 from fedkt.errors import ConfigError, KnowledgeError
 from fedkt.knowledge import Knowledge
-from fedkt.recipe import Recipe, Train, weighted
+from fedkt.recipe import Recipe, Train, trainings, weighted
 from fedkt.rng import derive
 
 # Probability given to a class the classifier rules out, so that its logit stays finite.
@@ -91,9 +91,7 @@ class SklearnLearner:
         """Refuse recipes that exchange weights or train on terms other than labels and targets."""
         if recipe.needs_one_architecture:
             return f"a scikit-learn model ({self._name}) has no weights to exchange"
-        for step in (*recipe.start, *recipe.learn, *recipe.absorb):
-            if not isinstance(step, Train):
-                continue
+        for step in trainings((*recipe.start, *recipe.learn, *recipe.absorb)):
             drawn = step.samples and step.pace is None
             if step.beside or step.transforms or drawn or step.rate != 1:
                 what = "align" if step.beside else "draw samples or change its inputs"

@@ -1,8 +1,8 @@
 """Recipes: what the clients of a method do, as plain data."""
 
 from fedkt.recipe.recipe import ReadOut, Recipe
-from fedkt.recipe.steps import Beside, Data, Load, Step, Train, Weighted, weighted
 from fedkt.shares import Form, Gate, Predict, Share, Styles, Validation, Weights
+from fedkt.steps import Beside, Data, Load, Step, Train, Weighted, trainings, weighted
 
 __all__ = [
     "Beside",
@@ -20,5 +20,6 @@ __all__ = [
     "Validation",
     "Weighted",
     "Weights",
+    "trainings",
     "weighted",
 ]

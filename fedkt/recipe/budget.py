@@ -13,7 +13,7 @@ from dataclasses import replace
 from fedkt.objectives import CrossEntropy
 from fedkt.readouts.blends import FIXED
 from fedkt.recipe.recipe import Recipe
-from fedkt.recipe.steps import Step, Train, weighted
+from fedkt.steps import Step, Train, trainings, weighted
 
 
 def alone(recipe: Recipe, rehearsal: bool = True) -> Recipe:
@@ -61,8 +61,7 @@ def described(recipe: Recipe, public: int, public_batch: int) -> str:
     said = [
         _step_described(step, public, public_batch) + when
         for steps, when in ((plain.learn, ""), (plain.start, " once"))
-        for step in steps
-        if isinstance(step, Train)
+        for step in trainings(steps)
     ]
     return " + ".join(said) or "0 epochs"
 
@@ -75,8 +74,8 @@ def batches_beside(step: Train, public: int, public_batch: int) -> int:
 def _private(steps: Iterable[Step], recipe: Recipe, rehearsal: bool) -> list[Train]:
     """Return the private training of some steps, each as a step of its own."""
     found = []
-    for step in steps:
-        if not isinstance(step, Train) or not step.epochs:
+    for step in trainings(steps):
+        if not step.epochs:
             continue
         if step.on == "private" and (rehearsal or step.pace is None):
             samples = step.samples

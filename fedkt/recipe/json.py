@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any
 
 from fedkt import registry
-from fedkt.errors import ConfigError
+from fedkt.errors import ConfigError, unknown
 from fedkt.objectives.heads import Head
-from fedkt.recipe.steps import Beside, Load, Train, Weighted
+from fedkt.steps import Beside, Weighted
 
-_STEPS: Mapping[str, Callable[..., Any]] = {c.step: c for c in (Train, Load)}
-# What a recipe holds beside steps and registered parts.
+# The registered parts that a recipe holds: nothing else is looked up by what comes over the wire.
+PARTS = frozenset({"steps", "shares", "objectives", "transforms"})
+# What it holds beside them.
 _PLAIN: Mapping[str, type[Any]] = {c.__name__: c for c in (Weighted, Beside, Head)}
 
 
@@ -22,9 +23,6 @@ def plain(value: Any) -> Any:
         fields = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         if isinstance(value, tuple(_PLAIN.values())):
             return {"@part": type(value).__name__, **fields}
-        step = vars(type(value)).get("step")
-        if step in _STEPS:
-            return {"@step": step, **fields}
         kind = getattr(value, "part", "objectives")
         return {f"@{kind}": _wire_name(kind, type(value)), **fields}
     if isinstance(value, list | tuple):
@@ -60,10 +58,10 @@ def build(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     fields = {k: build(v) for k, v in value.items() if not k.startswith("@")}
-    if "@step" in value:
-        return _STEPS[value["@step"]](**fields)
     if "@part" in value:
         return _PLAIN[value["@part"]](**fields)
     (key,) = (key for key in value if key.startswith("@"))
-    made = registry.lookup(key.removeprefix("@"), value[key], files=False)
-    return cast("Callable[..., Any]", made)(**fields)
+    kind = key.removeprefix("@")
+    if kind not in PARTS:
+        raise unknown("kind of part in a recipe", kind, PARTS)
+    return registry.lookup(kind, value[key], files=False)(**fields)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -20,8 +20,9 @@ from fedkt.errors import ConfigError
 from fedkt.objectives.heads import Head
 from fedkt.options import checked
 from fedkt.recipe.json import build, plain
-from fedkt.recipe.steps import Load, Step, Train, listed, unique
 from fedkt.shares import Share, Weights
+from fedkt.steps import Load, Step, Train
+from fedkt.steps.train import listed, unique
 
 ReadOut = Literal["raw", "prior", "mix", "gate"]
 
@@ -180,7 +181,7 @@ class Recipe:
 
 # What the lists of a recipe hold.
 _HELD: Mapping[str, tuple[type[Any], ...]] = {
-    **dict.fromkeys(("learn", "absorb", "start"), get_args(Step)),
+    **dict.fromkeys(("learn", "absorb", "start"), (Step,)),
     "share": (Share,),
     "heads": (Head,),
     "given": (str,),

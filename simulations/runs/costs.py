@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fedkt.clients import TorchLearner
 from fedkt.clients.learners.making import make_learner
 from fedkt.data.federation import Federation
-from fedkt.recipe import Recipe, Train
+from fedkt.recipe import Recipe, trainings
 from fedkt.rng import global_torch_stream
 from fedkt.simulations.engines.population import PopulationSpec
 from fedkt.strategies import KnowledgeStrategy
@@ -73,10 +73,9 @@ def _client_flops(
     private = len(federation.rows) / federation.num_clients
     public = len(federation.public_x)
     samples = 0.0
-    for step in (*recipe.learn, *recipe.absorb):
-        if isinstance(step, Train):
-            seen = _rows(step.samples, private if step.on == "private" else public)
-            samples += PASSES * step.epochs * seen * (2 if step.rehearse else 1)
+    for step in trainings((*recipe.learn, *recipe.absorb)):
+        seen = _rows(step.samples, private if step.on == "private" else public)
+        samples += PASSES * step.epochs * seen * (2 if step.rehearse else 1)
     samples += sum(_shared_rows(recipe, public))
     shape, each = federation.input_shape, []
     for reference in population.models:

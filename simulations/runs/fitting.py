@@ -8,7 +8,7 @@ from fedkt.clients.learners.making import make_learner, torch_models
 from fedkt.clients.phases import refuses
 from fedkt.data.federation import Federation
 from fedkt.errors import ConfigError, FedktError
-from fedkt.recipe import Recipe, Train, weighted
+from fedkt.recipe import Recipe, trainings, weighted
 from fedkt.simulations.experiment.config import Experiment
 from fedkt.simulations.runs.server_model import server_network
 from fedkt.strategies import KnowledgeStrategy
@@ -132,7 +132,9 @@ def check_fits(strategy: KnowledgeStrategy, models: Sequence[str], federation: F
 
 def trains_on_public_labels(recipe: Recipe) -> bool:
     """Return whether a step trains on the labels of the public set."""
-    steps = [s for s in recipe.steps if isinstance(s, Train) and s.on == "public"]
+    steps = [
+        s for s in trainings((*recipe.start, *recipe.learn, *recipe.absorb)) if s.on == "public"
+    ]
     terms = [term for step in steps for _, term in weighted(step.terms)]
     return any(getattr(term, "needs_labels", False) for term in terms)
 

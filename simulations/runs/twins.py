@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fedkt.recipe import Recipe, Train
+from fedkt.recipe import Recipe, trainings
 from fedkt.recipe.budget import alone, described
 from fedkt.simulations.experiment.config import Experiment
 from fedkt.simulations.runs.run import Plan
@@ -53,7 +53,7 @@ def private_training(plan: Plan, rehearsal: bool = True) -> str:
 
 def _section(recipe: Recipe) -> dict[str, Any] | None:
     """Return the options of ``local`` that give a recipe; None if there are none."""
-    steps = [s for s in recipe.learn if isinstance(s, Train)]
+    steps = trainings(recipe.learn)
     if recipe.start or len(steps) > 1 or any(step.pace or step.batch_size for step in steps):
         return None
     epochs, samples = (steps[0].epochs, steps[0].samples) if steps else (0, 0)

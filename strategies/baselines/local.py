@@ -8,7 +8,7 @@ from typing import Any
 
 from fedkt.objectives import CrossEntropy
 from fedkt.options import AtLeastOne, Count
-from fedkt.recipe import Recipe, Step, Train
+from fedkt.recipe import Recipe, Step, Train, trainings
 from fedkt.recipe.budget import alone
 from fedkt.registry import register
 from fedkt.strategies.construction import make_strategy
@@ -62,11 +62,7 @@ class Local(KnowledgeStrategy):
         return Recipe(start=self._repeated(whole.start), learn=self._repeated(whole.learn))
 
     def _repeated(self, steps: Sequence[Step]) -> list[Train]:
-        return [
-            replace(step, epochs=step.epochs * self.times)
-            for step in steps
-            if isinstance(step, Train)
-        ]
+        return [replace(step, epochs=step.epochs * self.times) for step in trainings(steps)]
 
 
 def _recipe_of(like: str | Mapping[str, Any]) -> Recipe:

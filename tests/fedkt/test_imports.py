@@ -93,7 +93,17 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "fedkt": (
         *("errors", "text", "options", "listing", "registry", "rng", "answers", "machine", "disk"),
         *("knowledge", "arrival", "snapshot", "fusion", "objectives", "adaptation", "codecs"),
-        *("readouts", "models", "data", "shares", "recipe", "wire", "greeting", "evaluation"),
+        *(
+            "readouts",
+            "models",
+            "data",
+            "shares",
+            "steps",
+            "recipe",
+            "wire",
+            "greeting",
+            "evaluation",
+        ),
     ),
     "strategies": (
         "server",

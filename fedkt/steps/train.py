@@ -1,15 +1,17 @@
-"""The steps of a recipe that a client takes: training, and taking weights."""
+"""What every step of a recipe says of itself, and the step that trains."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 from fedkt import registry
 from fedkt.errors import ConfigError
+from fedkt.knowledge import Knowledge
 from fedkt.objectives.term import Term, Transform
 from fedkt.options import AtLeastOne, Count, Factor, checked
+from fedkt.registry import register
 
 Data = Literal["private", "public"]
 
@@ -49,9 +51,72 @@ class Beside:
     batch_size: AtLeastOne = 128
 
 
-@checked
+class Trainee(Protocol):
+    """What a step may do to a client's model; see ``fedkt.clients.Learner``."""
+
+    def train(self, step: Train, work: Any, stream: str) -> float | None:
+        """Train by a step; return the mean loss of the last epoch, if there is one."""
+        ...
+
+    def load_weights(self, weights: Knowledge) -> None:
+        """Take other weights."""
+        ...
+
+
+class StepWork(Protocol):
+    """What a step works with at the client; see ``fedkt.clients.Work``."""
+
+    @property
+    def knowledge(self) -> Mapping[str, Knowledge]:
+        """Fused knowledge by name, as far as it has arrived."""
+        ...
+
+
+class Step:
+    """Base of all steps, which are registered frozen dataclasses.
+
+    Attributes
+    ----------
+    group : str
+        ``"architecture"``: only clients of one architecture can take it.
+    uses_public : bool
+        Whether it needs the public set.
+    """
+
+    part: ClassVar[str] = "steps"
+    group: ClassVar[str] = ""
+
+    @property
+    def uses_public(self) -> bool:
+        """Whether the step needs the public set."""
+        return False
+
+    def needs(self) -> tuple[str, ...]:
+        """Return the names of the fused knowledge that the step reads."""
+        return ()
+
+    def run(self, learner: Trainee, work: StepWork, stream: str) -> float | None:
+        """Take the step; return its loss if it has one.
+
+        Parameters
+        ----------
+        learner : Trainee
+            The client's model.
+        work : StepWork
+            What it works with.
+        stream : str
+            The name of the step's random stream.
+        """
+        raise NotImplementedError
+
+    def as_train(self) -> Train | None:
+        """Return the training that the step is, which cohorts run; None if it is none."""
+        return None
+
+
+@register(name="train")
 @dataclass(frozen=True)
-class Train:
+class Train(Step):
     """Train the model on a sum of terms.
 
     Parameters
@@ -102,8 +167,6 @@ class Train:
     transforms: Sequence[Transform] = ()
     mixup: Factor = 0.0
     pace: Literal["public"] | None = None
-    step: ClassVar[str] = "train"
-    group: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         for option in ("terms", "rehearse", "transforms"):
@@ -132,23 +195,18 @@ class Train:
         """Whether the step trains on public samples or beside them."""
         return self.on == "public" or (self.beside is not None and self.beside.source == "public")
 
+    def run(self, learner: Trainee, work: StepWork, stream: str) -> float | None:
+        """Train the learner."""
+        return learner.train(self, work, stream)
 
-@checked
-@dataclass(frozen=True)
-class Load:
-    """Replace the model's weights by fused ones; the optimiser's state starts anew."""
-
-    source: str = "weights"
-    step: ClassVar[str] = "load"
-    group: ClassVar[str] = "architecture"
-    uses_public: ClassVar[bool] = False
-
-    def needs(self) -> tuple[str, ...]:
-        """Return the name of the weights."""
-        return (self.source,)
+    def as_train(self) -> Train:
+        """Return the step itself."""
+        return self
 
 
-Step = Train | Load
+def trainings(steps: Iterable[Step]) -> list[Train]:
+    """Return the trainings among steps, in order."""
+    return [training for step in steps if (training := step.as_train()) is not None]
 
 
 def listed(of: str, option: str, held: Any, kinds: tuple[type[Any], ...] = ()) -> tuple[Any, ...]:

@@ -1,0 +1,6 @@
+"""Steps: what clients do with their models, as plain data. One step a file."""
+
+from fedkt.steps.load import Load
+from fedkt.steps.train import Beside, Data, Step, Train, Weighted, trainings, weighted
+
+__all__ = ["Beside", "Data", "Load", "Step", "Train", "Weighted", "trainings", "weighted"]
