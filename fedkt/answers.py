@@ -1,8 +1,8 @@
 """Conversions of answers: logits, probabilities, labels, and the figures that are taken of them.
 
 An argmax of NaN is a class like any other, so an accuracy of a model that has diverged looks like
-chance. Every label, accuracy and loss that the library takes of logits is taken here, and answers
-that are not finite are refused.
+chance. Every label, accuracy and loss of logits is computed here, and answers that are not finite
+are refused.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ def log_softmax(logits: Tensor) -> Tensor:
 
 
 def softmax(logits: Tensor) -> Tensor:
-    """Return the softmax over the last axis, as :func:`log_softmax` has it."""
+    """Return the softmax over the last axis of ``[..., B, C]``; see :func:`log_softmax`."""
     return log_softmax(logits).exp()
 
 
 def torch_softmax(logits: Tensor) -> Tensor:
     """Return the softmax over the last axis as torch computes it.
 
-    Of :func:`softmax` most numbers differ in the last digit; published figures rest on one or the
-    other, so each place stays with the one it has.
+    Most numbers differ from :func:`softmax` in the last digit. Published figures rest on one or the
+    other, so every caller stays with its function.
     """
     return logits.softmax(-1)
 
@@ -97,11 +97,11 @@ def of_kind(
     Parameters
     ----------
     logits : Tensor
-        Looked at as they are, finite or not; see :func:`finite`.
+        Taken as they are, finite or not; see :func:`finite`.
     kind : {"logits", "probabilities", "labels"}
         Labels are the classes of the largest logits, int64 ``[...]``.
     temperature : float
-        Of probabilities: softmax(logits / temperature).
+        For probabilities: softmax(logits / temperature).
     soft : callable
         The softmax, ours or torch's.
     """

@@ -1,4 +1,4 @@
-"""Knowledge on arrival: what the server asked for, and the check that it is what has come."""
+"""Knowledge on arrival: what the server asked for, and the check of what arrived."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedkt.knowledge import Kind, Knowledge, dtype_name
 
 # Rows of probabilities may miss the simplex by this much (float16 transport).
 SIMPLEX_TOLERANCE = 5e-3
-LARGEST_COUNT = 10**9  # of examples behind a row; beyond it a count is taken for nonsense
+LARGEST_COUNT = 10**9  # examples behind a row; a larger count is refused
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def check(knowledge: Knowledge, expected: Expected, num_classes: int) -> None:
         Naming the first fault: kind, tensors, shape, dtype, ids, values out of bounds,
         counts outside [0, 10⁹], rows off the simplex (but for absent ones), labels out of range.
     NotFiniteKnowledgeError
-        A KnowledgeError too: for NaN or infinity.
+        For NaN or infinity; it is a KnowledgeError as well.
     """
     if knowledge.kind != expected.kind:
         raise KnowledgeError(f"kind is {knowledge.kind}, not {expected.kind}")

@@ -15,7 +15,7 @@ from fedkt.errors import ConfigError, DiskError, FedktError
 from fedkt.text import foreign
 
 LOCK = ".lock"  # in a folder that a process writes to
-# Refusals that stand however much room there is: the user has to name another place.
+# Refusals that more room does not lift: the user has to name another place.
 _REFUSALS = {
     errno.EACCES,
     errno.EPERM,
@@ -37,7 +37,7 @@ def writing(folder: Path) -> Iterator[None]:
     Parameters
     ----------
     folder : Path
-        What is written to inside: a full disk names nothing itself.
+        The folder of the files: the error of a full disk names none.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def write_atomic(path: Path, text: str) -> None:
 
 @contextmanager
 def only_user(folder: Path) -> Iterator[None]:
-    """Hold a folder while writing into it; the lock goes with the process, however it ends.
+    """Hold a folder while writing into it; the lock ends with the process, however that ends.
 
     A folder that did not exist before and holds nothing afterwards is removed again.
 
@@ -131,7 +131,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def refused(what: str, number: int) -> FedktError:
-    """Return the error for what the system refused, and with which number (``errno``)."""
+    """Return the error for something that the system refused with a number (``errno``)."""
     line = f"{what}: {os.strerror(number)}."
     return ConfigError(line) if number in _REFUSALS else DiskError(line)
 

@@ -23,7 +23,7 @@ class KnowledgeError(FedktError, ValueError):
 
 
 class NotFiniteError(FedktError, ArithmeticError):
-    """What should be measured, kept or shared holds NaN or infinity."""
+    """A value that is measured, kept or shared holds NaN or infinity."""
 
 
 class NotFiniteKnowledgeError(KnowledgeError, NotFiniteError):
@@ -39,7 +39,7 @@ class DiskError(RunFailedError):
 
 
 def unknown(what: str, given: str, allowed: Iterable[str]) -> ConfigError:
-    """Build the error for a name that does not exist.
+    """Return the error for a name that does not exist.
 
     Parameters
     ----------
@@ -61,6 +61,6 @@ def unknown(what: str, given: str, allowed: Iterable[str]) -> ConfigError:
 
 
 def nearest(given: str, names: Sequence[str]) -> str:
-    """Return a question for the name that comes nearest, with a space before; else empty."""
+    """Return " Did you mean ...?" with the nearest of the names; empty if none is near."""
     near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else ""

@@ -1,7 +1,7 @@
 """Adversarial alignment in two terms: one for the judge of domains, one for the features.
 
-Both can stand in one step: the first trains nothing but the judge, a head of the recipe, the
-second nothing but the model. A gradient reversal trains both with one loss and its negative;
+Both can stand in one step: the first trains only the judge, a head of the recipe, the second
+only the model. A gradient reversal trains both with one loss and its negative;
 the second term's loss has the same minimiser and a gradient that does not vanish while the judge
 is sure (Goodfellow et al. 2014, section 3).
 """
@@ -27,10 +27,11 @@ OWN, OTHER = 0, 1  # the judge's classes: the batch, the samples beside it
 @register
 @dataclass(frozen=True)
 class DomainIdentifier:
-    """Train a judge to tell the batch's features from those beside it; the model learns nothing.
+    """Loss of a judge that tells the batch's features from those beside it.
 
-    The mean of two cross-entropies, Σ over the two domains of -log D(domain | features) / 2,
-    with features held constant, as in FADA (Peng et al., ICLR 2020), recalled from memory.
+    The mean of two cross-entropies, Σ over the two domains of -log D(domain | features) / 2. The
+    features are constant, so the model learns nothing. As in FADA (Peng et al., ICLR 2020),
+    recalled from memory.
 
     Parameters
     ----------
@@ -45,7 +46,7 @@ class DomainIdentifier:
     needs_beside: ClassVar[bool] = True
 
     def needs(self) -> tuple[str, ...]:
-        """Read no fused knowledge."""
+        """Return no names: the term reads no fused knowledge."""
         return ()
 
     def __call__(
@@ -67,7 +68,7 @@ class DomainIdentifier:
 @register
 @dataclass(frozen=True)
 class DomainConfusion:
-    """Train the model towards features that the judge takes for those of the other domain.
+    """Loss of features that the judge does not take for those of the other domain.
 
     -log D(the other domain | features) on the batch, with the judge held constant: FADA's
     confusion, recalled from memory, for the one extractor that is trained here (the features
@@ -83,10 +84,10 @@ class DomainConfusion:
     part: ClassVar[str] = "objectives"
     name: ClassVar[str] = "domain-confusion"
     needs_features: ClassVar[bool] = True
-    needs_beside: ClassVar[bool] = True  # without them the judge has learnt nothing
+    needs_beside: ClassVar[bool] = True  # without samples beside it the judge learns nothing
 
     def needs(self) -> tuple[str, ...]:
-        """Read no fused knowledge."""
+        """Return no names: the term reads no fused knowledge."""
         return ()
 
     def __call__(

@@ -54,7 +54,7 @@ def ramp(progress: float | Tensor, gamma: float) -> float | Tensor:
 
 
 def reverse_gradient(x: Tensor, factor: float | Tensor) -> Tensor:
-    """Return ``x`` itself; going back, its gradient is multiplied by ``-factor``.
+    """Return ``x`` itself; its gradient is multiplied by ``-factor`` in the backward pass.
 
     The gradient reversal layer of Ganin and Lempitsky (ICML 2015, arXiv:1409.7495).
 
@@ -118,7 +118,7 @@ class MMD:
     needs_beside: ClassVar[bool] = True
 
     def needs(self) -> tuple[str, ...]:
-        """Read no knowledge itself."""
+        """Return no names: the term reads no fused knowledge."""
         return ()
 
     def __call__(
@@ -160,7 +160,7 @@ class Coral:
     needs_beside: ClassVar[bool] = True
 
     def needs(self) -> tuple[str, ...]:
-        """Read no knowledge itself."""
+        """Return no names: the term reads no fused knowledge."""
         return ()
 
     def __call__(
@@ -184,7 +184,7 @@ class FourierMMD:
     source : str
         Statistics with ``mean_embedding [D]`` and ``sigma`` (one entry), the target's.
     seed : int
-        Of the frequencies; the same as whoever made the embedding used.
+        Of the frequencies; the party that made the embedding used the same.
     kernels : int
         How many Gaussian kernels it is the mean of.
     multiplier : float
@@ -200,7 +200,7 @@ class FourierMMD:
     needs_features: ClassVar[bool] = True
 
     def needs(self) -> tuple[str, ...]:
-        """Read the target's statistics."""
+        """Return the name of the target's statistics."""
         return (self.source,)
 
     def __call__(
@@ -239,7 +239,7 @@ class Moments:
     needs_features: ClassVar[bool] = True
 
     def needs(self) -> tuple[str, ...]:
-        """Read the target's statistics."""
+        """Return the name of the target's statistics."""
         return (self.source,)
 
     def __call__(
@@ -290,7 +290,7 @@ class DomainAdversarial:
     needs_beside: ClassVar[bool] = True
 
     def needs(self) -> tuple[str, ...]:
-        """Read no knowledge itself."""
+        """Return no names: the term reads no fused knowledge."""
         return ()
 
     def __call__(
@@ -333,7 +333,7 @@ class Ramped:
     name: ClassVar[str] = "ramped"
 
     def needs(self) -> tuple[str, ...]:
-        """Read what the other term reads."""
+        """Return the names that the other term reads."""
         return self.term.needs()
 
     @property

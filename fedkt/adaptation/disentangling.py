@@ -48,7 +48,7 @@ def disentangler_heads(hidden: int = 64) -> tuple[Head, ...]:
 @register
 @dataclass(frozen=True)
 class DisentanglerCritics:
-    """Train critics on what the parts of the features give away; the parts learn nothing.
+    """Loss of critics of the two parts of the features; the parts learn nothing.
 
     The cross-entropy of the labels from the specific part, minus the mutual information of the
     two parts that their critic finds (:func:`mutual_information`).
@@ -59,7 +59,7 @@ class DisentanglerCritics:
     needs_features: ClassVar[bool] = True
 
     def needs(self) -> tuple[str, ...]:
-        """Read no fused knowledge."""
+        """Return no names: the term reads no fused knowledge."""
         return ()
 
     def __call__(
@@ -76,7 +76,7 @@ class DisentanglerCritics:
 @register
 @dataclass(frozen=True)
 class Disentangler:
-    """Train the parts of the features to hold what belongs there; the critics learn nothing.
+    """Loss of the two parts of the features; the critics learn nothing.
 
     CE(y; c(i)) + confusion · CE(uniform; k(s)) + reconstruction · mean (f - R(i, s))² +
     information · max(0, I(i; s)), where the class critic k and the information critic in I are
@@ -98,7 +98,7 @@ class Disentangler:
     needs_features: ClassVar[bool] = True
 
     def needs(self) -> tuple[str, ...]:
-        """Read no fused knowledge."""
+        """Return no names: the term reads no fused knowledge."""
         return ()
 
     def __call__(
@@ -135,7 +135,7 @@ def mutual_information(
     Parameters
     ----------
     parameters : Mapping[str, Tensor]
-        They hold the critic T.
+        The parameters of the critic T are among them.
     head : str
         T's name, a head with ``inputs="pair"`` and one output.
     left, right : Tensor

@@ -14,8 +14,8 @@ from fedkt.knowledge import Knowledge
 from fedkt.options import Fraction
 from fedkt.registry import register
 
-# Below the standard deviation of an image in which one of 100 × 100 bytes differs by 1. A channel
-# of one value has no contrast to scale: it becomes the style's mean.
+# Less than the standard deviation of an image of which one of 100 × 100 bytes differs by 1. A
+# channel of one value has no contrast to scale: it becomes the style's mean.
 FLAT = 1e-5
 
 
@@ -40,7 +40,7 @@ def styles_of(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def restyled(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Give images other styles: ``σ(s) (x − μ(x)) / σ(x) + μ(s)`` in every channel.
+    """Return images in other styles: ``σ(s) (x − μ(x)) / σ(x) + μ(s)`` in every channel.
 
     Adaptive instance normalisation (Huang & Belongie, ICCV 2017, arXiv:1703.06868, equation 8)
     of pixels instead of features.
@@ -65,10 +65,10 @@ def restyled(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 @register
 @dataclass(frozen=True)
 class Restyle:
-    """Give some images of a batch a style from a bank, drawn anew every time.
+    """Transform that gives some images of a batch a style from a bank, drawn anew every time.
 
     Cross-client style transfer (Chen et al., WACV 2023, arXiv:2210.00912) in the space of pixels.
-    What is drawn comes from torch's global generator, which the executor sets.
+    Random numbers come from torch's global generator, which the executor sets.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class Restyle:
     name: ClassVar[str] = "restyle"
 
     def needs(self) -> tuple[str, ...]:
-        """Read the bank of styles."""
+        """Return the name of the bank of styles."""
         return (self.source,)
 
     def __call__(self, x: Tensor, knowledge: Mapping[str, Knowledge]) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a server can tell its clients of features they may not see: the workspace of FedKA."""
+"""The workspace of FedKA: knowledge about features that the clients may not see."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def describe(
     fourier_features: int = 1024,
     seed: int = 0,
 ) -> Knowledge:
-    """Return knowledge of features.
+    """Return knowledge about features ``[S, d]``, in one of three forms.
 
     Parameters
     ----------

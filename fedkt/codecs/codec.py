@@ -1,4 +1,4 @@
-"""What a codec is."""
+"""The protocol of codecs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Arrays = dict[str, np.ndarray]
 
 
 class Codec(Protocol):
-    """Turns arrays into smaller ones and back; applied by both sides of the wire."""
+    """Encoder and decoder of the arrays of knowledge; both sides of the wire use it."""
 
     part: ClassVar[str]
 
     def encode(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
-        """Return what travels; raise KnowledgeError if it cannot be encoded."""
+        """Return the arrays that travel; raise KnowledgeError if that is impossible."""
         ...
 
     def decode(self, arrays: Mapping[str, np.ndarray]) -> Arrays:

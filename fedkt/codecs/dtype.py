@@ -14,7 +14,7 @@ from fedkt.registry import register
 
 @register
 class Float16:
-    """Send float32 as float16: half the bytes, three decimal digits.
+    """Codec that sends float32 as float16: half the bytes, three decimal digits.
 
     The relative error is at most 2⁻¹¹ for values from 2⁻¹⁴ on, the absolute error of smaller
     ones at most 2⁻²⁵. Integers travel unchanged. Computation stays in float32 on both sides.

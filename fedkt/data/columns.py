@@ -36,7 +36,7 @@ class Column:
 def expand(
     references: Sequence[str], data_dir: str | Path | None = None, seed: int = 0
 ) -> tuple[str, ...]:
-    """Replace every ``NAME/*`` by one ``NAME/VALUE`` for each value of the set's column.
+    """Return references with ``NAME/VALUE``, for each value of the set's column, for ``NAME/*``.
 
     Parameters
     ----------
@@ -73,8 +73,8 @@ def load_domain(
 ) -> Dataset:
     """Load a data set, or the one domain ``VALUE`` of a set for ``NAME/VALUE``.
 
-    A data set of that very name, such as a file in a folder ``NAME``, goes before a value.
-    Missing values pass; see :func:`fedkt.data.inputs.prepared`.
+    A data set of that very name, such as a file in a folder ``NAME``, takes
+    precedence over a value. Missing values are kept; see :func:`fedkt.data.inputs.prepared`.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def column_of(dataset: Dataset) -> Column:
     Raises
     ------
     ConfigError
-        If it has none, or one that does not fit its rows or its names.
+        If there is no domain column, or it does not fit the rows or the names of the set.
     """
     train, test = (_checked(dataset, split) for split in ("train", "test"))
     if train.dtype.kind != test.dtype.kind:

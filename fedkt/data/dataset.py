@@ -28,7 +28,7 @@ class Dataset:
     Parameters
     ----------
     name : str
-        The name it was asked for by.
+        The reference by which it was loaded.
     x_train, x_test : ndarray
         uint8 or float: images ``[N, H, W]`` or ``[N, H, W, C]`` (C = 1 or 3), series
         ``[N, T, C]`` (``[N, T]``: of one channel), or feature vectors ``[N, d]``. Float vectors
@@ -132,12 +132,12 @@ class Dataset:
 
 
 def laid_out(dataset: Dataset, layout: str) -> Dataset:
-    """Return a data set whose axes mean ``layout``; empty: what they mean already."""
+    """Return a data set whose axes mean ``layout``; with an empty one, the same data set."""
     return replace(dataset, layout=layout) if layout else dataset
 
 
 def complete(dataset: Dataset) -> Dataset:
-    """Return a data set if no value is missing.
+    """Return a data set as it is if no value is missing.
 
     Raises
     ------
@@ -155,7 +155,7 @@ def complete(dataset: Dataset) -> Dataset:
 
 
 def held_out(name: str, x: Array, y: Array, classes: tuple[str, ...] = ()) -> Dataset:
-    """Build a data set without an official split: a fixed stratified 20 % is the test part."""
+    """Return a data set without an official split: a fixed stratified 20 % is the test part."""
     rng = numpy_rng(HOLD_OUT_SEED, f"hold-out/{name}")
     test = stratified(y, max(1, round(len(y) * HOLD_OUT_FRACTION)), rng)
     train = np.setdiff1d(np.arange(len(y)), test, assume_unique=True)
@@ -184,7 +184,7 @@ def _checked_inputs(name: str, key: str, x: Array, layout: str) -> Array:
     if x.dtype.kind != "f":
         raise ConfigError(f"{name}: {key} has dtype {x.dtype}; allowed are uint8 and floats.")
     out = x.astype(np.float32, copy=False)
-    bad = ~np.isfinite(out) if layout == "image" else np.isinf(out)  # others may have gaps
+    bad = ~np.isfinite(out) if layout == "image" else np.isinf(out)  # vectors may have gaps
     if bad.any():
         rows = int(bad.reshape(len(out), -1).any(1).sum())
         raise ConfigError(

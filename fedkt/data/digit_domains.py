@@ -3,8 +3,8 @@
 Each data set holds another fixed, stratified quarter of the training and of the test part of
 ``digits``, so that no picture occurs in two of them in any form: what a client learns of one
 domain is not the answer to a test sample of another. They are small (about 360 pictures to
-train on and 90 to test on) and the shifts are made, not met: enough to see a method work
-under domain shift, no evidence about real domains.
+train on and 90 to test on) and the shifts are artificial: enough to see a method
+work under domain shift, no evidence about real domains.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ def _domain(quarter: int, name: str, seen: Callable[[Array], Array]) -> Dataset:
 
 
 def _quarter(labels: Array, quarter: int, split: str) -> Ints:
-    """Deal the rows, sorted by class and shuffled within, to four hands; return one."""
+    """Return a quarter of the rows, which are sorted by class and shuffled within."""
     order = numpy_rng(HOLD_OUT_SEED, f"digit-domains/{split}").permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
     return np.sort(order[quarter::DOMAINS]).astype(np.int64)
 
 
 def _blurred(x: Array) -> Array:
-    """Convolve with the binomial kernel [1 2 1] / 4 along both axes; black beyond the edge."""
+    """Return images convolved with [1 2 1] / 4 along both axes; black beyond the edge."""
     for axis in (1, 2):
         padded = np.pad(x, [(1, 1) if a == axis else (0, 0) for a in range(3)])
         size = x.shape[axis]

@@ -28,7 +28,7 @@ class Domains:
     datasets : tuple[Dataset, ...]
         The domains, not yet scaled.
     classes : tuple[str, ...]
-        Of all of them.
+        The class names of all domains.
     target : int, optional
         The domain that no client owns, see :mod:`fedkt.data.targets`.
     """
@@ -129,7 +129,7 @@ def joined(domains: Domains, how: str | None, held_out: Ints) -> tuple[Dataset, 
     how : str, optional
         See :func:`fedkt.data.scaling.scaled`; each domain by itself.
     held_out : ndarray
-        int64: the training rows that clients validate and test on, which no statistic knows.
+        int64: the training rows that clients validate and test on; statistics leave them out.
 
     Returns
     -------
@@ -198,7 +198,7 @@ def check_columns(one: Dataset, other: Dataset) -> None:
     Raises
     ------
     ConfigError
-        Naming the first that differs.
+        Naming the first column that differs.
     """
     if not (one.columns and other.columns):
         return

@@ -1,4 +1,4 @@
-"""Building a federation: who holds which samples, and what is kept apart for testing."""
+"""Building a federation: the samples of every client, and those kept apart for testing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Federation", "FederationSpec", "build_federation"]
 
 
 def build_federation(spec: FederationSpec) -> Federation:
-    """Build a federation.
+    """Return a federation: the clients' data, the public set and the common test set.
 
     The public set is drawn, stratified by class, from the training part and kept from every
     client, or is another data set. The rest is shared out; each client's share is split into
@@ -54,7 +54,7 @@ def build_federation(spec: FederationSpec) -> Federation:
     rows, pool = public_rows(domains, spec)
     splits, shares, notes = _client_rows(domains, pool, spec)
     train, validation, own = (np.concatenate([parts[i] for parts in splits]) for i in range(3))
-    # After the split: what clients hold out has no part in statistics.
+    # After the split: samples that clients hold out have no part in statistics.
     dataset, said = joined(domains, spec.scaling, np.concatenate([validation, own]))
     tests = [*_digests(dataset, "test", common), *_digests(dataset, "train", own)]
     public = public_set(domains, dataset, rows, spec)
@@ -86,7 +86,7 @@ def build_federation(spec: FederationSpec) -> Federation:
 
 
 def _of_clients(dataset: Dataset, splits: list[list[Ints]]) -> dict[str, Any]:
-    """Return the samples that the clients hold, and which of them each client does."""
+    """Return the fields of a federation that hold the clients' samples and their rows."""
     flat = np.concatenate([rows for parts in splits for rows in parts])
     held = np.unique(flat)
     return {
@@ -98,7 +98,7 @@ def _of_clients(dataset: Dataset, splits: list[list[Ints]]) -> dict[str, Any]:
 
 
 def _of_domains(domains: Domains, spec: FederationSpec, test_domain: Ints) -> dict[str, Any]:
-    """Return what a federation says of its domains; nothing where there is one data set."""
+    """Return the fields of a federation about its domains; empty for a single data set."""
     if not spec.domains:
         return {}
     return {

@@ -80,7 +80,7 @@ def _download(name: str) -> Any:
 
 def _reachable() -> bool:
     if os.environ.get("HF_HUB_OFFLINE") or getproxies():
-        return True  # nothing to reach, or not for us to tell
+        return True  # offline, or a proxy decides
     address = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
     try:
         host = (address.hostname or "", address.port or 443)

@@ -1,4 +1,4 @@
-"""Which data a specification means, by content: a name may come to mean other rows."""
+"""The identity of a specification's data, by content: a name may come to mean other rows."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from fedkt.registry import file_digest, version
 
 
 def content_of(spec: FederationSpec) -> str:
-    """Return a digest of all that the names in a specification stand for at present.
+    """Return a digest of the data that the names in a specification stand for at present.
 
-    Of an ``.npz`` file it is the bytes, of a function what it returns, of a partition in a
-    file the file. A set of the hub is taken by its name, since its library keeps it by version.
+    An ``.npz`` file counts by its bytes, a function by its result, a partition in a file by that
+    file. A set of the hub counts by its name, since its library keeps it by version.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What a reader of results should know of a federation's rows and classes."""
+"""Notes on a federation's rows and classes for the reader of results."""
 
 from __future__ import annotations
 

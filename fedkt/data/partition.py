@@ -1,4 +1,4 @@
-"""How the training data are shared out among the clients.
+"""Partitions: how the training data are shared out among the clients.
 
 The rules themselves are in :mod:`fedkt.data.partitioners`. This module shuffles before, so
 that no client depends on the order of the stored rows, and afterwards makes sure that every
@@ -42,7 +42,7 @@ def partition(
     spec : str
         ``iid``, ``dirichlet:ALPHA``, ``draw:ALPHA``, ``pathological:CLASSES_PER_CLIENT``,
         ``shards:SHARDS_PER_CLIENT``, ``quantity:linear|square|exponential``, or
-        ``NAME[:ARGUMENT]`` or ``path/to/file.py:function[:ARGUMENT]`` for one's own.
+        ``NAME[:ARGUMENT]`` or ``path/to/file.py:function[:ARGUMENT]`` for your own.
     clients : int
         How many clients.
     seed : int
@@ -51,10 +51,10 @@ def partition(
         0: share out all there is. Else every client gets exactly this many, with the same
         kind of skew.
     min_samples : int
-        Clients with fewer samples than this receive some of the client that then has most
-        (the lowest id among equals), one after the other in the order of their ids. Dirichlet
-        shares with a small alpha leave many of a thousand clients empty. Not needed, and
-        not done, with ``samples_per_client``.
+        Clients with fewer samples, in the order of their ids, receive some from the client that
+        has most at that moment (the lowest id among equals). Dirichlet shares with a small alpha
+        leave many of a thousand clients empty. Without effect if ``samples_per_client`` is
+        given.
 
     Returns
     -------

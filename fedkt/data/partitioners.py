@@ -2,8 +2,8 @@
 
 Each function takes dense labels ``[n]`` (every class from 0 occurs) in random order, the
 argument after the colon, the number of clients, a seed and the number of samples per client
-(0 = all there is); it returns row numbers per client. One that hands out more than the
-samples per client is cut down by :func:`fedkt.data.partition.partition`.
+(0 = all there is); it returns row numbers per client. A partition that hands out more than
+the samples per client is cut down by :func:`fedkt.data.partition.partition`.
 
 flwr-datasets is imported only when needed: that takes seconds.
 """
@@ -20,7 +20,7 @@ from fedkt.data.splits import Ints
 from fedkt.errors import ConfigError, unknown
 from fedkt.registry import register
 
-# Beyond these a Dirichlet draw is a single one or exactly uniform, or overflows.
+# Beyond these bounds a Dirichlet draw is one-hot, exactly uniform, or overflows.
 SMALLEST_ALPHA, LARGEST_ALPHA = 1e-4, 1e6
 
 
@@ -162,7 +162,7 @@ def _rows(partitioner: Any, labels: Ints) -> list[Ints]:
     columns = {"row": np.arange(len(labels)), "label": labels}
     partitioner.dataset = datasets.Dataset.from_dict(columns)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what they warn of is in our notes
+        warnings.simplefilter("ignore")  # our notes say what they warn of
         return [
             np.asarray(partitioner.load_partition(i)[:]["row"], dtype=np.int64)
             for i in range(partitioner.num_partitions)

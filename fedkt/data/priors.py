@@ -13,7 +13,7 @@ MODE, VARIANCE_TIMES_TWO = 0.5, 8.0
 
 
 def empirical_bayes_prior(counts: Tensor) -> Tensor:
-    """Estimate class probabilities from counts by empirical Bayes.
+    """Return class probabilities ``[C]`` estimated from counts by empirical Bayes.
 
     π_c = (n_c + s)/(n + C s), where the pseudo-count s maximises the Dirichlet-multinomial
     likelihood of the counts under a symmetric Dirichlet(s), times a log-normal belief
@@ -23,7 +23,7 @@ def empirical_bayes_prior(counts: Tensor) -> Tensor:
     Parameters
     ----------
     counts : Tensor
-        ``[C]``, non-negative; sums of sample weights will do as well.
+        ``[C]``, non-negative; sums of sample weights are allowed.
 
     Returns
     -------

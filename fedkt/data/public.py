@@ -22,7 +22,7 @@ LARGEST_DEFAULT_PUBLIC = 2000
 
 @dataclass(frozen=True, eq=False)
 class Public:
-    """The public set on its way into the federation.
+    """A public set that is not yet part of a federation.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class Public:
     name : str
         The data set.
     rows : ndarray, optional
-        int64 ``[M]``: where they stand in the training part, if they are of it.
+        int64 ``[M]``: their rows in the training part, if they were drawn from it.
     notes : tuple[str, ...]
         What a reader of the results should know.
     """
@@ -61,7 +61,7 @@ def common_test_rows(domains: Domains, spec: FederationSpec) -> Ints:
     Raises
     ------
     ConfigError
-        If a domain has fewer than it should give.
+        If a domain has fewer test samples than asked for.
     """
     chosen = []
     given = _equal_parts("test_samples", spec, domains)

@@ -15,7 +15,7 @@ from fedkt.errors import ConfigError, KnowledgeError
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Some samples, ready for a model. Treat the tensors as read-only: clients share them.
+    """Samples, ready for a model. Treat the tensors as read-only: clients share them.
 
     Parameters
     ----------

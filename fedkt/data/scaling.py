@@ -127,7 +127,7 @@ def unit_bytes(x: Array) -> Array:
 
 
 def _default(dataset: Dataset, known: Array) -> tuple[str, str]:
-    """Return how a data set is scaled when nobody says so, and a note, which may be empty."""
+    """Return the default scale of a data set, and a note, which may be empty."""
     if dataset.layout == "image":
         low, high = float(known.min()), float(known.max())
         if low >= 0 and high <= WHITE:

@@ -1,4 +1,4 @@
-"""Where data come from: registered functions, ``.npz`` files, the Hugging Face hub.
+"""Sources of data: registered functions, ``.npz`` files, the Hugging Face hub.
 
 A file ``NAME.npz`` holds the arrays ``x_train``, ``y_train``, ``x_test``, ``y_test`` and, if
 known, the class names ``classes`` and, of a table, those of its columns ``columns`` (or

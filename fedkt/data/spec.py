@@ -1,4 +1,4 @@
-"""What a federation is built from, and the checks that need no data."""
+"""The specification of a federation, and the checks that need no data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedkt.options import AtLeastOne, Count, Flag, Memory, checked
 @checked
 @dataclass(frozen=True)
 class DataOptions:
-    """What a federation is built from, but for the seed; the ``[data]`` of an experiment.
+    """The options of a federation's data, without the seed; ``[data]`` in an experiment.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ class DataOptions:
         Data sets of the same classes, instead of ``dataset``: client n owns domain n modulo
         their number. ``NAME/*`` stands for all domains of a set with a domain column,
         ``NAME/VALUE`` for one of them; see :mod:`fedkt.data.columns`. Empty: ``dataset``
-        alone, which clients do not own parts of.
+        alone, without domains.
     target : str, optional
         One of the domains, by its reference or the last part of it: the unlabelled target of
         domain adaptation. No client owns it. Its training part, without labels, is the public
@@ -102,7 +102,7 @@ class DataOptions:
 @checked
 @dataclass(frozen=True)
 class FederationSpec(DataOptions):
-    """What a federation is built from; equal specifications give equal federations.
+    """The specification of a federation; equal specifications give equal federations.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ class FederationSpec(DataOptions):
 
 
 def check_spec(spec: FederationSpec) -> None:
-    """Check what several options say together, as far as that needs no data.
+    """Check options against each other, as far as that needs no data.
 
     Raises
     ------
@@ -139,12 +139,12 @@ def check_spec(spec: FederationSpec) -> None:
 
 
 def check_numbers(spec: FederationSpec, domains: int) -> None:
-    """Check that all of so many domains can have a client and give samples.
+    """Check that each of ``domains`` domains can have a client and give samples.
 
     Raises
     ------
     ConfigError
-        If a number is below that of the domains.
+        If a number is less than the number of domains.
     """
     if spec.target:
         sources = domains - 1

@@ -12,14 +12,14 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
 
-# Smallest client that gives up a sample for testing, and one for validation.
+# The least samples of a client that gives one to testing, and one to validation.
 SMALLEST_TESTED = 3
 SMALLEST_VALIDATED = 5
 HASHED_AT_ONCE = 1024
 
 
 def stratified(labels: Array, count: int, rng: np.random.Generator) -> Ints:
-    """Draw rows so that every class keeps its share, to within one row.
+    """Return rows drawn so that every class keeps its share, to within one row.
 
     The rows are sorted by class, shuffled within, and every (n / count)-th is taken
     (systematic sampling with a random start), which hits ``count`` exactly.

@@ -210,7 +210,7 @@ class Federation:
 
     @classmethod
     def load(cls, folder: Path) -> Federation:
-        """Open a saved federation; the arrays stay in their files until they are used.
+        """Return a saved federation; its arrays stay in their files until they are used.
 
         Raises
         ------

@@ -34,8 +34,7 @@ def with_features(dataset: Dataset, how: str) -> Dataset:
     Raises
     ------
     ConfigError
-        For images and series with another form than as stored, and logarithms of what are no
-        counts.
+        For images and series in another form than as stored, and for ``log`` of values below 0.
     """
     if how == "as-stored":
         return dataset

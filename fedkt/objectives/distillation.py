@@ -100,7 +100,7 @@ class Distil:
     name: ClassVar[str] = "distil"
 
     def needs(self) -> tuple[str, ...]:
-        """Read the fused knowledge called ``source``."""
+        """Return the name of the fused knowledge, ``source``."""
         return (self.source,)
 
     def __call__(
@@ -139,7 +139,7 @@ class Supported:
     name: ClassVar[str] = "supported"
 
     def needs(self) -> tuple[str, ...]:
-        """Read the knowledge called ``source``."""
+        """Return the name of the knowledge, ``source``."""
         return (self.source,)
 
     def __call__(

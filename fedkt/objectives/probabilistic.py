@@ -80,7 +80,7 @@ class Probabilistic:
         ]
 
     def needs(self) -> tuple[str, ...]:
-        """Read no fused knowledge."""
+        """Return no names: the term reads no fused knowledge."""
         return ()
 
     def __call__(

@@ -36,7 +36,7 @@ class Proximal:
     name: ClassVar[str] = "proximal"
 
     def needs(self) -> tuple[str, ...]:
-        """Read the fused weights."""
+        """Return the name of the fused weights."""
         return (self.source,)
 
     def __call__(

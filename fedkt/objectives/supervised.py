@@ -31,7 +31,7 @@ class CrossEntropy:
     name: ClassVar[str] = "cross-entropy"
 
     def needs(self) -> tuple[str, ...]:
-        """Read no fused knowledge."""
+        """Return no names: the term reads no fused knowledge."""
         return ()
 
     def __call__(
@@ -57,7 +57,7 @@ class AdjustedCrossEntropy:
     name: ClassVar[str] = "adjusted-cross-entropy"
 
     def needs(self) -> tuple[str, ...]:
-        """Read no fused knowledge."""
+        """Return no names: the term reads no fused knowledge."""
         return ()
 
     def __call__(
