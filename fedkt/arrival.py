@@ -35,6 +35,8 @@ class Expected:
     between : Mapping[str, tuple[Tensor, Tensor]]
         Of tensors that have a range of their own, the least and the greatest value, of any shape
         that broadcasts to the tensor's.
+    partial : bool
+        Whether rows may be absent (counts of 0).
     """
 
     kind: Kind
@@ -42,6 +44,7 @@ class Expected:
     shapes: Mapping[str, tuple[int, ...]]
     largest: float = math.inf
     between: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    partial: bool = False
 
 
 def check(knowledge: Knowledge, expected: Expected, num_classes: int) -> None:
@@ -83,6 +86,9 @@ def check(knowledge: Knowledge, expected: Expected, num_classes: int) -> None:
     if expected.ids is not None and (ids is None or not torch.equal(ids, expected.ids)):
         raise KnowledgeError("ids differ from those asked for")
     _check_counts(knowledge.counts)
+    if knowledge.absent and not expected.partial:
+        rows = f"{knowledge.absent} of {len(knowledge.values)} rows are absent (counts of 0)"
+        raise KnowledgeError(f"{rows}, and whole uploads are asked for")
     _check_values(knowledge, num_classes)
 
 

@@ -2,7 +2,7 @@
 
 ``rounds.jsonl``, ``summary.json``, ``comparison.csv``, the tables of reports and of the terminal,
 and the panels drawn against the round derive from ``FIGURES``. A new figure of a round is one row
-of it and the function that measures it.
+of it and the function that measures it from the round's report; ``csv`` needs ``summary`` too.
 """
 
 from __future__ import annotations

@@ -39,6 +39,8 @@ class Predict(Share):
         both sides, so that no ids travel; 0 takes them all.
     name : str
         The share's name.
+    partial : bool
+        Whether clients may answer only some of the samples.
     """
 
     on: Literal["public"] = "public"
@@ -46,6 +48,7 @@ class Predict(Share):
     temperature: Positive = 1.0
     samples: Count = 0
     name: str = "public"
+    partial: bool = False
     uses_public: ClassVar[bool] = True
 
     @property

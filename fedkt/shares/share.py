@@ -119,6 +119,8 @@ class Share:
         Whether it needs the public set.
     whole_model : bool
         Whether what is fused of it is a whole model, the server's and every client's.
+    partial : bool
+        Whether a client may lack rows, which then have a count of 0; the fusion must know how.
     readout : str
         The read-out that needs what is fused of it, once the client has absorbed; empty: none.
     """
@@ -129,6 +131,7 @@ class Share:
     readout: ClassVar[str] = ""
     name: str
     samples: int = 0
+    partial: bool = False
 
     @property
     def kind(self) -> Kind:

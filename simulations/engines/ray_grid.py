@@ -2,7 +2,8 @@
 
 A worker that dies costs nothing but time. Its replacement takes the state of the last
 snapshot and repeats the messages handled since; every message is deterministic, so the
-result is the same bit for bit.
+result is the same bit for bit. Only where the same messages kill a second worker are they sent
+one by one, to find whose they are: cohorts then train client by client, which rounds otherwise.
 """
 
 from __future__ import annotations

@@ -138,7 +138,7 @@ def round_row(
 def summarise(
     rows: Sequence[Mapping[str, Any]], oracle: bool = False, target: bool = False
 ) -> dict[str, Any]:
-    """Return a run's headline figures; the rules are those of ``simulations.selection``.
+    """Return a run's headline figures; the rules are those of ``results.selection``.
 
     Parameters
     ----------

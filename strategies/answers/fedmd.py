@@ -97,6 +97,7 @@ class FedMD(KnowledgeStrategy):
             form=self.form,
             temperature=self.temperature if self.form == "probabilities" else 1.0,
             samples=self.public_samples,
+            partial=self.trust == "off",  # averages leave absent rows out; trust needs them all
         )
         return Recipe(
             start=[transfer] if self.transfer_epochs else [],
@@ -104,11 +105,6 @@ class FedMD(KnowledgeStrategy):
             share=[predict],
             absorb=[distil],
         )
-
-    @property
-    def takes_partial(self) -> bool:
-        """Averages go over the clients that have a row; trust needs all rows."""
-        return self.trust == "off"
 
     def fuse(self, uploads: Uploads) -> Fused:
         """Average with equal weights, or as far as the clients are trusted."""

@@ -237,7 +237,7 @@ class Exchange:
             self._learnt[client] = client in learnt or self._learnt.get(client, False)
         self.report.untrained = tuple(sorted(c for c, ever in self._learnt.items() if not ever))
 
-    def read_upload(self, client: int, content: RecordDict, incomplete: bool = False) -> Upload:
+    def read_upload(self, client: int, content: RecordDict) -> Upload:
         """Decode and check one client's upload.
 
         Parameters
@@ -246,8 +246,6 @@ class Exchange:
             Its id.
         content : RecordDict
             The reply.
-        incomplete : bool
-            Whether the client may lack rows.
 
         Raises
         ------
@@ -262,11 +260,6 @@ class Exchange:
             ids = partial(self._ids, share.name)
             one = wire.decode(packets[share.name], ids, self.options.codec, self.report.round)
             check(one, self._expected(share), self.roster.num_classes)
-            if one.absent and not incomplete:
-                raise KnowledgeError(
-                    f"{one.absent} of {len(one.values)} rows are absent (counts of 0), and "
-                    f"{self.title} takes whole uploads only"
-                )
             knowledge[share.name] = one
         metrics, most = content.metric_records.get("metrics"), self.options.bounds.examples
         examples = wire.scalar(metrics, "num-examples", 0, most)
@@ -299,7 +292,8 @@ class Exchange:
     def _expected(self, share: Share) -> Expected:
         ids, roster = self._ids(share.name, self.report.round), self.roster
         asked = Asked(ids, roster.num_classes, roster.input_shape, self._shapes)
-        return replace(share.expected(asked), largest=self.options.bounds.value)
+        largest = self.options.bounds.value
+        return replace(share.expected(asked), largest=largest, partial=share.partial)
 
     def check_fused(self, fused: Fused) -> None:
         """Refuse what cannot be sent; every participant must find in it what it reads.

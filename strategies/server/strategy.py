@@ -93,14 +93,6 @@ class KnowledgeStrategy(Strategy):
         """
         raise ConfigError(f"{self.title} shares knowledge but does not define fuse().")
 
-    @property
-    def takes_partial(self) -> bool:
-        """Whether ``fuse`` takes uploads that lack rows, which have a count of 0 in the stack.
-
-        If not, such an upload is refused on arrival, with its reason.
-        """
-        return False
-
     def fusion_flops(self, clients: int, rows: float, classes: int) -> float:
         """Return the FLOPs of a fusion whose cost grows faster than the number of clients.
 
@@ -320,7 +312,7 @@ class KnowledgeStrategy(Strategy):
         figures: dict[int, LearnFigures] = {}
         for client, content in exchange.contents(replies, "learn", asked):
             try:
-                sound.append(exchange.read_upload(client, content, self.takes_partial))
+                sound.append(exchange.read_upload(client, content))
                 figures[client] = LearnFigures.of(content)
             except KnowledgeError as error:
                 exchange.fail(client, "share", str(error))

@@ -437,7 +437,7 @@ def test_a_strategy_that_needs_all_rows_refuses_an_upload_without(world, with_op
     report = tampered(world(), with_options(KnFu(**QUICK)), counted([0] * 20 + [3] * 30))
     (failure,) = report.failures
     assert (failure.client, failure.phase) == (1, "share")
-    said = "20 of 50 rows are absent (counts of 0), and knfu takes whole uploads only"
+    said = "20 of 50 rows are absent (counts of 0), and whole uploads are asked for"
     assert failure.reason == said
 
 
