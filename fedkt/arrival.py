@@ -31,9 +31,9 @@ class Expected:
     shapes : Mapping[str, tuple[int, ...]]
         The shape of each tensor.
     largest : float
-        Their absolute values are at most so large.
+        The largest absolute value that is allowed.
     between : Mapping[str, tuple[Tensor, Tensor]]
-        Of tensors that have a range of their own, the least and the greatest value, of any shape
+        By tensor, where it has a range of its own: the least and the greatest value, in any shape
         that broadcasts to the tensor's.
     partial : bool
         Whether rows may be absent (counts of 0).

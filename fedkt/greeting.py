@@ -14,8 +14,8 @@ Value = str | int | tuple[str, ...] | tuple[int, ...]
 Facts = Mapping[str, Value]
 
 LARGEST_ID = 2**63 - 1
-MOST_CLASSES, MOST_SAMPLES = 10**6, 10**8  # beyond any data set, and what they size fits in memory
-WHOLE = 60  # characters up to which a list is shown whole; of a longer one its first difference
+MOST_CLASSES, MOST_SAMPLES = 10**6, 10**8  # more than any data set has; fits in memory
+WHOLE = 60  # characters up to which a list is shown whole; else its first difference
 SHOWN = 100  # characters of a value in a message
 
 
@@ -94,12 +94,12 @@ FACTS: Mapping[str, Fact] = {
 
 
 def read_client(greeting: Mapping[str, object]) -> int:
-    """Return the id that a client gives itself.
+    """Return the id of the client that greets.
 
     Raises
     ------
     KnowledgeError
-        If it is missing or is none.
+        If it is missing or no whole number from 0.
     """
     client = number(greeting.get("client"), 0, LARGEST_ID)
     if client is None:
@@ -130,7 +130,7 @@ def binding(recipe: Recipe) -> tuple[str, ...]:
 
 
 def differences(facts: Facts, usual: Facts, recipe: Recipe) -> str:
-    """Return in what a client differs from the others, in one line; empty if in nothing."""
+    """Return the differences of a client from the others, in one line; empty without any."""
     names = [name for name in binding(recipe) if facts[name] != usual[name]]
     said = "; ".join(_difference(name, facts[name], usual[name]) for name in names)
     needed = " and ".join(dict.fromkeys(FACTS[name].why for name in names if FACTS[name].why))

@@ -31,7 +31,7 @@ Kind = Literal[
 ]
 KINDS: tuple[str, ...] = get_args(Kind)
 # Kinds whose rows belong to samples, and kinds whose rows belong to classes.
-ANSWERS = frozenset({"logits", "probabilities", "labels"})  # of a model, to samples
+ANSWERS = frozenset({"logits", "probabilities", "labels"})  # of a model on samples
 SAMPLE_KINDS = ANSWERS | {"features"}
 CLASS_KINDS = frozenset({"class-logits", "prototypes"})
 
@@ -118,7 +118,7 @@ class Knowledge:
 
     @property
     def absent(self) -> int:
-        """How many rows this party does not have: those with a count of 0."""
+        """The number of rows that this party does not have: those with a count of 0."""
         return 0 if self.counts is None else int((self.counts == 0).sum())
 
     @cached_property
@@ -149,7 +149,7 @@ class Knowledge:
     TABLE: ClassVar[str] = "table"  # among the parts: from ids to rows
 
     def parts(self) -> dict[str, Tensor]:
-        """Return all tensors of it in one flat mapping; for executors, see :meth:`of_parts`."""
+        """Return all tensors in one flat mapping, for executors; see :meth:`of_parts`."""
         parts = {f"t.{name}": tensor for name, tensor in self.tensors.items()}
         if self.ids is not None:
             parts |= {"ids": self.ids, self.TABLE: self._row_of}
@@ -157,7 +157,7 @@ class Knowledge:
 
     @classmethod
     def of_parts(cls, kind: Kind, parts: Mapping[str, Tensor]) -> Knowledge:
-        """Undo :meth:`parts` without checks, which cannot run under ``torch.func.vmap``."""
+        """Return the knowledge of :meth:`parts`; checks cannot run under ``torch.func.vmap``."""
         self = object.__new__(cls)
         tensors = {n.removeprefix("t."): t for n, t in parts.items() if n.startswith("t.")}
         held = {
@@ -226,7 +226,7 @@ class Stack:
         float32 ``[N]``.
     counts : Tensor, optional
         int64 ``[N, M]``: how many examples stand behind each client's row, 0 where the client has
-        no such row; 1 for a client that told no counts. ``None`` if nobody told any.
+        no such row; 1 for a client that sent no counts. ``None`` if no client sent any.
     """
 
     name: str
@@ -250,12 +250,12 @@ class Stack:
         return self.counts > 0
 
     def need_all_rows(self, what: str) -> None:
-        """Refuse to go on where a client lacks rows.
+        """Raise an error if a client lacks rows.
 
         Parameters
         ----------
         what : str
-            What cannot do without, for the message.
+            Name of the function that needs them, for the message.
 
         Raises
         ------

@@ -1,8 +1,8 @@
-"""Built-in parts as their source describes them: names and first lines, and nothing imported.
+"""Built-in parts as their source describes them: names and first lines, without imports.
 
-To list parts by importing them costs seconds, most of them torch's. Whatever registers a built-in
-part stands in the source at the top of a module: a decorator ``@register``, the class variables
-``name`` and ``part``, a docstring.
+Importing all parts to list them costs seconds, most of them for torch. A built-in part stands at
+the top of a module, with a decorator ``@register``, the class variables ``name`` and ``part``, and
+a docstring.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def described(part: str, packages: Iterable[str]) -> dict[str, str]:
 
 
 def part_name(identifier: str) -> str:
-    """Return the name that a part without one goes by."""
+    """Return the default name of a part, its identifier in lower case with ``-`` for ``_``."""
     return identifier.lower().replace("_", "-")
 
 

@@ -39,7 +39,7 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 
 
 def give_back(size: int) -> None:
-    """Return memory to the system of which much has just been freed in small pieces.
+    """Give memory that has just been freed in many small pieces back to the system.
 
     The C library keeps such pieces, and large tensors do not fit into them: without this the
     answers of 10,000 clients take their memory twice, once for each and once for all. Where
@@ -57,14 +57,14 @@ def give_back(size: int) -> None:
 
 
 def collect_rarely() -> None:
-    """Let Python look for cyclic garbage less often, and not among the objects of now.
+    """Let Python look for cyclic garbage less often, and not among the present objects.
 
     A round of a thousand small clients makes some hundred thousand objects, for which Python
     by default goes 200 times through the newest of them and once through all, those of the
     imported libraries too: a tenth of the time, and the processor's caches are cold after it.
     """
     gc.freeze()
-    if gc.get_threshold()[0]:  # else somebody has switched it off
+    if gc.get_threshold()[0]:  # else it is switched off
         gc.set_threshold(*RARELY)
 
 

@@ -54,7 +54,7 @@ _WORDS = {int: "a whole number", float: "a finite number", bool: "True or False"
 
 @dataclass(frozen=True)
 class Flag:
-    """That an option of an experiment has a flag of its own on the command line.
+    """The flag of an experiment's option on the command line.
 
     Stands in the option's type: ``clients: Annotated[AtLeastOne, Flag("Number of clients.")]``.
 
@@ -63,7 +63,7 @@ class Flag:
     help : str
         The line in ``--help``.
     read : callable, optional
-        What turns the flag's text into the option's value, where they differ.
+        Function from the flag's text to the option's value, where they differ.
     """
 
     help: str
@@ -83,10 +83,10 @@ class OptionError(ConfigError):
 
 
 def checked(cls: C) -> C:
-    """Let a class check the options that it is made with; a decorator.
+    """Return the class with checks of the options that it is made with; a decorator.
 
-    What is given must fit the type hint, as far as that speaks of numbers, text, choices and
-    tuples of them; other hints, and options that are left out, are not looked at. Registered
+    A value must fit its type hint, as far as that is about numbers, text, choices and tuples
+    of them. Other hints, and options that are left out, are not checked. Registered
     dataclasses and strategies are checked without it. Making one raises ``OptionError``, a line
     that names the class, the option, the value and what is allowed.
     """
@@ -115,7 +115,7 @@ def check_given(cls: type, given: Any) -> Any:
     Raises
     ------
     OptionError
-        For a value that is not allowed; names that ``cls`` does not know are not looked at.
+        For a value that is not allowed; names that ``cls`` does not know are not checked.
     """
     if isinstance(given, Mapping):
         _check(cls.__name__, given, get_type_hints(cls, include_extras=True))
@@ -138,7 +138,7 @@ def given_options(
     call : callable
         The part: a class or a function.
     skip : int
-        How many of its first parameters are no options.
+        The number of its first parameters that are no options.
 
     Raises
     ------
@@ -155,7 +155,7 @@ def given_options(
             raise unknown(f"option of {of} {name}", key, options)
         try:
             _check(name, {key: value}, hints)
-            # TOML has neither tuples nor, where 1 is meant for 1.0, the right numbers.
+            # TOML has no tuples, and people write 1 where 1.0 is meant.
             values[key] = TypeAdapter(hints.get(key, Any)).validate_python(value)
         except OptionError as error:
             raise ConfigError(error.at(f"{of}.{key}", f" ({name})")) from error
@@ -196,7 +196,7 @@ def _choices(hint: Any) -> list[Any]:
 
 
 def _title(cls: type) -> str:
-    """Return what a class is called in messages: registered parts by their name."""
+    """Return the name of a class in messages: a registered part's own, else the class's."""
     fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
     of_each = any(field.name == "name" for field in fields)  # a share's own, not its class's
     name = vars(cls).get("name") if hasattr(cls, "part") and not of_each else None

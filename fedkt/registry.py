@@ -43,7 +43,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "attacks": ("attack", "fedkt.simulations.attacks"),
 }
 
-# In a module that was loaded from a file named by its path: what its parts' names begin with.
+# The attribute of a module loaded from a path that holds the prefix of its parts' names.
 PREFIX = "__fedkt_prefix__"
 
 _known: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
@@ -72,7 +72,7 @@ def register(
     obj : class or function
         The part.
     part : str, optional
-        Which kind of part, a key of ``PARTS``. A class may say so itself in its
+        The kind of part, a key of ``PARTS``. A class may name it in its
         ``part`` attribute (all strategies and objectives do).
     name : str, optional
         The name; by default the ``name`` attribute of a class, else the lower-case
@@ -166,7 +166,7 @@ def lookup(part: str, reference: str, files: bool = True) -> Any:
     Parameters
     ----------
     part : str
-        Which kind of part, a key of ``PARTS``.
+        The kind of part, a key of ``PARTS``.
     reference : str
         A registered name or ``path/to/file.py:Attribute``. The name of a loaded file's part
         will do without the file's prefix where no other part has it.
@@ -201,14 +201,14 @@ def load_file(path: str | Path, digest: str | None = None) -> ModuleType:
     """Import a Python file under a private name; its parts register themselves.
 
     A file is imported once for each content: after an edit it is imported anew, and its parts
-    replace those it had before. What the file itself imports is as Python has it.
+    replace those it had before. Modules that the file imports follow Python's own rules.
 
     Parameters
     ----------
     path : str or Path
         The file.
     digest : str, optional
-        What :func:`file_digest` gave when the run was planned, here or on another machine.
+        The :func:`file_digest` when the run was planned, here or on another machine.
 
     Raises
     ------
@@ -255,7 +255,7 @@ def file_digest(path: str | Path) -> str:
 
 
 def version() -> int:
-    """Return a number that changes with every part registered: for caches of what names mean."""
+    """Return a number that changes with every registered part, for caches of look-ups."""
     return _version
 
 
@@ -292,7 +292,7 @@ def _discover(part: str) -> None:
         try:
             register_as(entry.load(), part, entry.name)
         except Exception as error:
-            _discovered.discard(part)  # so that the next look-up says it again
+            _discovered.discard(part)  # so that the next look-up raises again
             raise ConfigError(
                 f"Entry point {entry.name!r} of group fedkt.{part} cannot be loaded: {error}"
             ) from error

@@ -28,7 +28,7 @@ def derive(seed: int, purpose: str, round_: int = 0, client: int = 0) -> int:
     round_ : int
         The round, from 1; 0 for what happens once before the first round.
     client : int
-        The client id; 0 as well for what belongs to no client (purposes differ).
+        The client id; also 0 for streams that belong to no client (purposes differ).
 
     Returns
     -------

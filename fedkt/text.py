@@ -24,7 +24,7 @@ def foreign(text: object) -> str:
     Parameters
     ----------
     text : object
-        A string, or what came in its place (``None``, a number, a list), as ``str`` has it.
+        A string, or a value that came instead (``None``, a number, a list), as ``str`` shows it.
 
     Returns
     -------

@@ -51,7 +51,7 @@ class Packet:
 def encode(
     knowledge: Knowledge, round_: int, known_ids: Tensor | None, codec: str = "none"
 ) -> Packet:
-    """Encode knowledge for sending.
+    """Return knowledge as a packet to send.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def decode(
     codec: str = "none",
     asked: int | None = None,
 ) -> Knowledge:
-    """Undo :func:`encode`.
+    """Return the knowledge in a packet.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def scalar(
     metrics : MetricRecord, optional
         The reply's.
     name : str
-        Of the number.
+        The name of the number.
     low, high : float
         The least and the greatest that it may be; by default what float32 holds.
 
@@ -189,7 +189,7 @@ def weights_of(arrays: ArrayRecord) -> Knowledge:
 
 
 def arrays_of(weights: Knowledge) -> ArrayRecord:
-    """Undo :func:`weights_of`."""
+    """Return float32 weights as plain Flower arrays."""
     return ArrayRecord({name: Array(_to_numpy(t)) for name, t in weights.tensors.items()})
 
 

@@ -1,4 +1,4 @@
-"""What uploads tell about the clients: how well they give away the label histograms.
+"""Leakage: how well uploads give away the label histograms of the clients.
 
 One weak attack, no bound on what another could learn: the server takes a client's mean
 uploaded prediction for its label histogram, as KnFu's estimate of the clients' class

@@ -1,4 +1,4 @@
-"""What the figures of a round are computed from, and by: the measures in the table of figures."""
+"""The measures in the table of figures: functions of a round and its report."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Report(Protocol):
 
     @property
     def traffic(self) -> Traffic:
-        """Bytes."""
+        """The bytes of the round."""
         ...
 
     def per_client(self, metric: str) -> list[float | None]:
@@ -108,7 +108,7 @@ def transfer_of(data: Round) -> OverClients | None:
 
 
 def group_effect_of(data: Round) -> float | None:
-    """Compare the honest participants' models before the fusion with what came out of it."""
+    """Return the group effect of a round over its honest participants; None without one."""
     report = data.report
     learnt = [None if c in data.lying else report.learnt.get(c) for c in report.clients]
     served = report.server_accuracy if report.one_model else None

@@ -18,13 +18,13 @@ class OverClients(TypedDict):
 
 
 def over_clients(values: Sequence[float | None]) -> OverClients:
-    """Summarise one figure per client.
+    """Return mean and standard deviation of a figure over the clients.
 
     Parameters
     ----------
     values : Sequence[float or None]
-        One value for each client, in client order; ``None`` where it is missing. One that is
-        not finite counts as missing.
+        One value for each client, in client order; ``None`` where it is missing. A value that
+        is not finite counts as missing.
 
     Returns
     -------
@@ -39,14 +39,14 @@ def over_clients(values: Sequence[float | None]) -> OverClients:
 
 
 def _known(value: float | None) -> float | None:
-    """Return a figure; one that is NaN or infinite was not measured."""
+    """Return a figure; None for NaN and infinity, which count as not measured."""
     return value if value is None or math.isfinite(value) else None
 
 
 def negative_transfer(
     accuracies: Sequence[float | None], alone: Sequence[float | None]
 ) -> tuple[float | None, float | None]:
-    """Compare each client with itself trained alone.
+    """Return rate and loss of negative transfer: each client against itself trained alone.
 
     Parameters
     ----------

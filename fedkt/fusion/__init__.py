@@ -1,4 +1,4 @@
-"""Ways to combine the knowledge of many owners: functions from a stack to fused knowledge."""
+"""Fusions: functions from the stacked uploads of the clients to fused knowledge."""
 
 from fedkt.fusion.averaging import average, mean, mean_by_examples, personalised_mean
 from fedkt.fusion.weighting import sample_weighted_mean

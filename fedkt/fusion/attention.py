@@ -61,14 +61,14 @@ def dynamic_attention(before: Tensor, after: Tensor, temperature: float = 1.0) -
     ----------
     before, after : Tensor
         ``[N]``: the looseness under each client's model in its last round and in this one; NaN
-        before a client's first, who is then taken to gain what the others do on average.
+        before a client's first round, whose gain is then the mean gain of the others.
     temperature : float
         Above 0; gains are divided by it.
 
     Returns
     -------
     Tensor
-        ``[N]`` on the simplex; 1/N each where nothing is known of before.
+        ``[N]`` on the simplex; 1/N each if no client has a value before.
     """
     gains = before - after
     known = ~gains.isnan()

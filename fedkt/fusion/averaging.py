@@ -147,7 +147,7 @@ def mix_rows(weights: Tensor, values: Tensor) -> Tensor:
     most = SPARSE * weights.numel()
     sparse = clients >= SPARSE_FROM and int(torch.count_nonzero(weights)) <= most
     shape = len(weights), *values.shape[1:]
-    if weights.requires_grad or values.requires_grad:  # somebody learns them
+    if weights.requires_grad or values.requires_grad:  # their gradient is asked for
         return (operator @ flat.to(dtype)).to(values.dtype).view(shape)
     if sparse:
         with warnings.catch_warnings():

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedkt.errors import ConfigError
 
-MOST_EXACT = 8  # models for whom all coalitions are looked at: 256
+MOST_EXACT = 8  # models up to which all coalitions are computed: 256
 
 
 def ballots(answers: Tensor, gate: float) -> Tensor:

@@ -22,11 +22,11 @@ BISECTIONS, LOWEST_LOG_BETA = 18, -7.0
 
 
 def soften(logits: Tensor) -> Tensor:
-    """Bring over-confident clients down to the median client's mean entropy.
+    """Return logits with over-confident clients brought to the median client's mean entropy.
 
     Client n's logits are multiplied by β_n ≤ 1 such that the mean entropy of its answers
-    reaches the median over clients; those at or above the median keep theirs. So
-    over-confidence buys no weight.
+    reaches the median over clients; clients at or above the median keep
+    their logits. So over-confidence buys no weight.
 
     Parameters
     ----------
@@ -90,14 +90,14 @@ def correlation_trust(agreement: Tensor) -> Tensor:
         weight = votes * trust.clamp_min(FLOOR)
         s = _peer_medians(agreement, weight)
         typical = weighted_median(s, trust.clamp_min(FLOOR))
-        if typical <= 0:  # nobody agrees with anybody: no ground for distrust
+        if typical <= 0:  # no client agrees with another: no ground for distrust
             return torch.ones(n)
         trust = ((s / typical - NONE) / (FULL - NONE)).clamp(0, 1)
     return trust
 
 
 def class_reliability(probabilities: Tensor, weights: Tensor, power: float = 1.0) -> Tensor:
-    """Weigh clients by how often the others confirm them, class by class.
+    """Return weights by how often the other clients confirm a client, class by class.
 
     One-coin Dawid-Skene, two passes: q_nc is the share of client n's mass on class c that
     the consensus of the others confirms, ρ_nc = clip((q_nc − 1/C)/(1 − 1/C), 0.01, 1)^p,

@@ -26,7 +26,7 @@ FEWEST_TO_JUDGE = 5  # with fewer clients a liar cannot be told from an honest o
 @checked
 @dataclass(frozen=True)
 class Trust:
-    """Which clients a fusion relies on.
+    """The rule by which a fusion trusts clients.
 
     Parameters
     ----------
@@ -40,8 +40,8 @@ class Trust:
     history : float
         Share of the past in the correlations, in [0, 1).
     root : int
-        For ``root``: the labelled rows that are looked at are those with an id below it, as
-        far as they are in use in a round; at least 1.
+        For ``root``: of the public rows in use in a round, the labelled ones with an id below
+        this number count; at least 1.
 
     Raises
     ------
@@ -122,7 +122,7 @@ def trusted_mean(
     -------
     Fused
         With diagnostics ``clients``; ``trust``, r ``[N]``; ``mean_weight``, each client's mean
-        share of the target ``[N]`` (with ``median``, which weighs nobody, 1 and 1/N).
+        share of the target ``[N]`` (1 and 1/N with ``median``, which has no weights).
 
     Raises
     ------

@@ -38,7 +38,7 @@ def majority(labels: Tensor, ids: Tensor, num_classes: int, seed: int, round_: i
     votes = counts(labels, num_classes)
     width = int(ids.max()) + 1 if len(ids) else 0
     lots = torch.rand(width, num_classes, generator=torch_rng(seed, "vote", round_))[ids]
-    # Half a lot lies well below one vote, also after rounding.
+    # Half a random number is less than one vote, also after rounding.
     return (votes + lots / 2).argmax(-1)
 
 
@@ -64,7 +64,7 @@ def vote(stack: Stack, num_classes: int, seed: int, round_: int) -> Fused:
     Returns
     -------
     Fused
-        Probabilities ``[M, C]``, 1 for the label that was voted; the diagnostics tell the
+        Probabilities ``[M, C]``, 1 for the elected label; the diagnostics hold the
         mean share of the clients that voted for it (``agreement``) and the share of the
         samples that were drawn among equals (``ties``).
     """

@@ -1,4 +1,4 @@
-"""How much each client counts for each public sample."""
+"""Weights of the clients for each public sample."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def is_torch_model(obj: object) -> TypeGuard[nn.Module]:
 
 
 def build_model(reference: str, input_shape: tuple[int, ...], num_classes: int) -> Any:
-    """Build a model and check that it fits the data.
+    """Return a new model, checked against the shape of the data.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def build_model(reference: str, input_shape: tuple[int, ...], num_classes: int) 
     Returns
     -------
     torch.nn.Module or estimator
-        A module has passed two samples and gave float ``[2, num_classes]``; an estimator has
+        A module that gave float ``[2, num_classes]`` for two samples, or an estimator with
         ``fit`` and ``predict_proba``.
 
     Raises

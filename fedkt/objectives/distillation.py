@@ -27,7 +27,7 @@ class KL:
     Hinton, Vinyals and Dean (2015), arXiv:1503.02531, section 2: student ``s`` (and a
     target given as logits) are softened by T, and the loss is multiplied by T² so that
     its gradient keeps its size as T grows. A target given as probabilities is taken as
-    it is: whoever made it has chosen its temperature.
+    it is: its temperature was chosen where it was made.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ class MAE:
 @register
 @dataclass(frozen=True)
 class Distil:
-    """Distil fused knowledge about samples into the model.
+    """Divergence of the model's answers from fused knowledge about the same samples.
 
     Parameters
     ----------
@@ -115,12 +115,12 @@ class Distil:
 @register
 @dataclass(frozen=True)
 class Supported:
-    """Distil answers that models have voted for, each sample as heavy as it has supporters.
+    """Divergence from answers that models have voted for, weighted by their supporters.
 
     The mean over the batch of max(n, floor) · divergence, where n is the number of models that
-    stand behind the target (its ``counts``). It is not divided by the sum of the n: a batch that
-    nobody supports shall not weigh as much as one that all do. KD3A (Feng et al., ICML 2021),
-    section 3.2.
+    stand behind the target (its ``counts``). It is not divided by the sum of the n, so that a batch
+    without supporters weighs less than a batch that all models support. KD3A (Feng et al., ICML
+    2021), section 3.2.
 
     Parameters
     ----------

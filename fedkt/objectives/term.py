@@ -1,4 +1,4 @@
-"""What a loss term is and what it is given.
+"""Loss terms: their protocol, and the batch and outputs that they get.
 
 A term is a pure function of tensors, ``term(outputs, batch, knowledge) -> scalar``,
 without reductions over padding: means are weighted by ``batch.weight``, so that a term
@@ -61,7 +61,7 @@ class Outputs:
         The model's trainable parameters by name, those of the recipe's heads included
         (see ``fedkt.objectives.heads``).
     beside : Outputs, optional
-        What the samples drawn beside the batch gave (``Train(beside=...)``), ``[B', ...]``;
+        Outputs on the samples drawn beside the batch (``Train(beside=...)``), ``[B', ...]``;
         of features that came as knowledge there are no logits (``[B', 0]``).
     classify : callable, optional
         The part of the model behind the features, ``classify(z, weights=None)``: from features

@@ -1,1 +1,1 @@
-"""Personal read-outs: how a client turns logits into an answer of its own."""
+"""Personal read-outs: how a client turns logits into its personal answer."""

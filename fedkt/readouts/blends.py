@@ -1,4 +1,4 @@
-"""Personal read-outs: how a client turns logits into an answer of its own."""
+"""Personal read-outs: how a client turns logits into its personal answer."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def choose(own: Tensor | None, federation: Knowledge | None) -> Blend:
     own : Tensor, optional
         The client's losses ``[75]``.
     federation : Knowledge, optional
-        What :func:`mean_losses` gave; of the round before.
+        The result of :func:`mean_losses` in the round before.
 
     Returns
     -------

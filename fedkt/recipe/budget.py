@@ -1,4 +1,4 @@
-"""What a client trains on of its own data, and training alone that sees as much of it.
+"""The private budget of a recipe, and training alone with the same budget.
 
 A recipe trains on private samples in its private steps, in the private batches that public steps
 rehearse, and in the copy of a read-out. The equal baseline sees as many, step for step.
@@ -17,7 +17,7 @@ from fedkt.steps import Step, Train, trainings, weighted
 
 
 def alone(recipe: Recipe, rehearsal: bool = True) -> Recipe:
-    """Return the recipe of training alone on as many private samples as another recipe's.
+    """Return the recipe of training alone with the private budget of another recipe.
 
     It minimises the cross-entropy, in the order of the recipe's phases. The copy that the
     read-outs ``mix`` and ``gate`` train after every round is thrown away in the next, so what is
@@ -26,7 +26,7 @@ def alone(recipe: Recipe, rehearsal: bool = True) -> Recipe:
     Parameters
     ----------
     recipe : Recipe
-        Whose private training is wanted.
+        The recipe whose private training is matched.
     rehearsal : bool
         Whether rehearsal and the read-out's copy count; without them it has the same private
         epochs and sees fewer samples.
@@ -51,7 +51,7 @@ def described(recipe: Recipe, public: int, public_batch: int) -> str:
     Parameters
     ----------
     recipe : Recipe
-        Any.
+        The recipe.
     public : int
         M, public samples.
     public_batch : int
@@ -104,7 +104,7 @@ def _rows(step: Train, recipe: Recipe) -> int:
 
 
 def _merged(steps: Iterable[Train]) -> list[Train]:
-    """Join neighbours that differ in epochs alone."""
+    """Return the steps with neighbours joined that differ in epochs alone."""
     groups = itertools.groupby(steps, key=lambda step: replace(step, epochs=1))
     return [replace(like, epochs=sum(s.epochs for s in same)) for like, same in groups]
 

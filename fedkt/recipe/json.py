@@ -18,7 +18,7 @@ _PLAIN: Mapping[str, type[Any]] = {c.__name__: c for c in (Weighted, Beside, Hea
 
 
 def plain(value: Any) -> Any:
-    """Turn steps, terms and sequences into JSON values."""
+    """Return steps, terms and sequences as JSON values."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         if isinstance(value, tuple(_PLAIN.values())):
@@ -35,7 +35,7 @@ def plain(value: Any) -> Any:
 
 
 def _wire_name(kind: str, part: type[Any]) -> str:
-    """Return the name by which the other side finds a part; nothing else may go by it."""
+    """Return the name by which the other side finds a part, and no other part."""
     name = registry.registered_name(kind, part)
     try:
         there = registry.lookup(kind, name, files=False)
@@ -52,7 +52,7 @@ def _wire_name(kind: str, part: type[Any]) -> str:
 
 
 def build(value: Any) -> Any:
-    """Undo :func:`plain`."""
+    """Return the steps, terms and tuples that JSON values of :func:`plain` stand for."""
     if isinstance(value, list):
         return tuple(build(v) for v in value)
     if not isinstance(value, dict):

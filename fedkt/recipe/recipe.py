@@ -47,8 +47,8 @@ class Recipe:
     given : Sequence[str]
         Names of knowledge that nobody shares: the server makes it itself.
     readout : {"raw", "prior", "mix", "gate"}
-        How a client answers for itself (personalised accuracy); for the world it always
-        answers with its logits z. ``raw``: z. ``prior``: z + log π, with its own class
+        How a client answers for itself (personalised accuracy). Global accuracy is always
+        that of its logits z. ``raw``: z. ``prior``: z + log π, with its own class
         prior π (Bayes' rule for label shift). ``mix``: the mean of two log-posteriors
         z + log π, of the model as it is and of a copy trained once more on private data.
         ``gate``: the best of 75 weightings of these parts by the client's validation samples
@@ -100,9 +100,7 @@ class Recipe:
         heads: Sequence[Head] = (),
         given: Sequence[str] = (),
     ) -> Recipe:
-        """Start from the fused weights, train, share the weights, take the fused ones.
-
-        What FedAvg and its many relatives do.
+        """Return the recipe of FedAvg and its relatives: load weights, train, share, load.
 
         Parameters
         ----------
@@ -146,7 +144,7 @@ class Recipe:
         return any(step.uses_public for step in self.steps)
 
     def ids(self, name: str, size: int, seed: int, round_: int) -> Tensor | None:
-        """Return the ids that a share speaks about in a round; None without rows.
+        """Return the ids of a share's rows in a round, int64 ``[M]``; None without rows.
 
         Parameters
         ----------

@@ -18,7 +18,7 @@ from fedkt.shares.share import Asked, Model, Share, ShareWork
 @register(name="gate")
 @dataclass(frozen=True)
 class Gate(Share):
-    """Share the mean losses of the client's held-out samples under the gate's read-outs.
+    """Mean losses of the client's held-out samples under the gate's read-outs.
 
     75 floats, as they were when the client last absorbed; see ``fedkt.readouts``. The server
     returns their mean over the clients (``fedkt.readouts.blends.mean_losses``) under the same name.

@@ -1,4 +1,4 @@
-"""Which public samples a round speaks about: both sides draw them alike, so they cost no bytes."""
+"""The public samples in use in a round: both sides draw them alike, so they cost no bytes."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ Form = Literal["logits", "probabilities", "labels"]
 @register(name="predict")
 @dataclass(frozen=True)
 class Predict(Share):
-    """Share the model's answers on the public set.
+    """The model's answers on the public set.
 
     Parameters
     ----------

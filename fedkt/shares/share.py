@@ -1,8 +1,8 @@
-"""What every share says of itself: the base of the steps by which clients upload knowledge.
+"""The base of all shares, by which clients upload knowledge.
 
 A share is plain data that travels with the recipe. The client makes knowledge by it (``make``), the
 server checks what arrives against it (``expected``), and both derive the ids of its rows (``ids``).
-Whoever needs a fact about a share asks the share.
+Every fact about a share stands in the share.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fedkt.knowledge import Kind, Knowledge
 
 
 class Model(Protocol):
-    """What a share may ask of a client's model; see ``fedkt.clients.Learner``."""
+    """A client's model as shares see it; see ``fedkt.clients.Learner``."""
 
     def predict(self, x: Tensor) -> Tensor:
         """Return logits ``[n, C]`` float32 for inputs ``[n, ...]``."""
@@ -34,20 +34,20 @@ class Model(Protocol):
         ...
 
     def load_weights(self, weights: Knowledge) -> None:
-        """Take other weights."""
+        """Replace the weights."""
         ...
 
     def state(self) -> dict[str, Any]:
-        """Return a copy of all that belongs to the client."""
+        """Return a copy of the client's state."""
         ...
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Become the client that ``state`` describes."""
+        """Take over a client's state."""
         ...
 
 
 class ShareWork(Protocol):
-    """What a share works with at the client: its data, fused knowledge, names of streams."""
+    """A share's work at the client: data, fused knowledge, names of streams."""
 
     @property
     def data(self) -> ClientData:
@@ -82,7 +82,7 @@ class ShareWork(Protocol):
 
 @dataclass(frozen=True)
 class Asked:
-    """What the server knows of a share when it asks for it.
+    """The server's facts about a share in a round.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ class Share:
     Attributes
     ----------
     name : str
-        What its knowledge is called in the recipe.
+        The name of its knowledge in the recipe.
     samples : int
         How many public samples of a round it speaks about; 0: all, or none at all.
     group : str
@@ -170,7 +170,7 @@ class Share:
         return ()
 
     def make(self, model: Model, work: ShareWork) -> Knowledge:
-        """Return what the client uploads.
+        """Return the knowledge that the client uploads.
 
         Raises
         ------
@@ -180,5 +180,5 @@ class Share:
         raise NotImplementedError
 
     def expected(self, asked: Asked) -> Expected:
-        """Return what an upload must be; the server sets the bounds of its numbers."""
+        """Return the form of an upload; the server sets the bounds of its numbers."""
         raise NotImplementedError

@@ -22,7 +22,7 @@ from fedkt.shares.share import Asked, Model, Share, ShareWork
 @register(name="styles")
 @dataclass(frozen=True)
 class Styles(Share):
-    """Share the styles of the private images: channel means and standard deviations of pixels.
+    """Styles of the private images: channel means and standard deviations of pixels.
 
     Statistics ``mean [k, C]`` and ``std [k, C]`` float32 of the training images, C channels.
 

@@ -20,7 +20,7 @@ from fedkt.shares.share import Asked, Model, Share, ShareWork
 @register(name="validation")
 @dataclass(frozen=True)
 class Validation(Share):
-    """Share how well two models do on the client's validation samples.
+    """Loss and accuracy of two models on the client's validation samples.
 
     Statistics ``own`` and ``received``, each float32 ``[2]``: mean cross-entropy in nats (at most
     10000) and accuracy, of the client's model as it is when it shares, and of the same model

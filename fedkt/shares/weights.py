@@ -14,7 +14,7 @@ from fedkt.shares.share import Asked, Model, Share, ShareWork
 @register(name="weights")
 @dataclass(frozen=True)
 class Weights(Share):
-    """Share the model's weights (float parameters and buffers).
+    """The model's weights (float parameters and buffers).
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ from fedkt.steps.train import Step, StepWork, Trainee
 @register(name="load")
 @dataclass(frozen=True)
 class Load(Step):
-    """Replace the model's weights by fused ones; the optimiser's state starts anew."""
+    """A step that replaces the model's weights by fused ones, with a new optimiser state."""
 
     source: str = "weights"
     group: ClassVar[str] = "architecture"

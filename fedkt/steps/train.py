@@ -1,4 +1,4 @@
-"""What every step of a recipe says of itself, and the step that trains."""
+"""The base of all steps of a recipe, and the step that trains."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def weighted(terms: Iterable[Term | Weighted]) -> list[tuple[float, Term]]:
 class Beside:
     """Samples drawn beside every private batch, which alignment terms compare it with.
 
-    Terms find what they gave in ``outputs.beside``.
+    Terms find the model's outputs on them in ``outputs.beside``.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class Beside:
         name of fused knowledge: rows of its ``features``, or, if it holds ``statistics``
         called ``mean`` and ``variance``, features drawn from that normal distribution.
     batch_size : int
-        How many at a time; fewer where there are fewer.
+        Samples in a batch; fewer where there are fewer.
     """
 
     source: str = "public"
@@ -52,19 +52,19 @@ class Beside:
 
 
 class Trainee(Protocol):
-    """What a step may do to a client's model; see ``fedkt.clients.Learner``."""
+    """A client's model as steps see it; see ``fedkt.clients.Learner``."""
 
     def train(self, step: Train, work: Any, stream: str) -> float | None:
         """Train by a step; return the mean loss of the last epoch, if there is one."""
         ...
 
     def load_weights(self, weights: Knowledge) -> None:
-        """Take other weights."""
+        """Replace the weights."""
         ...
 
 
 class StepWork(Protocol):
-    """What a step works with at the client; see ``fedkt.clients.Work``."""
+    """A step's work at the client: the knowledge there; see ``fedkt.clients.Work``."""
 
     @property
     def knowledge(self) -> Mapping[str, Knowledge]:
@@ -103,7 +103,7 @@ class Step:
         learner : Trainee
             The client's model.
         work : StepWork
-            What it works with.
+            The knowledge and data at the client.
         stream : str
             The name of the step's random stream.
         """
@@ -117,7 +117,7 @@ class Step:
 @register(name="train")
 @dataclass(frozen=True)
 class Train(Step):
-    """Train the model on a sum of terms.
+    """A step that trains the model on a sum of terms.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ class Train(Step):
         An epoch sees at most this many samples, drawn anew (on ``"public"`` the same for all
         clients of a round); 0 = all.
     rate : float
-        Multiplies the experiment's learning rate. A factor on the loss is something else
+        Multiplies the experiment's learning rate. A factor on the loss has another effect
         under Adam, whose steps do not depend on the loss's scale.
     beside : Beside, optional
         On ``"private"``: what alignment terms compare every batch with.
