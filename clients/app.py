@@ -23,7 +23,7 @@ CohortOf = Callable[[Context], int | None]
 
 
 class KnowledgeClientApp(ClientApp):
-    """A ClientApp, the store of its clients' state (for checkpoints), and its cohorts."""
+    """A ClientApp with the store of its clients' state, for checkpoints, and its cohorts."""
 
     store: StateStore
     connect: Callable[[Context], Client]
@@ -32,7 +32,7 @@ class KnowledgeClientApp(ClientApp):
     def handle_cohorts(
         self, messages: Sequence[Message], contexts: Sequence[Context]
     ) -> dict[int, Message]:
-        """Handle the messages of clients in cohorts; see ``clients.cohorts.turns.handle``."""
+        """Return the replies of clients in cohorts; see ``clients.cohorts.turns.handle``."""
         if self.cohort_of is None:
             return {}
         return turns.handle(self.connect, self.cohort_of, self.store, messages, contexts)
@@ -43,24 +43,24 @@ def client_app(
     store: StateStore | None = None,
     cohort_of: CohortOf | None = None,
 ) -> KnowledgeClientApp:
-    """Make the ClientApp that follows any recipe.
+    """Return the ClientApp that follows any recipe.
 
     Parameters
     ----------
     connect : callable
-        Returns the client that a Flower context (its ``node_config``) stands for.
+        Returns the client of a Flower context, by its ``node_config``.
     store : StateStore, optional
-        Where client state lives; in memory by default. Deployed nodes need a
+        Store of client state; in memory by default. Deployed nodes need a
         :class:`~fedkt.clients.state.FileStore`, because Flower runs every message in a
         new process.
     cohort_of : callable, optional
         Returns the number of the cohort of a context's client, None if it has none. Clients of
-        one cohort with one learner whose messages a grid delivers in one call train together.
+        one cohort and one learner train together if a grid delivers their messages in one call.
 
     Returns
     -------
     KnowledgeClientApp
-        Handles ``query`` (who are you), ``train`` (learn and share) and ``evaluate``
+        Handles ``query`` (the greeting), ``train`` (learn and share) and ``evaluate``
         (absorb and evaluate). An exception becomes an error reply with its one-line
         reason and leaves the client's state as it was.
     """
@@ -87,22 +87,22 @@ def predict(
     x: Tensor,
     readout: Literal["personal", "global"] = "personal",
 ) -> Tensor:
-    """Return what a client's model answers, after a run or during one.
+    """Return the logits of a client's model, ``[n, C]``, after a run or during one.
 
-    All that is needed is the client and the store that its ClientApp kept its state in: how
-    the client answers for itself is part of that state. Its learner is left loaded with it.
+    The client and the store of its ClientApp are enough, because the client's read-out is part
+    of its state. The learner ends loaded with that state.
 
     Parameters
     ----------
     client : Client
-        With the same learner and training data as in the run.
+        The client, with the same learner and training data as in the run.
     store : StateStore
-        On a deployed node the :class:`~fedkt.clients.state.FileStore` of its folder.
+        The store; on a deployed node the :class:`~fedkt.clients.state.FileStore` of its folder.
     x : Tensor
         float32 ``[n, ...]``, preprocessed as the training data.
     readout : {"personal", "global"}
-        For the client's own distribution of classes, as personalised accuracy is measured; or
-        for the world, as global accuracy is.
+        Answers for the client's own distribution of classes, as in personalised accuracy, or
+        for all classes alike, as in global accuracy.
 
     Returns
     -------
@@ -112,7 +112,7 @@ def predict(
     Raises
     ------
     ConfigError
-        If the store does not know the client, or for an unknown read-out.
+        If the store does not know the client, or the read-out is unknown.
     """
     if readout not in ("personal", "global"):
         raise ConfigError(f"readout must be personal or global, not {readout!r}.")

@@ -1,4 +1,4 @@
-"""One party of a federation."""
+"""A party of a federation."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from fedkt.data.samples import ClientData
 
 @dataclass(frozen=True)
 class Client:
-    """One party.
+    """A party of a federation: its learner, its data and its training options.
 
     Parameters
     ----------
     id : int
         Stable over restarts; orders the clients at the server.
     learner : Learner
-        What it trains; may be shared with other clients of one process.
+        Its learner; other clients of the process may use the same one.
     data : ClientData
-        What it trains on.
+        Its private data, and the public and test sets.
     options : TrainingOptions
-        How.
+        Options of its training.
     personalised : {"split", "matched"}
         How personalised accuracy is measured; see ``phases.evaluate``.
     """

@@ -1,4 +1,4 @@
-"""A client's answer to the greeting: who it is, what it holds, and whether it can take part."""
+"""A client's answer to the greeting: its id, the facts of its data, and a refusal if it has one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedkt.data.samples import Samples
 
 
 def hello(client: Client, message: Message) -> RecordDict:
-    """Return who a client is: its id, the facts of :mod:`fedkt.greeting`, perhaps a refusal."""
+    """Return a client's answer to the greeting: the facts of :mod:`fedkt.greeting`."""
     recipe = read_recipe(str(cast(ConfigRecord, message.content["config"])["recipe"]))
     learner, data = client.learner, client.data
     about = ConfigRecord({
@@ -39,7 +39,7 @@ _digests: WeakKeyDictionary[Samples, str] = WeakKeyDictionary()
 
 
 def _digest(samples: Samples) -> str:
-    """Return the hash of a public set's inputs, of their values and their shape."""
+    """Return a hash of the dtype, shape and values of a public set's inputs."""
     if samples not in _digests:
         digest = hashlib.sha256(f"{samples.x.dtype} {tuple(samples.x.shape)} ".encode())
         digest.update(samples.x.contiguous().numpy().tobytes())

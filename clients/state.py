@@ -1,8 +1,7 @@
-"""Where client state lives between messages.
+"""Stores of client state between messages.
 
 State is a plain value (see ``fedkt.snapshot``). It is read at the start of a message and
-written only when the message has been handled, so a client that fails keeps the state
-it had.
+written only after the message has been handled. So a client that fails keeps its last state.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ ClientState = dict[str, Any]
 
 
 class StateStore(Protocol):
-    """Keeps the state of clients."""
+    """A store of client state."""
 
     def get(self, client: int, handle: str | None = None) -> ClientState | None:
-        """Return the state that ``put`` answered with ``handle`` for; without one, the newest."""
+        """Return a client's state: that of a handle, else the newest; None if there is none."""
         ...
 
     def put(self, client: int, state: ClientState, before: str | None = None) -> str:
-        """Keep a state; return its handle. ``before`` is the handle of what it was made from."""
+        """Keep a state; return its handle. ``before`` is the handle of the state it follows."""
         ...
 
     def snapshot(self) -> dict[int, ClientState]:
@@ -35,46 +34,50 @@ class StateStore(Protocol):
         ...
 
     def restore(self, states: Mapping[int, ClientState]) -> None:
-        """Replace everything by ``states``."""
+        """Replace all states."""
         ...
 
 
 class MemoryStore:
-    """In the process itself: for the in-process grid and Ray actors."""
+    """Client state in the memory of the process: for the in-process grid and Ray actors."""
 
     def __init__(self) -> None:
         self._states: dict[int, ClientState] = {}
 
     def get(self, client: int, handle: str | None = None) -> ClientState | None:
-        """Return the client's state."""
+        """Return the client's newest state; None if there is none."""
         return self._states.get(client)
 
     def put(self, client: int, state: ClientState, before: str | None = None) -> str:
-        """Keep the client's state."""
+        """Keep the client's state; return its handle."""
         self._states[client] = state
         return "memory"
 
     def snapshot(self) -> dict[int, ClientState]:
-        """Return the state of every client; states are never changed in place."""
+        """Return the newest state of every client; states are never changed in place."""
         return dict(sorted(self._states.items()))
 
     def restore(self, states: Mapping[int, ClientState]) -> None:
-        """Replace everything by ``states``."""
+        """Replace all states."""
         self._states = dict(states)
 
 
 class FileStore:
-    """In safetensors files: for deployment, for Flower's own simulation engine, for large runs.
+    """Client state in safetensors files: for deployment, stock Flower and large runs.
 
     A client's files are ``client-<id>/<version>.safetensors``. The version is the
     handle that the ClientApp keeps in ``context.state``. When Flower drops the context of a
-    message, the handle goes on naming the version before, so the version a state was
-    made from is kept beside it.
+    message, the handle still names the version before. So that version is kept too.
 
     Parameters
     ----------
     folder : Path
-        Made if needed.
+        Folder of the files; made if needed.
+
+    Raises
+    ------
+    ConfigError, DiskError
+        If the folder cannot be written to.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -83,13 +86,13 @@ class FileStore:
             folder.mkdir(parents=True, exist_ok=True)
 
     def get(self, client: int, handle: str | None = None) -> ClientState | None:
-        """Read a state; without a handle, the newest."""
+        """Return a client's state: that of a handle, else the newest; None if there is none."""
         versions = self._versions(client)
         version = int(handle) if handle is not None else max(versions, default=-1)
         return snapshot.load(self._path(client, version)) if version in versions else None
 
     def put(self, client: int, state: ClientState, before: str | None = None) -> str:
-        """Write a state."""
+        """Keep a state in a file; return its handle."""
         versions = self._versions(client)
         version = max(versions, default=-1) + 1
         snapshot.save(self._path(client, version), state)
@@ -99,12 +102,12 @@ class FileStore:
         return str(version)
 
     def snapshot(self) -> dict[int, ClientState]:
-        """Read the newest state of every client."""
+        """Return the newest state of every client."""
         clients = sorted(int(p.name.removeprefix("client-")) for p in self._folders())
         return {c: state for c in clients if (state := self.get(c)) is not None}
 
     def restore(self, states: Mapping[int, ClientState]) -> None:
-        """Replace all files by ``states``."""
+        """Replace all files."""
         for folder in self._folders():
             shutil.rmtree(folder)
         for client, state in states.items():
@@ -117,7 +120,7 @@ class FileStore:
         return self._folder / f"client-{client}" / f"{version}.safetensors"
 
     def _versions(self, client: int) -> list[int]:
-        # In a folder of its own, because a folder of all clients would be read at every put.
+        # One folder a client: a folder of all clients would be read at every put.
         folder = self._folder / f"client-{client}"
         names = os.listdir(folder) if folder.is_dir() else []
         return [int(stem) for n in names if (stem := n.removesuffix(".safetensors")).isdigit()]

@@ -28,22 +28,22 @@ CLIENT_ERROR = 2  # the code Flower uses for an exception in a ClientApp
 
 @dataclass(frozen=True)
 class Order:
-    """What a message asks of a client.
+    """The task in a message to a client.
 
     Parameters
     ----------
     trains : bool
-        Whether to learn and share; else to absorb, perhaps, and evaluate.
+        Whether to learn and share; else to evaluate.
     recipe : Recipe
-        The method's.
+        Recipe of the method.
     codec : str
-        How knowledge travels.
+        Codec of the knowledge in messages.
     seed, round, rounds : int
-        Of the run; ``rounds`` is 0 if unknown.
+        Seed of the run, number of the round, and number of all rounds (0 if unknown).
     absorbs : bool
         Whether to absorb before evaluating.
     group_effect : bool
-        Whether to measure what learning has brought before it shares.
+        Whether to measure the accuracy after learning.
     """
 
     trains: bool
@@ -57,7 +57,7 @@ class Order:
 
     @classmethod
     def of(cls, message: Message) -> Order:
-        """Read a message of type ``train`` or ``evaluate``."""
+        """Return the order in a message of type ``train`` or ``evaluate``."""
         config = cast(ConfigRecord, message.content["config"])
         seed, round_ = cast(int, config["seed"]), cast(int, config["server-round"])
         return cls(
@@ -72,29 +72,29 @@ class Order:
         )
 
     def ids(self, name: str, data: ClientData, round_: int) -> Tensor | None:
-        """Return the ids that a share speaks about in a round; None without rows."""
+        """Return the sample ids of a share's rows in a round, int64 ``[M]``; None without rows."""
         size = 0 if data.public is None else len(data.public)
         return self.recipe.ids(name, size, self.seed, round_)
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What a client's store holds of it, beside the state of its learner.
+    """A client's stored state, apart from that of its learner.
 
     Parameters
     ----------
     handle : str, optional
-        The store's name for it; None if the client has kept nothing in this run.
+        Handle of the state in the store; None if the client has kept nothing in this run.
     known : bool
         Whether the store knows the client.
     started : bool
-        Whether the client has run the steps of the start.
+        Whether the client has run the steps of the phase ``start``.
     knowledge : Mapping[str, Knowledge]
-        The fused knowledge that it goes on with.
+        Fused knowledge for the next round, by share name.
     settled : Settled, optional
-        How it answers for itself, if that is settled for its model.
+        The client's personal answer, if it is settled for its model.
     losses : Tensor, optional
-        Its last held-out losses, of a recipe with a gate.
+        The client's last held-out losses, under a recipe with a gate.
     """
 
     handle: str | None = None
@@ -106,12 +106,12 @@ class Kept:
 
 
 def recall(client: Client, store: StateStore, context: Context, seed: int) -> Kept:
-    """Load a client's learner with its state, or reset it; return what else is kept of it.
+    """Load a client's learner with its state, or reset it; return the rest of the state.
 
     Raises
     ------
     ConfigError
-        If its state is lost.
+        If the state is lost.
     """
     record = context.state.config_records.get("fedkt")
     handle = None if record is None else str(record["state"])
@@ -123,8 +123,8 @@ def recall(client: Client, store: StateStore, context: Context, seed: int) -> Ke
         return Kept()
     client.learner.load_state(state["learner"])
     settled = None if state["settled"] is None else Settled.from_state(state["settled"])
-    known = bool(state["started"]), state["knowledge"], settled, state["losses"]
-    return Kept(handle, True, *known)
+    rest = bool(state["started"]), state["knowledge"], settled, state["losses"]
+    return Kept(handle, True, *rest)
 
 
 def begin(
@@ -134,21 +134,21 @@ def begin(
     context: Context,
     decoded: dict[int, Knowledge] | None = None,
 ) -> Turn:
-    """Return the turn of a client, its learner loaded with its state, what came decoded.
+    """Return the turn of a client: learner loaded, knowledge of the message decoded.
 
     Parameters
     ----------
     client : Client
         The client.
     store : StateStore
-        Where its state is.
+        Store of the client's state.
     message : Message
         ``train`` (learn and share) or ``evaluate`` (absorb and evaluate).
     context : Context
-        The client's.
+        The client's Flower context.
     decoded : dict, optional
-        What was decoded for other clients of the same call, by the identity of its arrays: a
-        broadcast is decoded once.
+        Knowledge decoded for other clients of the same call, by the identity of its arrays. So
+        a broadcast is decoded once.
     """
     order = Order.of(message)
     client.learner.follow(order.recipe)
@@ -171,17 +171,17 @@ class Turn:
     Parameters
     ----------
     client : Client
-        Its learner is loaded with its state.
+        The client; its learner is loaded with its state.
     store : StateStore
-        Where the new state goes.
+        Store of the new state.
     context : Context
-        The client's.
+        The client's Flower context.
     order : Order
-        What is asked of it.
+        Task of the message.
     kept : Kept
-        What it had kept before.
+        Stored state from before the message.
     work : Work
-        Its data, and the knowledge that has arrived.
+        Data of the client, and the knowledge that has arrived.
     """
 
     client: Client
@@ -201,7 +201,7 @@ class Turn:
         return {**start, "learn": recipe.learn}
 
     def run(self) -> RecordDict:
-        """Run the steps and answer."""
+        """Run the steps; return the content of the reply."""
         loss = None
         for phase, steps in self.phases.items():
             with self.named(phase):
@@ -210,31 +210,31 @@ class Turn:
 
     @contextmanager
     def named(self, phase: str) -> Iterator[None]:
-        """Say in which phase, and of which client, something was not finite."""
+        """Name the client and the phase in the message of a NotFiniteError."""
         try:
             yield
         except NotFiniteError as error:
             raise NotFiniteError(f"client {self.client.id}, {phase}: {error}") from error
 
     def answer(self, loss: float | None) -> RecordDict:
-        """Return the upload, or the accuracies, and keep the client's new state.
+        """Return the content of the reply, upload or accuracies; keep the client's new state.
 
         Parameters
         ----------
         loss : float, optional
-            Of the last step.
+            Loss of the last step.
         """
         return self._upload(loss) if self.order.trains else self._accuracies()
 
     def questions(self) -> list[Tensor]:
-        """Return the inputs that the learner will be asked about for the answer."""
+        """Return the inputs ``[n, ...]`` for whose logits the answer asks the learner."""
         data = self.client.data
         if self.order.trains:
-            asked = [x for one in self.order.recipe.share for x in one.questions(self.work)]
+            public = [x for part in self.order.recipe.share for x in part.questions(self.work)]
             common = data.common_test if self.order.group_effect else None
-            return [*asked, *([] if common is None else [common.x])]
-        held = (data.validation, data.test, data.common_test)
-        return [samples.x for samples in held if samples is not None and len(samples)]
+            return [*public, *([] if common is None else [common.x])]
+        parts = (data.validation, data.test, data.common_test)
+        return [samples.x for samples in parts if samples is not None and len(samples)]
 
     def _upload(self, loss: float | None) -> RecordDict:
         order = self.order
@@ -255,7 +255,7 @@ class Turn:
         return content
 
     def _learnt(self, content: RecordDict) -> None:
-        """Add the accuracy after learning, or why there is none: measuring changes no model."""
+        """Add the accuracy after learning, or the reason why it cannot be measured."""
         try:
             with self.named("group effect"):
                 learnt = common_accuracy(self.client.learner, self.client.data)
@@ -272,15 +272,15 @@ class Turn:
                 settled = settle(client.learner, order.recipe, self.work)
             readout = settled.readout(client.learner, client.data.log_prior)
             metrics = evaluate(client.learner, client.data, client.personalised, readout)
-        # What was trained or measured for the read-out is kept even where nothing was absorbed.
+        # Training and measurements of the read-out are kept even where nothing was absorbed.
         kept = self.kept
         if order.absorbs or (kept.known and kept.settled is None and settled.own):
             self._save(kept.started, settled)
         return RecordDict({"metrics": MetricRecord({**metrics})})
 
     def _save(self, started: bool, settled: Settled | None = None) -> None:
-        # Other knowledge is used up within its round; what the server gives for learning alone
-        # comes anew with every fusion.
+        # Other knowledge is used within its round only. What the server sends for learning alone
+        # comes again with every fusion.
         recipe, knowledge = self.order.recipe, self.work.knowledge
         once = set(recipe.given) - set(recipe.needs("absorb"))
         needed = set(recipe.needs("learn")) - once
@@ -302,7 +302,7 @@ def error_reply(error: Exception, message: Message) -> Message:
     Raises
     ------
     DiskError
-        If that is the error: a disk that is full is no fault of one client's.
+        If the error is one: a full disk is no fault of one client.
     """
     if isinstance(error, DiskError):
         raise error
@@ -311,11 +311,11 @@ def error_reply(error: Exception, message: Message) -> Message:
 
 
 def read_recipe(text: str) -> Recipe:
-    """Return the recipe that a message carries."""
+    """Return the recipe in a message."""
     return _recipe(text, registry.version())
 
 
 @lru_cache(maxsize=16)
 def _recipe(text: str, version: int) -> Recipe:
-    """Return a recipe as the registry had it; ``version`` is of the registry."""
+    """Return a recipe; ``version`` of the registry belongs to the key of the cache."""
     return Recipe.from_json(text)

@@ -28,24 +28,24 @@ Step = Callable[..., tuple[Descent, Tensors, Tensor]]
 
 
 class Advance:
-    """The step of one kind of training of one model; it holds nothing of the clients.
+    """The training step of one model and one set of terms; it holds no data of clients.
 
     Parameters
     ----------
     model : torch.nn.Module
         The architecture, :func:`vectorised`.
     names : Sequence[str]
-        Of the trainable parameters, heads included.
+        Names of the trainable parameters, heads included.
     terms, rehearse : list
-        What is minimised on a batch, and on the private batch beside it.
+        Terms on a batch, and on the private batch beside it.
     kinds : Mapping[str, str]
-        Of the knowledge that the terms read.
+        Kinds of the knowledge that the terms read, by its name.
     options : TrainingOptions
         The optimiser, and whether the step is compiled.
     rate : float
         The learning rate.
     nature : Nature
-        What trying the model has shown.
+        Properties of the model.
     """
 
     def __init__(
@@ -67,16 +67,16 @@ class Advance:
         self._tap, self._coupled = FeatureTap(model, tapped, nature.open_ended), nature.coupled
         self._norms = list(norms_of(model).values())
         self._frozen = [n for n, p in model.named_parameters() if not p.requires_grad]
-        # Hooks, and batch sizes that change, are not for the compiler.
+        # The compiler cannot handle hooks or batch sizes that change.
         self.compiled = options.compile and not (tapped or self._coupled or _straight(model))
         self._step: Step = self._compiled() if self.compiled else self._pure
-        self._reached: tuple[bool, ...] | None = None  # by the loss, of the parameters
+        self._reached: tuple[bool, ...] | None = None  # whether the loss reaches each parameter
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Get the model ready for steps."""
+        """Keep the model in training mode, its features hooked, while inside."""
         self._model.train()
-        if not self.compiled:  # a compiled step has it for a constant
+        if not self.compiled:  # a compiled step has it as a constant
             self._reached = None
         try:
             with self._tap:
@@ -92,45 +92,46 @@ class Advance:
         batches: Sequence[OwnAndCommon],
         active: Tensor | None,
     ) -> tuple[Descent, Tensors, Tensor]:
-        """Take a step.
+        """Return the clients after one step.
 
         Parameters
         ----------
         at : Descent
-            Where the clients are.
+            Parameters and moments of the clients.
         buffers : dict
             The models' buffers, and frozen parameters, ``[K, ...]``.
         knowledge : tuple[dict, dict]
-            What the terms read: what each client has of it, and what all share.
+            Knowledge that the terms read: the part of each client, and the part that all share.
         batches : Sequence[tuple[dict, dict]]
             The fields of the clients' batches, and of the private ones beside them, likewise.
         active : Tensor, optional
-            bool ``[K]``: who has a batch; the others stay as they are.
+            bool ``[K]``: clients with a batch; the others stay as they are.
 
         Returns
         -------
         Descent, dict, Tensor
-            Where they are now, their buffers, and the losses ``[K]``.
+            Parameters and moments after the step, the buffers, and the losses ``[K]``.
         """
         if self._reached is None and self._inside:
-            own = knowledge[0], [fields for fields, _ in batches]
+            separate = knowledge[0], [fields for fields, _ in batches]
             loss = self._loss_beside(knowledge, batches)
-            given = tuple(p.detach().requires_grad_() for p in at.parameters)
-            # Batch normalisation counts in place.
-            losses, _ = vmap(loss)(given, {n: b.clone() for n, b in buffers.items()}, *own)
-            found = torch.autograd.grad(losses.sum(), given, allow_unused=True)
-            self._reached = tuple(gradient is not None for gradient in found)
+            parameters = tuple(p.detach().requires_grad_() for p in at.parameters)
+            # Copies, because batch normalisation changes its buffers in place.
+            copies = {n: b.clone() for n, b in buffers.items()}
+            losses, _ = vmap(loss)(parameters, copies, *separate)
+            gradients = torch.autograd.grad(losses.sum(), parameters, allow_unused=True)
+            self._reached = tuple(gradient is not None for gradient in gradients)
         return self._step(at, buffers, knowledge, batches, active)
 
     @property
     def _inside(self) -> bool:
-        """Whether gradients are taken inside vmap, which does not say what is not reached."""
+        """Whether gradients are taken inside vmap, which gives zeros for parameters not reached."""
         return self.compiled or self._coupled
 
     def _loss_beside(
         self, knowledge: OwnAndCommon, batches: Sequence[OwnAndCommon]
     ) -> Callable[..., tuple[Tensor, Tensors]]:
-        """Return the loss of one client as a function of what is its own."""
+        """Return the loss of one client as a function of its separate tensors."""
         return partial(self._loss, knowledge[1], [fields for _, fields in batches])
 
     def _pure(
@@ -141,24 +142,23 @@ class Advance:
         batches: Sequence[OwnAndCommon],
         active: Tensor | None,
     ) -> tuple[Descent, Tensors, Tensor]:
-        own = knowledge[0], [fields for fields, _ in batches]
+        separate = knowledge[0], [fields for fields, _ in batches]
         loss = self._loss_beside(knowledge, batches)
-        # Batch normalisation counts in place.
+        # Copies, because batch normalisation changes its buffers in place.
         before = {n: b.clone() for n, b in buffers.items()} if active is not None else {}
         if self._inside:
-            given = tuple(at.parameters)
+            parameters = tuple(at.parameters)
             step = vmap(grad_and_value(loss, has_aux=True))
-            found, (losses, after) = step(given, buffers, *own)
-            pairs = zip(found, self._reached or (), strict=True)
+            dense, (losses, after) = step(parameters, buffers, *separate)
+            pairs = zip(dense, self._reached or (), strict=True)
             gradients = [gradient if reached else None for gradient, reached in pairs]
         else:
-            # The clients do not know of each other, so the gradient of the sum is that of each;
-            # one function transform less is a third of the overhead of a step. Not with batch
-            # normalisation, whose own backward goes wrong here for a single sample in
-            # channels_last.
-            given = tuple(p.detach().requires_grad_() for p in at.parameters)
-            losses, after = vmap(loss)(given, buffers, *own)
-            gradients = list(torch.autograd.grad(losses.sum(), given, allow_unused=True))
+            # The losses of clients are independent, so the gradient of the sum is that of each. One
+            # function transform less saves a third of the overhead of a step. Not with batch
+            # normalisation, whose backward goes wrong here for a single sample in channels_last.
+            parameters = tuple(p.detach().requires_grad_() for p in at.parameters)
+            losses, after = vmap(loss)(parameters, buffers, *separate)
+            gradients = list(torch.autograd.grad(losses.sum(), parameters, allow_unused=True))
         after = {n: b.detach() for n, b in after.items()}
         if active is not None:
             after = {n: choose(active, b, before[n]) for n, b in after.items()}
@@ -167,37 +167,37 @@ class Advance:
     def _compiled(self) -> Step:
         """Return the step, compiled.
 
-        torch keeps what it compiled by the method's code, which all objects share, and looks at
-        every call whether anything that the code has read is as it was, which takes as long as a
-        third of the arithmetic. So the method gets code of its own, and only the tensors are
-        looked at (their shapes, and which are one and the same): nothing else here changes.
+        torch stores compiled steps by the code of the method, which all objects share. At every
+        call it checks that nothing the code has read has changed, which takes as long as a third
+        of the arithmetic. So every object gets a copy of the code, and only the tensors are
+        checked (their shapes and identities): nothing else changes here.
         """
         code = Advance._pure.__code__.replace()
         options: dict[str, Any] = {}
         if hasattr(torch.compiler, "keep_tensor_guards_unsafe"):  # so the option is known
-            kept = "TENSOR_MATCH", "DUPLICATE_INPUT"
-            options = {"guard_filter_fn": lambda guards: [g.guard_type in kept for g in guards]}
-        own = MethodType(FunctionType(code, globals(), code.co_name), self)
-        return torch.compile(own, dynamic=False, options=options)
+            checked = "TENSOR_MATCH", "DUPLICATE_INPUT"
+            options = {"guard_filter_fn": lambda guards: [g.guard_type in checked for g in guards]}
+        step = MethodType(FunctionType(code, globals(), code.co_name), self)
+        return torch.compile(step, dynamic=False, options=options)
 
     def _loss(
         self,
         known_to_all: Mapping[str, Any],
         seen_by_all: Sequence[Mapping[str, Any]],
-        given: tuple[Tensor, ...],
+        values: tuple[Tensor, ...],
         buffers: Tensors,
         known: Mapping[str, Any],
         seen: Sequence[Mapping[str, Any]],
     ) -> tuple[Tensor, Tensors]:
         """Return the loss of one client and its buffers; runs under vmap."""
-        parameters = dict(zip(self._names, given, strict=True))
+        parameters = dict(zip(self._names, values, strict=True))
         knowledge = {
             n: Knowledge.of_parts(kind, {**known_to_all[n], **known[n]})
             for n, kind in self._kinds.items()
         }
         losses = [
-            self._sum(terms, parameters, buffers, Batch(**own, **common), knowledge)
-            for terms, own, common in zip(self._terms, seen, seen_by_all, strict=False)
+            self._sum(terms, parameters, buffers, Batch(**separate, **common), knowledge)
+            for terms, separate, common in zip(self._terms, seen, seen_by_all, strict=False)
         ]
         return losses[0] if len(losses) == 1 else losses[0] + losses[1], buffers
 
@@ -210,25 +210,25 @@ class Advance:
         knowledge: Mapping[str, Knowledge],
     ) -> Tensor:
         suit(self._norms, batch.x)
-        own = {n: t for n, t in {**parameters, **buffers}.items() if not n.startswith(f"{HEADS}.")}
-        logits = functional_call(self._model, own, (batch.x,))
+        state = {**parameters, **buffers}
+        tensors = {n: t for n, t in state.items() if not n.startswith(f"{HEADS}.")}
+        logits = functional_call(self._model, tensors, (batch.x,))
         parameters = {**parameters, **{n: buffers[n] for n in self._frozen}}
-        classify = self._tap.classifier(own)
+        classify = self._tap.classifier(tensors)
         outputs = Outputs(logits, self._tap.features, parameters, classify=classify)
         return sum_of(terms, outputs, batch, knowledge)
 
 
 def vectorised(model: nn.Module) -> nn.Module:
-    """Let a model's layers work as they must, or as is fastest, under vmap; return the model.
+    """Return a model, changed in place, whose layers are correct and fast under vmap.
 
-    Group normalisation must have contiguous inputs, and convolutions of one pixel answer in
-    channels_last, whatever they are given. Linear layers work on the transpose of a batch, y =
-    (W xᵀ)ᵀ: their batched products, backward ones too, then have no narrow side to run along,
-    which with few classes makes them several times faster, and logits lie as the log-softmax
-    likes them.
+    Group normalisation needs contiguous inputs, and convolutions of one pixel return
+    channels_last in any case. Linear layers work on the transpose of a batch, y = (W xᵀ)ᵀ. So
+    their batched products, also backward, do not run along a narrow side. With few classes this
+    is several times faster, and logits have the memory layout that suits the log-softmax.
     """
     for module in _straight(model):
-        module.register_forward_pre_hook(lambda _, given: (given[0].contiguous(),))
+        module.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
     for layer in model.modules():
         if type(layer) is nn.Linear:
             layer.__dict__["forward"] = partial(_linear, layer)

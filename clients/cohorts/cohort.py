@@ -1,10 +1,10 @@
 """The cohort executor: clients of one architecture train and answer together.
 
 Their parameters are stacked, and one vectorised step (``torch.func.vmap`` of the gradient)
-moves all of them. The terms of a recipe are pure functions, so what runs in the loop
-executor runs here; what cannot (networks that draw random numbers, which come from one global
-stream; layers that vmap refuses; samples beside a batch, transforms and mixup) goes through the
-loop, client by client. Which networks can is tried before a run (``fedkt.clients.cohorts.trial``).
+moves all of them. The terms of a recipe are pure functions, so they run here as in the loop
+executor. Some training goes through the loop, client by client: networks that draw random
+numbers, which come from one global stream; layers that vmap refuses; samples beside a batch,
+transforms and mixup. Every network is tried before a run (``fedkt.clients.cohorts.trial``).
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from fedkt.objectives.heads import PREFIX as HEADS
 from fedkt.recipe import Train
 from fedkt.rng import global_torch_stream
 
-ROWS = 64  # samples a client answers for at a time, as in the loop
+ROWS = 64  # samples a client predicts on at a time, as in the loop
 
 
 class RefusedError(Exception):
-    """A cohort cannot do this; the loop can."""
+    """A model or a step that no cohort can train with; the loop can."""
 
 
 @dataclass(frozen=True)
 class Template:
-    """A network for cohorts, whose own weights nobody uses, and the steps made of it so far."""
+    """A network for cohorts, whose own weights are never used, and the steps built for it."""
 
     model: nn.Module
     steps: dict[str, Advance] = field(default_factory=dict)
 
 
-# The same template for all cohorts of a learner: a compiled step is dear.
+# The same template for all cohorts of a learner, because compiling a step takes long.
 _templates: weakref.WeakKeyDictionary[TorchLearner, Template] = weakref.WeakKeyDictionary()
 
 
@@ -60,7 +60,7 @@ def template_of(learner: TorchLearner) -> Template:
 
 @dataclass
 class Row:
-    """One client's part of a cohort: state as ``TorchLearner.state()`` has it, and its work.
+    """One client's part of a cohort: its state, in the form of ``TorchLearner.state()``, and work.
 
     Parameters
     ----------
@@ -89,9 +89,9 @@ def train(
     Parameters
     ----------
     learner : TorchLearner
-        Of the clients' architecture; its own weights are neither used nor changed.
+        Learner of the clients' architecture; its own weights are neither used nor changed.
     step : Train
-        What to train.
+        The step.
     rows : Sequence[Row]
         The clients.
     stream : str
@@ -100,13 +100,13 @@ def train(
     Returns
     -------
     list of float or None
-        Mean loss of the last epoch of each client, None where nothing was to be done; NaN
+        Mean loss of the last epoch of each client; None where the step had nothing to do, NaN
         if a client's weights, moments or buffers are no longer finite.
 
     Raises
     ------
     RefusedError
-        If the model or the step is not for cohorts.
+        If a cohort cannot train the model, or cannot train by the step.
     """
     nature = learner.nature(torch.cat([row.work.data.train.x[:1] for row in rows]))
     if refusal := nature.refusal or refuses(step):
@@ -115,7 +115,7 @@ def train(
         raise RefusedError(f"cohorts train in float32, not {rows[0].work.options.precision}")
     losses: list[float | None] = [None] * len(rows)
     groups: dict[Any, list[int]] = {}
-    # Where padding would show, as in the statistics of a batch, batches must be of one size.
+    # Where padding changes answers, as in the statistics of a batch, batches must be of one size.
     shared: dict[Any, PaddedBatches] = {}
     tasks = [_task(step, row.work, stream, nature.coupled, shared) for row in rows]
     for place, task in enumerate(tasks):
@@ -124,11 +124,11 @@ def train(
     # All groups are trained before any row changes: a refusal leaves everything as it was.
     done = []
     for places in groups.values():
-        here = [rows[p] for p in places]
-        group = _Stacked(learner, step, here, [_have(tasks[p]) for p in places])
+        members = [rows[p] for p in places]
+        group = _Stacked(learner, step, members, [_have(tasks[p]) for p in places])
         done.append((places, group.run(), group.states()))
-    for places, found, states in done:
-        for place, loss, state in zip(places, found, states, strict=True):
+    for places, results, states in done:
+        for place, loss, state in zip(places, results, states, strict=True):
             losses[place], rows[place].state = loss, state
     return losses
 
@@ -142,9 +142,9 @@ def predict(
     Parameters
     ----------
     learner : TorchLearner
-        Of the clients' architecture.
+        Learner of the clients' architecture.
     states : Sequence[Mapping]
-        As ``TorchLearner.state()`` gives them.
+        States of the clients, in the form of ``TorchLearner.state()``.
     xs : Sequence[Tensor]
         Each client's inputs ``[n_k, ...]``; one and the same object for all is not copied.
     """
@@ -164,12 +164,12 @@ def predict(
     split = torch.split(x, ROWS, dim=0 if shared else 1)
     parts = [ask(tensors, part.to(learner.device)).cpu() for part in split]
     logits = torch.cat(parts, dim=1)
-    return [logits[k, : len(one)] for k, one in enumerate(xs)]
+    return [logits[k, : len(inputs)] for k, inputs in enumerate(xs)]
 
 
 @dataclass(frozen=True)
 class _Task:
-    """What one client is to do in a step.
+    """One client's part of a step.
 
     ``kind`` is equal for clients that can be stacked.
     """
@@ -184,9 +184,10 @@ class _Task:
 def _task(
     step: Train, work: Work, stream: str, sized: bool, shared: dict[Any, PaddedBatches]
 ) -> _Task | None:
-    """Return what a client is to do; the clients' batches of public data are ``shared``.
+    """Return a client's part of a step; None if it has none.
 
-    If ``sized``, only clients whose batches are of the same sizes can be stacked.
+    The clients' batches of public data are ``shared``. If ``sized``, only clients with batches of
+    the same sizes can be stacked.
     """
     objective = Objective.of(step, work)
     if objective is None:
@@ -209,9 +210,9 @@ def _task(
         private = PaddedBatches.of_batches(list(beside), work.options.batch_size)
     sizes = [p.widths.tolist() for p in (padded, private) if p is not None] if sized else []
     known = {name: work.knowledge[name] for name in objective.needs}
-    told = [(name, _signature(knowledge)) for name, knowledge in known.items()]
+    signatures = [(name, _signature(knowledge)) for name, knowledge in known.items()]
     terms = objective.terms, objective.rehearse
-    kind = repr((*terms, told, samples.y is None, samples.x.shape[1:], sizes))
+    kind = repr((*terms, signatures, samples.y is None, samples.x.shape[1:], sizes))
     return _Task(kind, objective, known, padded, private)
 
 
@@ -226,7 +227,7 @@ def _signature(knowledge: Knowledge) -> Any:
 
 
 class _Stacked:
-    """Clients whose batches can be stacked, in training."""
+    """Clients in training whose batches can be stacked."""
 
     def __init__(
         self,
@@ -256,7 +257,7 @@ class _Stacked:
                 template.model, trained, terms, rehearse, kinds, options, rate, learner.nature()
             )
         self._advance = template.steps[key]
-        # A compiled step wants batches of one size.
+        # A compiled step needs batches of one size.
         where = device, self._advance.compiled
         samples = [task.objective.samples for task in tasks]
         self._feeds = [Feed(samples, [task.batches for task in tasks], *where)]
@@ -267,7 +268,7 @@ class _Stacked:
         self._priors = torch.stack([row.work.data.log_prior for row in rows]).to(device)
 
     def run(self) -> list[float]:
-        """Train; return each client's mean loss of its last epoch, NaN if it has diverged."""
+        """Train; return the mean loss of each client's last epoch, NaN if it has diverged."""
         watched = [n for n, b in self._buffers.items() if bool(finite_rows([b]).all())]
         steps = torch.tensor([len(t.batches.widths) for t in self._tasks])
         per_epoch = steps // self._epochs
@@ -291,17 +292,17 @@ class _Stacked:
         order = list(self._rows[0].state["model"])
         models = unstack([tensors[n] for n in order])
         return [
-            {"model": dict(zip(order, model, strict=True)), "optimiser": one}
-            for model, one in zip(models, moments, strict=True)
+            {"model": dict(zip(order, model, strict=True)), "optimiser": optimiser}
+            for model, optimiser in zip(models, moments, strict=True)
         ]
 
     def _step(self, number: int, active: Tensor, progress: float | Tensor) -> Tensor:
         """Take one step of all clients that have a batch left; return the losses ``[K]``."""
         each = isinstance(progress, Tensor) and progress.dim() > 0
         batches = []
-        for own, common in (feed.at(number) for feed in self._feeds):
-            (own if each else common)["progress"] = progress
-            batches.append(({**own, "log_prior": self._priors}, common))
+        for separate, common in (feed.at(number) for feed in self._feeds):
+            (separate if each else common)["progress"] = progress
+            batches.append(({**separate, "log_prior": self._priors}, common))
         # A compiled step would be compiled twice: with a mask and without.
         whole = bool(active.all()) and not self._advance.compiled
         masked = None if whole else active.to(self._device)
@@ -311,19 +312,19 @@ class _Stacked:
         return losses.detach().double()
 
     def _progress(self, number: int, per_epoch: Tensor) -> float | Tensor:
-        """Return the part of the run that lies behind a batch: of each client, or of all alike."""
+        """Return the finished part of the run at a batch: for each client, or one for all."""
         work = self._rows[0].work
-        found = []
+        parts = []
         for count in per_epoch.tolist():
             epoch, batch = divmod(number, count)
-            found.append(work.progress(min((epoch + batch / count) / self._epochs, 1.0)))
-        if len(found) > 1:
-            return torch.tensor(found, device=self._device)
-        return torch.tensor(found[0]) if self._advance.compiled else found[0]
+            parts.append(work.progress(min((epoch + batch / count) / self._epochs, 1.0)))
+        if len(parts) > 1:
+            return torch.tensor(parts, device=self._device)
+        return torch.tensor(parts[0]) if self._advance.compiled else parts[0]
 
 
 def _one_model(states: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether the clients hold the very same tensors."""
+    """Return whether the clients share the same tensor objects."""
     first = states[0]["model"]
     return all(s["model"][n] is t for s in states[1:] for n, t in first.items())
 

@@ -18,13 +18,13 @@ T = TypeVar("T")
 class CohortLearner:
     """A client's state beside the learner that it shares with its cohort.
 
-    What the cohort has done for all stands here; everything else is done by the learner
-    itself, loaded with the state.
+    Results that the cohort computed for all clients are kept here. Everything else is done by
+    the learner itself, loaded with the state.
 
     Parameters
     ----------
     learner : TorchLearner
-        Of the client's architecture.
+        Learner of the client's architecture.
     """
 
     def __init__(self, learner: TorchLearner) -> None:
@@ -43,11 +43,11 @@ class CohortLearner:
         return self.learner.num_classes
 
     def refuses(self, recipe: Recipe) -> str | None:
-        """Follow what the learner follows."""
+        """Return why the learner cannot follow the recipe; None if it can."""
         return self.learner.refuses(recipe)
 
     def follow(self, recipe: Recipe) -> None:
-        """Get ready for a recipe."""
+        """Prepare the learner for a recipe."""
         self.learner.follow(recipe)
 
     def reset(self, seed: int, client: int) -> None:
@@ -56,13 +56,13 @@ class CohortLearner:
         self.take(self.learner.state())
 
     def train(self, step: Train, work: Work, stream: str) -> float | None:
-        """Train alone."""
+        """Train without the cohort; return the loss if there is one."""
         return self._alone(lambda: self.learner.train(step, work, stream))
 
     def predict(self, x: Tensor) -> Tensor:
-        """Return logits ``[n, C]``: those the cohort found for all, else asked for alone."""
-        for asked, logits in self._answers:
-            if asked is x:
+        """Return logits ``[n, C]``: those that the cohort computed, else the learner's."""
+        for inputs, logits in self._answers:
+            if inputs is x:
                 return logits
         self.learner.load_state(self.current)
         return self.learner.predict(x)
@@ -73,7 +73,7 @@ class CohortLearner:
         return self.learner.features(x)
 
     def adapt_norms(self, x: Tensor) -> None:
-        """Take the statistics of batch normalisation from other samples."""
+        """Replace the statistics of batch normalisation by those of samples ``[n, ...]``."""
         self._alone(lambda: self.learner.adapt_norms(x))
 
     def weights(self, local_norms: bool = False) -> Knowledge:
@@ -81,11 +81,9 @@ class CohortLearner:
         return self.learner.weights_in(self.current, local_norms)
 
     def load_weights(self, weights: Knowledge) -> None:
-        """Take other weights; the optimiser begins anew."""
-        known = weights.tensors
-        model = {
-            n: known[n].to(t.dtype) if n in known else t for n, t in self.current["model"].items()
-        }
+        """Load weights; the optimiser starts anew."""
+        new = weights.tensors
+        model = {n: new[n].to(t.dtype) if n in new else t for n, t in self.current["model"].items()}
         self.take({"model": model, "optimiser": {}})
 
     def state(self) -> dict[str, Any]:
@@ -97,11 +95,11 @@ class CohortLearner:
         self.take(dict(state))
 
     def take(self, state: dict[str, Any]) -> None:
-        """Go on with another state; answers of the one before are forgotten."""
+        """Replace the state; answers of the old state are dropped."""
         self.current, self._answers = state, []
 
     def remember(self, x: Tensor, logits: Tensor) -> None:
-        """Note what the cohort found for inputs, which are known by being the same object."""
+        """Keep the cohort's logits for inputs; ``predict`` finds them by the identity of ``x``."""
         self._answers.append((x, logits))
 
     def _alone(self, act: Callable[[], T]) -> T:

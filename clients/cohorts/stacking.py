@@ -1,4 +1,4 @@
-"""Stacking what the clients of a cohort have: batches, knowledge, parameters."""
+"""Stacks of the batches, knowledge and parameters of a cohort's clients."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedkt.data.samples import Samples
 from fedkt.knowledge import SAMPLE_KINDS, Knowledge
 
 Tensors = dict[str, Tensor]
-# What each of K clients has, tensors [K, ...], and what all share, by name.
+# By name: tensors [K, ...] with a part for each of K clients, and tensors common to all.
 OwnAndCommon = tuple[dict[str, Any], dict[str, Any]]
 
 
@@ -27,7 +27,7 @@ class PaddedBatches:
 
     @classmethod
     def of_orders(cls, orders: Sequence[Tensor], size: int) -> PaddedBatches:
-        """Cut the samples of each epoch into batches."""
+        """Return the batches of the epochs, given the order of the samples in each."""
         total = len(orders[0])
         steps = -(-total // size)
         rows = torch.zeros(len(orders), steps * size, dtype=torch.int64)
@@ -38,7 +38,7 @@ class PaddedBatches:
 
     @classmethod
     def of_batches(cls, drawn: Sequence[Tensor], size: int) -> PaddedBatches:
-        """Take batches of at most ``size`` rows as they are."""
+        """Return batches of at most ``size`` rows, padded to that size."""
         widths = torch.tensor([len(rows) for rows in drawn])
         rows = nn.utils.rnn.pad_sequence(list(drawn), batch_first=True)
         return cls(nn.functional.pad(rows, (0, size - rows.shape[1])), widths)
@@ -47,18 +47,18 @@ class PaddedBatches:
 class Feed:
     """The batches of K clients on a device, padded to the longest of each step.
 
-    Clients that see the same rows of the same samples in one order have them once, ``shared``.
+    Batches that are the same for all clients are stored once (``shared``).
 
     Parameters
     ----------
     samples : Sequence[Samples]
-        Of each client.
+        Samples of each client.
     batches : Sequence[PaddedBatches]
-        Of each client; one and the same object for all where their batches are.
+        Batches of each client; one and the same object if they are the same for all.
     device : torch.device
-        Where the batches are wanted.
+        Device of the batches.
     whole : bool
-        Whether to pad to the longest batch of all.
+        Whether to pad every step to the longest batch of all steps.
     """
 
     def __init__(
@@ -68,8 +68,8 @@ class Feed:
         device: torch.device = CPU,
         whole: bool = False,
     ) -> None:
-        one = samples[0]
-        same = all(s.x is one.x for s in samples)
+        first = samples[0]
+        same = all(s.x is first.x for s in samples)
         self.shared = same and all(padded is batches[0] for padded in batches)
         batches = batches[:1] if self.shared else batches
         pad = nn.utils.rnn.pad_sequence
@@ -78,8 +78,8 @@ class Feed:
         wide = rows.shape[2]
         self._widest = [wide if whole else w for w in widths.amax(0).tolist()]
         if same:
-            x, y, ids = one.x, one.y, one.ids
-        else:  # one row of all clients' samples after another
+            x, y, ids = first.x, first.y, first.ids
+        else:  # the samples of one client after those of another
             labels = [s.y for s in samples if s.y is not None]
             x, ids = torch.cat([s.x for s in samples]), torch.cat([s.ids for s in samples])
             y = torch.cat(labels) if labels else None
@@ -89,7 +89,7 @@ class Feed:
         self._x, self._y, self._ids = x.to(device), y if y is None else y.to(device), ids.to(device)
 
     def at(self, number: int) -> OwnAndCommon:
-        """Return x, y, ids and weight of a ``Batch``: each client's, or in common if shared."""
+        """Return x, y, ids and weight of batch ``number``: for each client, or common if shared."""
         rows = self._rows[:, number, : self._widest[number]]
         columns = torch.arange(rows.shape[1], device=rows.device)
         weight = columns < self._widths[:, number, None]
@@ -112,43 +112,44 @@ def _pick(of: Tensor, rows: Tensor) -> Tensor:
 
 
 def stacked_knowledge(
-    held: Sequence[Mapping[str, Knowledge]], device: torch.device = CPU, shared: bool = False
+    clients: Sequence[Mapping[str, Knowledge]], device: torch.device = CPU, shared: bool = False
 ) -> OwnAndCommon:
-    """Stack on a device the parts of what K clients know, by name.
+    """Return the parts of the knowledge of K clients, stacked on a device, by name.
 
     Parameters
     ----------
-    held : Sequence[Mapping[str, Knowledge]]
-        All of the same names, kinds and shapes; what is the same for all is not stacked.
+    clients : Sequence[Mapping[str, Knowledge]]
+        Knowledge of each client, of the same names, kinds and shapes. Parts that are the same
+        for all are not stacked.
     device : torch.device
-        Where it is wanted.
+        Device of the result.
     shared : bool
-        Whether all will look up the same samples: what they know about samples then lies
-        sample by sample in memory, ``[M, K, ...]`` seen from the side of the clients.
+        Whether all clients look up the same samples. Rows of samples then lie together in
+        memory: the stack is a view ``[K, M, ...]`` of a tensor ``[M, K, ...]``.
     """
-    own: dict[str, Any] = {}
+    separate: dict[str, Any] = {}
     common: dict[str, Any] = {}
-    for name, first in held[0].items():
-        parts = [one[name].parts() for one in held]
-        own[name], common[name] = {}, {}
+    for name, first in clients[0].items():
+        parts = [client[name].parts() for client in clients]
+        separate[name], common[name] = {}, {}
         for key in parts[0]:
             values = [part[key] for part in parts]
             if all(v is values[0] for v in values) or _equal(values):
                 common[name][key] = values[0].to(device)
             elif shared and first.kind in SAMPLE_KINDS and values[0].dim() > 1:
-                own[name][key] = torch.stack(values, 1).to(device).transpose(0, 1)
+                separate[name][key] = torch.stack(values, 1).to(device).transpose(0, 1)
             else:
-                own[name][key] = torch.stack(_padded(key, values)).to(device)
-    return own, common
+                separate[name][key] = torch.stack(_padded(key, values)).to(device)
+    return separate, common
 
 
 def _equal(values: Sequence[Tensor]) -> bool:
-    """Return whether small tensors, of ids, are equal; large ones are not worth the comparison."""
+    """Return whether tensors of ids are equal; others are too large to compare."""
     return values[0].dtype == torch.int64 and all(torch.equal(values[0], v) for v in values[1:])
 
 
 def _padded(key: str, values: Sequence[Tensor]) -> list[Tensor]:
-    """Bring tables from ids to rows to one length."""
+    """Return tables from ids to rows padded to one length, other tensors unchanged."""
     if key != Knowledge.TABLE:
         return list(values)
     padded = nn.utils.rnn.pad_sequence(list(values), batch_first=True, padding_value=-1)
@@ -156,7 +157,7 @@ def _padded(key: str, values: Sequence[Tensor]) -> list[Tensor]:
 
 
 def stack(states: Sequence[Mapping[str, Tensor]], device: torch.device = CPU) -> Tensors:
-    """Return tensors ``[K, ...]``, on a device, of K states with the same names."""
+    """Return K states with the same names as tensors ``[K, ...]`` on a device."""
     # Contiguous, because vmap cannot keep channels_last for each client.
     stacked = {name: torch.stack([s[name] for s in states]).contiguous() for name in states[0]}
     return {name: tensor.to(device) for name, tensor in stacked.items()}

@@ -1,7 +1,7 @@
-"""Whether a cohort does what the loop does: tried once, before a run, on a few real samples.
+"""The trial of the cohort executor against the loop, before a run, on a few real samples.
 
-A network or a term may do in a cohort, without an error, something else than in the loop: a
-buffer that is set anew instead of changed in place is lost, a mean that is not weighted counts
+In a cohort, a network or a term may do something else than in the loop, without an error: a
+buffer that is replaced instead of changed in place is lost, a mean that is not weighted counts
 padding. So every kind of training is done both ways for a few clients, and compared.
 """
 
@@ -26,8 +26,8 @@ from fedkt.text import one_line
 BATCH = 4
 # Samples of the clients: batches that are padded, and a client that is done before the others.
 UNEVEN, EVEN = (7, 6, 4), (6, 6)
-SAMPLES = sum(UNEVEN)  # as many are looked at
-# By precision: what a tensor may be apart, of its own movement and of the largest one of all.
+SAMPLES = sum(UNEVEN)  # used at most
+# Tolerance by precision: relative to a tensor's own movement, and to the largest of all.
 APART = {torch.float64: (1e-6, 1e-9), torch.float32: (1e-2, 1e-3)}
 OPTIONS = TrainingOptions("sgd", 0.01, 0.0, batch_size=BATCH, public_batch_size=BATCH)
 
@@ -37,19 +37,19 @@ def refuses(
 ) -> str | None:
     """Return why a network's clients must not train in cohorts, in one line; None if they can.
 
-    Both executors take every training step of the recipe by plain gradient descent, with
-    knowledge that is made up where it can be, in float64 (in float32 where the network cannot).
+    Both executors take every training step of the recipe by plain gradient descent, with made-up
+    knowledge where possible, in float64 (in float32 where the network cannot).
 
     Parameters
     ----------
     learner : TorchLearner
         The network; it ends untrained, with the recipe's heads.
     recipe : Recipe
-        What the clients do.
+        Recipe of the run.
     samples : Samples
         Labelled samples, at least one.
     public : Samples, optional
-        Of the public set.
+        Samples of the public set.
     """
     nature = learner.nature(samples.x)
     if nature.refusal:
@@ -84,14 +84,14 @@ def _works(
     sizes: Sequence[int],
     dtype: torch.dtype,
 ) -> Iterator[Work]:
-    """Deal the samples to a client of every size."""
+    """Yield the work of clients with ``sizes`` samples each."""
     rows = torch.arange(sum(sizes)) % len(samples)
     shape = tuple(samples.x.shape[1:])
     few = None if public is None else _some(public, torch.arange(min(SAMPLES, len(public))), dtype)
-    for client, own in enumerate(torch.split(rows, list(sizes))):
-        train = _some(samples, own, dtype)
-        none = _some(samples, own[:0], dtype)
-        data = ClientData(train, none, none, few, None, learner.num_classes, shape)
+    for client, part in enumerate(torch.split(rows, list(sizes))):
+        train = _some(samples, part, dtype)
+        empty = _some(samples, part[:0], dtype)
+        data = ClientData(train, empty, empty, few, None, learner.num_classes, shape)
         known = _imagined(learner, recipe, few, client, dtype)
         yield Work(data, known, OPTIONS, 0, 1, client, rounds=2)
 
@@ -108,7 +108,7 @@ def _imagined(
     client: int,
     dtype: torch.dtype,
 ) -> dict[str, Knowledge]:
-    """Make up the fused knowledge of a client; what only the server can make stays away."""
+    """Return made-up fused knowledge of a client, without that which only the server can make."""
     random = torch.Generator().manual_seed(client)
     classes, known = learner.num_classes, {}
     for share in recipe.share:
@@ -138,30 +138,30 @@ def _compared(
             learner.load_state(begin)
             learner.train(step, row.work, name)
             if place := _apart(begin["model"], learner.state()["model"], row.state["model"], dtype):
-                return f"in step {name} a cohort changes {place} otherwise than the loop"
+                return f"in step {name} a cohort changes {place} differently from the loop"
     xs = [work.data.train.x for work in works]
-    for begin, x, found in zip(begins, xs, cohort.predict(learner, begins, xs), strict=True):
+    for begin, x, logits in zip(begins, xs, cohort.predict(learner, begins, xs), strict=True):
         learner.load_state(begin)
-        if _apart({}, {"": learner.predict(x)}, {"": found}, dtype):
-            return "a cohort answers otherwise than the loop"
+        if _apart({}, {"": learner.predict(x)}, {"": logits}, dtype):
+            return "a cohort answers differently from the loop"
     return None
 
 
 def _apart(
     begin: Mapping[str, Tensor],
-    one: Mapping[str, Tensor],
-    other: Mapping[str, Tensor],
+    looped: Mapping[str, Tensor],
+    stacked: Mapping[str, Tensor],
     dtype: torch.dtype,
 ) -> str | None:
-    """Return the name of a tensor that has moved otherwise; None if there is none."""
-    own, of_all = APART[dtype]
+    """Return the name of a tensor that has moved differently; None if there is none."""
+    relative, overall = APART[dtype]
     moves = {}
-    for name, tensor in one.items():
+    for name, tensor in looped.items():
         before = begin[name].double() if name in begin else 0.0
-        a, b = tensor.double() - before, other[name].double() - before
+        a, b = tensor.double() - before, stacked[name].double() - before
         moves[name] = _largest(a), _largest(a.nan_to_num() - b.nan_to_num())
     largest = max((size for size, _ in moves.values()), default=0.0)
-    limits = {name: own * size + of_all * largest for name, (size, _) in moves.items()}
+    limits = {name: relative * size + overall * largest for name, (size, _) in moves.items()}
     return next((name for name, (_, gap) in moves.items() if gap > limits[name]), None)
 
 

@@ -1,4 +1,4 @@
-"""Many clients handling one kind of message together: the cohort executor at work."""
+"""Turns of many clients together: the cohort executor for messages of one kind."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ def handle(
     messages: Sequence[Message],
     contexts: Sequence[Context],
 ) -> dict[int, Message]:
-    """Handle the messages of clients that are in cohorts.
+    """Return the replies of clients that are in cohorts.
 
     Parameters
     ----------
     connect : callable
         Returns the client of a context.
     cohort_of : callable
-        Returns the number of its cohort.
+        Returns the number of the cohort of a context's client; None if it has none.
     store : StateStore
-        Where client state is.
+        Store of client state.
     messages, contexts : Sequence
-        Of as many clients.
+        A message and a context for each client.
 
     Returns
     -------
     dict[int, Message]
-        Replies by the place of the message. Whoever has no cohort is left out.
+        Replies by the place of the message, without those of clients in no cohort.
     """
     replies: dict[int, Message] = {}
     groups: dict[Hashable, list[tuple[int, Client]]] = {}
@@ -72,13 +72,13 @@ def handle(
         key = number, id(client.learner), client.options, repr(sorted(config.items()))
         groups.setdefault(key, []).append((place, client))
     for group in groups.values():
-        group.sort(key=lambda one: one[1].id)  # sums shall not depend on the order of arrival
+        group.sort(key=lambda pair: pair[1].id)  # sums must not depend on the order of arrival
         replies.update(_Cohort(store, messages, contexts, group).replies())
     return replies
 
 
 class _Cohort:
-    """Clients of one cohort with the same thing to do."""
+    """Clients of one cohort with the same task."""
 
     def __init__(
         self,
@@ -95,14 +95,14 @@ class _Cohort:
         decoded: dict[int, Knowledge] = {}
         for place, client in group:
             learner = CohortLearner(self._shared)
-            own = replace(client, learner=learner)
-            given = own, store, messages[place], contexts[place], decoded
-            turn = self._guarded(place, partial(begin, *given))
+            member = replace(client, learner=learner)
+            arguments = member, store, messages[place], contexts[place], decoded
+            turn = self._guarded(place, partial(begin, *arguments))
             if turn is not None:
                 self._turns[place], self._learners[place] = turn, learner
 
     def replies(self) -> dict[int, Message]:
-        """Run the steps, answer, and return the replies."""
+        """Run the steps; return the replies by place."""
         losses: dict[int, float | None] = dict.fromkeys(self._turns)
         for phase in ("start", "learn", "absorb"):
             places = [p for p, turn in self._turns.items() if phase in turn.phases]
@@ -110,8 +110,8 @@ class _Cohort:
             for p in places:
                 losses[p] = None
             for index, step in enumerate(steps):
-                found = self._step(step, [p for p in places if p in self._turns], phase, index)
-                losses.update({p: loss for p, loss in found.items() if loss is not None})
+                results = self._step(step, [p for p in places if p in self._turns], phase, index)
+                losses.update({p: loss for p, loss in results.items() if loss is not None})
         self._ask()
         replies = dict(self._failed)
         for place, turn in list(self._turns.items()):
@@ -147,12 +147,12 @@ class _Cohort:
             return sound(loss)
 
     def _ask(self) -> None:
-        """Let all learners answer at once what their turns will ask them."""
-        asked: dict[int, list[tuple[int, Tensor]]] = {}
+        """Answer at once the questions that the turns will ask their learners."""
+        numbered: dict[int, list[tuple[int, Tensor]]] = {}
         for place, turn in list(self._turns.items()):
             for number, x in enumerate(self._guarded(place, turn.questions) or ()):
-                asked.setdefault(number, []).append((place, x))
-        for questions in asked.values():
+                numbered.setdefault(number, []).append((place, x))
+        for questions in numbered.values():
             states = [self._learners[p].current for p, _ in questions]
             xs = [x for _, x in questions]
             try:
@@ -164,7 +164,7 @@ class _Cohort:
                 self._learners[place].remember(x, logits)
 
     def _guarded(self, place: int, act: Callable[[], T]) -> T | None:
-        """Act for a client; an exception becomes its error reply and ends its turn."""
+        """Return the result of an action; an exception ends the turn with an error reply."""
         try:
             return act()
         except Exception as error:

@@ -1,1 +1,1 @@
-"""What a client trains: the protocol, torch and scikit-learn, and the loop executor."""
+"""Learners: the protocol, torch and scikit-learn, and the loop executor."""

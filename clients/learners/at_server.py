@@ -23,15 +23,20 @@ class LearnerServerModel:
     Parameters
     ----------
     learner : Learner
-        Its model; the server's alone, for it is not loaded anew before every use.
+        The learner; only the server may use it, because it is not reloaded before every use.
     x : Tensor
         The server's samples, float32 ``[M, ...]``.
     recipe : Recipe
-        Of the method, for its heads.
+        Recipe of the method, for its heads.
     seed : int
         The seed of the run.
     options : TrainingOptions
-        How it trains.
+        Options of its training.
+
+    Raises
+    ------
+    ConfigError
+        If there are no samples.
     """
 
     def __init__(
@@ -56,7 +61,7 @@ class LearnerServerModel:
 
     @property
     def num_samples(self) -> int:
-        """M, how many samples the server has."""
+        """M, the number of the server's samples."""
         return len(self._pool)
 
     @property
@@ -69,16 +74,16 @@ class LearnerServerModel:
         return self._learner.weights()
 
     def load_weights(self, weights: Knowledge) -> None:
-        """Take weights; all else, optimiser and counters of batches, begins anew."""
+        """Load weights; the optimiser and the counters of batches start anew."""
         self._learner.load_state(self._first)
         self._learner.load_weights(weights)
 
     def predict(self, ids: Tensor | None = None) -> Tensor:
-        """Return logits ``[n, C]``."""
+        """Return logits ``[n, C]`` of the samples at ``ids``, of all by default."""
         return self._learner.predict(self._x(ids))
 
     def features(self, ids: Tensor | None = None) -> Tensor:
-        """Return features ``[n, d]``."""
+        """Return features ``[n, d]`` of the samples at ``ids``, of all by default."""
         return self._learner.features(self._x(ids))
 
     def adapt_norms(self, ids: Tensor | None = None) -> None:
@@ -88,7 +93,7 @@ class LearnerServerModel:
     def train(
         self, step: Train, knowledge: Mapping[str, Knowledge], round_: int, rounds: int
     ) -> float | None:
-        """Train by one step on the server's samples."""
+        """Train by one step on the server's samples; return its loss if it has one."""
         names = self._seed, round_, SERVER
         work = Work(self._data, knowledge, self._options, *names, rounds=rounds)
         return self._learner.train(step, work, "server")
@@ -98,7 +103,7 @@ class LearnerServerModel:
         return self._learner.state()
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take up a state."""
+        """Load a state of the learner."""
         self._learner.load_state(state)
 
     def _x(self, ids: Tensor | None) -> Tensor:

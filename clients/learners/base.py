@@ -1,4 +1,4 @@
-"""What a client trains, whatever the framework."""
+"""The learner: the protocol of a client's model in any framework."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ class TrainingOptions:
     Parameters
     ----------
     optimiser : {"adam", "sgd"}
-        torch's.
+        Name of torch's optimiser.
     learning_rate, momentum, weight_decay : float
-        Momentum is for ``sgd`` only.
+        Options of the optimiser; momentum is for ``sgd`` only.
     batch_size, public_batch_size : int
-        For private and for public data.
+        Samples in a batch of private and of public data.
     optimiser_state : {"keep", "reset"}
-        Keep one optimiser per client over phases and rounds, or begin anew at every
-        step. Loading other weights always begins anew.
+        Keep one optimiser per client over phases and rounds, or start anew at every
+        step. Loading other weights always starts anew.
     compile : bool
-        Whether cohorts run their steps under ``torch.compile``: it takes some ten seconds for
-        every kind of step, in each process, and again for each other number of clients or size
-        of batch (of which torch compiles eight), so it is for long runs in which all take part.
+        Whether cohorts run their steps under ``torch.compile``. Compiling takes some ten seconds
+        for every kind of step in each process, and again for each other number of clients or size
+        of batch (torch compiles eight). So it is for long runs in which all clients take part.
     precision : {"float32", "bfloat16"}
-        Of the products in training; with ``bfloat16`` they are rounded to 8 bits of mantissa
-        (torch's autocast) and weights, optimiser, losses and answers stay in float32. Loop
+        Precision of the products in training. With ``bfloat16`` they are rounded to 8 bits of
+        mantissa (torch's autocast); weights, optimiser, losses and answers stay in float32. Loop
         executor only.
     """
 
@@ -56,7 +56,7 @@ class TrainingOptions:
 
 @dataclass(frozen=True)
 class Work:
-    """What a learner works with in one phase.
+    """The data, knowledge and options of a learner in one phase.
 
     Parameters
     ----------
@@ -65,13 +65,13 @@ class Work:
     knowledge : Mapping[str, Knowledge]
         Fused knowledge by share name, as far as it has arrived.
     options : TrainingOptions
-        How to train.
+        Options of the training.
     seed, round, client : int
-        They name the random streams.
+        Names of the random streams.
     losses : Tensor, optional
         The client's last held-out losses, for a recipe with a gate; see ``fedkt.readouts``.
     rounds : int
-        How many rounds the run has; 0 if unknown, and then progress is always 0.
+        Number of rounds of the run; 0 if unknown, and then progress is always 0.
     """
 
     data: ClientData
@@ -84,7 +84,7 @@ class Work:
     rounds: int = 0
 
     def progress(self, within: float) -> float:
-        """Return the part of the run that lies behind a moment, ``within`` of its round."""
+        """Return the finished part of the run, in [0, 1], at the part ``within`` of its round."""
         return (max(self.round, 1) - 1 + within) / self.rounds if self.rounds else 0.0
 
 
@@ -103,7 +103,7 @@ class Learner(Protocol):
 
     @property
     def num_classes(self) -> int:
-        """Width of the answers."""
+        """C, the width of the logits."""
         ...
 
     def refuses(self, recipe: Recipe) -> str | None:
@@ -111,7 +111,7 @@ class Learner(Protocol):
         ...
 
     def follow(self, recipe: Recipe) -> None:
-        """Get ready for a recipe: from the next ``reset`` or ``load_state`` its heads are there."""
+        """Prepare for a recipe: its heads exist from the next ``reset`` or ``load_state`` on."""
         ...
 
     def reset(self, seed: int, client: int) -> None:
@@ -131,7 +131,7 @@ class Learner(Protocol):
         ...
 
     def adapt_norms(self, x: Tensor) -> None:
-        """Take the statistics of batch normalisation, if any, from samples ``[n, ...]``."""
+        """Replace the statistics of batch normalisation by those of samples ``[n, ...]``."""
         ...
 
     def weights(self, local_norms: bool = False) -> Knowledge:
@@ -139,11 +139,11 @@ class Learner(Protocol):
         ...
 
     def load_weights(self, weights: Knowledge) -> None:
-        """Take other weights."""
+        """Load weights; the optimiser starts anew."""
         ...
 
     def state(self) -> dict[str, Any]:
-        """Return a copy of all that belongs to the client; see ``fedkt.snapshot`` for types."""
+        """Return a copy of the client's state; see ``fedkt.snapshot`` for types."""
         ...
 
     def load_state(self, state: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from fedkt.rng import torch_rng
 
 
 def epochs(step: Train, work: Work, stream: str, total: int) -> Iterator[Sequence[Tensor]]:
-    """Yield for each epoch of a step on ``total`` samples the rows of its batches."""
+    """Yield for each epoch the batches of a step, as rows ``[B]`` of its ``total`` samples."""
     size = batch_size(step, work)
     if step.pace is None:
         yield from (torch.split(order, size) for order in orders(step, work, stream, total))
@@ -29,27 +29,27 @@ def epochs(step: Train, work: Work, stream: str, total: int) -> Iterator[Sequenc
 
 
 def batch_size(step: Train, work: Work) -> int:
-    """Return the step's batch size: its own, or the experiment's for the data that set its pace."""
+    """Return the batch size of a step; by default that of the data that set its pace."""
     options = work.options
     public = "public" in (step.on, step.pace)
     return step.batch_size or (options.public_batch_size if public else options.batch_size)
 
 
 def orders(step: Train, work: Work, stream: str, total: int) -> Iterator[Tensor]:
-    """Yield for each epoch the rows of the ``total`` samples that it sees, in their order.
+    """Yield for each epoch the rows of the ``total`` samples in use, int64, in their order.
 
     Public samples come in one order for all clients of a round: a cohort then asks all its
     models about the same rows, whose first layers are one wide product.
     """
-    mine = step.on == "private"
-    name = f"batches/{stream}" if mine else f"public-batches/{stream}"
-    order = torch_rng(work.seed, name, work.round, work.client if mine else 0)
+    private = step.on == "private"
+    name = f"batches/{stream}" if private else f"public-batches/{stream}"
+    order = torch_rng(work.seed, name, work.round, work.client if private else 0)
     for _ in range(step.epochs):
         yield torch.randperm(total, generator=order)[: step.samples or total]
 
 
 def rehearsal(work: Work, stream: str) -> Iterator[Tensor]:
-    """Yield rows of private batches for ever, epoch after epoch."""
+    """Yield rows of private batches without end, epoch after epoch."""
     order = torch_rng(work.seed, f"rehearsal/{stream}", work.round, work.client)
     return _endless(len(work.data.train), work.options.batch_size, order)
 
@@ -57,18 +57,23 @@ def rehearsal(work: Work, stream: str) -> Iterator[Tensor]:
 def beside(
     spec: Beside | None, work: Work, stream: str, ask: Callable[[Tensor], Outputs]
 ) -> Iterator[Outputs] | None:
-    """Yield for ever what batches drawn beside the private ones give; None if there are none.
+    """Return an endless iterator of outputs for batches beside the private ones; None without.
 
     Parameters
     ----------
     spec : Beside, optional
-        What to draw.
+        Source and size of the batches.
     work : Work
         Public data and knowledge.
     stream : str
         Name of the step's random stream.
     ask : callable
-        The model, for public samples.
+        Returns the model's outputs for public samples.
+
+    Raises
+    ------
+    KnowledgeError
+        If the source is knowledge without features, and without mean and variance.
     """
     order = torch_rng(work.seed, f"beside/{stream}", work.round, work.client)
     if spec is None:
@@ -90,18 +95,18 @@ def beside(
     mean, deviation = bank.tensors["mean"], bank.tensors["variance"].clamp_min(0).sqrt()
     shape = spec.batch_size, len(mean)
     noise = (torch.randn(shape, generator=order).to(mean.device) for _ in iter(int, 1))
-    return (_known(mean + deviation * one) for one in noise)
+    return (_known(mean + deviation * normal) for normal in noise)
 
 
 def _known(features: Tensor) -> Outputs:
-    """Return features that came as knowledge as outputs: nothing else is known of them."""
+    """Return outputs with features only, for features that came as knowledge."""
     return Outputs(features.new_zeros(len(features), 0), features, {})
 
 
 def _endless(
     total: int, size: int, order: torch.Generator, whole: bool = False
 ) -> Iterator[Tensor]:
-    """Yield batches of rows for ever; ``whole`` leaves out a short last batch of several."""
+    """Yield batches of rows without end; ``whole`` leaves out a short last batch of several."""
     while True:
         batches = torch.split(torch.randperm(total, generator=order), size)
         yield from batches[:-1] if whole and len(batches) > 1 and total % size else batches

@@ -1,7 +1,7 @@
-"""Where the arithmetic happens: on the CPU, or on a GPU.
+"""The device of an executor: the CPU or a GPU.
 
-Everything outside the executors is on the CPU: data, knowledge, client state, what travels. An
-executor moves what it needs to the device of its model, and its results back.
+Everything outside the executors is on the CPU: data, knowledge, client state, messages. An
+executor moves its inputs to the device of its model, and its results back.
 """
 
 from __future__ import annotations
@@ -19,55 +19,56 @@ from fedkt.knowledge import Knowledge
 
 CPU = torch.device("cpu")
 
-# Of the public set, which is everybody's and is moved once.
+# Copies of the public set on a device: it is moved once for all clients.
 _shared: WeakKeyDictionary[Samples, Samples] = WeakKeyDictionary()
 
 
 def resolve(name: str) -> str:
-    """Return cpu or cuda for ``auto``, ``cpu`` or ``cuda``; auto is a GPU where there is one.
+    """Return ``cpu`` or ``cuda`` for a device option; ``auto`` is a GPU where there is one.
 
     Raises
     ------
     ConfigError
-        If there is no GPU and one is asked for.
+        If the option is ``cuda`` and there is no GPU.
     """
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
+    gpu = torch.cuda.is_available()
+    if name == "cuda" and not gpu:
         raise ConfigError("run.device is cuda and torch finds no GPU here.")
-    return ("cuda" if there else "cpu") if name == "auto" else name
+    return ("cuda" if gpu else "cpu") if name == "auto" else name
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Return where a model's parameters are."""
+    """Return the device of a model's parameters; the CPU without any."""
     return next((p.device for p in model.parameters()), CPU)
 
 
 def on(work: Work, device: torch.device) -> Work:
-    """Return the same work with all that a training step reads on a device."""
+    """Return the work of a training step with its data and knowledge on a device."""
     if device == CPU:
         return work
     public = None if work.data.public is None else shared_on(work.data.public, device)
     data = replace(work.data, train=_samples_on(work.data.train, device), public=public)
     data.__dict__["log_prior"] = work.data.log_prior.to(device)
-    knowledge = {name: knowledge_on(one, device) for name, one in work.knowledge.items()}
+    knowledge = {name: knowledge_on(k, device) for name, k in work.knowledge.items()}
     return replace(work, data=data, knowledge=knowledge)
 
 
 def shared_on(samples: Samples, device: torch.device) -> Samples:
-    """Return samples that many clients use on a device; they stay there as long as they live."""
+    """Return samples of many clients on a device; the copy lives as long as the samples."""
     if device == CPU:
         return samples
-    known = _shared.get(samples)
-    if known is None or known.x.device.type != device.type:
-        known = _shared[samples] = _samples_on(samples, device)
-    return known
+    copy = _shared.get(samples)
+    if copy is None or copy.x.device.type != device.type:
+        copy = _shared[samples] = _samples_on(samples, device)
+    return copy
 
 
-def knowledge_on(one: Knowledge, device: torch.device) -> Knowledge:
-    """Return the same knowledge on a device."""
+def knowledge_on(knowledge: Knowledge, device: torch.device) -> Knowledge:
+    """Return knowledge on a device."""
     if device == CPU:
-        return one
-    return Knowledge.of_parts(one.kind, {n: t.to(device) for n, t in one.parts().items()})
+        return knowledge
+    parts = {name: tensor.to(device) for name, tensor in knowledge.parts().items()}
+    return Knowledge.of_parts(knowledge.kind, parts)
 
 
 def _samples_on(samples: Samples, device: torch.device) -> Samples:

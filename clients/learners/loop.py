@@ -42,7 +42,7 @@ def train(
     optimiser : Optimiser
         Over the parameters of the model and the heads; its state goes on.
     step : Train
-        What to train.
+        The step.
     work : Work
         Data, knowledge, options and the names of the random streams.
     stream : str
@@ -55,7 +55,7 @@ def train(
     Returns
     -------
     float or None
-        Mean loss of the last epoch, None if there was nothing to be done; NaN if weights,
+        Mean loss of the last epoch; None if the step had nothing to do, NaN if weights,
         moments or buffers are no longer finite.
     """
     ask = _Asking(model, heads, step, work.options.precision == "bfloat16", open_ended)
@@ -75,9 +75,9 @@ def train(
 
 @torch.no_grad()
 def predict(model: nn.Module, x: Tensor, batch_size: int = 64) -> Tensor:
-    """Return logits ``[n, C]`` in evaluation mode; 64 rows fit a core's cache.
+    """Return logits ``[n, C]`` on the CPU, in evaluation mode.
 
-    The batches depend on ``n`` only, so equal weights give equal bits.
+    64 rows fit a core's cache. The batches depend on ``n`` only, so equal weights give equal bits.
     """
     model.eval()
     device = devices.device_of(model)
@@ -86,16 +86,22 @@ def predict(model: nn.Module, x: Tensor, batch_size: int = 64) -> Tensor:
 
 @torch.no_grad()
 def features(model: nn.Module, x: Tensor, batch_size: int = 64) -> Tensor:
-    """Return features ``[n, d]`` in evaluation mode; see :func:`predict`."""
+    """Return features ``[n, d]`` on the CPU, in evaluation mode; see :func:`predict`.
+
+    Raises
+    ------
+    ConfigError
+        If the model has no linear layer.
+    """
     model.eval()
-    found, device = [], devices.device_of(model)
+    parts, device = [], devices.device_of(model)
     with FeatureTap(model) as tap:
         for part in torch.split(x, batch_size):
             model(part.to(device))
             if tap.features is None:
                 raise ConfigError(f"{type(model).__name__} has no linear layer, so no features.")
-            found.append(tap.features.cpu())
-    return torch.cat(found)
+            parts.append(tap.features.cpu())
+    return torch.cat(parts)
 
 
 def _descend(optimiser: Optimiser, loss: Tensor, rate: float) -> Tensor:
@@ -109,10 +115,10 @@ def _descend(optimiser: Optimiser, loss: Tensor, rate: float) -> Tensor:
 def _epochs(
     ask: _Asking, step: Train, work: Work, stream: str
 ) -> Iterator[Iterator[Tensor]] | None:
-    """Return the losses of a step, epoch by epoch; None if there is nothing to be done."""
+    """Return the losses of a step, epoch by epoch; None if the step has nothing to do."""
     here = devices.on(work, ask.device)
     beside = batches.beside(step.beside, here, stream, ask)
-    # On the CPU, where nothing waits for an answer.
+    # From the work on the CPU, where no check has to wait for a GPU.
     objective = Objective.of(step, work, beside is not None)
     if objective is None:
         return None
@@ -125,7 +131,7 @@ def _epochs(
 
 
 class _Asking:
-    """A model in training, and what the terms of a step want to know of it."""
+    """A model in training; it returns the outputs that the terms of a step read."""
 
     def __init__(
         self,
@@ -159,7 +165,7 @@ class _Asking:
 
 
 class _Losses:
-    """The losses of a step on its batches, each with the weights of its moment."""
+    """The losses of a step on its batches, each computed with the weights at that time."""
 
     def __init__(
         self,
@@ -203,7 +209,7 @@ class _Losses:
         transforms: Sequence[Transform] = (),
         mix: tuple[Tensor, float] | None = None,
     ) -> Tensor:
-        """Return the sum of some terms on some rows of some samples."""
+        """Return the weighted sum of terms on rows of samples, a scalar."""
         knowledge, x = self._work.knowledge, samples.x[rows]
         for transform in transforms:
             x = transform(x, knowledge)

@@ -19,7 +19,7 @@ def make_learner(
 ) -> Learner:
     """Return a learner for a model reference: torch module or scikit-learn classifier."""
     network = torch_models([reference], input_shape, num_classes)
-    # What has been built and checked once is built for every client; checking takes as long.
+    # Without the check of every build, which takes as long as the build and was done just now.
     build = _build_of(registry.lookup("models", reference), tuple(input_shape), num_classes)
     if network:
         return TorchLearner(build, num_classes, reference, device)
@@ -30,14 +30,14 @@ def make_learner(
 def _build_of(
     part: Callable[..., Any], input_shape: tuple[int, ...], num_classes: int
 ) -> Callable[[], Any]:
-    """Return what builds a model, the same object each time, by which it is known."""
+    """Return the builder of a model: the same object each time, for use as a key."""
     return partial(part, input_shape, num_classes)
 
 
 def torch_models(
     references: Sequence[str], input_shape: tuple[int, ...], num_classes: int
 ) -> list[str]:
-    """Return those of the model references that are torch modules, in order, each once."""
+    """Return the references of torch modules among model references, in order, each once."""
     with global_torch_stream(0, "probe"):
         return [
             reference

@@ -1,4 +1,4 @@
-"""Batch normalisation: which layers keep statistics of batches, and where these come from."""
+"""Batch normalisation: the layers that keep statistics of batches, and their adaptation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def norms_of(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
 
 
 def suit(norms: Iterable[nn.Module], x: Tensor) -> None:
-    """Let layers use the statistics of a batch in training; of one sample there are none."""
+    """Let layers use the statistics of a batch in training, unless it is a single sample."""
     for norm in norms:
         norm.train(len(x) > 1)
 
@@ -27,11 +27,11 @@ def suit(norms: Iterable[nn.Module], x: Tensor) -> None:
 def adapt_norms(model: nn.Module, x: Tensor, batch_size: int = 64) -> None:
     """Replace the running statistics of batch normalisation by those of other samples.
 
-    AdaBN (Li et al., 2016, arXiv:1603.04779): the mean over batches of x ``[n, ...]``, every
-    layer seeing what the layers before it, so normalised, make of them. Dropout stays off.
-    The batches are of one size, give or take a sample, and each is spread over all of x, so
-    that samples stored class by class do not make batches of one class. A single sample has
-    no variance and changes nothing.
+    AdaBN (Li et al., 2016, arXiv:1603.04779): the mean over batches of x ``[n, ...]``. Every
+    layer sees the outputs of the layers before it, normalised in the same way. Dropout stays
+    off. The sizes of the batches differ by one sample at most, and each batch is spread over
+    all of x: samples stored class by class do not make batches of one class. A single sample
+    has no variance and changes nothing.
     """
     if len(x) < 2:
         return

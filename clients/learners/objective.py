@@ -1,6 +1,6 @@
-"""What a training step minimises: the terms that are ready, on which samples, and their sum.
+"""The objective of a training step: the terms that are ready, their samples, and their sum.
 
-Both executors ask here, so that a step means the same in the loop and in a cohort.
+Both executors use it, so that a step means the same in the loop and in a cohort.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ UNREAD = "; the knowledge that a term reads must be in its needs()"
 
 @dataclass(frozen=True)
 class Objective:
-    """What one client minimises in a step.
+    """The terms that one client minimises in a step, and their samples.
 
     Parameters
     ----------
     terms : Terms
-        Minimised on the samples of the step.
+        Terms on the samples of the step.
     samples : Samples
-        At least one; on public data only the rows that the knowledge speaks about.
+        The samples, at least one; of public data only those that the knowledge has rows for.
     rehearse : Terms
-        Minimised on private batches beside them.
+        Terms on private batches beside them.
     transforms : Sequence[Transform]
-        Of the inputs.
+        Transforms of the inputs.
     """
 
     terms: Terms
@@ -53,7 +53,7 @@ class Objective:
 
     @classmethod
     def of(cls, step: Train, work: Work, beside: bool = False) -> Objective | None:
-        """Return the objective of a client's step; None if there is nothing to be done.
+        """Return the objective of a client's step; None if the step has nothing to do.
 
         Terms and transforms whose knowledge has not arrived yet (the first round) are left out.
 
@@ -85,9 +85,9 @@ def sum_of(
     outputs: Outputs,
     batch: Batch,
     knowledge: Mapping[str, Knowledge],
-    call: Callable[..., Tensor] = lambda term, *given: term(*given),
+    call: Callable[..., Tensor] = lambda term, *inputs: term(*inputs),
 ) -> Tensor:
-    """Return the weighted sum of the terms, a scalar; ``call`` asks a term for its loss."""
+    """Return the weighted sum of the terms, a scalar; ``call`` computes the loss of a term."""
     losses = [_times(f, _scalar(term, call(term, outputs, batch, knowledge))) for f, term in terms]
     return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
@@ -100,7 +100,7 @@ def explained(
     Raises
     ------
     ConfigError
-        If it fails, saying which term it is and what it may have forgotten.
+        If the term fails; the message names the term and a likely cause.
     """
     try:
         return term(outputs, batch, knowledge)
@@ -113,7 +113,7 @@ def explained(
 
 
 def _ready(terms: Sequence[Term | Weighted], work: Work, beside: bool = False) -> Terms:
-    """Return the (factor, term) pairs whose knowledge, and samples beside, are there."""
+    """Return the (factor, term) pairs whose knowledge and samples beside are available."""
     return [
         (f, t)
         for f, t in weighted(terms)

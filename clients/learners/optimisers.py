@@ -1,7 +1,7 @@
-"""SGD and Adam as torch has them: for one model, and masked for the stacked ones of many clients.
+"""SGD and Adam as in torch: for one model, and with a mask for the stacked models of many clients.
 
-The state of each client is what ``torch.optim`` would hold for it, so that a client can go
-on in either executor. Frozen parameters (``requires_grad`` is False) have no place in it.
+The state of each client is the state that ``torch.optim`` would hold, so that a client can
+continue in either executor. Frozen parameters (``requires_grad`` is False) are not part of it.
 """
 
 from __future__ import annotations
@@ -22,50 +22,50 @@ BETAS, EPS = (0.9, 0.999), 1e-8  # torch's defaults, as the loop executor has th
 
 
 class Optimiser:
-    """Moves one model's parameters by their gradients, with torch's fused kernels.
+    """The optimiser of one model, with torch's fused kernels.
 
-    ``torch.optim``'s objects look at every step whether anything about them has changed, which
-    takes small convolutional nets a twentieth of their time.
+    ``torch.optim``'s objects check at every step whether anything about them has changed, which
+    takes a twentieth of the time of small convolutional nets.
 
     Parameters
     ----------
     parameters : Sequence[Tensor]
-        The model's, in their order; changed in place.
+        Parameters of the model, in their order; changed in place.
     options : TrainingOptions
-        Which optimiser.
+        The optimiser and its options.
     state : Mapping[int, Any]
-        As ``torch.optim.Optimizer.state_dict()["state"]`` has it; an empty one begins anew.
+        In the form of ``torch.optim.Optimizer.state_dict()["state"]``; an empty one starts anew.
     """
 
     def __init__(
         self, parameters: Sequence[Tensor], options: TrainingOptions, state: Mapping[int, Any]
     ) -> None:
-        self._parameters, self._options, self._given = list(parameters), options, state
-        self._held: dict[str, list[Tensor]] | None = None  # by name, one for each parameter
+        self._parameters, self._options, self._start = list(parameters), options, state
+        self._tensors: dict[str, list[Tensor]] | None = None  # by name, one for each parameter
 
     def clear(self) -> None:
-        """Forget the gradients, as ``zero_grad()``, whose hooks cost more than a layer."""
+        """Drop the gradients; the hooks of ``zero_grad()`` cost more than a layer."""
         for parameter in self._parameters:
             parameter.grad = None
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
-        """Take a step by the gradients that the parameters hold; those without one stay."""
-        if self._held is None:
-            self._held = self._begin()
+        """Move the parameters by their gradients; those without one stay."""
+        if self._tensors is None:
+            self._tensors = self._begin()
         reached = [i for i, p in enumerate(self._parameters) if p.grad is not None]
         moving = [self._parameters[i] for i in reached]
         gradients = [p.grad for p in moving if p.grad is not None]
-        held = {name: [all_of_them[i] for i in reached] for name, all_of_them in self._held.items()}
+        state = {name: [tensors[i] for i in reached] for name, tensors in self._tensors.items()}
         decay = self._options.weight_decay
         if self._options.optimiser == "adam":
             adam(
                 moving,
                 gradients,
-                exp_avgs=held["exp_avg"],
-                exp_avg_sqs=held["exp_avg_sq"],
+                exp_avgs=state["exp_avg"],
+                exp_avg_sqs=state["exp_avg_sq"],
                 max_exp_avg_sqs=[],
-                state_steps=held["step"],
+                state_steps=state["step"],
                 fused=True,
                 amsgrad=False,
                 beta1=BETAS[0],
@@ -79,7 +79,7 @@ class Optimiser:
             sgd(
                 moving,
                 gradients,
-                momentum_buffer_list=[*held.get("momentum_buffer", [])],
+                momentum_buffer_list=[*state.get("momentum_buffer", [])],
                 fused=True,
                 weight_decay=decay,
                 momentum=self._options.momentum,
@@ -91,49 +91,48 @@ class Optimiser:
 
     def state(self) -> Mapping[int, Any]:
         """Return the state; the tensors change with the next step."""
-        held = self._held
-        if not held:
-            return self._given
-        found = range(len(self._parameters))
-        return {i: {name: tensors[i] for name, tensors in held.items()} for i in found}
+        if not self._tensors:
+            return self._start
+        places = range(len(self._parameters))
+        return {i: {name: t[i] for name, t in self._tensors.items()} for i in places}
 
     def finite(self, beside: Sequence[Tensor] = ()) -> bool:
-        """Return whether parameters, moments and some tensors ``beside`` them all are finite."""
-        moments = [t for held in (self._held or {}).values() for t in held]
+        """Return whether parameters, moments and more tensors ``beside`` them are all finite."""
+        moments = [t for tensors in (self._tensors or {}).values() for t in tensors]
         return all(is_finite(t.detach()) for t in (*self._parameters, *moments, *beside))
 
     def _begin(self) -> dict[str, list[Tensor]]:
-        held = {name: self._moments(name) for name in _names(self._options)}
+        tensors = {name: self._moments(name) for name in _names(self._options)}
         if self._options.optimiser == "adam":
-            counts = [_steps(self._given, i) for i in range(len(self._parameters))]
+            counts = [_steps(self._start, i) for i in range(len(self._parameters))]
             pairs = zip(counts, self._parameters, strict=True)
-            held["step"] = [count.to(p.device, copy=True) for count, p in pairs]
-        return held
+            tensors["step"] = [count.to(p.device, copy=True) for count, p in pairs]
+        return tensors
 
     def _moments(self, name: str) -> list[Tensor]:
         """Return copies in the parameters' memory format, which a file does not keep.
 
-        The fused kernels walk the raw memory of both.
+        The fused kernels read the raw memory of both.
         """
-        found = [torch.zeros_like(p, requires_grad=False) for p in self._parameters]
-        for i, moment in enumerate(found):
-            if (given := self._given.get(i, {}).get(name)) is not None:
-                moment.copy_(given)
-        return found
+        moments = [torch.zeros_like(p, requires_grad=False) for p in self._parameters]
+        for i, moment in enumerate(moments):
+            if (start := self._start.get(i, {}).get(name)) is not None:
+                moment.copy_(start)
+        return moments
 
 
 @dataclass(frozen=True)
 class Descent:
-    """Parameters in training, and the optimiser's memory of them.
+    """The stacked parameters of K clients in training, and the optimiser's moments.
 
     Parameters
     ----------
     parameters : list of Tensor
-        Each ``[K, ...]``.
+        The parameters, each ``[K, ...]``.
     moments : Mapping[str, list of Tensor]
-        By torch's name of the moment: one stacked tensor for each parameter.
+        By torch's name of the moment: a tensor ``[K, ...]`` for each parameter.
     steps : Tensor
-        float32 ``[P, K]``: how many steps each parameter of each client has taken (Adam's).
+        float32 ``[P, K]``: number of steps of each parameter of each client (Adam's).
     """
 
     parameters: list[Tensor]
@@ -147,9 +146,10 @@ class Descent:
         options: TrainingOptions,
         states: Sequence[Mapping[int, Any]],
     ) -> Descent:
-        """Go on from K states as ``torch.optim.Optimizer.state_dict()["state"]`` has them.
+        """Return the descent that continues from the optimiser states of K clients.
 
-        Empty ones begin anew.
+        States have the form of ``torch.optim.Optimizer.state_dict()["state"]``; empty ones start
+        anew.
         """
         moments = {
             name: [_stacked(states, i, name, p) for i, p in enumerate(parameters)]
@@ -160,37 +160,37 @@ class Descent:
         return cls(list(parameters), moments, steps.to(parameters[0].device))
 
     def copy(self) -> Descent:
-        """Return tensors of its own."""
-        moments = {name: [t.clone() for t in held] for name, held in self.moments.items()}
+        """Return a copy whose parameters and moments may be changed in place."""
+        moments = {name: [t.clone() for t in tensors] for name, tensors in self.moments.items()}
         return Descent([p.clone() for p in self.parameters], moments, self.steps)
 
     def finite(self, beside: Sequence[Tensor] = ()) -> Tensor:
-        """Return of which clients parameters, moments and what is ``beside`` are finite, ``[K]``.
+        """Return for each client whether all its tensors are finite, bool ``[K]``.
 
         Parameters
         ----------
         beside : Sequence[Tensor]
-            Each ``[K, ...]``.
+            Tensors to check beside parameters and moments, each ``[K, ...]``.
         """
-        moments = [t for held in self.moments.values() for t in held]
+        moments = [t for tensors in self.moments.values() for t in tensors]
         return finite_rows([*self.parameters, *moments, *beside])
 
     def states(self) -> list[dict[int, Any]]:
-        """Return the K states."""
+        """Return the optimiser states of the K clients."""
         clients = self.steps.shape[1]
         if not self.moments:
             return [{} for _ in range(clients)]
-        held = {name: unstack(tensors) for name, tensors in self.moments.items()}
+        rows_of = {name: unstack(tensors) for name, tensors in self.moments.items()}
         if len(self.moments) > 1:  # Adam's
-            held = {"step": unstack(self.steps.unbind()), **held}
+            rows_of = {"step": unstack(self.steps.unbind()), **rows_of}
         return [
-            {i: {n: rows[k][i] for n, rows in held.items()} for i in range(len(self.parameters))}
+            {i: {n: rows[k][i] for n, rows in rows_of.items()} for i in range(len(self.parameters))}
             for k in range(clients)
         ]
 
     def at(self, places: Sequence[int]) -> Descent:
-        """Return a part of it, the parameters at some places; the tensors are the same."""
-        moments = {name: [held[i] for i in places] for name, held in self.moments.items()}
+        """Return the part with the parameters at some places; the tensors are the same."""
+        moments = {name: [tensors[i] for i in places] for name, tensors in self.moments.items()}
         return Descent([self.parameters[i] for i in places], moments, self.steps[list(places)])
 
     def replaced(self, places: Sequence[int], part: Descent) -> Descent:
@@ -198,15 +198,15 @@ class Descent:
         at = {place: k for k, place in enumerate(places)}
 
         def chosen(new: Sequence[Tensor], old: Sequence[Tensor]) -> list[Tensor]:
-            return [new[at[i]] if i in at else one for i, one in enumerate(old)]
+            return [new[at[i]] if i in at else tensor for i, tensor in enumerate(old)]
 
-        moments = {n: chosen(part.moments[n], held) for n, held in self.moments.items()}
+        moments = {n: chosen(part.moments[n], tensors) for n, tensors in self.moments.items()}
         steps = torch.stack(chosen(part.steps.unbind(), self.steps.unbind()))
         return Descent(chosen(part.parameters, self.parameters), moments, steps)
 
 
 def finite_rows(tensors: Sequence[Tensor]) -> Tensor:
-    """Return of which of K clients all numbers of tensors ``[K, ...]`` are finite, bool ``[K]``."""
+    """Return for each of K clients whether tensors ``[K, ...]`` are finite, bool ``[K]``."""
     # A sum in float64 cannot overflow, and is finite only if all are; see ``fedkt.answers``.
     rows = (t.detach().reshape(len(t), -1) for t in tensors)
     sums = torch.stack([row.sum(1, dtype=torch.float64) for row in rows])
@@ -214,9 +214,9 @@ def finite_rows(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def unstack(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Return what each of K clients has in tensors ``[K, ...]``, as CPU tensors of their own."""
+    """Return the tensors of each of K clients, copied to the CPU from tensors ``[K, ...]``."""
     rows = zip(*(tensor.cpu().unbind() for tensor in tensors), strict=True)
-    return [[one.clone() for one in row] for row in rows]
+    return [[tensor.clone() for tensor in row] for row in rows]
 
 
 def descend(
@@ -226,22 +226,22 @@ def descend(
     rate: float,
     active: Tensor | None = None,
 ) -> Descent:
-    """Take one step.
+    """Return the descent of K clients after one step.
 
     Parameters
     ----------
     at : Descent
-        Where the clients are; used up: its tensors may be changed in place.
+        The descent before the step; its tensors may be changed in place, so do not use it again.
     gradients : Sequence[Tensor or None]
         One for each parameter, ``[K, ...]``; None where the loss does not reach it. As with
         torch, such a parameter stays as it is, with its moments and its number of steps:
         neither decay nor momentum moves it.
     options : TrainingOptions
-        Which optimiser.
+        The optimiser and its options.
     rate : float
         The learning rate.
     active : Tensor, optional
-        bool ``[K]``: the others keep weights, moments and steps.
+        bool ``[K]``: clients that move; the others keep weights, moments and steps.
     """
     reached = [g for g in gradients if g is not None]
     if len(reached) == len(gradients):
@@ -265,8 +265,8 @@ def _moved(
         return move(at, gradients, options, rate)
     after = move(at.copy(), gradients, options, rate)
     moments = {
-        name: [choose(active, new, old) for new, old in zip(held, at.moments[name], strict=True)]
-        for name, held in after.moments.items()
+        name: [choose(active, new, old) for new, old in zip(tensors, at.moments[name], strict=True)]
+        for name, tensors in after.moments.items()
     }
     pairs = zip(after.parameters, at.parameters, strict=True)
     parameters = [choose(active, new, old) for new, old in pairs]
@@ -280,10 +280,10 @@ def choose(active: Tensor, new: Tensor, old: Tensor) -> Tensor:
 
 def _sgd(at: Descent, gradients: list[Tensor], options: TrainingOptions, rate: float) -> Descent:
     if options.momentum:
-        held = at.moments["momentum_buffer"]
-        torch._foreach_mul_(held, options.momentum)
-        torch._foreach_add_(held, gradients)
-        gradients = held
+        moments = at.moments["momentum_buffer"]
+        torch._foreach_mul_(moments, options.momentum)
+        torch._foreach_add_(moments, gradients)
+        gradients = moments
     torch._foreach_add_(at.parameters, gradients, alpha=-rate)
     return at
 
@@ -310,8 +310,9 @@ def _names(options: TrainingOptions) -> tuple[str, ...]:
 
 def _stacked(states: Sequence[Mapping[int, Any]], i: int, name: str, like: Tensor) -> Tensor:
     zero = torch.zeros_like(like[0], device="cpu")
-    held = (state.get(i, {}).get(name) for state in states)
-    return torch.stack([zero if one is None else one for one in held]).contiguous().to(like.device)
+    moments = (state.get(i, {}).get(name) for state in states)
+    stacked = torch.stack([zero if moment is None else moment for moment in moments])
+    return stacked.contiguous().to(like.device)
 
 
 def _steps(state: Mapping[int, Any], parameter: int) -> Tensor:

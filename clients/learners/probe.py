@@ -1,7 +1,7 @@
-"""What a network does beside answering: asked of the network itself, by trying it.
+"""The nature of a network: properties beside its answers, found by trying it.
 
-One module serves all clients of a process, so whatever it keeps outside its ``state_dict`` would
-pass from client to client; and a cohort pads batches, which must not show in anybody's answers.
+One module serves all clients of a process, so state outside its ``state_dict`` would pass from
+client to client. And a cohort pads batches, which must not change the answer of any client.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from fedkt.errors import ConfigError
 from fedkt.rng import global_torch_stream
 from fedkt.text import one_line
 
-ROWS = 4  # of a batch that is tried
+ROWS = 4  # in a batch of the trial
 TOLERANCE = 1e-4  # of the largest number; a real difference is far larger, rounding far smaller
-STEPS, RATE = 3, 0.01  # of the history that must not show
+STEPS, RATE = 3, 0.01  # of the earlier training that must leave no trace
 
 
 @dataclass(frozen=True)
 class Nature:
-    """What trying a network has shown.
+    """The properties of a network, found by trying it.
 
     Parameters
     ----------
     coupled : bool
-        In training an answer depends on the rows beside it, or buffers change: every row of a
-        batch counts, so batches must not be padded.
+        Whether in training an answer depends on the rows beside it, or buffers change. Then every
+        row of a batch counts, and batches must not be padded.
     refusal : str, optional
         Why clients of the network cannot be trained together, in a few words.
     open_ended : bool
-        Whether something follows the layer that takes the features in, so that this layer alone
-        does not classify.
+        Whether the model goes on behind the layer that takes the features in. Then this layer
+        alone does not classify.
     """
 
     coupled: bool = False
@@ -48,7 +48,7 @@ class Nature:
 
 
 def examine(build: Callable[[], nn.Module], x: Tensor, num_classes: int, name: str) -> Nature:
-    """Try a network in training and in evaluation.
+    """Return the nature of a network, tried in training and in evaluation.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def examine(build: Callable[[], nn.Module], x: Tensor, num_classes: int, name: s
     ------
     ConfigError
         If it cannot be trained, does not give logits ``[n, C]`` in training, draws random numbers
-        in evaluation, or keeps something outside its ``state_dict``.
+        in evaluation, or keeps state outside its ``state_dict``.
     """
     try:
         return _examined(build, x, num_classes, name)
@@ -80,7 +80,7 @@ def examine(build: Callable[[], nn.Module], x: Tensor, num_classes: int, name: s
 
 def _examined(build: Callable[[], nn.Module], x: Tensor, num_classes: int, name: str) -> Nature:
     x = x[: 2 * ROWS].to("cpu", torch.float32)
-    rows = torch.cat([x] * (-(-ROWS // len(x))))[:ROWS]  # a batch, some twice if there are few
+    rows = torch.cat([x] * (-(-ROWS // len(x))))[:ROWS]  # a batch, with rows twice if there are few
     model = _built(build)
     start = _copied(model.state_dict())
     random = _draws(model.train(), rows, num_classes, name)
@@ -113,7 +113,7 @@ def _answer(model: nn.Module, x: Tensor, name: str = "drawn") -> Tensor:
 
 
 def _draws(model: nn.Module, x: Tensor, num_classes: int, name: str) -> bool:
-    """Return whether an answer moves torch's global generator; check its shape."""
+    """Return whether an answer draws from torch's global generator; check its shape."""
     with torch.no_grad(), global_torch_stream(0, "drawn"):
         before = torch.get_rng_state()
         logits: object = model(x)
@@ -130,7 +130,7 @@ def _draws(model: nn.Module, x: Tensor, num_classes: int, name: str) -> bool:
 
 @torch.no_grad()
 def _couples(model: nn.Module, start: Mapping[str, Tensor], x: Tensor, training: bool) -> bool:
-    """Return whether the first half of a batch is answered otherwise among other rows."""
+    """Return whether the answers for half a batch depend on its other rows."""
     half = len(x) // 2
     others = torch.cat([x[:half], x[half:].flip(0)]), torch.cat([x[:half], x[:1], x[:1]]), x[:half]
     answers = []
@@ -153,15 +153,15 @@ def _open_ended(model: nn.Module, start: Mapping[str, Tensor], x: Tensor) -> boo
             return True
 
 
-# --- what outlives a state ------------------------------------------------------------------
+# --- traces beside the state -----------------------------------------------------------------
 
 
 def _check_history(build: Callable[[], nn.Module], x: Tensor, name: str) -> None:
-    """Require that a module loaded with a state does not know what it did before.
+    """Require that a module loaded with a state shows no trace of earlier training.
 
-    One module takes a step from a state; another trains on other samples first, is loaded with
-    the same state, and takes the same step. Answers, states and attributes must be alike:
-    what is made anew from each input, such as an activation that is kept to be looked at, is.
+    One module takes a step from a state. Another trains on other samples first, is loaded with
+    the same state, and takes the same step. Answers, states and attributes must be equal. An
+    attribute made anew from each input, such as an activation kept for inspection, passes.
     """
     fresh, used = _built(build), _built(build)
     start = _copied(fresh.state_dict())
@@ -171,8 +171,8 @@ def _check_history(build: Callable[[], nn.Module], x: Tensor, name: str) -> None
     answers = [_trained(model, x) for model in (fresh, used)]
     kept = [
         f"{place}.{attribute}".strip(".")
-        for (place, attribute, one), (_, _, other) in zip(_kept(fresh), _kept(used), strict=False)
-        if not _alike(one, other)
+        for (place, attribute, a), (_, _, b) in zip(_kept(fresh), _kept(used), strict=False)
+        if not _alike(a, b)
     ]
     if kept:
         raise ConfigError(
@@ -181,14 +181,14 @@ def _check_history(build: Callable[[], nn.Module], x: Tensor, name: str) -> None
         )
     if _apart(*answers) or _differs(fresh.state_dict(), used.state_dict()):
         raise ConfigError(
-            f"model {name!r} answers otherwise after other samples though its state_dict is the "
-            "same: what it learns and counts must be in parameters and persistent buffers, and "
-            "random numbers must come from torch's global generator."
+            f"model {name!r} answers differently after other samples, although its state_dict is "
+            "the same: whatever it learns or counts must be in parameters or persistent buffers, "
+            "and random numbers must come from torch's global generator."
         )
 
 
 def _trained(model: nn.Module, x: Tensor) -> Tensor:
-    """Take a step in training; return its logits and those of the evaluation after it."""
+    """Take a step in training; return its logits and those in evaluation mode after it."""
     logits = _answer(model.train(), x, "trained")
     moving = [p for p in model.parameters() if p.requires_grad]
     if moving and logits.requires_grad:
@@ -202,7 +202,7 @@ def _trained(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def _kept(model: nn.Module) -> Iterator[tuple[str, str, Any]]:
-    """Yield (module, attribute, value) of all that is not in the state_dict."""
+    """Yield (module, attribute, value) of everything outside the state_dict."""
     usual = vars(nn.Module()).keys()
     for place, module in model.named_modules():
         for attribute in sorted(vars(module).keys() - usual):
@@ -211,22 +211,22 @@ def _kept(model: nn.Module) -> Iterator[tuple[str, str, Any]]:
             yield place, buffer, module._buffers[buffer]
 
 
-def _alike(one: Any, other: Any) -> bool:
-    if isinstance(one, nn.Module | type) or inspect.isroutine(one):
-        return True  # modules are walked through by themselves
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return not _apart(one, other)
-    if isinstance(one, np.ndarray):
-        return bool(np.array_equal(one, other))
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(_alike(one[k], other[k]) for k in one)
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(map(_alike, one, other))
-    if isinstance(one, torch.Generator) and isinstance(other, torch.Generator):
-        return torch.equal(one.get_state(), other.get_state())
+def _alike(first: Any, second: Any) -> bool:
+    if isinstance(first, nn.Module | type) or inspect.isroutine(first):
+        return True  # each module is visited by itself
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return not _apart(first, second)
+    if isinstance(first, np.ndarray):
+        return bool(np.array_equal(first, second))
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        return first.keys() == second.keys() and all(_alike(first[k], second[k]) for k in first)
+    if isinstance(first, list | tuple) and isinstance(second, list | tuple):
+        return len(first) == len(second) and all(map(_alike, first, second))
+    if isinstance(first, torch.Generator) and isinstance(second, torch.Generator):
+        return torch.equal(first.get_state(), second.get_state())
     try:
-        return bool(one == other) or pickle.dumps(one) == pickle.dumps(other)
-    except Exception:  # neither can be compared nor written down
+        return bool(first == second) or pickle.dumps(first) == pickle.dumps(second)
+    except Exception:  # the values can be neither compared nor pickled
         return True
 
 
@@ -234,15 +234,15 @@ def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in state.items()}
 
 
-def _differs(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return any(_apart(tensor, other[name]) for name, tensor in one.items())
+def _differs(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    return any(_apart(tensor, second[name]) for name, tensor in first.items())
 
 
-def _apart(one: Tensor, other: Tensor) -> bool:
+def _apart(first: Tensor, second: Tensor) -> bool:
     """Return whether tensors differ by more than rounding."""
-    if one.shape != other.shape:
+    if first.shape != second.shape:
         return True
-    a, b = one.detach().double(), other.detach().double()
+    a, b = first.detach().double(), second.detach().double()
     largest = float(a.abs().nan_to_num(0, 0, 0).max()) if a.numel() else 0.0
-    exact = not one.is_floating_point()
+    exact = not first.is_floating_point()
     return not torch.allclose(a, b, 0.0, 0.0 if exact else TOLERANCE * largest, equal_nan=True)

@@ -20,32 +20,32 @@ from fedkt.knowledge import Knowledge
 from fedkt.recipe import Recipe, Train, trainings, weighted
 from fedkt.rng import derive
 
-# Probability given to a class the classifier rules out, so that its logit stays finite.
+# Probability of a class that the classifier rules out, so that its logit stays finite.
 FLOOR = 1e-4
 ADJUSTED = "adjusted-cross-entropy"
-# Target probabilities below this are not worth a training row of their own.
+# Target probabilities below this get no training row.
 NEGLIGIBLE = 1e-2
 
 
 class SklearnLearner:
-    """Fits a scikit-learn classifier; distillation is refitting.
+    """A scikit-learn classifier as a learner; distillation is refitting.
 
-    A classifier has no gradients, so the loss terms of a step are read by their meaning:
-    a private step refits the classifier on the private data; a public step refits it on
-    the private data and the public samples, each of which enters once for every class
-    with the target probability as its sample weight (probabilities below 1 % are left
-    out). Targets once absorbed are kept and take part in later private steps, as a network
-    keeps in its weights what it has distilled. Epochs have no meaning here, and a step
-    that would fit the same rows again does nothing. So from the second round on its answers
-    on the public set come from a classifier that has been fitted on the last targets for
-    those very rows: they echo them more than a network's do. A classifier has no temperature:
-    where a step compares answers softened by T (``KL(T)``), target probabilities are raised to
-    the power T and normalised, which a network's answer at T = 1 tends to as well.
+    A classifier has no gradients, so the loss terms of a step are read by their meaning. A
+    private step refits the classifier on the private data. A public step refits it on the
+    private data and the public samples. Each public sample enters once for every class, with
+    the target probability as its sample weight; probabilities below 1 % are left out. Absorbed
+    targets are kept and take part in later private steps, as a network keeps in its weights
+    what it has distilled. Epochs have no meaning here, and a step that would fit the same rows
+    again does nothing. So from the second round on, answers on the public set come from a
+    classifier fitted on the last targets for the same rows: they repeat those targets more than
+    a network's answers do. A classifier has no temperature. Where a step compares answers
+    softened by T (``KL(T)``), target probabilities are raised to the power T and normalised;
+    a network's answers at T = 1 tend to the same.
 
     Its logits are log-probabilities, floored at log(1e-4). Under a recipe with the
     logit-adjusted cross-entropy they are corrected for the prior instead of being trained
-    with it: the log of the class frequencies of the rows it was fitted on (smoothed as in
-    ``fedkt.data.priors``) is subtracted.
+    with it: the log of the class frequencies of the fitted rows, smoothed as in
+    ``fedkt.data.priors``, is subtracted.
 
     Parameters
     ----------
@@ -72,10 +72,10 @@ class SklearnLearner:
         if not has_fit_parameter(template, "sample_weight"):
             raise ConfigError(f"model {name!r} cannot distil: its fit() takes no sample_weight.")
         self._classifier: Any = None
-        self._classes = torch.zeros(0, dtype=torch.int64)  # those it was fitted on, ascending
+        self._classes = torch.zeros(0, dtype=torch.int64)  # of the fitted rows, ascending
         self._absorbed: dict[str, Tensor] = {}
         self._adjusted = False
-        self._log_prior = torch.zeros(num_classes)  # of the rows it was fitted on, if adjusted
+        self._log_prior = torch.zeros(num_classes)  # of the fitted rows, if adjusted
 
     @property
     def architecture(self) -> str:
@@ -88,7 +88,7 @@ class SklearnLearner:
         return self._num_classes
 
     def refuses(self, recipe: Recipe) -> str | None:
-        """Refuse recipes that exchange weights or train on terms other than labels and targets."""
+        """Return why the classifier cannot follow a recipe, in one line; None if it can."""
         if recipe.needs_one_architecture:
             return f"a scikit-learn model ({self._name}) has no weights to exchange"
         for step in trainings((*recipe.start, *recipe.learn, *recipe.absorb)):
@@ -106,12 +106,12 @@ class SklearnLearner:
         """Do nothing: recipes with heads align, and those are refused."""
 
     def reset(self, seed: int, client: int) -> None:
-        """Forget everything."""
+        """Become the untrained classifier."""
         self._classifier, self._absorbed, self._adjusted = None, {}, False
         self._log_prior = torch.zeros(self._num_classes)
 
     def train(self, step: Train, work: Work, stream: str) -> float | None:
-        """Fit on the private data and the last public targets, unless that is done already."""
+        """Fit on the private data and the last public targets, unless already done; return None."""
         if not step.epochs:
             return None
         if step.on == "public":
@@ -196,7 +196,7 @@ class SklearnLearner:
         labels = np.concatenate(y)
         if not len(labels):
             return
-        # Without gaps, which not every classifier takes: a client seldom holds all classes.
+        # Numbered without gaps, which some classifiers refuse: few clients hold all classes.
         classes, encoded = np.unique(labels, return_inverse=True)
         several = len(classes) > 1
         classifier = self._build() if several else DummyClassifier(strategy="prior")
@@ -221,7 +221,7 @@ def _flat(x: Tensor) -> Any:
 
 
 def _targets(knowledge: Knowledge, step: Train) -> Tensor:
-    """Return what a model must answer at T = 1 to meet the targets of a step at its T."""
+    """Return probabilities at T = 1, ``[M, C]``, that meet the targets of a step at its T."""
     if knowledge.kind not in ("logits", "probabilities"):
         raise ConfigError(f"a scikit-learn model cannot absorb {knowledge.kind}.")
     divergence = next(getattr(term, "divergence", None) for _, term in weighted(step.terms)

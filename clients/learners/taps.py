@@ -1,4 +1,4 @@
-"""Where a model's features are: the layer that takes them in, and a hook that taps it."""
+"""The features of a model: the layer that takes them in, and a hook on that layer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 from fedkt.errors import ConfigError
 
-# From features [n, d], and weights by the model's names instead of its own, to logits [n, C].
+# From features [n, d], and weights that replace the model's, by its names, to logits [n, C].
 Classify = Callable[..., Tensor]
 
 
@@ -42,7 +42,7 @@ def feature_width(model: nn.Module) -> int:
     Raises
     ------
     ConfigError
-        If it has no features ``[n, d]``.
+        If the model has no features ``[n, d]``.
     """
     layer = feature_layer(model)
     linear = [m for m in layer.modules() if isinstance(m, nn.Linear)] if layer else []
@@ -52,16 +52,16 @@ def feature_width(model: nn.Module) -> int:
 
 
 class FeatureTap:
-    """Takes a model's features ``[n, d]``, the input of its feature layer, by a hook.
+    """A hook that keeps the features ``[n, d]`` of a model, the input of its feature layer.
 
     Parameters
     ----------
     model : torch.nn.Module
         The model.
     wanted : bool
-        Whether to take them.
+        Whether to keep the features.
     open_ended : bool
-        Whether something follows the feature layer in the model; then it does not classify.
+        Whether the model goes on behind the feature layer. Then this layer does not classify.
     """
 
     def __init__(self, model: nn.Module, wanted: bool = True, open_ended: bool = False) -> None:
@@ -81,17 +81,21 @@ class FeatureTap:
         if self.layer is not None:
             self._hook.remove()
 
-    def classifier(self, own: Mapping[str, Tensor]) -> Classify | None:
+    def classifier(self, replaced: Mapping[str, Tensor]) -> Classify | None:
         """Return the part of the model behind its features as a function; None without one.
 
-        ``classify(z, weights=None)`` maps features ``[n, d]`` to logits ``[n, C]`` and changes
-        nothing, running statistics neither.
+        ``classify(z, weights=None)`` maps features ``[n, d]`` to logits ``[n, C]``. It changes
+        nothing, not even running statistics.
 
         Parameters
         ----------
-        own : Mapping[str, Tensor]
-            The client's parameters and buffers by the model's names; the module's own for those
-            that are missing.
+        replaced : Mapping[str, Tensor]
+            The client's parameters and buffers by the model's names; the module has the others.
+
+        Raises
+        ------
+        ConfigError
+            On a call, if the model goes on behind its feature layer.
         """
         layer, prefix = self.layer, self._prefix
         if layer is None:
@@ -104,8 +108,8 @@ class FeatureTap:
                     "layer alone does not classify; name another as its feature_layer."
                 )
             buffers = {f"{prefix}{name}": buffer for name, buffer in layer.named_buffers()}
-            given = {**buffers, **own, **(weights or {})}
-            tensors = {n: t for n, t in given.items() if n.startswith(prefix)}
+            merged = {**buffers, **replaced, **(weights or {})}
+            tensors = {n: t for n, t in merged.items() if n.startswith(prefix)}
             tensors = {
                 n.removeprefix(prefix): t.clone() if n in buffers else t for n, t in tensors.items()
             }

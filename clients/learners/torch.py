@@ -23,7 +23,7 @@ from fedkt.rng import global_torch_stream
 
 
 class TorchLearner:
-    """Trains a torch model by gradient descent.
+    """A torch model as a learner, trained by gradient descent.
 
     Convolutional nets run in ``channels_last`` memory format, which is up to 1.6 times
     faster on CPUs.
@@ -33,11 +33,11 @@ class TorchLearner:
     build : callable
         Returns a new, untrained module; draws from torch's global generator only.
     num_classes : int
-        Width of its logits.
+        C, the width of its logits.
     name : str
         The architecture's name, for messages.
     device : str
-        torch's name of where it computes; its state and its answers are on the CPU.
+        torch's name of the device for training; state and answers are on the CPU.
     """
 
     def __init__(
@@ -66,11 +66,11 @@ class TorchLearner:
         return self._num_classes
 
     def refuses(self, recipe: Recipe) -> str | None:
-        """Follow every recipe."""
+        """Return None: a torch model follows every recipe."""
         return None
 
     def nature(self, x: Tensor | None = None) -> Nature:
-        """Return what trying the network shows; it is tried once.
+        """Return the nature of the network, which is tried once.
 
         Parameters
         ----------
@@ -89,7 +89,7 @@ class TorchLearner:
         return self.tried
 
     def follow(self, recipe: Recipe) -> None:
-        """Put a recipe's heads beside the model; another model's are dropped with it."""
+        """Put a recipe's heads beside a new model; heads of another recipe are dropped."""
         heads = tuple(recipe.heads)
         if heads != self._heads:
             self._heads = heads
@@ -116,8 +116,8 @@ class TorchLearner:
         """Return logits ``[n, C]`` in evaluation mode."""
         if not len(x):
             return torch.zeros(0, self._num_classes)
-        # After an average all clients hold the same weights and ask about the same test set:
-        # hashing the weights costs a hundredth of predicting again. The largest set is kept.
+        # After an average all clients have the same weights and predict on the same test set.
+        # Hashing the weights costs a hundredth of predicting again. The largest set is kept.
         if self._answered is not None and len(x) < len(self._answered[0]):
             return loop.predict(self.model, self._layout(x))
         state = self._digest()
@@ -130,11 +130,11 @@ class TorchLearner:
         return loop.features(self.model, self._layout(x))
 
     def adapt_norms(self, x: Tensor) -> None:
-        """Take the statistics of batch normalisation from other samples."""
+        """Replace the statistics of batch normalisation by those of samples ``[n, ...]``."""
         adapt_norms(self.model, self._layout(x))
 
     def weights(self, local_norms: bool = False) -> Knowledge:
-        """Return parameters and float buffers in float32; integer buffers are mere counters.
+        """Return parameters and float buffers in float32; integer buffers are only counters.
 
         Parameters
         ----------
@@ -144,15 +144,15 @@ class TorchLearner:
         return self.weights_in({"model": self._tensors()}, local_norms)
 
     def weights_in(self, state: Mapping[str, Any], local_norms: bool = False) -> Knowledge:
-        """Return the weights that a state of this learner holds; see :meth:`weights`."""
+        """Return the weights in a state of this learner; see :meth:`weights`."""
         floats = {n: t for n, t in state["model"].items() if t.is_floating_point()}
         if local_norms:
             floats = {n: t for n, t in floats.items() if n.rpartition(".")[0] not in self._norms}
-        own = {n: t.to("cpu", torch.float32, copy=True) for n, t in floats.items()}
-        return Knowledge("weights", own)
+        copies = {n: t.to("cpu", torch.float32, copy=True) for n, t in floats.items()}
+        return Knowledge("weights", copies)
 
     def load_weights(self, weights: Knowledge) -> None:
-        """Take other weights; the optimiser begins anew."""
+        """Load weights; the optimiser starts anew."""
         self._load(weights.tensors, strict=False)
         self._optimiser, self._optimiser_state = None, {}
 
@@ -161,7 +161,7 @@ class TorchLearner:
         moments = self._optimiser.state() if self._optimiser else self._optimiser_state
         return {
             "model": {n: _copied(t) for n, t in self._tensors().items()},
-            "optimiser": {i: {k: _copied(v) for k, v in one.items()} for i, one in moments.items()},
+            "optimiser": {i: {k: _copied(v) for k, v in m.items()} for i, m in moments.items()},
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -185,9 +185,9 @@ class TorchLearner:
         return {**self.model.state_dict(), **heads}
 
     def _load(self, tensors: Mapping[str, Tensor], strict: bool = True) -> None:
-        """Undo :meth:`_tensors`; heads that this learner does not have are left out.
+        """Load the tensors of :meth:`_tensors`; heads that this learner lacks are left out.
 
-        Whoever only asks the model after a run does not know the recipe.
+        A learner that only predicts after a run does not know the recipe.
         """
         heads = {n.removeprefix(f"{HEADS}."): t for n, t in tensors.items() if _of_a_head(n)}
         self.model.load_state_dict(
@@ -198,7 +198,7 @@ class TorchLearner:
 
     def _digest(self) -> bytes:
         digest = hashlib.blake2b(digest_size=16)
-        # Integer buffers are mere counters.
+        # Integer buffers are only counters.
         floats = (t for t in self.model.state_dict().values() if t.is_floating_point())
         for tensor in floats:
             layout = tensor.permute(0, 2, 3, 1) if tensor.dim() == 4 else tensor

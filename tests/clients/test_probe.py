@@ -73,7 +73,7 @@ def test_state_outside_the_state_dict_is_refused(build, kept: str) -> None:
 
 
 def test_state_in_the_world_is_refused() -> None:
-    with pytest.raises(ConfigError, match="answers otherwise after other samples"):
+    with pytest.raises(ConfigError, match="answers differently after other samples"):
         nature(odd.Worldwide)
 
 

@@ -103,7 +103,7 @@ def test_networks_that_do_the_same_both_ways(build, recipe: Recipe) -> None:
 
 def test_a_buffer_that_is_set_anew_is_lost_in_a_cohort() -> None:
     assert (
-        refuses(odd.Reassigned) == "in step learn/0 a cohort changes mean otherwise than the loop"
+        refuses(odd.Reassigned) == "in step learn/0 a cohort changes mean differently from the loop"
     )
 
 
@@ -114,7 +114,7 @@ def test_what_trying_the_network_has_shown(build) -> None:
 
 def test_a_mean_that_counts_padding() -> None:
     recipe = Recipe(learn=[Train("private", [UnweightedMean()])])
-    assert "otherwise than the loop" in str(refuses(odd.Network, recipe))
+    assert "differently from the loop" in str(refuses(odd.Network, recipe))
     # Where no batch is padded it counts none.
     assert refuses(odd.InPlace, recipe) is None
 

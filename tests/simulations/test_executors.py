@@ -119,7 +119,7 @@ def test_what_a_cohort_would_do_otherwise_runs_in_the_loop(
     assert plan_of(tiny, [model], 4, executor=executor) == {model: "loop"}
     assert plan_of(tiny, [model], 4, plan={model: "cohort:4"}) == {model: "loop"}
     (said,) = (r.message for r in caplog.records if "runs in the loop" in r.message)
-    assert said.endswith("in step learn/0 a cohort changes mean otherwise than the loop")
+    assert said.endswith("in step learn/0 a cohort changes mean differently from the loop")
     model = odd("in_place")
     assert plan_of(tiny, [model], 4, executor=executor) == {model: "cohort:4"}
 
