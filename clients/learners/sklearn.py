@@ -17,12 +17,12 @@ from fedkt.clients.learners.base import Work
 from fedkt.data.priors import empirical_bayes_prior
 from fedkt.errors import ConfigError, KnowledgeError
 from fedkt.knowledge import Knowledge
+from fedkt.objectives.term import Target, target_of
 from fedkt.recipe import Recipe, Train, trainings, weighted
 from fedkt.rng import derive
 
 # Probability of a class that the classifier rules out, so that its logit stays finite.
 FLOOR = 1e-4
-ADJUSTED = "adjusted-cross-entropy"
 # Target probabilities below this get no training row.
 NEGLIGIBLE = 1e-2
 
@@ -97,8 +97,8 @@ class SklearnLearner:
                 what = "align" if step.beside else "draw samples or change its inputs"
                 return f"a scikit-learn model ({self._name}) cannot {what}: it is fitted at once"
             for _, term in weighted((*step.terms, *step.rehearse)):
-                name = registry.registered_name("objectives", type(term))
-                if name not in ("cross-entropy", ADJUSTED, "distil"):
+                if target_of(term) is None:
+                    name = registry.registered_name("objectives", type(term))
                     return f"a scikit-learn model ({self._name}) cannot train on {name!r}"
         return None
 
@@ -119,7 +119,7 @@ class SklearnLearner:
                 self._absorbed = targets
                 self._refit(work, stream)
         elif self._classifier is None:
-            self._adjusted = _is_adjusted(step)
+            self._adjusted = any(target.adjusted for target in _taught(step))
             self._refit(work, stream)
         return None
 
@@ -211,9 +211,10 @@ class SklearnLearner:
             self._log_prior = empirical_bayes_prior(torch.tensor(counts)).log()
 
 
-def _is_adjusted(step: Train) -> bool:
-    names = (registry.registered_name("objectives", type(t)) for _, t in weighted(step.terms))
-    return ADJUSTED in names
+def _taught(step: Train) -> list[Target]:
+    """Return what the terms of a step teach."""
+    targets = (target_of(term) for _, term in weighted(step.terms))
+    return [target for target in targets if target is not None]
 
 
 def _flat(x: Tensor) -> Any:
@@ -224,9 +225,7 @@ def _targets(knowledge: Knowledge, step: Train) -> Tensor:
     """Return probabilities at T = 1, ``[M, C]``, that meet the targets of a step at its T."""
     if knowledge.kind not in ("logits", "probabilities"):
         raise ConfigError(f"a scikit-learn model cannot absorb {knowledge.kind}.")
-    divergence = next(getattr(term, "divergence", None) for _, term in weighted(step.terms)
-                      if term.needs())  # fmt: skip
-    temperature = float(getattr(divergence, "temperature", 1.0))
+    temperature = next(t.temperature for t in _taught(step) if t.source is not None)
     if temperature == 1 or knowledge.kind == "logits":
         return probabilities_of(knowledge.values, knowledge.kind)
     return torch_softmax(temperature * log_probabilities(knowledge.values))

@@ -14,7 +14,7 @@ from torch import Tensor
 from fedkt.answers import log_probabilities, log_softmax
 from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Knowledge
-from fedkt.objectives.term import Batch, Divergence, Outputs, weighted_mean
+from fedkt.objectives.term import Batch, Divergence, Outputs, Target, weighted_mean
 from fedkt.options import Factor, Positive
 from fedkt.registry import register
 
@@ -102,6 +102,10 @@ class Distil:
     def needs(self) -> tuple[str, ...]:
         """Return the name of the fused knowledge, ``source``."""
         return (self.source,)
+
+    def as_target(self) -> Target:
+        """Return the fused knowledge, at the divergence's temperature."""
+        return Target(self.source, temperature=getattr(self.divergence, "temperature", 1.0))
 
     def __call__(
         self, outputs: Outputs, batch: Batch, knowledge: Mapping[str, Knowledge]

@@ -11,7 +11,7 @@ from torch import Tensor
 from fedkt.answers import log_softmax
 from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Knowledge
-from fedkt.objectives.term import Batch, Outputs, weighted_mean
+from fedkt.objectives.term import Batch, Outputs, Target, weighted_mean
 from fedkt.registry import register
 
 
@@ -33,6 +33,10 @@ class CrossEntropy:
     def needs(self) -> tuple[str, ...]:
         """Return no names: the term reads no fused knowledge."""
         return ()
+
+    def as_target(self) -> Target:
+        """Return the labels."""
+        return Target()
 
     def __call__(
         self, outputs: Outputs, batch: Batch, knowledge: Mapping[str, Knowledge]
@@ -59,6 +63,10 @@ class AdjustedCrossEntropy:
     def needs(self) -> tuple[str, ...]:
         """Return no names: the term reads no fused knowledge."""
         return ()
+
+    def as_target(self) -> Target:
+        """Return the labels, free of the prior."""
+        return Target(adjusted=True)
 
     def __call__(
         self, outputs: Outputs, batch: Batch, knowledge: Mapping[str, Knowledge]

@@ -78,6 +78,25 @@ class Outputs:
     classify: Callable[..., Tensor] | None = None
 
 
+@dataclass(frozen=True)
+class Target:
+    """What a term teaches, for models without gradients: the answer that it wants.
+
+    Parameters
+    ----------
+    source : str, optional
+        The fused knowledge whose answers are the target; None: the labels.
+    adjusted : bool
+        Whether the answer is to be free of the client's own class prior.
+    temperature : float
+        T, where answers softened by T are compared.
+    """
+
+    source: str | None = None
+    adjusted: bool = False
+    temperature: float = 1.0
+
+
 @runtime_checkable
 class Term(Protocol):
     """A differentiable loss on a batch.
@@ -100,7 +119,8 @@ class Term(Protocol):
 
     # A class attribute ``needs_features``, ``needs_beside`` or ``needs_labels`` that is true asks
     # for ``outputs.features``, ``outputs.beside`` or ``batch.y``; a term without samples beside
-    # adds nothing.
+    # adds nothing. A method ``as_target() -> Target | None`` says what the term teaches, if that
+    # can be said without gradients.
 
 
 class Transform(Protocol):
@@ -131,6 +151,12 @@ class Divergence(Protocol):
         ``kind`` says whether the target holds ``logits`` or ``probabilities``.
         """
         ...
+
+
+def target_of(term: Term) -> Target | None:
+    """Return what a term teaches; None if that takes gradients."""
+    says: Callable[[], Target | None] | None = getattr(term, "as_target", None)
+    return None if says is None else says()
 
 
 def weighted_mean(losses: Tensor, weight: Tensor) -> Tensor:

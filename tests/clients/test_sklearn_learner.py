@@ -19,8 +19,9 @@ from fedkt.clients.learners.sklearn import FLOOR
 from fedkt.data import Samples
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge
-from fedkt.objectives import KL, CrossEntropy, Distil, Proximal
-from fedkt.recipe import Load, Recipe, Train, Weighted, Weights
+from fedkt.objectives import KL, CrossEntropy, Distil, Proximal, Supported
+from fedkt.objectives.term import Target, Term, target_of
+from fedkt.recipe import Load, Predict, Recipe, Train, Weighted, Weights
 from fedkt.strategies.answers.fedmd import FedMD
 from fedkt.strategies.answers.knfu import KnFu
 from fedkt.strategies.weights.fedavg import FedAvg
@@ -370,3 +371,19 @@ def test_the_classes_are_part_of_the_state(data, work_on) -> None:
     learner.train(LEARN, work_on(some), "learn/0")
     other.load_state(learner.state())
     assert torch.equal(other.predict(data.test.x), learner.predict(data.test.x))
+
+
+def test_what_a_term_teaches_is_asked_of_the_term() -> None:
+    @dataclass(frozen=True)
+    class Distant(Distil):
+        """A term of a user's own."""
+
+        name: ClassVar[str] = "distant"
+
+    def recipe(term: Term) -> Recipe:
+        return Recipe(share=[Predict(), Predict(name="votes")], absorb=[Train("public", [term])])
+
+    learner = learner_of()
+    assert target_of(Distant(KL(3.0))) == Target("public", temperature=3.0)
+    assert learner.refuses(recipe(Distant())) is None
+    assert "cannot train on 'supported'" in str(learner.refuses(recipe(Supported())))
