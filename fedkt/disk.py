@@ -139,5 +139,5 @@ def refused(what: str, number: int) -> FedktError:
 def _number(error: OSError | SafetensorError) -> int | None:
     if isinstance(error, OSError):
         return error.errno
-    found = re.search(r"\(os error (\d+)\)", str(error))  # safetensors has it in words only
-    return int(found[1]) if found else None
+    match = re.search(r"\(os error (\d+)\)", str(error))  # safetensors has it in words only
+    return int(match[1]) if match else None

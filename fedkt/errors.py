@@ -56,8 +56,8 @@ def unknown(what: str, given: str, allowed: Iterable[str]) -> ConfigError:
         Its message holds the nearest existing name, if any, and all of them.
     """
     names = sorted(allowed)
-    hint, known = nearest(given, names), ", ".join(names) or "none"
-    return ConfigError(f"Unknown {what} {given!r}.{hint} Known: {known}.")
+    hint, listed = nearest(given, names), ", ".join(names) or "none"
+    return ConfigError(f"Unknown {what} {given!r}.{hint} Known: {listed}.")
 
 
 def nearest(given: str, names: Sequence[str]) -> str:

@@ -48,8 +48,8 @@ def text(value: object) -> str | None:
 
 def texts(value: object) -> tuple[str, ...] | None:
     """Return a list of texts; None if it is none."""
-    found = [v for v in value if isinstance(v, str)] if isinstance(value, list) else None
-    return tuple(found) if found == value and found is not None else None
+    strings = [v for v in value if isinstance(v, str)] if isinstance(value, list) else None
+    return tuple(strings) if strings == value and strings is not None else None
 
 
 def number(value: object, least: int, most: int) -> int | None:
@@ -132,9 +132,9 @@ def binding(recipe: Recipe) -> tuple[str, ...]:
 def differences(facts: Facts, usual: Facts, recipe: Recipe) -> str:
     """Return the differences of a client from the others, in one line; empty without any."""
     names = [name for name in binding(recipe) if facts[name] != usual[name]]
-    said = "; ".join(_difference(name, facts[name], usual[name]) for name in names)
+    text = "; ".join(_difference(name, facts[name], usual[name]) for name in names)
     needed = " and ".join(dict.fromkeys(FACTS[name].why for name in names if FACTS[name].why))
-    return f"{said} (the method needs {needed})" if needed else said
+    return f"{text} (the method needs {needed})" if needed else text
 
 
 def _unreadable(greeting: Mapping[str, object], name: str, allowed: str) -> KnowledgeError:
@@ -143,10 +143,10 @@ def _unreadable(greeting: Mapping[str, object], name: str, allowed: str) -> Know
     return KnowledgeError(f"its {name} is {_shown(greeting[name])}, not {allowed}")
 
 
-def _difference(name: str, here: Value, there: Value) -> str:
-    shown = _shown(here), _shown(there)
-    if isinstance(here, tuple) and isinstance(there, tuple) and max(map(len, shown)) > WHOLE:
-        pairs = enumerate(zip_longest(here, there))
+def _difference(name: str, value: Value, usual: Value) -> str:
+    shown = _shown(value), _shown(usual)
+    if isinstance(value, tuple) and isinstance(usual, tuple) and max(map(len, shown)) > WHOLE:
+        pairs = enumerate(zip_longest(value, usual))
         place, pair = next((place, pair) for place, pair in pairs if pair[0] != pair[1])
         name, shown = f"{name}[{place}]", (_shown(pair[0]), _shown(pair[1]))
     return f"{name} is {shown[0]} where the others have {shown[1]}"

@@ -71,8 +71,8 @@ class Knowledge:
         if self.kind not in KINDS:
             raise KnowledgeError(f"unknown kind {self.kind!r}; one of {', '.join(KINDS)}")
         if self.kind not in SAMPLE_KINDS | CLASS_KINDS:
-            for what, given in (("ids", self.ids), ("counts", self.counts)):
-                if given is not None:
+            for what, tensor in (("ids", self.ids), ("counts", self.counts)):
+                if tensor is not None:
                     raise KnowledgeError(f"{self.kind} have no rows and take no {what}")
             return
         if set(self.tensors) != {"values"} or self.ids is None:
@@ -160,13 +160,13 @@ class Knowledge:
         """Return the knowledge of :meth:`parts`; checks cannot run under ``torch.func.vmap``."""
         self = object.__new__(cls)
         tensors = {n.removeprefix("t."): t for n, t in parts.items() if n.startswith("t.")}
-        held = {
+        fields = {
             "kind": kind,
             "tensors": MappingProxyType(tensors),
             "ids": parts.get("ids"),
             "counts": parts.get("counts"),
         }
-        self.__dict__.update(held)
+        self.__dict__.update(fields)
         if cls.TABLE in parts:
             self.__dict__["_row_of"] = parts[cls.TABLE]
         return self
@@ -315,27 +315,27 @@ class Uploads(Sequence[Upload]):
         return self._stacks[key]
 
     def _stack(self, name: str) -> Stack:
-        held = list(self._uploads[0].knowledge)
-        if name not in held:
-            raise KnowledgeError(str(unknown("share", name, held)))
+        names = list(self._uploads[0].knowledge)
+        if name not in names:
+            raise KnowledgeError(str(unknown("share", name, names)))
         first = self._uploads[0].knowledge[name]
         count = len(self._uploads)
         tensors = {key: empty((count, *t.shape), t.dtype) for key, t in first.tensors.items()}
         for k, upload in enumerate(self._uploads):
-            own = upload.knowledge[name].tensors
+            upload_tensors = upload.knowledge[name].tensors
             for key, stacked in tensors.items():
-                if own[key].shape != stacked.shape[1:]:
-                    shape = list(own[key].shape)
+                if upload_tensors[key].shape != stacked.shape[1:]:
+                    shape = list(upload_tensors[key].shape)
                     raise KnowledgeError(
                         f"{name}: client {upload.client} has {key} of shape {shape}, "
                         f"client {self._uploads[0].client} of {list(stacked.shape[1:])}"
                     )
-                stacked[k] = own[key]
+                stacked[k] = upload_tensors[key]
             # The upload is a part of the stack from now on: thousands of answers fit once.
             rows = {key: stacked[k] for key, stacked in tensors.items()}
             knowledge = {**upload.knowledge, name: upload.knowledge[name].with_tensors(rows)}
             self._uploads[k] = replace(upload, knowledge=knowledge)
-        del upload, own, knowledge
+        del upload, upload_tensors, knowledge
         give_back(sum(t.nbytes for t in tensors.values()))
         examples = torch.tensor([u.num_examples for u in self._uploads], dtype=torch.float32)
         counts = _stacked_counts([u.knowledge[name] for u in self._uploads])
@@ -369,13 +369,13 @@ class Fused:
         return Fused(self.shared, self.personal, {**self.diagnostics, **diagnostics})
 
 
-def _stacked_counts(held: Sequence[Knowledge]) -> Tensor | None:
-    told = [one.counts for one in held]
-    if all(counts is None for counts in told):
+def _stacked_counts(items: Sequence[Knowledge]) -> Tensor | None:
+    counts_of_clients = [item.counts for item in items]
+    if all(counts is None for counts in counts_of_clients):
         return None
-    rows = len(held[0].values)
+    rows = len(items[0].values)
     whole = torch.ones(rows, dtype=torch.int64)
-    return torch.stack([whole if counts is None else counts for counts in told])
+    return torch.stack([whole if counts is None else counts for counts in counts_of_clients])
 
 
 def dtype_name(dtype: torch.dtype) -> str:

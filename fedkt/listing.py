@@ -62,8 +62,8 @@ def _registration(node: Definition) -> dict[str, str] | None:
         call = decorator if isinstance(decorator, ast.Call) else None
         target = call.func if call else decorator
         if isinstance(target, ast.Name) and target.id == "register":
-            given = call.keywords if call else ()
-            return {k.arg: v for k in given if k.arg and (v := _text(k.value)) is not None}
+            keywords = call.keywords if call else ()
+            return {k.arg: v for k in keywords if k.arg and (v := _text(k.value)) is not None}
     return None
 
 

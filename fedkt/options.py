@@ -100,12 +100,12 @@ def checked(cls: C) -> C:
     def check_and_make(self: Any, *args: Any, **kwargs: Any) -> None:
         if not hints:
             hints.update(_hints(cls, init))
-        given = signature.bind(self, *args, **kwargs).arguments
-        _check(_title(type(self)), given, hints)
+        arguments = signature.bind(self, *args, **kwargs).arguments
+        _check(_title(type(self)), arguments, hints)
         init(self, *args, **kwargs)
 
-    made: Any = cls
-    made.__init__ = check_and_make
+    checked_class: Any = cls
+    checked_class.__init__ = check_and_make
     return cls
 
 
@@ -178,9 +178,9 @@ def plain_defaults(call: Callable[..., Any]) -> dict[str, Any]:
     return {k: v for k, v in defaults.items() if isinstance(v, bool | int | float | str)}
 
 
-def _check(title: str, given: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
+def _check(title: str, values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
     """Raise OptionError for the first value that its hint does not allow."""
-    for option, value in given.items():
+    for option, value in values.items():
         allowed = _allowed(hints.get(option))
         if allowed is not None and not allowed[1](value):
             choices = [c for c in _choices(hints[option]) if isinstance(c, str)]
@@ -226,13 +226,13 @@ def _allowed(hint: Any) -> Allowed | None:
         return words, lambda value: any(value == a and type(value) is type(a) for a in inner)
     if origin in (Union, types.UnionType):
         parts = [_allowed(a) for a in inner if a is not type(None)]
-        known = [part for part in parts if part is not None]
-        if len(known) < len(parts):
+        alternatives = [part for part in parts if part is not None]
+        if len(alternatives) < len(parts):
             return None
         if len(parts) < len(inner):
-            known.append(("None", lambda value: value is None))
-        words = " or ".join(said for said, _ in known)
-        return words, lambda value: any(fits(value) for _, fits in known)
+            alternatives.append(("None", lambda value: value is None))
+        words = " or ".join(text for text, _ in alternatives)
+        return words, lambda value: any(fits(value) for _, fits in alternatives)
     if origin is tuple and inner[1:] == (...,):
         each = _allowed(inner[0])
         if each is None:

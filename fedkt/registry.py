@@ -103,13 +103,14 @@ def register_as(obj: T, part: str | None, name: str | None, replace: bool = Fals
     if kind not in PARTS:
         raise ConfigError(f"Cannot register {obj!r}: part must be one of {', '.join(PARTS)}.")
     prefix, short = _prefix_of(obj), name or name_of(obj)
-    before, own = _known[kind].get(prefix + short), getattr(obj, "__module__", None)
-    other = getattr(before, "__module__", None)
+    before, module = _known[kind].get(prefix + short), getattr(obj, "__module__", None)
+    rival = getattr(before, "__module__", None)
     # Two equal files in two places have one prefix, and their parts are the same.
-    if not (before is None or before is obj or prefix or replace or other == own):
+    if not (before is None or before is obj or prefix or replace or rival == module):
         raise ConfigError(
-            f"Cannot register {own}.{getattr(obj, '__name__', obj)}: there is a {PARTS[kind][0]} "
-            f"called {short!r} in {other}. Choose another name, or write replace=True."
+            f"Cannot register {module}.{getattr(obj, '__name__', obj)}: there is a "
+            f"{PARTS[kind][0]} called {short!r} in {rival}. "
+            "Choose another name, or write replace=True."
         )
     global _version
     _version += 1
@@ -125,14 +126,14 @@ def _prefix_of(obj: Any) -> str:
 
 def name_of(obj: Any) -> str:
     """Return the plain name of a part: the attribute ``name``, else the lower-case identifier."""
-    own = vars(obj).get("name") if isinstance(obj, type) else getattr(obj, "name", None)
-    return own if isinstance(own, str) else part_name(obj.__name__)
+    name = vars(obj).get("name") if isinstance(obj, type) else getattr(obj, "name", None)
+    return name if isinstance(name, str) else part_name(obj.__name__)
 
 
 def registered_name(part: str, obj: Any) -> str:
     """Return the name that ``obj`` is registered under, or would be."""
-    there = (name for name, known in _known[part].items() if known is obj)
-    return next(there, _prefix_of(obj) + name_of(obj))
+    names_of_obj = (name for name, registered in _known[part].items() if registered is obj)
+    return next(names_of_obj, _prefix_of(obj) + name_of(obj))
 
 
 def short_name(part: str, obj: Any) -> str:
@@ -155,8 +156,8 @@ def summaries(part: str) -> dict[str, str]:
     if importlib.metadata.entry_points(group=f"fedkt.{part}"):
         _discover(part)
     lines = {} if part in _discovered else described(part, PARTS[part][1:])
-    for name, known in _known[part].items():
-        lines[name] = (inspect.getdoc(known) or "").partition("\n")[0]
+    for name, obj in _known[part].items():
+        lines[name] = (inspect.getdoc(obj) or "").partition("\n")[0]
     return dict(sorted(lines.items()))
 
 
@@ -188,13 +189,13 @@ def lookup(part: str, reference: str, files: bool = True) -> Any:
         return _from_file(PARTS[part][0], reference)
     if reference not in _known[part]:
         _discover(part)
-    known = _known[part]
-    in_files = [name for name in known if name.rpartition(":")[2] == reference != name]
-    if reference not in known and len(in_files) > 1:
+    parts = _known[part]
+    in_files = [name for name in parts if name.rpartition(":")[2] == reference != name]
+    if reference not in parts and len(in_files) > 1:
         raise ConfigError(f"{PARTS[part][0]} {reference!r}: which of {', '.join(in_files)}?")
-    if reference not in known and not in_files:
-        raise unknown(PARTS[part][0], reference, known)
-    return known[reference if reference in known else in_files[0]]
+    if reference not in parts and not in_files:
+        raise unknown(PARTS[part][0], reference, parts)
+    return parts[reference if reference in parts else in_files[0]]
 
 
 def load_file(path: str | Path, digest: str | None = None) -> ModuleType:
@@ -263,10 +264,10 @@ def _forget(module: ModuleType) -> None:
     """Remove the parts that a file has registered."""
     global _version
     _version += 1
-    for known in _known.values():
-        own = [n for n, o in known.items() if getattr(o, "__module__", "") == module.__name__]
-        for name in own:
-            del known[name]
+    for parts in _known.values():
+        stale = [n for n, o in parts.items() if getattr(o, "__module__", "") == module.__name__]
+        for name in stale:
+            del parts[name]
 
 
 def _from_file(what: str, reference: str) -> Any:

@@ -65,8 +65,8 @@ def encode(
         A registered codec, or several joined by ``+``, applied left to right.
     """
     arrays = {name: _to_numpy(tensor) for name, tensor in knowledge.tensors.items()}
-    for one in codec_chain(codec):
-        arrays = one.encode(arrays)
+    for step in codec_chain(codec):
+        arrays = step.encode(arrays)
     arrays = {f"t.{name}": array for name, array in arrays.items()}
     if knowledge.ids is not None and not _equal(knowledge.ids, known_ids):
         arrays["ids"] = _to_numpy(knowledge.ids)
@@ -107,13 +107,13 @@ def decode(
             raise KnowledgeError(f"encoded with {packet.meta['codec']!r}, not with {codec!r}")
         round_ = packet.meta["round"]
         if type(round_) is not int or asked not in (None, round_):
-            wanted = "a whole number" if asked is None else asked
-            raise KnowledgeError(f"its round is {round_!r}, not {wanted}")
+            expected = "a whole number" if asked is None else asked
+            raise KnowledgeError(f"its round is {round_!r}, not {expected}")
         arrays = {name: _array(array) for name, array in packet.arrays.items()}
         ids, counts = arrays.pop("ids", None), arrays.pop("counts", None)
         content = {name.removeprefix("t."): array for name, array in arrays.items()}
-        for one in reversed(codec_chain(codec)):
-            content = one.decode(content)
+        for step in reversed(codec_chain(codec)):
+            content = step.decode(content)
         return Knowledge(
             kind,
             {name: torch.tensor(array) for name, array in content.items()},
@@ -254,5 +254,5 @@ def _to_numpy(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().contiguous().numpy()
 
 
-def _equal(ids: Tensor, known: Tensor | None) -> bool:
-    return known is not None and torch.equal(ids, known)
+def _equal(ids: Tensor, known_ids: Tensor | None) -> bool:
+    return known_ids is not None and torch.equal(ids, known_ids)

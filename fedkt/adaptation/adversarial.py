@@ -56,11 +56,11 @@ class DomainIdentifier:
         assert outputs.features is not None
         assert outputs.beside is not None
         assert outputs.beside.features is not None
-        own, other = outputs.features.detach(), outputs.beside.features.detach()
-        ones = other.new_ones(len(other))
+        features, beside = outputs.features.detach(), outputs.beside.features.detach()
+        ones = beside.new_ones(len(beside))
         losses = (
-            _mistaken(outputs.parameters, self.head, own, OWN, batch.weight),
-            _mistaken(outputs.parameters, self.head, other, OTHER, ones),
+            _mistaken(outputs.parameters, self.head, features, OWN, batch.weight),
+            _mistaken(outputs.parameters, self.head, beside, OTHER, ones),
         )
         return (losses[0] + losses[1]) / 2 * (batch.weight.sum() > 0)
 

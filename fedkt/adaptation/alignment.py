@@ -208,7 +208,7 @@ class FourierMMD:
     ) -> Tensor:
         """Return the scalar loss."""
         target, sigma = _statistics(self, knowledge, "mean_embedding", "sigma")
-        own = fourier_mean(
+        embedding = fourier_mean(
             _features(self.name, outputs),
             self.seed,
             target.shape[-1],
@@ -217,7 +217,7 @@ class FourierMMD:
             multiplier=self.multiplier,
             weight=batch.weight,
         )
-        return (own - target).square().sum() * (batch.weight.sum() > 0)
+        return (embedding - target).square().sum() * (batch.weight.sum() > 0)
 
 
 @register
@@ -375,7 +375,7 @@ def _both_sides(name: str, outputs: Outputs, detach: bool) -> tuple[Tensor, Tens
 def _statistics(
     term: FourierMMD | Moments, knowledge: Mapping[str, Knowledge], *names: str
 ) -> list[Tensor]:
-    held = knowledge[term.source].tensors
-    if not set(names) <= set(held):
+    tensors = knowledge[term.source].tensors
+    if not set(names) <= set(tensors):
         raise KnowledgeError(f"{term.name}: {term.source!r} holds no {' and '.join(names)}")
-    return [held[n].detach() for n in names]
+    return [tensors[n].detach() for n in names]

@@ -61,21 +61,21 @@ def gaussian_mmd(
         the joint sample, as a constant.
     """
     p, q = _weights(x, weight), _weights(y, other_weight)
-    both, distances = torch.cat([p, q]), _distances(x, y, p, q)
+    joint, distances = torch.cat([p, q]), _distances(x, y, p, q)
     if sigma is None:
-        total = both.sum()
-        pairs = total.square() - both.square().sum()
-        sigma = (both @ distances.detach() @ both) / pairs.clamp_min(TINY)
+        total = joint.sum()
+        pairs = total.square() - joint.square().sum()
+        sigma = (joint @ distances.detach() @ joint) / pairs.clamp_min(TINY)
     kernel = _gaussians(distances, sigma, kernels, multiplier)
     signed = torch.cat([_normal(p), -_normal(q)])
     factors = signed[:, None] * signed
     enough = _any(p) * _any(q)
     if estimator == "unbiased":
-        first = torch.arange(len(both), device=both.device) < len(p)
+        first = torch.arange(len(joint), device=joint.device) < len(p)
         same = first[:, None] == first
         pairs_x, pairs_y = (1 - w.square().sum() for w in (_normal(p), _normal(q)))
         side = torch.where(first, pairs_x, pairs_y)
-        factors = torch.where(same, factors / side.clamp_min(TINY), factors) * _off_diagonal(both)
+        factors = torch.where(same, factors / side.clamp_min(TINY), factors) * _off_diagonal(joint)
         enough = enough * (side.min() > 0)
     elif estimator != "biased":
         raise ConfigError(f"mmd: estimator must be biased or unbiased, not {estimator!r}.")
@@ -220,11 +220,11 @@ def moment_distance(
         ``[n]``.
     """
     w = _weights(x, weight)
-    own = weighted_mean_rows(x, w)
-    spread = weighted_mean_rows((x - own).square(), w)
+    means = weighted_mean_rows(x, w)
+    spread = weighted_mean_rows((x - means).square(), w)
     # The root of a dead feature's variance has no finite slope: a little is added to both.
     deviations = (spread + 1e-8).sqrt() - (variance.clamp_min(0) + 1e-8).sqrt()
-    return ((own - mean).square() + deviations.square()).mean() * _any(w)
+    return ((means - mean).square() + deviations.square()).mean() * _any(w)
 
 
 def _weights(x: Tensor, weight: Tensor | None) -> Tensor:

@@ -67,10 +67,10 @@ class DisentanglerCritics:
     ) -> Tensor:
         """Return the scalar loss."""
         assert outputs.features is not None
-        own = outputs.parameters
-        invariant, specific = (p.detach() for p in _parts(own, outputs.features.detach()))
-        found = _cross_entropy(apply_head(own, SPECIFIC_CLASS, specific), batch)
-        return found - mutual_information(own, INFORMATION, invariant, specific, batch.weight)
+        parameters = outputs.parameters
+        invariant, specific = (p.detach() for p in _parts(parameters, outputs.features.detach()))
+        loss = _cross_entropy(apply_head(parameters, SPECIFIC_CLASS, specific), batch)
+        return loss - mutual_information(parameters, INFORMATION, invariant, specific, batch.weight)
 
 
 @register
@@ -106,17 +106,17 @@ class Disentangler:
     ) -> Tensor:
         """Return the scalar loss."""
         assert outputs.features is not None
-        own, features, weight = outputs.parameters, outputs.features, batch.weight
-        critics = frozen(own, SPECIFIC_CLASS, INFORMATION)
-        invariant, specific = _parts(own, features)
-        known = _cross_entropy(apply_head(own, INVARIANT_CLASS, invariant), batch)
+        parameters, features, weight = outputs.parameters, outputs.features, batch.weight
+        critics = frozen(parameters, SPECIFIC_CLASS, INFORMATION)
+        invariant, specific = _parts(parameters, features)
+        invariant_loss = _cross_entropy(apply_head(parameters, INVARIANT_CLASS, invariant), batch)
         guesses = F.log_softmax(apply_head(critics, SPECIFIC_CLASS, specific), -1)
         undecided = weighted_mean(-guesses.mean(-1), weight)
-        joined = apply_head(own, JOINED, torch.cat([invariant, specific], -1))
+        joined = apply_head(parameters, JOINED, torch.cat([invariant, specific], -1))
         lost = weighted_mean((joined - features.detach()).square().mean(-1), weight)
         shared = mutual_information(critics, INFORMATION, invariant, specific, weight)
         return (
-            known
+            invariant_loss
             + self.confusion * undecided
             + self.reconstruction * lost
             + self.information * shared.clamp_min(0)

@@ -57,15 +57,15 @@ def expand(
     ConfigError
         If a set cannot be opened or has no usable column.
     """
-    found: list[str] = []
+    expanded: list[str] = []
     for reference in references:
         base = reference.removesuffix(ALL)
         if base == reference:
-            found.append(reference)
+            expanded.append(reference)
         else:
             column = column_of(open_dataset(base, data_dir, seed))
-            found += [f"{base}/{name}" for name in column.names]
-    return tuple(found)
+            expanded += [f"{base}/{name}" for name in column.names]
+    return tuple(expanded)
 
 
 def load_domain(

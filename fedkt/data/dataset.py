@@ -107,18 +107,18 @@ class Dataset:
     def _checked_classes(self) -> tuple[str, ...]:
         low = int(min(self.y_train.min(), self.y_test.min()))
         high = int(max(self.y_train.max(), self.y_test.max()))
-        given = tuple(str(c) for c in self.classes)
-        if low < 0 or (low > 0 and not given):
+        names = tuple(str(c) for c in self.classes)
+        if low < 0 or (low > 0 and not names):
             raise ConfigError(f"{self.name}: labels start at {low}; they must be 0, ..., K - 1.")
-        if given and high >= len(given):
+        if names and high >= len(names):
             raise ConfigError(
-                f"{self.name}: a label is {high} but classes has {len(given)} names; labels must "
-                f"lie in [0, {len(given) - 1}]."
+                f"{self.name}: a label is {high} but classes has {len(names)} names; labels must "
+                f"lie in [0, {len(names) - 1}]."
             )
-        found = given or tuple(str(k) for k in range(high + 1))
-        if len(found) < 2:
+        classes = names or tuple(str(k) for k in range(high + 1))
+        if len(classes) < 2:
             raise ConfigError(f"{self.name}: all labels are equal; at least 2 classes are needed.")
-        return found
+        return classes
 
     def _checked_columns(self) -> tuple[str, ...]:
         names = tuple(str(c) for c in self.columns) if self.layout == "vector" else ()

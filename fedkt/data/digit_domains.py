@@ -47,16 +47,16 @@ def digits_blurred() -> Dataset:
     return _domain(3, "digits-blurred", _blurred)
 
 
-def _domain(quarter: int, name: str, seen: Callable[[Array], Array]) -> Dataset:
+def _domain(quarter: int, name: str, view: Callable[[Array], Array]) -> Dataset:
     whole = digits()
     train = _quarter(whole.y_train, quarter, "train")
     test = _quarter(whole.y_test, quarter, "test")
     return replace(
         whole,
         name=name,
-        x_train=seen(whole.x_train[train]),
+        x_train=view(whole.x_train[train]),
         y_train=whole.y_train[train],
-        x_test=seen(whole.x_test[test]),
+        x_test=view(whole.x_test[test]),
         y_test=whole.y_test[test],
     )
 

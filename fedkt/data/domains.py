@@ -143,9 +143,9 @@ def joined(domains: Domains, how: str | None, held_out: Ints) -> tuple[Dataset, 
     datasets: list[Dataset] = []
     notes: list[str] = []
     for d, dataset in enumerate(domains.datasets):
-        fitted, said = scaled(dataset, how, hidden[domains.train_domain == d])
+        fitted, remarks = scaled(dataset, how, hidden[domains.train_domain == d])
         datasets.append(fitted)
-        notes += said
+        notes += remarks
     if len(datasets) == 1:
         return datasets[0], tuple(notes)
     alike = len({dataset.x_train.dtype for dataset in datasets}) == 1
@@ -184,9 +184,9 @@ def _common_classes(datasets: Sequence[Dataset]) -> tuple[str, ...]:
     for dataset in datasets:
         if dataset.classes != longest.classes[: dataset.num_classes]:
             pairs = zip(dataset.classes, longest.classes, strict=False)
-            k, (own, other) = next((k, pair) for k, pair in enumerate(pairs) if pair[0] != pair[1])
+            k, (short, long) = next((k, pair) for k, pair in enumerate(pairs) if pair[0] != pair[1])
             raise ConfigError(
-                f"Class {k} is {own!r} in domain {dataset.name} and {other!r} in {longest.name}; "
+                f"Class {k} is {short!r} in domain {dataset.name} and {long!r} in {longest.name}; "
                 "all domains must have the same class names."
             )
     return longest.classes
@@ -202,10 +202,10 @@ def check_columns(one: Dataset, other: Dataset) -> None:
     """
     if not (one.columns and other.columns):
         return
-    for place, (own, others) in enumerate(zip(one.columns, other.columns, strict=True)):
-        if own != others:
+    for place, (column, twin) in enumerate(zip(one.columns, other.columns, strict=True)):
+        if column != twin:
             raise ConfigError(
-                f"Column {place} is {own!r} in {one.name} and {others!r} in {other.name}; tables "
+                f"Column {place} is {column!r} in {one.name} and {twin!r} in {other.name}; tables "
                 "that go together must have the same columns in the same order."
             )
 

@@ -30,8 +30,8 @@ def draw(
         rng = numpy_rng(seed, "draw", 0, client)
         counts = rng.multinomial(samples_per_client, shares)
         rows = [
-            rng.choice(there, count, replace=count > len(there))
-            for there, count in zip(of_class, counts, strict=True)
+            rng.choice(candidates, count, replace=count > len(candidates))
+            for candidates, count in zip(of_class, counts, strict=True)
         ]
         parts.append(np.concatenate(rows).astype(np.int64))
     return parts

@@ -53,10 +53,10 @@ def build_federation(spec: FederationSpec) -> Federation:
     common = np.empty(0, np.int64) if spec.transductive else common_test_rows(domains, spec)
     rows, pool = public_rows(domains, spec)
     splits, shares, notes = _client_rows(domains, pool, spec)
-    train, validation, own = (np.concatenate([parts[i] for parts in splits]) for i in range(3))
+    train, validation, test = (np.concatenate([parts[i] for parts in splits]) for i in range(3))
     # After the split: samples that clients hold out have no part in statistics.
-    dataset, said = joined(domains, spec.scaling, np.concatenate([validation, own]))
-    tests = [*_digests(dataset, "test", common), *_digests(dataset, "train", own)]
+    dataset, scaling = joined(domains, spec.scaling, np.concatenate([validation, test]))
+    tests = [*_digests(dataset, "test", common), *_digests(dataset, "train", test)]
     public = public_set(domains, dataset, rows, spec)
     public = without_test_rows(public, dataset, set(tests), drop=not spec.public_dataset)
     if spec.transductive:
@@ -81,18 +81,18 @@ def build_federation(spec: FederationSpec) -> Federation:
         **_of_domains(domains, spec, test_domain),
         transductive=spec.transductive,
         columns=dataset.columns,
-        notes=(*said, *notes, *public.notes, *([TRANSDUCTIVE] if spec.transductive else [])),
+        notes=(*scaling, *notes, *public.notes, *([TRANSDUCTIVE] if spec.transductive else [])),
     )
 
 
 def _of_clients(dataset: Dataset, splits: list[list[Ints]]) -> dict[str, Any]:
     """Return the fields of a federation that hold the clients' samples and their rows."""
     flat = np.concatenate([rows for parts in splits for rows in parts])
-    held = np.unique(flat)
+    pool = np.unique(flat)
     return {
-        "pool_x": dataset.x_train[held],
-        "pool_y": dataset.y_train[held],
-        "rows": np.searchsorted(held, flat).astype(np.int64),
+        "pool_x": dataset.x_train[pool],
+        "pool_y": dataset.y_train[pool],
+        "rows": np.searchsorted(pool, flat).astype(np.int64),
         "bounds": _bounds(splits),
     }
 
@@ -112,8 +112,8 @@ def _of_domains(domains: Domains, spec: FederationSpec, test_domain: Ints) -> di
 def _class_notes(dataset: Dataset, train: Ints, test_y: Ints, public: Public) -> list[str]:
     """Return notes of classes that the training, the test or the labelled public samples lack."""
     labels = {"training": dataset.y_train[train], "test": test_y}
-    known = {} if public.y is None else {"public": public.y}
-    return class_notes({**labels, **known}, dataset.classes)
+    public_labels = {} if public.y is None else {"public": public.y}
+    return class_notes({**labels, **public_labels}, dataset.classes)
 
 
 def _digests(dataset: Dataset, split: str, rows: Ints | None) -> list[bytes]:
@@ -160,17 +160,17 @@ def _client_rows(
         rows = pool[domains.train_domain[pool] == d]
         labels, seed = domains.y_train[rows], domain_seed(spec.seed, d)
         try:
-            found, said = _share_out(labels, streams, seed, spec)
+            splits_of_domain, remarks = _share_out(labels, streams, seed, spec)
             drawn = drawn_shares(labels, spec.partition, len(clients), seed, shares.shape[1])
         except ConfigError as error:
             if len(domains) == 1:
                 raise
             raise ConfigError(f"Domain {name}: {error}") from error
-        for client, parts in zip(clients, found, strict=True):
+        for client, parts in zip(clients, splits_of_domain, strict=True):
             splits[client] = [rows[chosen] for chosen in parts]
         if drawn is not None:
             shares[clients] = drawn
-        notes += said if len(domains) == 1 else [f"{name}: {note}" for note in said]
+        notes += remarks if len(domains) == 1 else [f"{name}: {note}" for note in remarks]
     untested = sum(len(split[2]) == 0 for split in splits)
     if untested and spec.test_fraction > 0:
         notes.append(f"{untested} of {spec.clients} clients are too small for test samples")

@@ -91,14 +91,14 @@ def _reachable() -> bool:
 
 
 def _columns(name: str, features: Any) -> tuple[str, str]:
-    found = []
+    columns = []
     for kind in ("Image", "ClassLabel"):
         column = next((c for c, f in features.items() if type(f).__name__ == kind), None)
         if column is None:
             kinds = ", ".join(f"{c} ({type(f).__name__})" for c, f in features.items())
             raise ConfigError(f"hub:{name} has no column of type {kind}; it has {kinds}.")
-        found.append(column)
-    return found[0], found[1]
+        columns.append(column)
+    return columns[0], columns[1]
 
 
 def _arrays(

@@ -28,10 +28,10 @@ def class_notes(labels: Mapping[str, Array], classes: Sequence[str]) -> list[str
         One about classes without any sample, and one for each choice of sets that have
         samples of some classes while the others have none.
     """
-    held = {name: np.isin(np.arange(len(classes)), y) for name, y in labels.items() if len(y)}
+    present_in = {name: np.isin(np.arange(len(classes)), y) for name, y in labels.items() if len(y)}
     groups: dict[tuple[str, ...], list[int]] = {}
     for c in range(len(classes)):
-        groups.setdefault(tuple(name for name in held if held[name][c]), []).append(c)
+        groups.setdefault(tuple(name for name in present_in if present_in[name][c]), []).append(c)
     notes = []
     if nowhere := groups.pop((), None):
         notes.append(
@@ -41,7 +41,7 @@ def class_notes(labels: Mapping[str, Array], classes: Sequence[str]) -> list[str
         if all(name.isdecimal() for name in classes):
             notes[0] += "; if labels have gaps, number them 0, ..., K - 1"
     for present, some in groups.items():
-        absent = [name for name in held if name not in present]
+        absent = [name for name in present_in if name not in present]
         if absent:
             notes.append(
                 f"{_listed(some, classes)} {'have' if len(some) > 1 else 'has'} "
@@ -55,8 +55,8 @@ def domain_notes(domains: Domains) -> list[str]:
     notes = []
     for d in domains.sources:
         dataset = domains.datasets[d]
-        known = np.concatenate([dataset.y_train, dataset.y_test])
-        lacking = np.setdiff1d(np.arange(len(domains.classes)), known)
+        labels = np.concatenate([dataset.y_train, dataset.y_test])
+        lacking = np.setdiff1d(np.arange(len(domains.classes)), labels)
         if len(lacking):
             notes.append(f"{dataset.name} has no samples of {_listed(lacking, domains.classes)}")
     return notes

@@ -95,17 +95,17 @@ def partition_with_notes(
     _, dense = np.unique(labels, return_inverse=True)
     dense = dense.astype(np.int64)
     try:
-        found = function(dense[order], argument, clients, _inner_seed(seed), samples_per_client)
+        dealt = function(dense[order], argument, clients, _inner_seed(seed), samples_per_client)
     except ConfigError:
         raise
     except Exception as error:  # a user's code may raise anything
-        ours = isinstance(error, ValueError | AssertionError | ArithmeticError)
-        said = one_line(error).split(". ")[0].rstrip(".") if ours else ""
-        reason = said or raised(error)
+        is_refusal = isinstance(error, ValueError | AssertionError | ArithmeticError)
+        text = one_line(error).split(". ")[0].rstrip(".") if is_refusal else ""
+        reason = text or raised(error)
         raise ConfigError(
             f"Partition {spec!r} cannot share out {n} samples among {clients} clients: {reason}."
         ) from error
-    parts = [np.sort(order[rows]) for rows in _checked(spec, found, n, clients)]
+    parts = [np.sort(order[rows]) for rows in _checked(spec, dealt, n, clients)]
     if samples_per_client:
         return _subsampled(parts, dense, spec, samples_per_client, seed), []
     parts, repaired = _repaired(parts, min_samples, seed)
@@ -167,9 +167,9 @@ def _check_counts(n: int, clients: int, samples_per_client: int, min_samples: in
         )
 
 
-def _checked(spec: str, found: Sequence[Array], n: int, clients: int) -> list[Ints]:
+def _checked(spec: str, dealt: Sequence[Array], n: int, clients: int) -> list[Ints]:
     try:
-        parts = [np.asarray(rows, dtype=np.int64).reshape(-1) for rows in found]
+        parts = [np.asarray(rows, dtype=np.int64).reshape(-1) for rows in dealt]
     except (TypeError, ValueError):  # no arrays of row numbers
         parts = []
     rows = np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)

@@ -33,8 +33,8 @@ def iid(
 
     if argument:
         raise ConfigError(f"Partition 'iid' takes no argument, not {argument!r}.")
-    kept = labels[: samples_per_client * clients] if samples_per_client else labels
-    return _rows(IidPartitioner(clients), kept)
+    dealt = labels[: samples_per_client * clients] if samples_per_client else labels
+    return _rows(IidPartitioner(clients), dealt)
 
 
 @register(part="partitions")
@@ -75,15 +75,15 @@ def pathological(
     """
     from flwr_datasets.partitioner import PathologicalPartitioner
 
-    wanted = _count("pathological", "a number of classes per client", argument)
+    each = _count("pathological", "a number of classes per client", argument)
     classes = int(labels.max()) + 1
-    if wanted > classes:
+    if each > classes:
         raise ConfigError(
-            f"Partition 'pathological:{argument}' wants {wanted} classes per client; the data have "
+            f"Partition 'pathological:{argument}' wants {each} classes per client; the data have "
             f"{classes}."
         )
     mode = "first-deterministic"
-    return _rows(PathologicalPartitioner(clients, "label", wanted, mode, seed=seed), labels)
+    return _rows(PathologicalPartitioner(clients, "label", each, mode, seed=seed), labels)
 
 
 @register(part="partitions")
@@ -97,13 +97,13 @@ def shards(
     """
     from flwr_datasets.partitioner import ShardPartitioner
 
-    wanted = _count("shards", "a number of shards per client", argument)
-    if wanted * clients > len(labels):
+    each = _count("shards", "a number of shards per client", argument)
+    if each * clients > len(labels):
         raise ConfigError(
-            f"Partition 'shards:{argument}' for {clients} clients needs {wanted * clients} shards; "
+            f"Partition 'shards:{argument}' for {clients} clients needs {each * clients} shards; "
             f"there are only {len(labels)} samples."
         )
-    return _rows(ShardPartitioner(clients, "label", wanted, seed=seed), labels)
+    return _rows(ShardPartitioner(clients, "label", each, seed=seed), labels)
 
 
 @register(part="partitions")

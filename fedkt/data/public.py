@@ -48,9 +48,9 @@ def _equal_parts(key: str, spec: FederationSpec, domains: Domains) -> list[tuple
     total, givers = getattr(spec, key), domains.measured
     ways = len(givers)
     parts = [total // ways + (place < total % ways) for place in range(ways)]
-    said = "" if ways == 1 else ", {} of them of domain {}"
+    share = "" if ways == 1 else ", {} of them of domain {}"
     return [
-        (part, f"{key} is {total}{said.format(part, domains.names[d])}")
+        (part, f"{key} is {total}{share.format(part, domains.names[d])}")
         for part, d in zip(parts, givers, strict=True)
     ]
 
@@ -64,8 +64,8 @@ def common_test_rows(domains: Domains, spec: FederationSpec) -> Ints:
         If a domain has fewer test samples than asked for.
     """
     chosen = []
-    given = _equal_parts("test_samples", spec, domains)
-    for d, (part, asked) in zip(domains.measured, given, strict=True):
+    parts = _equal_parts("test_samples", spec, domains)
+    for d, (part, asked) in zip(domains.measured, parts, strict=True):
         rows = np.flatnonzero(domains.test_domain == d)
         if part > len(rows):
             name = domains.names[d]
@@ -98,14 +98,14 @@ def public_rows(domains: Domains, spec: FederationSpec) -> tuple[Ints | None, In
     chosen = []
     for d, (part, asked) in enumerate(_equal_parts("public_samples", spec, domains)):
         rows = np.flatnonzero(domains.train_domain == d)
-        wanted = part or max(1, min(int(len(rows) * PUBLIC_FRACTION), LARGEST_DEFAULT_PUBLIC))
-        if wanted >= len(rows):
+        count = part or max(1, min(int(len(rows) * PUBLIC_FRACTION), LARGEST_DEFAULT_PUBLIC))
+        if count >= len(rows):
             raise ConfigError(
                 f"{asked}; the training part of {domains.names[d]} has {len(rows)} samples and the "
                 "clients need some."
             )
         rng = numpy_rng(domain_seed(spec.seed, d), "public-set")
-        chosen.append(rows[stratified(domains.y_train[rows], wanted, rng)])
+        chosen.append(rows[stratified(domains.y_train[rows], count, rng)])
     rows = np.concatenate(chosen)
     return rows, np.setdiff1d(everything, rows, assume_unique=True)
 
@@ -145,37 +145,38 @@ def _adaptation_pool(domains: Domains, target: int, spec: FederationSpec) -> Int
             f"public_samples is {spec.public_samples}; the training part of target "
             f"{domains.names[target]} has {len(rows)}."
         )
-    wanted = spec.public_samples or min(len(rows), LARGEST_DEFAULT_PUBLIC)
+    count = spec.public_samples or min(len(rows), LARGEST_DEFAULT_PUBLIC)
     # Not stratified: the labels of a target must not even choose among its samples.
     rng = numpy_rng(domain_seed(spec.seed, target), "public-set")
-    return np.sort(rng.permutation(rows)[:wanted])
+    return np.sort(rng.permutation(rows)[:count])
 
 
 def _other_public_set(dataset: Dataset, spec: FederationSpec) -> Public:
     assert spec.public_dataset is not None
-    other = prepared(spec.public_dataset, spec)
+    source = prepared(spec.public_dataset, spec)
     if spec.input_shape or spec.domains:
-        other = fit_input(other, dataset.input_shape)
-    if other.input_shape != dataset.input_shape:
+        source = fit_input(source, dataset.input_shape)
+    if source.input_shape != dataset.input_shape:
         raise ConfigError(
-            f"public_dataset {other.name} has samples of shape {list(other.input_shape)}, "
+            f"public_dataset {source.name} has samples of shape {list(source.input_shape)}, "
             f"{dataset.name} of {list(dataset.input_shape)}; the shapes must agree, or input_shape "
             "must say what images are brought to."
         )
-    check_columns(other, dataset)
-    there = len(other.y_train)
-    if spec.public_samples > there:
+    check_columns(source, dataset)
+    size = len(source.y_train)
+    if spec.public_samples > size:
         raise ConfigError(
-            f"public_samples is {spec.public_samples}; the training part of {other.name} has "
-            f"{there}."
+            f"public_samples is {spec.public_samples}; the training part of {source.name} has "
+            f"{size}."
         )
     rng = numpy_rng(spec.seed, "public-set")
-    rows = stratified(other.y_train, spec.public_samples or min(there, LARGEST_DEFAULT_PUBLIC), rng)
-    other, notes = scaled(other, spec.scaling, np.zeros(there, dtype=bool))
-    if other.classes == dataset.classes:
-        return Public(other.x_train[rows], other.y_train[rows], other.name, notes=notes)
-    unused = f"the labels of public set {other.name} are not used: its classes differ"
-    return Public(other.x_train[rows], None, other.name, notes=(*notes, unused))
+    count = spec.public_samples or min(size, LARGEST_DEFAULT_PUBLIC)
+    rows = stratified(source.y_train, count, rng)
+    source, notes = scaled(source, spec.scaling, np.zeros(size, dtype=bool))
+    if source.classes == dataset.classes:
+        return Public(source.x_train[rows], source.y_train[rows], source.name, notes=notes)
+    unused = f"the labels of public set {source.name} are not used: its classes differ"
+    return Public(source.x_train[rows], None, source.name, notes=(*notes, unused))
 
 
 def without_test_rows(
@@ -201,23 +202,23 @@ def without_test_rows(
     ConfigError
         If there are any and they are not to be dropped, or none would be left.
     """
-    seen = model_inputs(public.x, dataset.input_shape)
-    kept = np.array([digest not in tests for digest in row_digests(seen)], dtype=bool)
-    overlap = int((~kept).sum())
+    inputs = model_inputs(public.x, dataset.input_shape)
+    keep = np.array([digest not in tests for digest in row_digests(inputs)], dtype=bool)
+    overlap = int((~keep).sum())
     if not overlap:
         return public
     if not drop:
         raise ConfigError(
-            f"{overlap} of {len(kept)} rows of public_dataset {public.name} are also test samples "
+            f"{overlap} of {len(keep)} rows of public_dataset {public.name} are also test samples "
             f"of {dataset.name}; public and test data must not overlap."
         )
-    if not kept.any():
+    if not keep.any():
         raise ConfigError(f"Every public sample of {public.name} is also a test sample.")
     note = f"{overlap} public samples equal to test samples were dropped"
     return replace(
         public,
-        x=public.x[kept],
-        y=None if public.y is None else public.y[kept],
-        rows=None if public.rows is None else public.rows[kept],
+        x=public.x[keep],
+        y=None if public.y is None else public.y[keep],
+        rows=None if public.rows is None else public.rows[keep],
         notes=(*public.notes, note),
     )

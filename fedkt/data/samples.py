@@ -84,12 +84,12 @@ class Samples:
             return self
         if self._latest and torch.equal(ids, self._latest[0].ids):
             return self._latest[0]
-        known, order = self._sorted_ids
-        places = torch.searchsorted(known, ids)
-        found = places < len(known)
-        found[found.clone()] = known[places[found]] == ids[found]
-        if not bool(found.all()):
-            raise KnowledgeError(f"no sample has the id {int(ids[~found][0])}")
+        sorted_ids, order = self._sorted_ids
+        places = torch.searchsorted(sorted_ids, ids)
+        present = places < len(sorted_ids)
+        present[present.clone()] = sorted_ids[places[present]] == ids[present]
+        if not bool(present.all()):
+            raise KnowledgeError(f"no sample has the id {int(ids[~present][0])}")
         self._latest[:] = [self.select(order[places])]
         return self._latest[0]
 
@@ -99,8 +99,8 @@ class Samples:
 
     @cached_property
     def _sorted_ids(self) -> tuple[Tensor, Tensor]:
-        known, order = torch.sort(self.ids)
-        return known, order
+        ids, order = torch.sort(self.ids)
+        return ids, order
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,13 +45,13 @@ def scaled(dataset: Dataset, how: str | None, held_out: Array) -> tuple[Dataset,
     tuple[str, ...]
         Notes.
     """
-    known, notes = dataset.x_train[~held_out], []
+    visible, notes = dataset.x_train[~held_out], []
     if how is None:
-        how, note = _default(dataset, known)
+        how, note = _default(dataset, visible)
         notes += [note] if note else []
     if (how == "unit") == _is_unit(dataset) and how != "standardise":
         return dataset, tuple(notes)
-    change = CHANGES[how](known.reshape(-1, _columns(dataset)))
+    change = CHANGES[how](visible.reshape(-1, _columns(dataset)))
     x_train, x_test = change(dataset.x_train), change(dataset.x_test)
     return replace(dataset, x_train=x_train, x_test=x_test), tuple(notes)
 
@@ -126,17 +126,17 @@ def unit_bytes(x: Array) -> Array:
     return out
 
 
-def _default(dataset: Dataset, known: Array) -> tuple[str, str]:
+def _default(dataset: Dataset, visible: Array) -> tuple[str, str]:
     """Return the default scale of a data set, and a note, which may be empty."""
     if dataset.layout == "image":
-        low, high = float(known.min()), float(known.max())
+        low, high = float(visible.min()), float(visible.max())
         if low >= 0 and high <= WHITE:
             return "unit", ""
         return "none", (
             f"{dataset.name}: float images with values from {low:.3g} to {high:.3g} are left as "
             "stored; data.scale says how to scale them, data.layout if they are no images"
         )
-    largest = np.abs(known.reshape(-1, _columns(dataset))).max(0).astype(np.float64)
+    largest = np.abs(visible.reshape(-1, _columns(dataset))).max(0).astype(np.float64)
     ratio = largest.max() / largest[largest > 0].min(initial=np.inf)
     if ratio <= MUCH:
         return "none", ""

@@ -86,10 +86,10 @@ def open_dataset(
     stored = sorted(f.relative_to(folder).with_suffix("").as_posix() for f in folder.rglob("*.npz"))
     near = difflib.get_close_matches(reference, [*names("datasets"), *stored], n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    held = ", ".join(f"{name}.npz" for name in stored) or "no .npz files"
+    files = ", ".join(f"{name}.npz" for name in stored) or "no .npz files"
     raise ConfigError(
         f"Unknown data set {reference!r}.{hint} Registered: {', '.join(names('datasets'))}. "
-        f"{folder} holds {held}."
+        f"{folder} holds {files}."
     )
 
 
@@ -106,9 +106,9 @@ def load_npz(file: Path, name: str, layout: str = "") -> Dataset:
         with np.load(file, allow_pickle=False) as archive:
             missing = [key for key in ARRAYS if key not in archive]
             if missing:
-                held = ", ".join(archive.files) or "nothing"
+                names = ", ".join(archive.files) or "nothing"
                 raise ConfigError(
-                    f"{file}: no array {missing[0]!r} (it holds {held}); {', '.join(ARRAYS)} are "
+                    f"{file}: no array {missing[0]!r} (it holds {names}); {', '.join(ARRAYS)} are "
                     "needed."
                 )
             arrays: dict[str, Any] = {key: archive[key] for key in ARRAYS}

@@ -221,8 +221,8 @@ class Federation:
             header = json.loads((folder / "federation.json").read_text(encoding="utf-8"))
             if header.pop("format") != FORMAT:
                 raise ConfigError(f"{folder} was saved by another version of fedkt.")
-            held = (*ARRAYS, *header.pop("optional"))
-            arrays = {key: _open(folder / f"{key}.npy") for key in held}
+            keys = (*ARRAYS, *header.pop("optional"))
+            arrays = {key: _open(folder / f"{key}.npy") for key in keys}
             for key in ("classes", "input_shape", "domains", "notes", "columns"):
                 header[key] = tuple(header.get(key, ()))
             return cls(**{"public_y": None, **arrays, **header})
@@ -233,8 +233,8 @@ class Federation:
             raise ConfigError(f"{folder} holds no readable federation: {reason}.") from error
 
     def _arrays(self) -> dict[str, Array]:
-        held = {key: getattr(self, key) for key in (*ARRAYS, *OPTIONAL)}
-        return {key: array for key, array in held.items() if array is not None}
+        arrays = {key: getattr(self, key) for key in (*ARRAYS, *OPTIONAL)}
+        return {key: array for key, array in arrays.items() if array is not None}
 
     def _header(self) -> dict[str, Any]:
         return {
@@ -258,15 +258,15 @@ class Federation:
 
     def _cached(self, role: str | int) -> Samples | None:
         """Return the public or common test set, or the test samples of a domain."""
-        held = _shared.setdefault(self.token, {})
-        if role not in held:
+        sets = _shared.setdefault(self.token, {})
+        if role not in sets:
             if isinstance(role, int):
-                held[role] = self._domain_test(role)
+                sets[role] = self._domain_test(role)
             else:
-                held[role] = self._public() if role == "public" else self._common_test()
+                sets[role] = self._public() if role == "public" else self._common_test()
         while len(_shared) > MOST_FEDERATIONS:
             _shared.popitem(last=False)
-        return held[role]
+        return sets[role]
 
     def _public(self) -> Samples | None:
         ids = np.arange(len(self.public_x))
@@ -280,8 +280,8 @@ class Federation:
         common = self._cached("common-test")
         if common is None or self.test_domain is None:
             return common
-        own = torch.tensor(self.test_domain) == domain
-        return common if bool(own.all()) else common.select(own)
+        of_domain = torch.tensor(self.test_domain) == domain
+        return common if bool(of_domain.all()) else common.select(of_domain)
 
     def _samples(self, x: Array, y: Array | None, ids: Ints) -> Samples:
         # torch.tensor copies, which from_numpy does not: the arrays may be read-only.

@@ -78,10 +78,10 @@ def histogram_leakage(
     distances: list[float | None] = [None] * len(counts)
     uniform = []
     for client, guess in guesses.items():
-        held = torch.tensor(counts[client], dtype=torch.float64)
-        if not held.any():
+        histogram = torch.tensor(counts[client], dtype=torch.float64)
+        if not histogram.any():
             continue
-        truth = held / held.sum()
+        truth = histogram / histogram.sum()
         correlations[client] = _correlation(guess.double(), truth)
         distances[client] = _total_variation(guess.double(), truth)
         uniform.append(_total_variation(torch.full_like(truth, 1 / len(truth)), truth))

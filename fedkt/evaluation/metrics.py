@@ -31,11 +31,11 @@ def over_clients(values: Sequence[float | None]) -> OverClients:
     OverClients
         Mean and standard deviation (population form) over the clients that have one.
     """
-    known = [_known(v) for v in values]
-    present = np.array([v for v in known if v is not None], dtype=np.float64)
+    per_client = [_known(v) for v in values]
+    present = np.array([v for v in per_client if v is not None], dtype=np.float64)
     if not len(present):
-        return {"mean": None, "std": None, "per_client": known}
-    return {"mean": float(present.mean()), "std": float(present.std()), "per_client": known}
+        return {"mean": None, "std": None, "per_client": per_client}
+    return {"mean": float(present.mean()), "std": float(present.std()), "per_client": per_client}
 
 
 def _known(value: float | None) -> float | None:

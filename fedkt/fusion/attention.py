@@ -71,6 +71,6 @@ def dynamic_attention(before: Tensor, after: Tensor, temperature: float = 1.0) -
         ``[N]`` on the simplex; 1/N each if no client has a value before.
     """
     gains = before - after
-    known = ~gains.isnan()
-    usual = gains[known].mean() if bool(known.any()) else gains.new_zeros(())
-    return torch.softmax(torch.where(known, gains, usual) / temperature, 0)
+    is_known = ~gains.isnan()
+    usual = gains[is_known].mean() if bool(is_known.any()) else gains.new_zeros(())
+    return torch.softmax(torch.where(is_known, gains, usual) / temperature, 0)

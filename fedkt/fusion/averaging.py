@@ -79,13 +79,13 @@ def personalised_mean(stack: Stack, weights: Tensor) -> Fused:
 
 
 def _personalised_over_present(stack: Stack, weights: Tensor, present: Tensor) -> Fused:
-    held = weights @ present.to(weights.dtype)
+    covered = weights @ present.to(weights.dtype)
     masked = torch.where(_like(present, stack.values), stack.values, 0)
     sums, personal = mix_rows(weights, masked), {}
     assert stack.ids is not None
     for n, client in enumerate(stack.clients):
-        rows = held[n] > 0
-        total = held[n][rows].to(sums.dtype)
+        rows = covered[n] > 0
+        total = covered[n][rows].to(sums.dtype)
         values = sums[n][rows] / _like(total, sums[n][rows])
         personal[client] = {stack.name: Knowledge(stack.kind, {"values": values}, stack.ids[rows])}
     return Fused(personal=personal)
@@ -108,11 +108,11 @@ def average_rows(stack: Stack, weights: Tensor) -> Knowledge:
     """
     assert stack.ids is not None
     total = weights.sum(0)
-    held = total > 0
-    values = stack.values[:, held]
-    share = (weights[:, held] / total[held]).to(values.dtype)
+    covered = total > 0
+    values = stack.values[:, covered]
+    share = (weights[:, covered] / total[covered]).to(values.dtype)
     mixed = torch.einsum("nm,nm...->m...", share, values)
-    return Knowledge(stack.kind, {"values": mixed}, stack.ids[held])
+    return Knowledge(stack.kind, {"values": mixed}, stack.ids[covered])
 
 
 def _like(rows: Tensor, values: Tensor) -> Tensor:
@@ -157,11 +157,11 @@ def mix_rows(weights: Tensor, values: Tensor) -> Tensor:
     mixed = empty((rows, total), values.dtype)
     step = min(total, max(1, BLOCK // max(1, clients, rows)))
     # Used for all blocks, because memory of this size is new, and slow, whenever it is asked for.
-    read, made = (torch.empty(step * n, dtype=dtype) for n in (clients, rows))
+    inputs, outputs = (torch.empty(step * n, dtype=dtype) for n in (clients, rows))
     for at in range(0, total, step or 1):
         columns = flat[:, at : at + step]
-        block = read[: columns.numel()].view(columns.shape).copy_(columns)
-        product = made[: rows * columns.shape[1]].view(rows, -1)
+        block = inputs[: columns.numel()].view(columns.shape).copy_(columns)
+        product = outputs[: rows * columns.shape[1]].view(rows, -1)
         mixed[:, at : at + step] = torch.mm(operator, block, out=product)
     return mixed.view(shape)
 

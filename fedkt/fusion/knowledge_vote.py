@@ -133,8 +133,8 @@ def _over_coalitions(cast: Tensor) -> Tensor:
             worth = quality(cast[list(coalition)])
             # A coalition's worth counts for its members, and against those who are not in it.
             for player in everyone:
-                others = size - 1 if player in coalition else size
-                share = 1 / (players * math.comb(players - 1, others))
+                size_without = size - 1 if player in coalition else size
+                share = 1 / (players * math.comb(players - 1, size_without))
                 values[player] += share * worth if player in coalition else -share * worth
     return values.clamp_min(0)
 

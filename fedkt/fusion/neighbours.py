@@ -77,9 +77,9 @@ def keep_nearest(weights: Tensor, nearest: int) -> Tensor:
     """
     if not 0 < nearest < weights.shape[1]:
         return weights
-    found = weights.topk(nearest, dim=1)
-    kept = torch.zeros_like(weights).scatter_(1, found.indices, found.values)
-    return kept.div_(kept.sum(1, keepdim=True))
+    largest = weights.topk(nearest, dim=1)
+    sparse = torch.zeros_like(weights).scatter_(1, largest.indices, largest.values)
+    return sparse.div_(sparse.sum(1, keepdim=True))
 
 
 def pairwise_divergence(q: Tensor, divergence: Divergence) -> Tensor:

@@ -39,14 +39,14 @@ def soften(logits: Tensor) -> Tensor:
         ``[N, M, C]``.
     """
     mean_entropy = entropy(torch_softmax(logits)).mean(-1)
-    wanted = mean_entropy.quantile(0.5)
+    target = mean_entropy.quantile(0.5)
     low = torch.full_like(mean_entropy, LOWEST_LOG_BETA)
     high = torch.zeros_like(mean_entropy)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         h = entropy(torch_softmax(middle.exp()[:, None, None] * logits)).mean(-1)
-        low, high = torch.where(h > wanted, middle, low), torch.where(h > wanted, high, middle)
-    beta = torch.where(mean_entropy >= wanted, torch.ones_like(low), ((low + high) / 2).exp())
+        low, high = torch.where(h > target, middle, low), torch.where(h > target, high, middle)
+    beta = torch.where(mean_entropy >= target, torch.ones_like(low), ((low + high) / 2).exp())
     return beta[:, None, None] * logits
 
 
@@ -121,9 +121,9 @@ def class_reliability(probabilities: Tensor, weights: Tensor, power: float = 1.0
     for _ in range(2):
         u = weights / weights.sum(0).clamp_min(1e-38)
         target = torch.einsum("nm,nmc->mc", u, probabilities)
-        others = (target - u[..., None] * probabilities).clamp_min(0)
-        others = others / others.sum(-1, keepdim=True).clamp_min(1e-12)
-        mass = start[..., None] * others
+        peers = (target - u[..., None] * probabilities).clamp_min(0)
+        peers = peers / peers.sum(-1, keepdim=True).clamp_min(1e-12)
+        mass = start[..., None] * peers
         q = ((mass * probabilities).sum(1) + 0.2) / (mass.sum(1) + 2.0)
         rho = ((q - chance) / (1 - chance)).clamp(0.01, 1) ** power
         weights = start * (rho @ target.T)
@@ -171,8 +171,8 @@ def weighted_median(values: Tensor, weights: Tensor) -> Tensor:
 
 def _peer_medians(agreement: Tensor, weight: Tensor) -> Tensor:
     n = len(agreement)
-    others = [torch.arange(n) != i for i in range(n)]
-    return torch.stack([weighted_median(agreement[i][o], weight[o]) for i, o in enumerate(others)])
+    peers = [torch.arange(n) != i for i in range(n)]
+    return torch.stack([weighted_median(agreement[i][o], weight[o]) for i, o in enumerate(peers)])
 
 
 def _copies(agreement: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ def build_model(reference: str, input_shape: tuple[int, ...], num_classes: int) 
 def _check_outputs(
     reference: str, model: nn.Module, input_shape: tuple[int, ...], num_classes: int
 ) -> None:
-    lazy = next((name for name, one in model.named_parameters() if is_lazy(one)), None)
+    lazy = next((name for name, parameter in model.named_parameters() if is_lazy(parameter)), None)
     if lazy is not None:
         raise ConfigError(
             f"model {reference!r} has no shape for {lazy!r} before it is called (nn.LazyLinear and "

@@ -61,9 +61,9 @@ class Head:
         features, classes : int
             d and C.
         """
-        given = {"features": features, "classes": classes, "pair": 2 * features}
+        input_widths = {"features": features, "classes": classes, "pair": 2 * features}
         sizes = {0: features, -1: classes}
-        widths = [given[self.inputs], *(sizes.get(n, n) for n in self.layers)]
+        widths = [input_widths[self.inputs], *(sizes.get(n, n) for n in self.layers)]
         module = nn.Module()
         for i, (before, after) in enumerate(itertools.pairwise(widths)):
             module.add_module(str(i), nn.Linear(before, after))

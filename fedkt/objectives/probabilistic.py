@@ -87,17 +87,17 @@ class Probabilistic:
         self, outputs: Outputs, batch: Batch, knowledge: Mapping[str, Knowledge]
     ) -> Tensor:
         """Return the scalar loss."""
-        mean, classify, own = outputs.features, outputs.classify, outputs.parameters
+        mean, classify, parameters = outputs.features, outputs.classify, outputs.parameters
         if batch.y is None or mean is None or classify is None:
             raise KnowledgeError("probabilistic needs labels and a model with features")
-        std = _positive(apply_head(own, "scale", mean))
+        std = _positive(apply_head(parameters, "scale", mean))
         z = mean + std * torch.randn_like(mean)
         losses = F.cross_entropy(classify(z), batch.y, reduction="none")
         losses = losses + self.length * torch.linalg.vector_norm(z, dim=-1)
         if self.excess:
             one_hot = F.one_hot(batch.y, outputs.logits.shape[-1]).to(mean.dtype)
-            centre = apply_head(own, "class-mean", one_hot)
-            spread = _positive(apply_head(own, "class-scale", one_hot))
+            centre = apply_head(parameters, "class-mean", one_hot)
+            spread = _positive(apply_head(parameters, "class-scale", one_hot))
             losses = losses + self.excess * gaussian_kl(mean, std, centre, spread)
         return weighted_mean(losses, batch.weight)
 

@@ -55,9 +55,9 @@ class Blend:
         if self.refreshed == 0:
             return now
         assert refreshed is not None
-        other = self.scale * refreshed + self.prior * log_prior
-        both = (1 - self.refreshed) * F.log_softmax(now, dim=-1)
-        return both + self.refreshed * F.log_softmax(other, dim=-1)
+        copy = self.scale * refreshed + self.prior * log_prior
+        mixture = (1 - self.refreshed) * F.log_softmax(now, dim=-1)
+        return mixture + self.refreshed * F.log_softmax(copy, dim=-1)
 
 
 # The read-outs that a gate chooses from, in the order in which their losses travel.
@@ -129,8 +129,8 @@ def mean_losses(stack: Stack) -> Knowledge:
         Statistics of the same shape; all -1 if nobody has a figure.
     """
     losses = stack.tensors["losses"]
-    known = losses[(losses >= 0).all(1)]
-    return as_knowledge(known.mean(0) if len(known) else None)
+    measured = losses[(losses >= 0).all(1)]
+    return as_knowledge(measured.mean(0) if len(measured) else None)
 
 
 def choose(own: Tensor | None, federation: Knowledge | None) -> Blend:

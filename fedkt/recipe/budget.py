@@ -58,12 +58,12 @@ def described(recipe: Recipe, public: int, public_batch: int) -> str:
         The batch size for public data.
     """
     plain = alone(recipe)
-    said = [
+    clauses = [
         _step_described(step, public, public_batch) + when
         for steps, when in ((plain.learn, ""), (plain.start, " once"))
         for step in trainings(steps)
     ]
-    return " + ".join(said) or "0 epochs"
+    return " + ".join(clauses) or "0 epochs"
 
 
 def batches_beside(step: Train, public: int, public_batch: int) -> int:
@@ -73,7 +73,7 @@ def batches_beside(step: Train, public: int, public_batch: int) -> int:
 
 def _private(steps: Iterable[Step], recipe: Recipe, rehearsal: bool) -> list[Train]:
     """Return the private training of some steps, each as a step of its own."""
-    found = []
+    steps_alone = []
     for step in trainings(steps):
         if not step.epochs:
             continue
@@ -83,7 +83,7 @@ def _private(steps: Iterable[Step], recipe: Recipe, rehearsal: bool) -> list[Tra
             samples = _rows(step, recipe)
         else:
             continue
-        found.append(
+        steps_alone.append(
             Train(
                 on="private",
                 terms=[CrossEntropy()],
@@ -93,7 +93,7 @@ def _private(steps: Iterable[Step], recipe: Recipe, rehearsal: bool) -> list[Tra
                 pace="public" if step.on == "public" else step.pace,
             )
         )
-    return found
+    return steps_alone
 
 
 def _rows(step: Train, recipe: Recipe) -> int:

@@ -38,14 +38,14 @@ def _wire_name(kind: str, part: type[Any]) -> str:
     """Return the name by which the other side finds a part, and no other part."""
     name = registry.registered_name(kind, part)
     try:
-        there = registry.lookup(kind, name, files=False)
+        rival = registry.lookup(kind, name, files=False)
     except ConfigError:
-        there = None
+        rival = None
     in_file = "@" in name  # an equal file in another place has equal parts
-    if there is None or not (there is part or in_file):
-        taken = "" if there is None else f"; {name!r} is {there.__module__}.{there.__name__}"
+    if rival is None or not (rival is part or in_file):
+        clash = "" if rival is None else f"; {name!r} is {rival.__module__}.{rival.__name__}"
         raise ConfigError(
-            f"{part.__module__}.{part.__name__} is not registered{taken}. Write @register (of "
+            f"{part.__module__}.{part.__name__} is not registered{clash}. Write @register (of "
             "fedkt.registry) above it."
         )
     return name

@@ -66,12 +66,12 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for phase, kinds in _HELD.items():
-            held = listed("Recipe", phase, getattr(self, phase), kinds)
-            object.__setattr__(self, phase, held)
+            steps = listed("Recipe", phase, getattr(self, phase), kinds)
+            object.__setattr__(self, phase, steps)
         names = [s.name for s in self.share] + list(self.given)
         served = [s.readout for s in self.share if s.readout]
-        wanted = [r for r in (self.readout,) if r == "gate"]
-        if served != wanted or (served and not self.absorb):
+        needed = [r for r in (self.readout,) if r == "gate"]
+        if served != needed or (served and not self.absorb):
             raise ConfigError(
                 "Readout 'gate' and a Gate share go together, once, and with an absorb phase."
             )

@@ -50,11 +50,11 @@ class Validation(Share):
     def make(self, model: Model, work: ShareWork) -> Knowledge:
         """Return loss and accuracy of both models; the model ends as it was."""
         samples = work.data.validation if len(work.data.validation) else work.data.train
-        own, state = _measured(model, samples), model.state()
+        current, state = _measured(model, samples), model.state()
         model.load_weights(work.knowledge[self.source])
         received = _measured(model, samples)
         model.load_state(state)
-        return Knowledge("statistics", {"own": own, "received": received})
+        return Knowledge("statistics", {"own": current, "received": received})
 
     def expected(self, asked: Asked) -> Expected:
         """Return ``own [2]`` and ``received [2]``: losses from 0 on, accuracies in [0, 1]."""
