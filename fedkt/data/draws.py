@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedkt.data.partitioners import alpha_of
+from fedkt.data.partitioners import alpha_of, overlapping
 from fedkt.data.splits import Array, Ints
 from fedkt.errors import ConfigError
 from fedkt.registry import register
 from fedkt.rng import numpy_rng
 
 
+def class_shares(argument: str, clients: int, classes: int, seed: int) -> Array:
+    """Return the class shares of :func:`draw`, float64 ``[clients, classes]``.
+
+    Raises
+    ------
+    ConfigError
+        If the argument is no alpha.
+    """
+    alpha = alpha_of("draw", argument)
+    rows = [
+        numpy_rng(seed, "draw-shares", 0, client).dirichlet(np.full(classes, alpha))
+        for client in range(clients)
+    ]
+    return np.stack(rows)
+
+
 @register(part="partitions")
+@overlapping(class_shares)
 def draw(
     labels: Ints, argument: str, clients: int, seed: int, samples_per_client: int
 ) -> list[Ints]:
@@ -35,19 +52,3 @@ def draw(
         ]
         parts.append(np.concatenate(rows).astype(np.int64))
     return parts
-
-
-def class_shares(argument: str, clients: int, classes: int, seed: int) -> Array:
-    """Return the class shares that :func:`draw` uses, float64 ``[clients, classes]``.
-
-    Raises
-    ------
-    ConfigError
-        If the argument is no alpha.
-    """
-    alpha = alpha_of("draw", argument)
-    rows = [
-        numpy_rng(seed, "draw-shares", 0, client).dirichlet(np.full(classes, alpha))
-        for client in range(clients)
-    ]
-    return np.stack(rows)

@@ -11,15 +11,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from fedkt.data.draws import class_shares
+from fedkt.data.partitioners import ClassShares
 from fedkt.data.splits import Array, Ints, stratified
 from fedkt.errors import ConfigError
 from fedkt.registry import lookup
 from fedkt.rng import derive, numpy_rng
 from fedkt.text import one_line, raised
-
-# Partitions under which two clients may hold the same sample.
-OVERLAPPING = ("draw",)
 
 # (labels [n], argument, clients, seed, samples per client or 0) -> row numbers per client
 Partition = Callable[[Ints, str, int, int, int], Sequence[Array]]
@@ -114,7 +111,7 @@ def partition_with_notes(
 
 def overlaps(spec: str) -> bool:
     """Return whether two clients may hold the same sample."""
-    return spec.partition(":")[0] in OVERLAPPING
+    return _class_shares(spec) is not None
 
 
 def drawn_shares(
@@ -128,13 +125,18 @@ def drawn_shares(
         float64 ``[clients, num_classes]``, rows sum to 1; None for partitions that share out
         the samples there are.
     """
-    if not overlaps(spec):
+    class_shares, argument = _class_shares(spec), _resolve(spec)[1]
+    if class_shares is None:
         return None
     present = np.unique(labels)
     shares = np.zeros((clients, num_classes))
-    argument = spec.partition(":")[2].strip()
     shares[:, present] = class_shares(argument, clients, len(present), _inner_seed(seed))
     return shares
+
+
+def _class_shares(spec: str) -> ClassShares | None:
+    """Return by which class shares a partition's clients draw; None where they share out."""
+    return getattr(_resolve(spec)[0], "class_shares", None)
 
 
 def _inner_seed(seed: int) -> int:

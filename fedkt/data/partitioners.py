@@ -5,6 +5,8 @@ argument after the colon, the number of clients, a seed and the number of sample
 (0 = all there is); it returns row numbers per client. A partition that hands out more than
 the samples per client is cut down by :func:`fedkt.data.partition.partition`.
 
+A function decorated with :func:`overlapping` lets clients draw instead of sharing out.
+
 flwr-datasets is imported only when needed: that takes seconds.
 """
 
@@ -12,16 +14,39 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
-from fedkt.data.splits import Ints
+from fedkt.data.splits import Array, Ints
 from fedkt.errors import ConfigError, unknown
 from fedkt.registry import register
 
 # Beyond these bounds a Dirichlet draw is one-hot, exactly uniform, or overflows.
 SMALLEST_ALPHA, LARGEST_ALPHA = 1e-4, 1e6
+
+# (argument, clients, classes, seed) -> the class shares that clients draw by [clients, classes]
+ClassShares = Callable[[str, int, int, int], Array]
+T = TypeVar("T")
+
+
+def overlapping(class_shares: ClassShares) -> Callable[[T], T]:
+    """Return a decorator for partitions under which two clients may hold the same sample.
+
+    Parameters
+    ----------
+    class_shares : callable
+        From the argument, the number of clients, the number of classes and the seed to the class
+        shares that each client draws its samples by, float64 ``[clients, classes]``: what
+        ``personalised = "matched"`` measures against.
+    """
+
+    def mark(function: T) -> T:
+        vars(function)["class_shares"] = class_shares
+        return function
+
+    return mark
 
 
 @register(part="partitions")

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from fedkt.data.federation import FederationSpec, build_federation
-from fedkt.data.partition import drawn_shares, partition
+from fedkt.data.partition import drawn_shares, overlaps, partition
 from fedkt.errors import ConfigError
 
 LABELS = np.random.default_rng(0).integers(0, 5, 400)
@@ -88,3 +90,26 @@ def test_it_survives_a_file(tmp_path: object) -> None:
 def test_what_cannot_be_drawn(changes: dict[str, object], part: str) -> None:
     with pytest.raises(ConfigError, match=part):
         build_federation(FederationSpec(**{**SPEC.__dict__, **changes}))
+
+
+def test_a_partition_of_one_s_own_may_overlap(tmp_path: Path) -> None:
+    """Its clients' class shares are its own, not those of ``draw``."""
+    file = tmp_path / "own.py"
+    file.write_text(
+        "import numpy as np\n"
+        "from fedkt.data.partitioners import overlapping\n"
+        "def halves(argument, clients, classes, seed):\n"
+        "    return np.tile([0.5, 0.5] + [0.0] * (classes - 2), (clients, 1))\n"
+        "@overlapping(halves)\n"
+        "def same(labels, argument, clients, seed, samples_per_client):\n"
+        "    rows = np.flatnonzero(labels < 2)[:samples_per_client]\n"
+        "    return [rows] * clients\n",
+        encoding="utf-8",
+    )
+    spec = f"{file}:same"
+    assert overlaps(spec)
+    first, second = partition(LABELS, spec, 2, 0, 4)
+    assert first.tolist() == second.tolist()
+    shares = drawn_shares(LABELS, spec, 2, 0, 5)
+    assert shares is not None
+    assert shares.tolist() == [[0.5, 0.5, 0.0, 0.0, 0.0]] * 2
