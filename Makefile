@@ -30,7 +30,7 @@ lint: $(READY)
 
 # Types are checked on the built wheel: only there do the four folders form one package.
 types: $(READY)
-	rm -rf build/types && mkdir -p build/types
+	rm -rf build && mkdir -p build/types
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/types .
 	$(BIN)/python -m pip install --quiet --no-deps --target build/types/site build/types/*.whl
 	cd build/types && MYPYPATH=site ../../$(BIN)/mypy --config-file ../../pyproject.toml -p fedkt

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 from torch import Tensor
 
@@ -10,7 +10,6 @@ from fedkt.adaptation.discrepancy import fourier_mean
 from fedkt.knowledge import Knowledge
 
 Workspace = Literal["features", "fourier", "gaussian"]
-FORMS: tuple[str, ...] = get_args(Workspace)
 
 
 def describe(

@@ -21,7 +21,7 @@ class Gate(Share):
     """Mean losses of the client's held-out samples under the gate's read-outs.
 
     75 floats, as they were when the client last absorbed; see ``fedkt.readouts``. The server
-    returns their mean over the clients (``fedkt.readouts.blends.mean_losses``) under the same name.
+    returns their mean over the clients (``fedkt.readouts.mean_losses``) under the same name.
     """
 
     name: str = "gate"

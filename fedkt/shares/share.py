@@ -180,5 +180,5 @@ class Share:
         raise NotImplementedError
 
     def expected(self, asked: Asked) -> Expected:
-        """Return the form of an upload; the server sets the bounds of its numbers."""
+        """Return the form of an upload; the server's bounds of numbers hold, too."""
         raise NotImplementedError

@@ -169,7 +169,7 @@ def _say(line: str, error: BaseException) -> int:
         if "--debug" in sys.argv:
             traceback.print_exc()
     for note in getattr(error, "__notes__", []):
-        line += f" What is finished is kept; {note}"
+        line = f"{line.rstrip('.')}. What is finished is kept; {note}"
     print(line, file=sys.stderr)
     return status
 

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 Method = Literal["pca", "tsne"]
 SAMPLES = 200
 """Samples of each domain, at most."""
-_BATCH = 64
 
 
 @dataclass(frozen=True)

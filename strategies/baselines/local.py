@@ -50,7 +50,7 @@ class Local(KnowledgeStrategy):
     ) -> None:
         self.local_epochs, self.local_samples, self.times = local_epochs, local_samples, times
         self.like, self.rehearsal = like, rehearsal
-        _ = self.settled_recipe  # a bad strategy shows here
+        self.recipe()  # a bad strategy shows here
 
     def recipe(self) -> Recipe:
         """Train on private data."""

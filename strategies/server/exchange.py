@@ -292,8 +292,9 @@ class Exchange:
     def _expected(self, share: Share) -> Expected:
         ids, roster = self._ids(share.name, self.report.round), self.roster
         asked = Asked(ids, roster.num_classes, roster.input_shape, self._shapes)
-        largest = self.options.bounds.value
-        return replace(share.expected(asked), largest=largest, partial=share.partial)
+        expected = share.expected(asked)
+        largest = min(expected.largest, self.options.bounds.value)
+        return replace(expected, largest=largest, partial=share.partial)
 
     def check_fused(self, fused: Fused) -> None:
         """Refuse what cannot be sent; every participant must find in it what it reads.

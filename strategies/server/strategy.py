@@ -165,9 +165,9 @@ class KnowledgeStrategy(Strategy):
     @property
     def settled_recipe(self) -> Recipe:
         """The recipe of the run: made by :meth:`recipe` once, on first use."""
-        if "_recipe" not in self.__dict__:
-            self.__dict__["_recipe"] = self.recipe()
-        recipe: Recipe = self.__dict__["_recipe"]
+        if "_settled_recipe" not in self.__dict__:
+            self.__dict__["_settled_recipe"] = self.recipe()
+        recipe: Recipe = self.__dict__["_settled_recipe"]
         return recipe
 
     @property

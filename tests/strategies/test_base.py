@@ -252,6 +252,17 @@ def test_a_method_of_absorbing_only(world, with_options) -> None:
     assert means[-1] > means[0]
 
 
+def test_a_recipe_is_made_once_whatever_a_strategy_calls_its_own() -> None:
+    class Named(FedAvg):
+        def __init__(self) -> None:
+            super().__init__()
+            self._recipe = "mean"
+
+    strategy = Named()
+    assert strategy.settled_recipe == FedAvg().recipe()
+    assert strategy.settled_recipe is strategy.settled_recipe
+
+
 def test_strategies_do_not_share_memory_or_options() -> None:
     one, other = KnFu(), KnFu()
     one.memory["x"] = 1
