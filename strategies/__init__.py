@@ -1,4 +1,4 @@
-"""Flower strategies that fuse knowledge: the server's side of each method, one a file.
+"""Flower strategies that fuse knowledge: the server's side of every method, one file each.
 
 Every built-in method can be imported from here by the name of its class, as in
 ``from fedkt.strategies import KnFu``.
@@ -23,7 +23,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # On use, so that a method is loaded only where it is named.
+    # On first use, so that a method is loaded only when it is named.
     if not name.startswith("_"):
         for known in registry.names("strategies"):
             method = registry.lookup("strategies", known)

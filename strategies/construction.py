@@ -1,4 +1,4 @@
-"""Strategies made of a name and hyper-parameters, as ``[strategy]`` of an experiment has them."""
+"""Strategies from a name and hyper-parameters, as in ``[strategy]`` of an experiment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def strategy_class(name: str) -> type[KnowledgeStrategy]:
     Raises
     ------
     ConfigError
-        If there is none, or what goes by that name is no strategy or not complete.
+        If there is no such strategy, or the part of that name is no complete strategy.
     """
     cls = registry.lookup("strategies", name)
     if not (isinstance(cls, type) and issubclass(cls, KnowledgeStrategy)):
@@ -36,8 +36,8 @@ def make_strategy(section: Mapping[str, Any]) -> KnowledgeStrategy:
     Parameters
     ----------
     section : Mapping[str, Any]
-        Its ``name`` and its hyper-parameters, which are checked as the types in its
-        ``__init__`` say.
+        The strategy's ``name`` and its hyper-parameters, which are checked against the types in
+        its ``__init__``.
 
     Raises
     ------
@@ -46,8 +46,8 @@ def make_strategy(section: Mapping[str, Any]) -> KnowledgeStrategy:
     """
     name = str(section.get("name", ""))
     cls = strategy_class(name)
-    given = {key: value for key, value in section.items() if key != "name"}
-    options = given_options("strategy", name, given, cls)
+    values = {key: value for key, value in section.items() if key != "name"}
+    options = given_options("strategy", name, values, cls)
     try:
         return cls(**options)
     except FedktError:

@@ -17,7 +17,7 @@ from fedkt.strategies.server.strategy import KnowledgeStrategy
 
 @register
 class FedMD(KnowledgeStrategy):
-    """Average everyone's answers on a public set; everyone learns the average.
+    """Average the clients' answers on a public set; every client learns the average.
 
     As published: raw logits, uniform mean, mean absolute error, and first a training
     phase on the *labelled* public set (``transfer_epochs``, off by default because a
@@ -31,24 +31,24 @@ class FedMD(KnowledgeStrategy):
     Parameters
     ----------
     form : {"logits", "probabilities"}
-        What is shared and averaged. The mean of probabilities is the common "average"
+        Kind of the shared answers. The mean of probabilities is the common "average"
         baseline of the later literature.
     loss : {"mae", "mse", "kl"}, optional
-        How the average is digested; by default ``mae`` for logits, ``kl`` for
+        Loss against the average; by default ``mae`` for logits, ``kl`` for
         probabilities.
     temperature : float
-        For probabilities and for ``kl``.
+        T of shared probabilities and of ``kl``.
     local_epochs, distil_epochs : int
         Passes over the private and over the public data a round.
     transfer_epochs : int
         Passes over the labelled public set before the first round.
     public_samples : int
-        How many public samples are drawn each round (the paper: 5000); 0 takes all.
+        Number of public samples drawn each round (the paper: 5000); 0 takes all.
     rehearsal : float
         μ ≥ 0: while distilling, every step also draws a private batch, whose cross-entropy
         counts μ times.
     trust : {"off", "correlation", "per-class", "median", "root"}
-        Which clients the average relies on; see ``fedkt.fusion.trusted.Trust``. Not of the
+        The clients that the average relies on; see ``fedkt.fusion.trusted.Trust``. Not in the
         paper. With logits, trust acts on logits: softened logits are averaged with weights
         r_n. ``root`` is for probabilities, and needs ``options.public_labels``, the labels of
         some public samples at the server.
@@ -85,7 +85,7 @@ class FedMD(KnowledgeStrategy):
         self._divergence = divergences[loss]
 
     def recipe(self) -> Recipe:
-        """Private training, answers on the public set, digest of the average."""
+        """Return the recipe: private training, answers on the public set, digest of the average."""
         transfer = Train(on="public", terms=[CrossEntropy()], epochs=self.transfer_epochs)
         distil = Train(
             on="public",
@@ -107,7 +107,7 @@ class FedMD(KnowledgeStrategy):
         )
 
     def fuse(self, uploads: Uploads) -> Fused:
-        """Average with equal weights, or as far as the clients are trusted."""
+        """Return the mean of the answers, with equal weights or weights by trust; broadcast."""
         if self.trust == "off":
             return mean(uploads["public"])
         labels = self.options.public_labels

@@ -18,50 +18,49 @@ from fedkt.strategies.server.strategy import KnowledgeStrategy
 
 @register
 class FedPF(KnowledgeStrategy):
-    """Clients share what they know free of what they happen to hold; one target serves all.
+    """Share answers free of each client's class prior; all distil one common target.
 
     Private training uses logits adjusted by the client's own class prior (Menon et al.
-    2021; Ren et al. 2020), so that uploads speak of p(x | y) and not of the client's
+    2021; Ren et al. 2020), so that uploads depend on p(x | y) and not on the client's
     p(y). The server averages softmax(z) with weights exp(-γ H) per sample and broadcasts
-    one target; distilling it, clients rehearse private data with weight μ. Each model
-    answers twice: z for the world, z + log π for its own client (Bayes' rule for label
-    shift, Saerens et al. 2002). A combination of published parts, not a new principle; it
-    assumes that p(x | y) is alike at all clients. The class counts never leave a client.
+    one target. While clients distil it, they rehearse private data with weight μ. Each model
+    answers twice: z for all clients, z + log π for its own client (Bayes' rule for label
+    shift, Saerens et al. 2002). This is a combination of published parts, not a new principle.
+    It assumes that p(x | y) is the same at all clients. The class counts never leave a client.
 
-    scikit-learn clients have no adjusted loss: their probabilities are divided by the class
-    frequencies of the rows they were fitted on instead.
+    scikit-learn clients have no adjusted loss. Instead, their probabilities are divided by the
+    class frequencies of the fitted rows.
 
     γ = 0, μ = 0 and ``prior="off"`` with ``readout="raw"`` and ``trust="off"`` is FedMD
     with probabilities.
 
     Bytes a round and client, M public samples in use, C classes: up 4MC, down 4MC
     (broadcast). With ``readout="gate"`` 300 more each way (broadcast): 75 mean losses of the
-    client's held-out samples, the one thing that is said of its labels. Trust does not judge
-    them.
+    client's held-out samples, the only information on its labels. Trust does not judge them.
 
     Parameters
     ----------
     gamma : float
-        γ ≥ 0; higher listens more to clients that are sure of a sample.
+        γ ≥ 0; a higher one gives more weight to clients that are sure of a sample.
     mu : float
         μ ≥ 0, weight of the private batch beside each public batch.
     prior : {"eb", "off"}
         Adjust private losses by the empirical-Bayes prior, or use plain cross-entropy.
     readout : {"prior", "raw", "mix", "gate"}
         The personal answer; see ``fedkt.recipe.Recipe``. ``gate`` chooses by the validation
-        samples, which must be held out for it (``data.validation_fraction = 0.15``);
-        validation accuracy is then a little flattered.
+        samples, which must be held out for it (``data.validation_fraction = 0.15``). Validation
+        accuracy is then slightly too high.
     trust : {"correlation", "per-class", "median", "root", "off"}
-        Which clients the server relies on; see ``fedkt.fusion.trusted.Trust``. ``root`` needs
+        The clients that the server relies on; see ``fedkt.fusion.trusted.Trust``. ``root`` needs
         ``options.public_labels``, the labels of some public samples at the server.
     weighting : {"entropy", "variance", "uniform"}
         Per-sample weights; γ is for ``entropy``.
     history : float
-        Share of the past in the correlations, in [0, 1).
+        Weight of past rounds in the correlations, in [0, 1).
     local_epochs, distil_epochs : int
         Passes over the private and over the public data a round.
     public_samples : int
-        How many public samples are drawn each round; 0 takes all.
+        Number of public samples drawn each round; 0 takes all.
     root : int
         For ``trust="root"``: public samples with ids below it are its labelled rows.
     """
@@ -89,7 +88,7 @@ class FedPF(KnowledgeStrategy):
         self.public_samples = public_samples
 
     def recipe(self) -> Recipe:
-        """Train with adjusted logits, share prior-free logits, distil and rehearse."""
+        """Return the recipe: train with adjusted logits, share logits, distil and rehearse."""
         private: Term = AdjustedCrossEntropy() if self.prior == "eb" else CrossEntropy()
         distil = Train(
             on="public",
@@ -108,7 +107,7 @@ class FedPF(KnowledgeStrategy):
         )
 
     def fuse(self, uploads: Uploads) -> Fused:
-        """Average the probabilities by certainty and trust."""
+        """Return the mean of the probabilities, weighted by certainty and trust; broadcast."""
         fused = trusted_mean(
             uploads["public"],
             self._rule,

@@ -26,22 +26,22 @@ from fedkt.recipe import Predict, Recipe, Train, Weighted
 from fedkt.registry import register
 from fedkt.strategies.server.strategy import KnowledgeStrategy
 
-MOST_SHOWN = 200  # clients up to whom the whole matrix of weights is in the diagnostics
+MOST_SHOWN = 200  # clients: up to so many the whole matrix of weights is in the diagnostics
 
 
 @register
 class KnFu(KnowledgeStrategy):
-    """Each client learns from its semantic neighbours: those that seem to hold like classes.
+    """Teach each client by its semantic neighbours: clients with a similar class distribution.
 
     The server estimates every client's class distribution q_n from its answers on the
     public set, and fuses for each client n with weights
     a_nm = exp(-β D(q_n, q_m)) / Σ_m' exp(-β D(q_n, q_m')), the client itself included.
-    β = 0 is the plain average of probabilities; β → ∞ leaves each client its own
-    knowledge (or shares it among clients with the very same estimate).
+    β = 0 is the plain average of probabilities. β → ∞ leaves each client its own
+    knowledge (or the mean of the clients with the same estimate).
 
-    This is a *reconstruction*: of the paper only the abstract and digests could be
-    read, β = 10 is its one settled constant, and its tables are not claimed. Every
-    doubtful choice is a parameter.
+    This is a *reconstruction*: only the abstract and digests of the paper could be read.
+    β = 10 is its only known constant, and its tables are not claimed. Every doubtful choice
+    is a parameter.
 
     Bytes a round and client, M public samples in use, C classes: up 4MC, down 4MC
     (unicast: N different matrices).
@@ -59,32 +59,32 @@ class KnFu(KnowledgeStrategy):
         at least as confident as the client's median answer; the mean answer divided by the
         mean answer of all clients (for a public set that is not balanced).
     epd_from : {"post_learning", "pre_distill"}
-        Estimate from this round's answers, or once and for all from the client's first
-        answers, before any distillation has coloured them.
+        Estimate from this round's answers, or once from the client's first answers, before any
+        distillation has changed them.
     epsilon : float
         Smoothing q ← (q + ε)/(1 + Cε), > 0; with β = 10 it matters for one-class clients.
     neighbours : {"sampled", "all"}
         Fuse over the clients of the round, or over the last answers of every client seen.
     nearest : int
-        Not of the paper: only the largest ``nearest`` weights of each client are kept and made
-        to sum to 1; 0 keeps all. With thousands of clients a fusion of all with all costs more
-        than their training.
+        Not in the paper: only the largest ``nearest`` weights of each client are kept and made
+        to sum to 1; 0 keeps all. With thousands of clients, fusing all with all costs more than
+        their training.
     age_decay : float
         With ``neighbours="all"``: an answer k rounds old has its weight multiplied by
         ``age_decay ** k``, in (0, 1].
     local_epochs, distil_epochs : int
         Passes over the private and over the public data a round.
     public_samples : int
-        How many public samples are drawn each round; 0 takes all.
+        Number of public samples drawn each round; 0 takes all.
     rehearsal : float
         μ ≥ 0: while distilling, every step also draws a private batch, whose cross-entropy
         counts μ times.
     trust : {"off", "correlation"}
-        Not of the paper. ``correlation``: the weights a_nm of the others, m ≠ n, are multiplied
+        Not in the paper. ``correlation``: the weights a_nm of the others, m ≠ n, are multiplied
         by the trust r_m in each client m (at least 0.001; see
-        ``fedkt.fusion.trusted.peer_trust``) and the rows normalised again; a_nn is left as it
-        is, so a client that is unlike all others keeps its own knowledge. The answers are not
-        softened: unlike entropy weights, KnFu's do not reward confidence in single samples.
+        ``fedkt.fusion.trusted.peer_trust``) and the rows normalised again. a_nn is unchanged, so
+        a client that is unlike all others keeps its own knowledge. The answers are not softened:
+        unlike entropy weights, KnFu's do not reward confidence in single samples.
     """
 
     name = "knfu"
@@ -116,7 +116,7 @@ class KnFu(KnowledgeStrategy):
         self.trust = trust
 
     def recipe(self) -> Recipe:
-        """Private training, answers on the public set, distillation of the fused answers."""
+        """Return the recipe: private training, answers on the public set, distillation."""
         distil = Train(
             on="public",
             terms=[Distil(KL(self.temperature))],
@@ -133,7 +133,7 @@ class KnFu(KnowledgeStrategy):
         )
 
     def fuse(self, uploads: Uploads) -> Fused:
-        """Fuse for each client with its own weights."""
+        """Return the mean of the answers for each client, with its own weights; unicast."""
         stack: Stack = uploads["public"]
         stack.need_all_rows("knfu's estimate of the clients' classes")
         if self.neighbours == "sampled":
@@ -145,9 +145,9 @@ class KnFu(KnowledgeStrategy):
         judged: dict[str, Tensor] = {}
         if self.trust == "correlation":
             judged["trust"] = peer_trust(stack_all, self.memory)
-            own = weights.diagonal().clone()  # nobody needs the others' trust to rely on itself
+            diagonal = weights.diagonal().clone()  # a client relies on itself without trust
             weights = weights * judged["trust"].clamp_min(FLOOR)
-            weights.diagonal().copy_(own)
+            weights.diagonal().copy_(diagonal)
             weights = weights / weights.sum(1, keepdim=True)
             judged["mean_weight"] = weights.mean(0)
         weights = keep_nearest(weights, self.nearest)
@@ -162,7 +162,7 @@ class KnFu(KnowledgeStrategy):
         )
 
     def fusion_flops(self, clients: int, rows: float, classes: int) -> float:
-        """Count the products with each client's weights."""
+        """Return the FLOPs of the products with each client's weights."""
         return 2.0 * clients * min(self.nearest or clients, clients) * rows * classes
 
     def _distributions(self, stack: Stack) -> Tensor:
@@ -176,7 +176,7 @@ class KnFu(KnowledgeStrategy):
         return (q + self.epsilon) / (1 + q.shape[1] * self.epsilon)
 
     def _with_remembered(self, stack: Stack) -> tuple[Stack, Tensor]:
-        """Add the last answers of the clients that are not here; return ages in rounds."""
+        """Return a stack that includes absent clients' last answers, and ages in rounds ``[N]``."""
         last: dict[int, Tensor] = self.memory.setdefault("last_answers", {})
         ages: dict[int, int] = self.memory.setdefault("ages", {})
         ages.update({c: age + 1 for c, age in ages.items()})

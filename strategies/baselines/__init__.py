@@ -1,1 +1,1 @@
-"""What methods are compared with: nothing is shared."""
+"""Baselines that other methods are compared with: nothing is shared."""

@@ -17,7 +17,7 @@ from fedkt.strategies.server.strategy import KnowledgeStrategy
 
 @register
 class Local(KnowledgeStrategy):
-    """Each client trains on its own data; nothing is shared.
+    """Train each client on its own data alone; nothing is shared.
 
     Bytes a round: none.
 
@@ -26,16 +26,16 @@ class Local(KnowledgeStrategy):
     local_epochs : int
         Passes over the private data a round.
     local_samples : int
-        How many samples, drawn anew, a pass sees; 0 = all.
+        Number of samples, drawn anew, in a pass; 0 = all.
     times : int
-        Multiplies them: ``times=2`` is the baseline with twice the budget, for methods that
-        train on public data as well.
+        Factor of the epochs: ``times=2`` is the baseline with twice the budget, for methods that
+        also train on public data.
     like : str or Mapping
-        Another strategy, its name or its ``name`` and options: instead of ``local_epochs``
-        and ``local_samples`` each client sees as many private samples as under it, those that
-        it rehearses included (``fedkt.recipe.budget.alone``).
+        Another strategy: its name, or its ``name`` and options. Then each client trains on as many
+        private samples as under that strategy, rehearsal included, whatever ``local_epochs`` and
+        ``local_samples`` are (``fedkt.recipe.budget.alone``).
     rehearsal : bool
-        Whether they are included.
+        Whether rehearsal is included.
     """
 
     name = "local"
@@ -53,7 +53,7 @@ class Local(KnowledgeStrategy):
         self.recipe()  # a bad strategy shows here
 
     def recipe(self) -> Recipe:
-        """Train on private data."""
+        """Return the recipe: train on private data."""
         epochs, samples = self.local_epochs, self.local_samples
         step = Train(on="private", terms=[CrossEntropy()], epochs=epochs, samples=samples)
         whole = Recipe(learn=[step])
@@ -66,5 +66,5 @@ class Local(KnowledgeStrategy):
 
 
 def _recipe_of(like: str | Mapping[str, Any]) -> Recipe:
-    """Return the recipe of a strategy that is given by name, or by name and options."""
+    """Return the recipe of a strategy, from its name or its name and options."""
     return make_strategy({"name": like} if isinstance(like, str) else like).recipe()

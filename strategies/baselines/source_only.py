@@ -1,4 +1,4 @@
-"""Source only: the baseline of domain adaptation under the name its tables have."""
+"""Source only: the baseline of domain adaptation, under the name used in its tables."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from fedkt.strategies.baselines.local import Local
 
 @register
 class SourceOnly(Local):
-    """Each client trains on its own domain and never hears of the target.
+    """Train each client on its own domain alone; the target is never used.
 
-    It is :class:`~fedkt.strategies.Local`, with one epoch a round as the adapting
-    methods have; domain adaptation tables list it as "source only". Those of one source mean a
-    single model, and so it is one for each client here.
+    This is :class:`~fedkt.strategies.Local` with one epoch a round, as in the adapting methods.
+    Domain adaptation tables list it as "source only". There it is one model for a source; here
+    it is one model for each client.
 
     Bytes a round: none.
 

@@ -17,19 +17,19 @@ from fedkt.strategies.weights.fedavg import FedAvg
 
 @register
 class CCST(FedAvg):
-    """FedAvg of clients that train on their images in each other's styles.
+    """Average the weights of clients that train on images in each other's styles.
 
     Chen, Jiang, Dou & Chen: Federated Domain Generalization for Image Recognition via
     Cross-Client Style Transfer, WACV 2023, arXiv:2210.00912. Clients share the styles of their
-    images, the server sends everyone the bank of all styles, and clients change their
-    images to styles from it while they train.
+    images. The server sends the bank of all styles to all clients, which change their images to
+    styles of the bank while they train.
 
     Different from the paper: **a style is the channel means and standard deviations of the
     pixels**, set by adaptive instance normalisation of the image itself (Huang & Belongie 2017,
     equation 8), clipped to [0, 1]. The paper's styles are those of VGG features, and a trained
-    decoder paints the image; both need networks trained elsewhere. So this changes brightness,
+    decoder makes the image; both need networks trained elsewhere. So this changes brightness,
     contrast and colour, not texture. Each time an image is drawn it keeps its own style or gets
-    one of the whole bank (its own client's included), where the paper makes K images of each
+    one of the whole bank, that of its own client included; the paper makes K images of each
     beforehand. Styles are shared with the first weights, so they are used from the second
     round on.
 
@@ -43,13 +43,13 @@ class CCST(FedAvg):
     styles : {"overall", "single"}
         One style a client, or those of ``images`` single images, drawn once.
     images : int
-        How many single images.
+        Number of single images.
     probability : float
-        How likely an image gets a style of the bank.
+        Probability that an image gets a style of the bank.
     local_epochs : int
         Passes over the private data a round.
     local_samples : int
-        How many samples, drawn anew, a pass sees; 0 = all.
+        Number of samples, drawn anew, in a pass; 0 = all.
     """
 
     name = "ccst"
@@ -67,16 +67,16 @@ class CCST(FedAvg):
         self.styles, self.images, self.probability = styles, images, probability
 
     def recipe(self) -> Recipe:
-        """Start from the global weights, train in many styles, share weights and styles."""
+        """Return the recipe: load the global weights, train in many styles, share both."""
         train = replace(self.private_step(), transforms=[self._restyle])
         return Recipe.sharing_weights(train, also=[self._share])
 
     def fuse(self, uploads: Uploads) -> Fused:
-        """Average by number of examples; lay everyone's styles side by side."""
-        # Those of clients that sit this round out stay in the bank.
+        """Return the mean of the weights by number of examples, and all styles; broadcast."""
+        # The styles of clients that are not in this round stay in the bank.
         known: dict[int, Knowledge] = self.memory.setdefault("styles", {})
         known.update({upload.client: upload.knowledge["styles"] for upload in uploads})
         banks = [known[client].tensors for client in sorted(known)]
-        bank = {name: torch.cat([one[name] for one in banks]) for name in ("mean", "std")}
+        bank = {name: torch.cat([styles[name] for styles in banks]) for name in ("mean", "std")}
         average = super().fuse(uploads)
         return Fused({**average.shared, "styles": Knowledge("statistics", bank)})

@@ -14,31 +14,31 @@ from fedkt.strategies.weights.fedavg import FedAvg
 
 @register
 class FCoral(FedAvg):
-    """Every client matches its features' covariance with the target's; FedAvg of all.
+    """Average the weights of clients that match their features' covariance with the target's.
 
     Per client Deep CORAL (equations 1 and 6): cross-entropy on its own samples plus
-    ``strength`` times |C_s - C_t|²_F / (4 d²), the distance of the covariances of their d
-    features and of those of the target's unlabelled samples, both through the client's net.
+    ``strength`` times |C_s - C_t|²_F / (4 d²), the distance between the covariance of their d
+    features and that of the target's unlabelled samples, both computed by the client's net.
     Weights are averaged by number of examples. The target's samples are the public set; see
     :class:`~fedkt.strategies.FDANN`.
 
-    Differences: the features that are aligned are the model's (its penultimate ones unless it
-    says otherwise), where Deep CORAL takes the output of the last layer.
+    Differences: the aligned features are those of the model's feature layer (by default the
+    penultimate ones); Deep CORAL aligns the output of the last layer.
 
-    Bytes a round and client: those of :class:`~fedkt.strategies.FedAvg`; the target's
-    samples are taken to be at the clients already.
+    Bytes a round and client: those of :class:`~fedkt.strategies.FedAvg`; the clients are assumed
+    to hold the target's samples already.
 
     Parameters
     ----------
     local_epochs : int
         Passes over the private data a round.
     local_samples : int
-        How many samples, drawn anew, a pass sees; 0 = all.
+        Number of samples, drawn anew, in a pass; 0 = all.
     strength : float
         Factor of the distance, ≥ 0. The distance is small by its 4 d²: the paper sets the
         factor such that in the end it is about as large as the cross-entropy.
     target_batch : int
-        How many of the target's samples stand beside every private batch, ≥ 2.
+        Number of target samples beside every private batch, ≥ 2.
     """
 
     name = "f-coral"
@@ -54,7 +54,7 @@ class FCoral(FedAvg):
         self.strength, self.target_batch = strength, target_batch
 
     def private_step(self) -> Train:
-        """Return the training towards the target."""
+        """Return the training step with the distance to the target."""
         return replace(
             super().private_step(),
             terms=[CrossEntropy(), Weighted(self.strength, Coral(detach=False))],

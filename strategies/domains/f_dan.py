@@ -15,39 +15,39 @@ from fedkt.strategies.weights.fedavg import FedAvg
 
 @register
 class FDAN(FedAvg):
-    """Every client matches its features' distribution with the target's; FedAvg of all.
+    """Average the weights of clients that match their features' distribution with the target's.
 
     Per client the objective of DAN (Long et al., ICML 2015): cross-entropy on its
     own samples plus ``strength`` times the squared multi-kernel maximum mean discrepancy
-    between their features and those of the target's unlabelled samples, both through the
+    between their features and those of the target's unlabelled samples, both computed by the
     client's net. Weights are averaged by number of examples, as FedKA's paper
     (arXiv:2203.11635) does with its baseline. The target's samples are the public set; see
     :class:`~fedkt.strategies.FDANN`.
 
-    Differences: one layer is aligned, the model's features, where DAN takes three; the kernels
-    are FedKA's, five of equal weight, where DAN solves a quadratic programme for the weights.
+    Differences: one layer is aligned, the model's features; DAN aligns three. The kernels are
+    FedKA's, five of equal weight; DAN solves a quadratic programme for the weights.
     DAN's factor is fixed (``ramp=False``); FedKA lets it rise as λ_p = 2/(1+exp(-γp)) - 1. The
     estimate is unbiased by default: with batches of 16 the biased one, FedKA's, is mostly bias.
 
-    Bytes a round and client: those of :class:`~fedkt.strategies.FedAvg`; the target's
-    samples are taken to be at the clients already.
+    Bytes a round and client: those of :class:`~fedkt.strategies.FedAvg`; the clients are assumed
+    to hold the target's samples already.
 
     Parameters
     ----------
     local_epochs : int
         Passes over the private data a round.
     local_samples : int
-        How many samples, drawn anew, a pass sees; 0 = all.
+        Number of samples, drawn anew, in a pass; 0 = all.
     strength : float
-        Factor of the discrepancy, ≥ 0; with 0 it is FedAvg, where nets normalise over no batch.
+        Factor of the discrepancy, ≥ 0; 0 gives FedAvg for nets without batch normalisation.
     ramp : bool
         Whether the factor rises with the progress p of the run.
     gamma : float
-        γ ≥ 0, how fast.
+        γ ≥ 0, the speed of the rise.
     estimator : {"unbiased", "biased", "linear"}
         U-statistic, V-statistic, or DAN's estimate in linear time.
     target_batch : int
-        How many of the target's samples stand beside every private batch.
+        Number of target samples beside every private batch.
     """
 
     name = "f-dan"
@@ -68,7 +68,7 @@ class FDAN(FedAvg):
         self.estimator, self.target_batch = estimator, target_batch
 
     def private_step(self) -> Train:
-        """Return the training towards the target."""
+        """Return the training step with the distance to the target."""
         distance: Term = MMD(self.estimator, detach=False)
         if self.ramp:
             distance = Ramped(distance, self.gamma)

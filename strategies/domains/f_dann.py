@@ -15,40 +15,40 @@ from fedkt.strategies.weights.fedavg import FedAvg
 
 @register
 class FDANN(FedAvg):
-    """Every client adapts to the target with a domain classifier of its own; FedAvg of all.
+    """Average the weights of clients that adapt to the target by a domain classifier each.
 
     Per client the DANN of Ganin and Lempitsky (ICML 2015, arXiv:1409.7495): cross-entropy on
-    its own samples plus the loss of a head that tells its features from those of the target's
-    unlabelled samples; the head minimises it, the features maximise it with the factor
-    λ_p = 2/(1+exp(-γp)) - 1, which rises with the progress p of the run. Both sides go through
-    the client's net. Weights, those of the head included, are averaged by number of examples,
-    as FedKA's paper (arXiv:2203.11635) does with its baseline.
+    its own samples plus the loss of a head that tells their features from those of the target's
+    unlabelled samples. The head minimises it; the features maximise it with the factor
+    λ_p = 2/(1+exp(-γp)) - 1, which rises with the progress p of the run. The client's net
+    computes both kinds of features. Weights, those of the head included, are averaged by
+    number of examples, as in the baseline of FedKA's paper (arXiv:2203.11635).
 
     The target's samples are the public set: in a federation with a target domain, its
-    adaptation pool. Each is seen without its label. A net with batch normalisation counts
-    them in its running statistics.
+    adaptation pool. Their labels are not used. A net with batch normalisation includes them in
+    its running statistics.
 
     Differences: the head is that of FedKA, d-100-BN-ReLU-2. DANN anneals its learning rate;
-    here the experiment's holds.
+    here it is that of the experiment.
 
-    The adversary's gradient grows as features shrink, since the head normalises them: a net
-    without batch normalisation of its own may never learn its classes.
+    The head normalises features, so the adversary's gradient grows as they shrink: a net
+    without batch normalisation may never learn its classes.
 
     Bytes a round and client, P parameters of the model and H = 100 d + 502 of the head in
     float32: up 4(P + H), down 4(P + H) (broadcast), and once more as in
-    :class:`~fedkt.strategies.FedAvg`. The target's samples are taken to be at the
-    clients already.
+    :class:`~fedkt.strategies.FedAvg`. The clients are assumed to hold the target's
+    samples already.
 
     Parameters
     ----------
     local_epochs : int
         Passes over the private data a round.
     local_samples : int
-        How many samples, drawn anew, a pass sees; 0 = all.
+        Number of samples, drawn anew, in a pass; 0 = all.
     gamma : float
-        γ ≥ 0; 10 in Ganin and Lempitsky, 5 in FedKA. With 0 the features do not notice the head.
+        γ ≥ 0; 10 in Ganin and Lempitsky, 5 in FedKA. With 0 the head does not change the features.
     target_batch : int
-        How many of the target's samples stand beside every private batch, ≥ 2.
+        Number of target samples beside every private batch, ≥ 2.
     """
 
     name = "f-dann"
@@ -65,7 +65,7 @@ class FDANN(FedAvg):
         self.gamma, self.target_batch = gamma, target_batch
 
     def recipe(self) -> Recipe:
-        """Start from the global weights, train against the domain head, share, take the average."""
+        """Return the recipe: load the global weights, train against the domain head, share."""
         train = replace(
             self.private_step(),
             terms=[CrossEntropy(), DomainAdversarial("domain", self.gamma, detach=False)],

@@ -25,29 +25,28 @@ IDENTIFIER, TARGET, WEIGHTS = "identifier", "target", "weights"
 
 @register
 class FADA(KnowledgeStrategy):
-    """Sources align their features with the target's; those that help to cluster it count more.
+    """Align sources with the target; sources whose model clusters it better count more.
 
     arXiv:1911.02054. The clients are the labelled sources; the target is the server's own,
     unlabelled samples. A round:
 
-    1. The server sends the global weights and the features that the global model gives a draw
-       of the target.
+    1. The server sends the global weights and the global model's features of target samples.
     2. Source k trains CE + :class:`~fedkt.adaptation.adversarial.DomainIdentifier` (its judge
        D learns to tell its features from the target's) + adversarial · ``DomainConfusion`` (its
        model learns to mislead D), and the two sides of the disentangler
-       (``fedkt.adaptation.disentangling``): a part of the features that tells the class, one
-       that does not, which together give the features back and share little information.
+       (``fedkt.adaptation.disentangling``): one part of the features tells the class, the other
+       does not. Together they give the features back, and they share little information.
     3. The server averages by *dynamic attention*: softmax over k of (I_k before - I_k now) /
        temperature, where I_k is how loosely the target's features under k's weights cluster in C
        clusters (``fedkt.fusion.attention``); equal weights in the first round.
 
-    A reconstruction: all equations are recalled, so none is cited by number, the disentangler is
+    A reconstruction: all equations are recalled, so none is cited by number. The disentangler is
     marked as such in its own file, and no table is claimed. Differences: one extractor for all,
-    its weights averaged (the paper keeps one for each source and averages gradients for the
-    target's); the judges and all other heads travel and are averaged with it (the paper has a
-    judge for each pair); the target's features are constants, one draw a round, so the confusion
-    loss works on the source's side only; I is scaled to [0, 1], hence a temperature; the model
-    answers from the whole features, which the disentangler shapes but does not replace.
+    with averaged weights (the paper keeps one for each source and averages gradients for the
+    target's). The judges and all other heads travel and are averaged with it (the paper has a
+    judge for each pair). The target's features are constants, one draw a round, so the confusion
+    loss works on the source's side only. I is scaled to [0, 1], so there is a temperature. The
+    model answers from the whole features; the disentangler shapes them but does not replace them.
     Target features, without labels, shape training.
 
     Bytes a round and client, all float32: with P parameters and float buffers of the model, d
@@ -59,21 +58,21 @@ class FADA(KnowledgeStrategy):
     Parameters
     ----------
     local_epochs, local_samples : int
-        Passes over the private data a round, and how many samples, drawn anew, one sees; 0 = all.
+        Passes over the private data a round, and samples, drawn anew, in a pass; 0 = all.
     target_samples : int
-        How many target samples are drawn for their features; 0 = all.
+        Number of target samples whose features are sent; 0 = all.
     beside : int
-        How many target features stand beside every batch.
+        Number of target features beside every batch.
     adversarial : float
         Factor of the confusion, at least 0.
     disentangle : bool
-        Whether the disentangler takes part.
+        Whether to train the disentangler.
     disentangling, confusion, reconstruction, information : float
-        Factor of the whole of its second side, and of the parts of that.
+        Factor of the disentangler's second side, and of the parts of that side.
     hidden : int
         Width of the middle layers of the heads.
     temperature : float
-        Of the attention, above 0.
+        Temperature of the attention, above 0.
     """
 
     name = "fada"
@@ -102,7 +101,7 @@ class FADA(KnowledgeStrategy):
         self.hidden, self.temperature = hidden, temperature
 
     def recipe(self) -> Recipe:
-        """Train beside target features, share the weights and heads, take the fused ones."""
+        """Return the recipe: train beside target features, share the weights and heads."""
         judged = Weighted(self.adversarial, DomainConfusion(IDENTIFIER))
         terms: list[Term | Weighted] = [CrossEntropy(), DomainIdentifier(IDENTIFIER), judged]
         heads: tuple[Head, ...] = (Head(IDENTIFIER, (self.hidden, 2)),)
@@ -125,9 +124,9 @@ class FADA(KnowledgeStrategy):
         return {TARGET: self._target(weights, 0)}
 
     def fuse(self, uploads: Uploads) -> Fused:
-        """Average the weights by dynamic attention; look at the target with the result."""
+        """Return the mean of the weights by dynamic attention, and target features; broadcast."""
         stack: Stack = uploads[WEIGHTS]
-        # One draw for the whole run: what changes from round to round is the model alone.
+        # One draw for the whole run, so that only the model changes from round to round.
         ids = self._draw("fada-attention", 0)
         now = torch.tensor([self._looseness(stack, k, ids) for k in range(len(stack))])
         last: dict[int, float] = self.memory.setdefault("looseness", {})

@@ -36,64 +36,63 @@ from fedkt.strategies.server.strategy import KnowledgeStrategy
 class FedKA(KnowledgeStrategy):
     """Align labelled source clients with an unlabelled target that the server owns.
 
-    The server sends its model G and, once a round, what the target looks like to it (the
-    workspace). Client k minimises CE - λ_p (J_dis - J_mmd) (equation 8): J_dis is the loss of
-    a domain classifier on its features against the target's, through a gradient reversal
-    (equations 2 to 4), J_mmd the MK-MMD of the two, mean of five Gaussian kernels (equations 5 to
-    7), and λ_p = 2 / (1 + exp(-γ p)) - 1 grows with the part p of the run that is over. The
+    The server sends its model G and, once a round, a description of the target's features under
+    G (the workspace). Client k minimises CE - λ_p (J_dis - J_mmd) (equation 8). J_dis is the loss
+    of a domain classifier on its features against the target's, through a gradient reversal
+    (equations 2 to 4). J_mmd is the MK-MMD of the two, mean of five Gaussian kernels (equations 5
+    to 7), and λ_p = 2 / (1 + exp(-γ p)) - 1 grows with the finished part p of the run. The
     server averages the weights by examples (equation 1), lets the clients' models vote on
     target samples (equation 10; ties are drawn) and trains the average on the votes, with λ_p
     times the learning rate.
 
     Differences: the paper's clients send features to the server for every batch and get
-    gradients back. G, hence the target's features, stands still during a round, so a client
+    gradients back. G, and so the target's features, are constant during a round, so a client
     can compute both losses itself: the same objective with two messages a round instead of 32
     exchanges. The domain classifier is then trained by the clients and averaged with the
-    weights. Optimisers begin anew with the weights of a round.
+    weights. Optimisers start anew with the weights of a round.
 
     Bytes a round and client, P parameters with the domain classifier in float32, d features, S
     target samples: up 4P; down 4P + workspace (broadcast): ``features`` 4Sd + 8S,
     ``fourier`` 4(D + 1), and 8d more with the domain classifier, ``gaussian`` 8d; nothing if
-    neither part is on. S is at most the number of the server's samples. 4P more down in the
+    both parts are off. S is at most the number of the server's samples. 4P more down in the
     first round, and for a client that did not take part in the round before.
 
-    One client is allowed: its votes are then its own answers.
+    A single client is allowed; the votes are then its own answers.
 
     Parameters
     ----------
     disentangle, match, vote : bool
         The three parts: domain classifier, embedding matching, federated voting.
     workspace : {"features", "fourier", "gaussian"}
-        How the target is described: features of S samples; the mean of D random Fourier
-        features, whose distance tends to the biased MMD of the same bandwidth (Rahimi and Recht,
-        2007); mean and variance of every feature, then compared instead of the MMD. In the last
+        Description of the target: features of S samples; the mean of D random Fourier features,
+        whose distance tends to the biased MMD of the same bandwidth (Rahimi and Recht, 2007); or
+        mean and variance of every feature, which are compared instead of the MMD. In the last
         two the domain classifier sees draws from the normal distribution of that mean and
-        variance. The bandwidths differ: with ``features`` it is the mean squared distance within
+        variance. The bandwidths differ. With ``features`` it is the mean squared distance within
         each private batch and the target features beside it, together, so it follows the gap
-        between the domains; with ``fourier`` it is that of the target's S features alone, once a
-        round, so where the domains lie far apart its kernels are narrower.
+        between the domains. With ``fourier`` it is that of the target's S features alone, once a
+        round, so its kernels are narrower where the domains lie far apart.
     estimator : {"biased", "unbiased"}
-        Of the MMD, V- or U-statistic (``features`` only).
+        Estimator of the MMD, V- or U-statistic (``features`` only).
     gamma : float
         γ ≥ 0 of λ_p.
     target_samples, target_batch : int
-        S, drawn anew every round, and how many of them a batch is compared with.
+        S, drawn anew every round, and the number of them that a batch is compared with.
     fourier_features : int
         D, even and at least 10 (a sine and a cosine for each of five kernels).
     voting_samples : int
-        How many target samples are voted on, drawn anew every round; 0 = all.
+        Number of target samples to vote on, drawn anew every round; 0 = all.
     voting_epochs : int
-        Passes over them.
+        Passes over the votes.
     quorum : float
-        The share of the clients that must agree on a sample's label for it to be trained on,
-        in [0, 1]. The paper has none (0).
+        Share of the clients that must agree on a sample's label for its use in training, in
+        [0, 1]. The paper has none (0).
     adapt_norms : bool
-        Whether a model votes with its batch normalisation's statistics taken from the samples
-        voted on (AdaBN, arXiv:1603.04779) instead of its sources'. The published code does as
-        much by voting in training mode.
+        Whether a model votes with statistics of batch normalisation from the samples to vote on
+        (AdaBN, arXiv:1603.04779) instead of its source's. The published code does the same by
+        voting in training mode.
     local_epochs, local_samples : int
-        Passes over the private data a round, and the samples of a pass (0 = all; the paper
-        has 512).
+        Passes over the private data a round, and samples in a pass (0 = all; the paper has 512).
     """
 
     name = "fedka"
@@ -129,7 +128,7 @@ class FedKA(KnowledgeStrategy):
         self.local_epochs, self.local_samples = local_epochs, local_samples
 
     def recipe(self) -> Recipe:
-        """Start from the global weights, train and align, share, take the average."""
+        """Return the recipe: load the global weights, train and align, share the weights."""
         terms: list[Term] = [CrossEntropy()]
         if self.disentangle:
             terms.append(DomainAdversarial("domain", self.gamma))
@@ -155,12 +154,12 @@ class FedKA(KnowledgeStrategy):
         )
 
     def first(self, weights: Knowledge | None) -> Mapping[str, Knowledge]:
-        """Describe the target as the first global model sees it."""
+        """Return the workspace under the first global weights."""
         assert weights is not None
         return self._workspace(weights, round_=1)
 
     def fuse(self, uploads: Uploads) -> Fused:
-        """Average by number of examples, train the average on the clients' votes."""
+        """Return the mean of the weights, trained on the clients' votes, and the workspace."""
         fused = mean_by_examples(uploads["weights"]).shared["weights"]
         diagnostics: dict[str, float] = {}
         if self.vote:
@@ -178,16 +177,16 @@ class FedKA(KnowledgeStrategy):
             if self.adapt_norms:
                 server.adapt_norms(ids)
             logits = server.predict(ids)
-            if is_finite(logits):  # weights that are huge, but finite, may have come
+            if is_finite(logits):  # finite weights may be so large that answers are not
                 cast.append(top(logits))
         if not cast:
             return average, {"voted": 0.0}
         labels = torch.stack(cast)
         voted = majority(labels, ids, classes, seed, round_)
-        told = tally(labels, classes)
+        agreement = tally(labels, classes)
         kept = counts(labels, classes).amax(-1) >= self.quorum * len(labels)
         if not kept.any():
-            return average, {**told, "voted": 0.0}
+            return average, {**agreement, "voted": 0.0}
         one_hot = F.one_hot(voted[kept], classes).float()
         votes = Knowledge.rows("probabilities", one_hot, ids[kept])
         rounds = self.exchange.rounds
@@ -197,7 +196,7 @@ class FedKA(KnowledgeStrategy):
         step = Train(on="public", terms=terms, epochs=self.voting_epochs, rate=rate)
         server.load_weights(average)
         server.train(step, {"votes": votes}, round_, rounds)
-        return server.weights(), {**told, "voted": float(kept.float().mean())}
+        return server.weights(), {**agreement, "voted": float(kept.float().mean())}
 
     def _workspace(self, weights: Knowledge, round_: int) -> dict[str, Knowledge]:
         if not (self.disentangle or self.match):

@@ -1,4 +1,4 @@
-"""FedKA without weights on the wire: clients vote, the server trains a model of its own."""
+"""FedKA without shared weights: clients vote, the server trains a model of its own."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ from fedkt.strategies.server.strategy import KnowledgeStrategy
 
 @register
 class FedKAFree(KnowledgeStrategy):
-    """The weight-free mode of FedKA: any mixture of architectures, answers on the wire.
+    """Align and vote as FedKA does, by answers instead of weights, with any architectures.
 
     Sun, Chong and Ochiai (ACML 2022, arXiv:2203.11635), rearranged: the unlabelled target is a
-    public set that the clients hold too. Each client trains on its own data and shares what it
-    says about target samples. The server lets the clients vote, trains a model of its own, of
-    any architecture, on the votes, and sends them back; a client learns λ_p · (distillation of
+    public set that the clients hold too. Each client trains on its own data and shares its
+    answers on target samples. The server fuses them into votes, trains a model of its own, of
+    any architecture, on the votes, and sends them back. A client learns λ_p · (distillation of
     the votes) + (cross-entropy of private samples), λ_p as in
     :class:`~fedkt.strategies.FedKA`, so that the votes of untrained networks are hardly
-    learnt. Optionally a client also aligns its own features of private samples with its own
-    of target samples (both sides through its own network).
+    learnt. Optionally a client also aligns its features of private samples with its features
+    of target samples (both computed by its own network).
 
-    Differences: in the paper a vote is one label a client, each worth the same (``majority``,
-    equation 10). Clients of different domains are not equally good, and those that say nothing
-    are many at first; so by default a client's vote is its probabilities, weighted by
-    exp(-3 H), H their entropy. Both kinds of alignment are off: without batch normalisation
-    the adversary can pull a network's features together to nothing.
+    Differences: in the paper every client has one vote, a label (``majority``, equation 10).
+    Clients of different domains are not equally good, and many answers are uncertain at first.
+    So by default a client's vote is its probabilities, weighted by exp(-3 H), H their entropy.
+    Both kinds of alignment are off: without batch normalisation the adversary can shrink a
+    network's features to nothing.
 
-    Bytes a round and client, M target samples voted on, C classes: up 4MC (8M by majority);
+    Bytes a round and client, M target samples to vote on, C classes: up 4MC (8M by majority);
     down 4MC (broadcast), nothing without feedback.
 
     Parameters
     ----------
     votes : {"confidence", "majority"}
-        How answers become votes.
+        Rule that turns answers into votes.
     disentangle, match, feedback : bool
         Domain classifier; embedding matching; whether clients learn from the votes.
     gamma : float
         γ ≥ 0 of λ_p.
     target_batch : int
-        How many target samples a private batch is compared with.
+        Number of target samples beside every private batch.
     voting_samples : int
-        How many target samples are voted on, drawn anew every round; 0 = all.
+        Number of target samples to vote on, drawn anew every round; 0 = all.
     local_epochs, local_samples : int
-        Passes over the private data a round, and the samples of a pass (0 = all).
+        Passes over the private data a round, and samples in a pass (0 = all).
     server_epochs, distil_epochs : int
         Passes over the votes at the server and at the clients.
     """
@@ -90,7 +90,7 @@ class FedKAFree(KnowledgeStrategy):
         self.server_epochs, self.distil_epochs = server_epochs, distil_epochs
 
     def recipe(self) -> Recipe:
-        """Train on private data, share answers about the target, learn from the votes."""
+        """Return the recipe: train on private data, share answers, learn from the votes."""
         terms: list[Term] = [CrossEntropy()]
         if self.disentangle:
             terms.append(DomainAdversarial("domain", self.gamma, detach=False))
@@ -121,13 +121,13 @@ class FedKAFree(KnowledgeStrategy):
         )
 
     def fuse(self, uploads: Uploads) -> Fused:
-        """Vote, and train the server's model on the votes."""
+        """Return the votes, after training the server's model on them; broadcast."""
         server, round_ = self._kept(), self.exchange.report.round
-        held = self.exchange.roster.public_size
-        if server.num_samples != held:
+        size = self.exchange.roster.public_size
+        if server.num_samples != size:
             raise ConfigError(
                 f"fedka-free: the server has {server.num_samples} samples and the clients' public "
-                f"set {held}; they must be the same."
+                f"set {size}; they must be the same."
             )
         voted = self._voted(uploads["public"], round_)
         step = Train(on="public", terms=[Distil()], epochs=self.server_epochs)
@@ -148,7 +148,7 @@ class FedKAFree(KnowledgeStrategy):
         return replace(fused, diagnostics=counted.diagnostics)
 
     def _kept(self) -> ServerModel:
-        """Return the server's model as it last was; after a resume it is a new object."""
+        """Return the server's model in its last state; after a resume it is a new object."""
         if "server" in self.memory:
             self.server.load_state(self.memory["server"])
         return self.server

@@ -22,15 +22,15 @@ from fedkt.strategies.server.strategy import KnowledgeStrategy
 
 @register
 class KD3A(KnowledgeStrategy):
-    """Models of labelled sources vote on the server's unlabelled target; good voters count more.
+    """Let models of labelled sources vote on the server's target; good voters count more.
 
     arXiv:2011.09757. The clients are the sources; the target is the server's own samples x.
     A round:
 
     1. The sources train the global model by cross-entropy and upload its weights.
-    2. *Knowledge vote*: the models whose confidence on x reaches the gate g vote. The target
-       p(x) is the mean answer of the n(x) of them that name the class with the largest sum of
-       confidences; where none passes, n(x) = 0. g rises linearly over the run.
+    2. *Knowledge vote*: the models whose confidence on x reaches the gate g vote. n(x) of them
+       name the class with the largest sum of confidences, and the target p(x) is the mean of
+       their answers. Where none passes, n(x) = 0. g rises linearly over the run.
     3. A copy of the last global model learns Σ n(x) KL(p(x) ‖ h(x)), batches mixed with
        themselves (mixup), from the supported samples alone.
     4. *Consensus focus*: source k's share s_k of the votes is its Shapley value in the game
@@ -48,14 +48,14 @@ class KD3A(KnowledgeStrategy):
 
     From the paper: it keeps unsupported samples with weight 0.001 and has no σ
     (``skip_unsupported=False``). That leaves them out under plain gradient descent only: Adam
-    does not care for a loss's scale, and a target that nobody supports moves as far as a source.
+    ignores a loss's scale, and a target without any support moves as far as a source.
 
     From the program, which has σ too: there the target is the consensus class, one-hot, with
-    cross-entropy; a sample weighs 1 or 0 and not n(x), and batches hold those of weight 0; the
-    moving average is of all K + 1 weights, the target's too, and begins with the first round's as
-    they are; a confidence must lie above the gate, here it may equal it; models vote in training
-    mode, with batch normalisation's statistics of the target's batches, here in evaluation mode.
-    What the target model learns from are the target's own samples, without labels.
+    cross-entropy. A sample weighs 1 or 0 instead of n(x), and batches include those of weight 0.
+    The moving average is of all K + 1 weights, the target's too, and starts with those of the
+    first round. A confidence must lie above the gate; here it may equal it. Models vote in
+    training mode, with batch normalisation's statistics of the target's batches; here in
+    evaluation mode. The target model learns from the target's own samples, without labels.
 
     Bytes a round and client, P parameters and float buffers in float32: up 4P, down 4P
     (broadcast), as :class:`~fedkt.strategies.FedAvg`. The target never leaves the server.
@@ -65,11 +65,11 @@ class KD3A(KnowledgeStrategy):
     local_epochs, target_epochs : int
         Passes over the private data and over the target a round.
     local_samples, target_samples : int
-        How many samples, drawn anew, a pass sees; 0 = all. Of the target's samples the share of
-        the supported ones, from among them.
+        Number of samples, drawn anew, in a pass; 0 = all. The target's are drawn from the
+        supported samples, and reduced by their share.
     gate_start, gate_end : float
-        g in the first round and towards the end, in (0, 1]; without a known number of rounds
-        it stays where it starts.
+        g in the first round and towards the end, in (0, 1]; if the number of rounds is unknown,
+        g keeps its first value.
     mixup_alpha : float
         λ ~ Beta(α, α) of mixup; 0 = off.
     momentum : float
@@ -77,8 +77,8 @@ class KD3A(KnowledgeStrategy):
     target_weight : float
         α in [0, 2]; 0 leaves the target's model out.
     skip_unsupported : bool
-        Whether the target's model learns from supported samples alone and weighs as much less
-        in the average as there are fewer of them.
+        Whether the target's model learns from supported samples alone, with a weight in the
+        average in proportion to their share.
     """
 
     name = "kd3a"
@@ -105,13 +105,13 @@ class KD3A(KnowledgeStrategy):
         self.skip_unsupported = skip_unsupported
 
     def recipe(self) -> Recipe:
-        """Start from the global weights, train, share the weights, take the fused ones."""
+        """Return the recipe: load the global weights, train, share the weights."""
         epochs, samples = self.local_epochs, self.local_samples
         train = Train(on="private", terms=[CrossEntropy()], epochs=epochs, samples=samples)
         return Recipe.sharing_weights(train)
 
     def fuse(self, uploads: Uploads) -> Fused:
-        """Let the sources vote, train on the votes, average by consensus focus."""
+        """Return the mean of sources and target model by consensus focus; broadcast."""
         stack: Stack = uploads["weights"]
         gate, round_, rounds = self._gate(), self.exchange.report.round, self.exchange.rounds
         answers = torch.stack([self._answers(stack, k) for k in range(len(stack))])
@@ -126,8 +126,8 @@ class KD3A(KnowledgeStrategy):
         orders = torch_rng(self.options.seed, "kd3a", round_)
         focus = shares(contributions(ballots(answers, gate), generator=orders))
         weights = self._weights(stack.clients, focus, share if self.skip_unsupported else 1.0)
-        own = self.server.weights().tensors
-        models = {n: torch.cat([t, own[n][None]]) for n, t in stack.tensors.items()}
+        target = self.server.weights().tensors
+        models = {n: torch.cat([t, target[n][None]]) for n, t in stack.tensors.items()}
         examples = torch.cat([stack.num_examples, torch.tensor([float(len(targets))])])
         everyone = Stack(stack.name, stack.kind, models, None, (*stack.clients, -1), examples)
         return average(everyone, weights).with_diagnostics(
@@ -146,7 +146,7 @@ class KD3A(KnowledgeStrategy):
         return self.gate_start + (self.gate_end - self.gate_start) * progress
 
     def _adapt(self, supported: float = 1.0) -> Train:
-        # Of the samples of a pass the supported ones: that many on the average.
+        # The average number of supported samples in a pass over all samples.
         samples = max(round(supported * self.target_samples), min(self.target_samples, 1))
         return Train(
             on="public",
@@ -157,11 +157,11 @@ class KD3A(KnowledgeStrategy):
         )
 
     def _answers(self, stack: Stack, k: int) -> Tensor:
-        """Return what the k-th source says of the target, ``[M, C]``."""
+        """Return the probabilities of the k-th source on the target, ``[M, C]``."""
         weights = {n: t[k] for n, t in stack.tensors.items()}
         self.server.load_weights(Knowledge("weights", weights))
         answers = torch_softmax(self.server.predict())
-        # Weights that are finite, but huge, answer NaN: then the source knows nothing.
+        # Finite but very large weights may answer NaN: then the source knows nothing.
         broken = answers.isnan().any(-1, keepdim=True)
         return torch.where(broken, torch.full_like(answers, 1 / answers.shape[-1]), answers)
 
@@ -171,6 +171,6 @@ class KD3A(KnowledgeStrategy):
         for client, share in zip(clients, focus.tolist(), strict=True):
             fresh = (1 - self.momentum) * share * len(clients)
             kept[client] = self.momentum * kept.get(client, 1.0) + fresh
-        own = supported * self.target_weight / (len(clients) + 1)
+        target = supported * self.target_weight / (len(clients) + 1)
         sources = shares(torch.tensor([kept[c] for c in clients], dtype=torch.float64))
-        return torch.cat([(1 - own) * sources, torch.tensor([own])]).to(torch.float32)
+        return torch.cat([(1 - target) * sources, torch.tensor([target])]).to(torch.float32)

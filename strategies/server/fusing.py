@@ -1,4 +1,4 @@
-"""A round's fusion: the strategy's own, tried again without the largest uploads if not finite."""
+"""The fusion of a round: tried again without the largest uploads if it is not finite."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedkt.text import raised
 
 
 class Fusing(Protocol):
-    """What a strategy has that a round's fusion needs."""
+    """The parts of a strategy that the fusion of a round uses."""
 
     options: ServerOptions
 
@@ -26,12 +26,12 @@ class Fusing(Protocol):
 
     @property
     def memory(self) -> dict[str, Any]:
-        """What the method keeps from round to round."""
+        """Values that the method keeps from round to round."""
         ...
 
     @property
     def exchange(self) -> Exchange:
-        """The conversation with the clients."""
+        """The exchange with the clients."""
         ...
 
     def fuse(self, uploads: Uploads) -> Fused:
@@ -40,28 +40,28 @@ class Fusing(Protocol):
 
 
 def fuse(strategy: Fusing, uploads: Uploads) -> list[int]:
-    """Fuse the uploads of a round and accept the outcome for the clients.
+    """Fuse the uploads of a round, accept the result, and return the clients in it.
 
-    Numbers that are finite may have a sum, or a square, that is not. If what ``fuse`` returns holds
-    NaN or infinity, the upload of largest magnitude is dropped, with its reason, until it does not.
-    Where it does so without the larger half of the uploads too, their size is not the reason.
+    Finite numbers may have a sum, or a square, that is not finite. While the fused knowledge holds
+    NaN or infinity, the upload of largest magnitude is dropped with its reason. If it holds them
+    without the larger half of the uploads too, their size is not the cause, and the run fails.
 
     Parameters
     ----------
     strategy : KnowledgeStrategy
-        Its ``fuse`` is called once, or, from the same memory, again.
+        The strategy. Another call of its ``fuse`` starts from the same memory.
     uploads : Uploads
-        All that are sound.
+        All sound uploads.
 
     Returns
     -------
     list[int]
-        The clients whose uploads are in the fusion, ascending: those that take part in the round.
+        Clients whose uploads are in the fusion, ascending: the participants of the round.
 
     Raises
     ------
     RunFailedError
-        If ``fuse`` raises, or returns what cannot be sent.
+        If ``fuse`` raises, or returns knowledge that cannot be sent.
     """
     before = _snapshot(strategy)
     try:
@@ -83,16 +83,14 @@ def _without_largest(
     fused, kept = None, ascending
     while fused is None:  # with half of them it is finite, so this ends
         dropped, kept = kept[-1], kept[:-1]
-        text = (
-            f"what is fused with it is not finite, and its numbers go up to {magnitude(dropped):g}"
-        )
+        text = f"the fusion with it is not finite, and its numbers go up to {magnitude(dropped):g}"
         strategy.exchange.withdraw(dropped.client, "share", text)
         fused = _again(strategy, kept, before)
     return fused, kept
 
 
 def _again(strategy: Fusing, uploads: Sequence[Upload], before: Any) -> Fused | None:
-    """Return the fusion of some uploads by a strategy as it was before; None if not finite."""
+    """Return the fusion of some uploads from the earlier memory; None if it is not finite."""
     _restore(strategy, before)
     try:
         return _attempt(strategy, Uploads(uploads))
@@ -123,7 +121,7 @@ def _where(strategy: Fusing) -> str:
 
 
 def _snapshot(strategy: Fusing) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Return a copy of what a fusion may change."""
+    """Return copies of the memory and the server's state, which a fusion may change."""
     server = strategy.options.server_model
     return copy.deepcopy(strategy.memory), None if server is None else server.state()
 

@@ -1,4 +1,4 @@
-"""What a strategy may ask of a model that the server has for itself."""
+"""The server's own model, as a strategy sees it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from fedkt.recipe import Train
 class ServerModel(Protocol):
     """The server's own model and its own unlabelled samples.
 
-    In a domain adaptation the samples are those of the target; elsewhere the public set.
-    ``fedkt.clients.LearnerServerModel`` makes one of any learner.
+    In domain adaptation the samples are those of the target, otherwise the public set.
+    ``fedkt.clients.LearnerServerModel`` is such a model for any learner.
     """
 
     @property
     def num_samples(self) -> int:
-        """M, how many samples the server has; their ids are 0, ..., M - 1."""
+        """M, the number of the server's samples; their ids are 0, ..., M - 1."""
         ...
 
     def weights(self) -> Knowledge:
@@ -28,19 +28,19 @@ class ServerModel(Protocol):
         ...
 
     def load_weights(self, weights: Knowledge) -> None:
-        """Take weights; the optimiser begins anew."""
+        """Load weights; the optimiser starts anew."""
         ...
 
     def predict(self, ids: Tensor | None = None) -> Tensor:
-        """Return logits ``[n, C]`` float32 on the samples with some ids (all)."""
+        """Return logits ``[n, C]`` float32 of the samples at ``ids``, of all by default."""
         ...
 
     def features(self, ids: Tensor | None = None) -> Tensor:
-        """Return features ``[n, d]`` float32 of the samples with some ids (all)."""
+        """Return features ``[n, d]`` float32 of the samples at ``ids``, of all by default."""
         ...
 
     def adapt_norms(self, ids: Tensor | None = None) -> None:
-        """Take the statistics of batch normalisation from the samples with some ids (all)."""
+        """Replace the statistics of batch normalisation by those of samples, all by default."""
         ...
 
     def train(
@@ -51,12 +51,11 @@ class ServerModel(Protocol):
         Parameters
         ----------
         step : Train
-            Its terms read ``knowledge``.
+            The step; its terms read ``knowledge``.
         knowledge : Mapping[str, Knowledge]
-            By name.
+            Knowledge by name.
         round_, rounds : int
-            The round, and how many the run has; they name random streams and give the
-            progress.
+            The round, and the number of rounds of the run, for random streams and progress.
 
         Returns
         -------
@@ -66,7 +65,7 @@ class ServerModel(Protocol):
         ...
 
     def state(self) -> dict[str, Any]:
-        """Return a copy of all that training has changed; see ``fedkt.snapshot`` for types."""
+        """Return a copy of the state that training changes; see ``fedkt.snapshot`` for types."""
         ...
 
     def load_state(self, state: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The figures in a client's replies, each within its bounds."""
+"""The figures in a client's replies, checked against their bounds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEARNT = "learnt-accuracy"  # before the fusion; only where the run asks for the
 
 
 class LearnFigures(NamedTuple):
-    """The figures in a reply to learn: the loss, the accuracy after it, or why there is none."""
+    """The figures in a reply to learn: the loss, the accuracy after it, or the reason for none."""
 
     loss: float | None
     learnt: float | None
@@ -23,7 +23,7 @@ class LearnFigures(NamedTuple):
 
     @classmethod
     def of(cls, content: RecordDict) -> LearnFigures:
-        """Read a reply; raise a KnowledgeError for what is no number, or out of bounds."""
+        """Return the figures of a reply; KnowledgeError for a figure that is out of bounds."""
         metrics = content.metric_records["metrics"]
         unmeasured = content.config_records.get("unmeasured")
         return cls(
@@ -34,7 +34,7 @@ class LearnFigures(NamedTuple):
 
 
 def accuracies(content: RecordDict) -> dict[str, float]:
-    """Return the accuracies in a reply to evaluate, those that it has.
+    """Return the accuracies in a reply to evaluate, by name.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Who is there: the clients behind a grid's nodes, and whether they fit the method."""
+"""The roster of a run: the clients behind a grid's nodes that fit the method."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ NAMED = 3  # clients that an error names
 
 @dataclass(frozen=True)
 class Member:
-    """One client, as it described itself.
+    """A client and the facts of its greeting.
 
     Parameters
     ----------
     client, node : int
-        Its own stable id, and the grid's id for it (which may differ from run to run).
+        The client's stable id, and the grid's id for it (which may differ from run to run).
     facts : Mapping
-        What it told of itself; see :mod:`fedkt.greeting`.
+        Facts of its greeting; see :mod:`fedkt.greeting`.
     """
 
     client: int
@@ -47,13 +47,13 @@ class LeftOut:
     Parameters
     ----------
     node : int
-        The grid's id for it.
+        The grid's id of the node.
     client : int, optional
-        The client that it says it is, unless that is another one's place.
+        The client id in its greeting; None if another node has that id.
     reason : str
-        Why.
+        Why it is left out.
     unfit : bool
-        Whether it has answered and does not fit, or else has failed.
+        Whether its answer does not fit; else it failed or did not answer.
     """
 
     node: int
@@ -62,8 +62,8 @@ class LeftOut:
     unfit: bool = True
 
     def __str__(self) -> str:
-        who = f"node {self.node}" if self.client is None else f"client {self.client}"
-        return f"{who}: {self.reason}"
+        name = f"node {self.node}" if self.client is None else f"client {self.client}"
+        return f"{name}: {self.reason}"
 
 
 class Roster(Mapping[int, Member]):
@@ -72,9 +72,9 @@ class Roster(Mapping[int, Member]):
     Parameters
     ----------
     members : Sequence[Member]
-        At least one; they agree on what the method needs.
+        The clients, at least one; their facts agree where the method needs it.
     left_out : Sequence[LeftOut]
-        Those that came and take no part.
+        Nodes that came and take no part.
     """
 
     def __init__(self, members: Sequence[Member], left_out: Sequence[LeftOut] = ()) -> None:
@@ -101,34 +101,34 @@ class Roster(Mapping[int, Member]):
 
 
 def meet(grid: Grid, recipe: Recipe, method: str, options: ServerOptions, timeout: float) -> Roster:
-    """Wait for the clients, ask each who it is, and leave out those that do not fit.
+    """Wait for the clients, greet them, and return the roster of those that fit.
 
-    Where clients differ in what all must agree on, those stay that most clients agree with; of
-    equally many those with the lowest id.
+    Where clients differ in facts that must agree, the largest group of equal clients stays; of
+    equally large groups the one with the lowest id.
 
     Raises
     ------
     RunFailedError
         If too few clients come, answer and fit (``options.quorum``).
     ConfigError
-        If too few are left because some do not fit the method or each other.
+        If too few are left because clients do not fit the method or each other.
     """
     nodes = _wait_for_nodes(grid, options)
     content = RecordDict({"config": ConfigRecord({"recipe": recipe.to_json()})})
     messages = [Message(content, node, MessageType.QUERY, group_id="hello") for node in nodes]
     replies = _by_receiver(messages, grid.send_and_receive(messages, timeout=timeout))
     answers = [_introduced(node, replies.get(node)) for node in nodes]
-    members, unfit = _fitting([one for one in answers if isinstance(one, Member)], recipe)
-    left_out = [*(one for one in answers if isinstance(one, LeftOut)), *unfit]
+    members, unfit = _fitting([node for node in answers if isinstance(node, Member)], recipe)
+    left_out = [*(node for node in answers if isinstance(node, LeftOut)), *unfit]
     taken = {member.client for member in members}
     left_out = sorted(
-        (replace(one, client=None) if one.client in taken else one for one in left_out),
-        key=lambda one: one.node,
+        (replace(node, client=None) if node.client in taken else node for node in left_out),
+        key=lambda node: node.node,
     )
     if len(members) < options.needed(max(options.clients, len(nodes))):
         raise _too_few(len(members), len(nodes), left_out, method, options)
-    for one in left_out:
-        logger.warning("left out of %s: %s", method, one)
+    for node in left_out:
+        logger.warning("left out of %s: %s", method, node)
     return Roster(members, left_out)
 
 
@@ -139,10 +139,10 @@ def _wait_for_nodes(grid: Grid, options: ServerOptions) -> list[int]:
         if len(nodes) >= wanted:
             return nodes
         if time.monotonic() > deadline:
-            came = f"Only {len(nodes)} of {wanted} clients came within {options.wait:g} s."
+            text = f"Only {len(nodes)} of {wanted} clients came within {options.wait:g} s."
             if len(nodes) < options.needed(wanted):
-                raise RunFailedError(came)
-            logger.warning(came)
+                raise RunFailedError(text)
+            logger.warning(text)
             return nodes
         time.sleep(POLL_SECONDS)
 
@@ -150,19 +150,19 @@ def _wait_for_nodes(grid: Grid, options: ServerOptions) -> list[int]:
 def _by_receiver(messages: Iterable[Message], replies: Iterable[Message]) -> dict[int, Message]:
     """Return the first reply to each message by the node that the message went to.
 
-    Not by where a reply says it is from: Flower itself answers for a node that is gone.
+    The source in a reply does not count: Flower itself answers for a node that is gone.
     """
-    asked = {m.metadata.message_id: m.metadata.dst_node_id for m in messages}
-    found: dict[int, Message] = {}
+    receivers = {m.metadata.message_id: m.metadata.dst_node_id for m in messages}
+    first: dict[int, Message] = {}
     for reply in replies:
-        node = asked.get(reply.metadata.reply_to_message_id)
+        node = receivers.get(reply.metadata.reply_to_message_id)
         if node is not None:
-            found.setdefault(node, reply)
-    return found
+            first.setdefault(node, reply)
+    return first
 
 
 def _introduced(node: int, reply: Message | None) -> Member | LeftOut:
-    """Return the client that a reply introduces, or why it cannot take part."""
+    """Return the client of a reply to the greeting, or the node with the reason to leave it out."""
     if reply is None:
         return LeftOut(node, None, "no reply in time", unfit=False)
     if reply.has_error():
@@ -181,12 +181,12 @@ def _introduced(node: int, reply: Message | None) -> Member | LeftOut:
 
 
 def _fitting(members: Iterable[Member], recipe: Recipe) -> tuple[list[Member], list[LeftOut]]:
-    """Return the members that agree with most, each id once, and the others."""
+    """Return the largest group of members that agree, each id once, and the others left out."""
     names = binding(recipe)
     groups: dict[tuple[Value, ...], list[Member]] = {}
     for member in sorted(members, key=lambda m: (m.client, m.node)):
         groups.setdefault(tuple(member.facts[name] for name in names), []).append(member)
-    # The first of equally many: those with the lowest id.
+    # Of equally large groups the first, which has the lowest id.
     usual = max(groups.values(), key=lambda group: len({m.client for m in group}), default=[])
     left_out = [
         LeftOut(m.node, m.client, foreign(differences(m.facts, usual[0].facts, recipe)))
@@ -206,7 +206,7 @@ def _fitting(members: Iterable[Member], recipe: Recipe) -> tuple[list[Member], l
 def _too_few(
     members: int, nodes: int, left_out: Sequence[LeftOut], method: str, options: ServerOptions
 ) -> FedktError:
-    """Return the error of a run that cannot start; the user's, if a client does not fit."""
+    """Return the error of a run that cannot start; a ConfigError if a client does not fit."""
     text = f"{method} cannot start"
     if left_out:
         text = f"{method} cannot run on {'; '.join(map(str, left_out[:NAMED]))}"
@@ -216,5 +216,5 @@ def _too_few(
         expected = max(options.clients, nodes)
         needed = options.needed(expected)
         text += f"; {members} of {expected} clients are left and {needed} are needed"
-    unfit = any(one.unfit for one in left_out)
+    unfit = any(node.unfit for node in left_out)
     return ConfigError(f"{text}.") if unfit else RunFailedError(f"{text}.")

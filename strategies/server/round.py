@@ -1,4 +1,4 @@
-"""What a strategy is told about a run, and what it reports about each round."""
+"""The options of a run at the server, and the report of a round."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Quorum = Literal["strict", "majority"] | AtLeastOne
 @checked
 @dataclass(frozen=True)
 class ServerOptions:
-    """What belongs to a run and not to a method.
+    """Options of a run at the server, the same for all methods.
 
     Parameters
     ----------
@@ -27,31 +27,30 @@ class ServerOptions:
     participation : float
         Share of the clients drawn each round, in (0, 1]; at least one takes part.
     clients : int
-        How many clients to wait for before the first round; 0 takes those that are there
+        Number of clients to wait for before the first round; 0 takes those that are there
         once the first has come.
     codec : str
         Codecs for both directions, joined by ``+``; ``"none"`` sends float32.
     wait : float
         Seconds to wait for the clients to come.
     quorum : {"strict", "majority"} or int
-        How many clients must have come, answered the greeting and fit for a run to start; it
-        starts without the others. ``strict``: all. ``majority``: more than half of ``clients``,
-        or of those that came if they are more. A number: so many.
+        Number of clients that must come, answer the greeting and fit before a run starts without
+        the others. ``strict``: all. ``majority``: more than half of ``clients``, or of those that
+        came if they are more.
     public_labels : Tensor, optional
-        int64 ``[M]``: the labels of the public samples by id, -1 where the server does not
-        know one. A simulation gives those of its public set; a deployed server that has
-        labelled some rows gives what it has. Only methods that say so read it
-        (``trust="root"``).
+        int64 ``[M]``: labels of the public samples by id, -1 where the server does not know the
+        label. A simulation gives those of its public set; a deployed server gives those that it
+        has. Only methods that say so read them (``trust="root"``).
     server_model : ServerModel, optional
-        The server's own model and unlabelled samples, for methods that train or ask one.
+        The server's own model and unlabelled samples, for methods that need them.
     group_effect : bool
         Whether participants also measure their model between learning and fusion, on the
-        common test set; evaluation only, no model changes by it.
+        common test set. This is evaluation only and changes no model.
     schedule_rounds : int
-        What follows the progress of a run (λ_p of domain adaptation, the gates of ``kd3a``)
-        follows that of a run of so many rounds, of which this is the beginning; 0: of this.
+        Number of rounds for schedules over the progress of a run (λ_p of domain adaptation, the
+        gates of ``kd3a``), if this run is the beginning of a longer one; 0: this run's.
     bounds : Bounds
-        What the numbers of an upload may be.
+        Bounds on uploads.
     """
 
     seed: Count = 0
@@ -60,7 +59,7 @@ class ServerOptions:
     codec: str = "none"
     wait: Factor = 120.0
     quorum: Quorum = "majority"
-    # Tensors have no single truth value to compare by, and are too long for a log line.
+    # Tensors cannot be compared by ==, and are too long for a log line.
     public_labels: Tensor | None = field(default=None, compare=False, repr=False)
     server_model: ServerModel | None = field(default=None, compare=False, repr=False)
     group_effect: bool = False
@@ -68,7 +67,7 @@ class ServerOptions:
     bounds: Bounds = field(default_factory=Bounds)
 
     def needed(self, expected: int) -> int:
-        """Return how many of the clients that are expected a run needs."""
+        """Return the number of clients that a run needs, of those expected."""
         if self.quorum == "strict":
             return expected
         return expected // 2 + 1 if self.quorum == "majority" else self.quorum
@@ -76,7 +75,7 @@ class ServerOptions:
 
 @dataclass(frozen=True)
 class Failure:
-    """A client dropped from a phase of a round, and why."""
+    """A client dropped from a phase of a round, and the reason."""
 
     client: int
     phase: str
@@ -99,44 +98,42 @@ class Traffic:
 
 @dataclass
 class RoundReport:
-    """All that is known about one round.
+    """The report of one round: participants, figures, bytes, failures.
 
     Parameters
     ----------
     round : int
-        From 1.
+        Number of the round, from 1.
     clients : tuple[int, ...]
         All client ids, ascending.
     participants : list[int]
-        Those drawn for the round; once the uploads are in, those whose upload was good.
+        Clients drawn for the round; after the fusion, those whose upload is in it.
     untrained : tuple[int, ...]
-        Clients that have failed whenever they were asked to learn, until now, or whose replies
-        have all been refused: as far as is known they hold the model that they began with, and no
-        figure is theirs.
+        Clients that have failed, or whose reply was refused, whenever they were asked to learn. As
+        far as is known they still have their first model, so they get no figure.
     metrics : dict[int, dict[str, float]]
-        By client: ``personalised-accuracy``, ``global-accuracy``,
-        ``validation-accuracy``, each in [0, 1], as far as the client has them.
+        By client: ``personalised-accuracy``, ``global-accuracy`` and
+        ``validation-accuracy`` in [0, 1], if the client has measured them.
     server_accuracy : float, optional
         Accuracy of the server's own model, if there is one.
     one_model : bool
-        Whether all clients go on from the server's model.
+        Whether all clients continue from the server's model.
     learnt : dict[int, float]
-        By participant, the accuracy on the common test set of its model as it was after
-        learning, before the fusion; empty unless the run asks for the group effect.
+        By participant, the accuracy of its model on the common test set after learning, before
+        the fusion; empty unless the run asks for the group effect.
     traffic : Traffic
-        Bytes.
+        Bytes sent.
     failures : list[Failure]
         Clients dropped.
     notes : list[str]
-        What else did not go as it should, a line each: a figure of the server's own that could
-        not be taken.
+        Other incidents, a line each, such as a figure that the server could not measure.
     diagnostics : Mapping[str, Any]
-        The strategy's own.
+        Values that the strategy reports.
     mean_predictions : dict[int, Tensor]
-        By client, the mean of its answers on the public set, float32 ``[C]``, of methods
-        that share answers; what a server could take for its label histogram.
+        By client, the mean of its answers on the public set, float32 ``[C]``, for methods that
+        share answers; a server could take it for the client's label histogram.
     seconds : float
-        Wall time.
+        Wall time, in seconds.
     """
 
     round: int
@@ -157,7 +154,7 @@ class RoundReport:
     def per_client(self, metric: str) -> list[float | None]:
         """Return one metric for each client in order.
 
-        ``None`` where it is missing, and for clients that never trained.
+        None where the metric is missing, and for clients that never trained.
         """
         never = set(self.untrained)
         return [None if c in never else self.metrics.get(c, {}).get(metric) for c in self.clients]

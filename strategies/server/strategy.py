@@ -34,37 +34,36 @@ from fedkt.strategies.server.round import RoundReport, ServerOptions
 
 
 class Observer(Protocol):
-    """Someone who follows a run: progress display, checkpoints, trackers."""
+    """An observer of a run: progress display, checkpoints, trackers."""
 
     def round_finished(self, report: RoundReport, strategy: KnowledgeStrategy) -> None:
-        """Be told about a round that is complete."""
+        """Handle the report of a finished round."""
         ...
 
 
 class KnowledgeStrategy(Strategy):
     """A method of federated knowledge fusion.
 
-    Subclasses define ``recipe`` (what clients do) and ``fuse`` (what the server does with
-    the uploads) and take their hyper-parameters in ``__init__``; they need not call
-    ``super().__init__``. What a method must remember from round to round goes into
-    ``self.memory``, a dictionary of tensors, knowledge and plain values, which is saved in
-    every checkpoint.
+    Subclasses define ``recipe`` (the steps and shares of clients) and ``fuse`` (uploads to fused
+    knowledge) and take their hyper-parameters in ``__init__``; they need not call
+    ``super().__init__``. State of a method between rounds goes into ``self.memory``, a
+    dictionary of tensors, knowledge and plain values, which is saved in every checkpoint.
 
     Attributes
     ----------
     name : str
         The registered name; by default the lower-case class name.
     options : ServerOptions
-        Seed, participation, codec; set by whoever runs the strategy, before ``start``.
+        Options of the run, such as seed, participation and codec; to be set before ``start``.
     observers : Sequence[Observer]
-        Told about each finished round.
+        Observers, called after every round.
     """
 
     part: ClassVar[str] = "strategies"
     # Whether the server has a model and samples of its own (``options.server_model``).
     needs_server_model: ClassVar[bool] = False
-    # Whether a round depends on how many are planned (``Batch.progress``, ``exchange.rounds``):
-    # then a run that is made longer is not the run that was planned so from the start.
+    # Whether a round depends on the number of rounds planned (``Batch.progress``,
+    # ``exchange.rounds``). Then a run made longer differs from a run planned longer.
     follows_progress: ClassVar[bool] = False
     # Class-level defaults, so that subclasses need no super().__init__().
     options: ServerOptions = ServerOptions()
@@ -76,15 +75,15 @@ class KnowledgeStrategy(Strategy):
 
     @abstractmethod
     def recipe(self) -> Recipe:
-        """Return what the clients do; constant during a run."""
+        """Return the recipe for the clients; constant during a run."""
 
     def fuse(self, uploads: Uploads) -> Fused:
-        """Turn the accepted uploads of a round into knowledge for the clients.
+        """Return the knowledge for the clients, fused from the accepted uploads of a round.
 
         Parameters
         ----------
         uploads : Uploads
-            At least one, ordered by client, all checked.
+            At least one upload, ordered by client, all checked.
 
         Returns
         -------
@@ -96,21 +95,21 @@ class KnowledgeStrategy(Strategy):
     def fusion_flops(self, clients: int, rows: float, classes: int) -> float:
         """Return the FLOPs of a fusion whose cost grows faster than the number of clients.
 
-        Simulations warn where it is more than all that the clients compute; 0 for cheap ones.
+        Simulations warn if it exceeds all computing of the clients; 0 for cheap fusions.
 
         Parameters
         ----------
         clients : int
-            Of a round.
+            Number of clients in a round.
         rows : float
-            Public samples that they share answers for.
+            Number of public samples that they share answers on.
         classes : int
-            Width of the answers.
+            C, the width of the answers.
         """
         return 0.0
 
     def first(self, weights: Knowledge | None) -> Mapping[str, Knowledge]:
-        """Return knowledge of the server's own that clients are sent in the first round.
+        """Return knowledge from the server for the clients in the first round.
 
         Parameters
         ----------
@@ -120,14 +119,14 @@ class KnowledgeStrategy(Strategy):
         Returns
         -------
         Mapping[str, Knowledge]
-            Under names that the recipe lists as ``given``.
+            Knowledge by the names that the recipe lists as ``given``.
         """
         return {}
 
     def server_weights(self) -> Knowledge | None:
         """Return the weights of the server's model for its evaluation; None if it has none.
 
-        By default the global weights of methods that exchange them whole.
+        By default the global weights, for methods that exchange whole weights.
         """
         for share in self.exchange.recipe.share:
             if share.whole_model:
@@ -141,7 +140,7 @@ class KnowledgeStrategy(Strategy):
         Raises
         ------
         ConfigError
-            If whoever runs the strategy has given it none.
+            If ``options.server_model`` is not set.
         """
         model = self.options.server_model
         if model is None:
@@ -158,7 +157,7 @@ class KnowledgeStrategy(Strategy):
 
     @property
     def memory(self) -> dict[str, Any]:
-        """What the method keeps from round to round; saved in checkpoints."""
+        """State of the method between rounds; saved in checkpoints."""
         memory: dict[str, Any] = self.__dict__.setdefault("_memory", {})
         return memory
 
@@ -172,18 +171,18 @@ class KnowledgeStrategy(Strategy):
 
     @property
     def exchange(self) -> Exchange:
-        """The conversation with the clients, begun on first use."""
+        """The exchange with the clients, made on first use."""
         if "_exchange" not in self.__dict__:
             self.__dict__["_exchange"] = Exchange(self.title, self.settled_recipe, self.options)
         exchange: Exchange = self.__dict__["_exchange"]
         return exchange
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that is needed to go on after the last finished round."""
+        """Return the state after the last finished round; see ``fedkt.snapshot`` for types."""
         return {"memory": copy.deepcopy(self.memory), "exchange": self.exchange.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a state; the next ``start`` goes on from there."""
+        """Load a state; the next ``start`` continues from it."""
         self.__dict__.pop("_exchange", None)
         self.__dict__["_memory"] = copy.deepcopy(state["memory"])
         self.exchange.load_state_dict(state["exchange"])
@@ -200,10 +199,10 @@ class KnowledgeStrategy(Strategy):
     ) -> Result:
         """Run the method; the parameters are those of Flower's ``Strategy.start``.
 
-        Beyond Flower's own loop it goes on from a loaded state, tells the observers
-        about each round, and stops when no client is left in a round. ``initial_arrays``
-        are the first global weights, for methods that exchange weights; ``evaluate_fn``
-        is asked about the server's model if there is one.
+        Beyond Flower's own loop it continues from a loaded state, calls the observers after
+        every round, and stops when no client is left in a round. ``initial_arrays`` are the
+        first global weights, for methods that exchange weights. ``evaluate_fn`` measures the
+        server's model if there is one.
 
         Raises
         ------
@@ -215,7 +214,7 @@ class KnowledgeStrategy(Strategy):
         arrays = initial_arrays if initial_arrays is not None else ArrayRecord()
         self.exchange.rounds = self.options.schedule_rounds or num_rounds
         self.exchange.meet(grid, arrays, timeout, self.first)
-        # Without a model of the server's own the first weights are nobody's: not to be evaluated.
+        # Without a server model the first weights belong to no party, and are not evaluated.
         arrays = self._server_arrays() or ArrayRecord()
         configs = train_config or ConfigRecord(), evaluate_config or ConfigRecord()
         result, send = Result(), partial(grid.send_and_receive, timeout=timeout)
@@ -244,7 +243,7 @@ class KnowledgeStrategy(Strategy):
     ) -> tuple[ArrayRecord, MetricRecord | None, MetricRecord | None]:
         """Return the server's weights after a round, and the clients' means of both messages.
 
-        Messages and replies are given away, not kept: with thousands of clients they are gigabytes.
+        Messages and replies are freed early: with thousands of clients they take gigabytes.
         """
         messages = self.configure_train(server_round, arrays, configs[0], grid)
         replies = _handed_over(send(messages))
@@ -262,7 +261,7 @@ class KnowledgeStrategy(Strategy):
         server_round: int,
         arrays: ArrayRecord,
     ) -> MetricRecord | None:
-        """Return the figures of the server's model; none, and a note, if they are not finite."""
+        """Return the figures of the server's model; None, with a note, if they are not finite."""
         try:
             return evaluate_fn(server_round, arrays) if len(arrays) else None
         except NotFiniteError as error:
@@ -288,7 +287,7 @@ class KnowledgeStrategy(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Draw the round's clients and tell them to learn and share."""
+        """Return the messages that ask the round's clients, drawn here, to learn and share."""
         exchange = self.exchange
         exchange.meet(grid, arrays, 3600, self.first)
         exchange.begin(server_round)
@@ -303,7 +302,7 @@ class KnowledgeStrategy(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Check the uploads and fuse those that are good."""
+        """Return the server's weights and the mean loss, after fusing the uploads that are good."""
         exchange = self.exchange
         if not self._has_first_message:
             return None, None
@@ -355,7 +354,7 @@ class KnowledgeStrategy(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Send the participants what came out; every client evaluates the model it has."""
+        """Return the messages: participants absorb the fused knowledge, all clients evaluate."""
         exchange = self.exchange
         taking_part = exchange.report.participants if exchange.recipe.absorb else []
         others = [c for c in exchange.report.clients if c not in set(taking_part)]
@@ -369,7 +368,7 @@ class KnowledgeStrategy(Strategy):
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """Collect the clients' accuracies."""
+        """Return the means of the clients' accuracies."""
         exchange = self.exchange
         report = exchange.report
         for client, content in exchange.contents(replies, "absorb", report.clients):

@@ -16,10 +16,10 @@ class FedAvg(KnowledgeStrategy):
     """Average the clients' weights by their number of examples.
 
     Algorithm 1 of the paper. A weight-sharing baseline: it needs one architecture. Float
-    buffers (running statistics) are averaged with the parameters, integer buffers stay
-    at the client. The clients of a round evaluate the new global weights as they are,
-    without fine-tuning; with partial participation the others evaluate the model they have,
-    so the server's accuracy is then the figure to read.
+    buffers (running statistics) are averaged with the parameters; integer buffers stay
+    at the client. The clients of a round evaluate the new global weights without fine-tuning.
+    With partial participation the others evaluate an older model, so the server's accuracy
+    is then the figure to read.
 
     Bytes a round and client, P parameters in float32: up 4P, down 4P (broadcast); 4P more
     down for a client that did not take part in the round before, and in the first round.
@@ -29,7 +29,7 @@ class FedAvg(KnowledgeStrategy):
     local_epochs : int
         E, passes over the private data a round.
     local_samples : int
-        How many samples, drawn anew, a pass sees; 0 = all.
+        Number of samples, drawn anew, in a pass; 0 = all.
     """
 
     name = "fedavg"
@@ -38,14 +38,14 @@ class FedAvg(KnowledgeStrategy):
         self.local_epochs, self.local_samples = local_epochs, local_samples
 
     def private_step(self) -> Train:
-        """Return the clients' training on private data: what the descendants change."""
+        """Return the training step on private data, which subclasses change."""
         epochs, samples = self.local_epochs, self.local_samples
         return Train(on="private", terms=[CrossEntropy()], epochs=epochs, samples=samples)
 
     def recipe(self) -> Recipe:
-        """Start from the global weights, train, share the weights, take the average."""
+        """Return the recipe: load the global weights, train, share the weights."""
         return Recipe.sharing_weights(self.private_step())
 
     def fuse(self, uploads: Uploads) -> Fused:
-        """Average by number of examples."""
+        """Return the mean of the weights by number of examples; broadcast."""
         return mean_by_examples(uploads["weights"])

@@ -9,16 +9,16 @@ from fedkt.strategies.weights.fedavg import FedAvg
 
 @register
 class FedBN(FedAvg):
-    """Federated averaging in which batch normalisation stays with the clients.
+    """Average the clients' weights without batch normalisation, which stays at the clients.
 
     Algorithm 1 of the paper: affine map and running statistics of every batch normalisation
     are neither shared nor averaged, so that each client keeps the feature scale of its own
-    data. The server therefore has no model of its own to evaluate: its accuracy is left
-    empty, and the clients' are the figures to read. With a model without batch normalisation
-    the clients are those of :class:`~fedkt.strategies.FedAvg`, bit for bit.
+    data. So the server has no model to evaluate: its accuracy is left empty, and the clients'
+    accuracies are the figures to read. With a model without batch normalisation the clients
+    are those of :class:`~fedkt.strategies.FedAvg`, bit for bit.
 
-    Differences: the average is by number of examples, where the paper gives its clients equal
-    ones. It does not say how a client unseen in training would normalise; nor does this.
+    Differences: the average is by number of examples; the clients of the paper all have equally
+    many. Neither the paper nor this class defines how a client unseen in training normalises.
 
     Bytes a round and client, P parameters and B of them, running statistics included, in
     batch normalisation: 4(P - B) up and down (broadcast), and once more as in FedAvg.
@@ -28,11 +28,11 @@ class FedBN(FedAvg):
     local_epochs : int
         Passes over the private data a round.
     local_samples : int
-        How many samples, drawn anew, a pass sees; 0 = all.
+        Number of samples, drawn anew, in a pass; 0 = all.
     """
 
     name = "fedbn"
 
     def recipe(self) -> Recipe:
-        """Start from the global weights, train, share all but normalisation, take the average."""
+        """Return the recipe: load the global weights, train, share all but normalisation."""
         return Recipe.sharing_weights(self.private_step(), local_norms=True)

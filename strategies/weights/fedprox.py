@@ -13,11 +13,11 @@ from fedkt.strategies.weights.fedavg import FedAvg
 
 @register
 class FedProx(FedAvg):
-    """Federated averaging with a proximal term that holds clients near the global weights.
+    """Average the clients' weights, held near the global weights by a proximal term.
 
     Local loss: cross-entropy + μ/2 ‖w − w_global‖² (equation 2); with μ = 0 it is
     :class:`~fedkt.strategies.FedAvg`, whose bytes and requirements it shares.
-    Averaging is by number of examples; the paper samples clients that way instead.
+    Averaging is by number of examples; the paper samples clients by it instead.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ class FedProx(FedAvg):
     local_epochs : int
         Passes over the private data a round.
     local_samples : int
-        How many samples, drawn anew, a pass sees; 0 = all.
+        Number of samples, drawn anew, in a pass; 0 = all.
     """
 
     name = "fedprox"
@@ -38,5 +38,5 @@ class FedProx(FedAvg):
         self.mu = mu
 
     def private_step(self) -> Train:
-        """Return the training near the global weights."""
+        """Return the training step with the proximal term."""
         return replace(super().private_step(), terms=[CrossEntropy(), Proximal(self.mu)])

@@ -13,7 +13,7 @@ from fedkt.strategies.weights.fedavg import FedAvg
 
 @register
 class FedSR(FedAvg):
-    """FedAvg of models whose representation is random, short and tells little beyond the class.
+    """Average the weights of models with random, short features that tell only the class.
 
     Nguyen, Torr & Lim: FedSR: A Simple and Effective Domain Generalization Method for Federated
     Learning, NeurIPS 2022. Clients minimise ``CE(classify(z), y) + α_L2R ‖z‖₂ + α_CMI
@@ -21,17 +21,17 @@ class FedSR(FedAvg):
     distribution r of every class (``fedkt.objectives.probabilistic``). A model answers with
     its mean μ. Model, σ and r are all averaged by number of examples.
 
-    Different from the paper: μ are the features of any model that has them, so they may be
-    what a ReLU let through, where the paper's networks end in a linear layer for μ and σ; σ is
-    a linear layer on those features. One z is drawn a sample and step. The authors' code
-    multiplies μ and σ by one more learnable scalar within the KL: that divides m and s of r
-    by it, which are free anyway, so it is left out. Their clients communicate the network alone
-    (with μ and σ, its last layer), averaged with equal weights, and each keeps its own r and that
-    scalar; here the r of all clients are averaged too. At test time their model answers with the
-    mean probabilities of several drawn z, here once with μ. Their r begins with m = 0 and s =
-    softplus(1) = 1.31 for every class; here ``class-mean`` and ``class-scale`` begin as linear
-    layers do, so the classes differ by chance. α of 0.01 and 0.001 are those the code's README
-    gives for PACS; its defaults are 0.01 and 0.0005, with 5 local epochs.
+    Different from the paper: μ are the features of any model, so they may be the outputs of a
+    ReLU; the paper's networks end in a linear layer for μ and σ. Here σ is a linear layer on
+    those features. One z is drawn for each sample and step. The authors' code multiplies μ and σ
+    by one more learnable scalar within the KL. That only divides m and s of r, which are free, so
+    it is left out. Their clients communicate the network alone (with μ and σ, its last layer),
+    averaged with equal weights, and each keeps its own r and that scalar; here the r of all
+    clients are averaged too. At test time their model answers with the mean probabilities of
+    several drawn z, here once with μ. Their r starts with m = 0 and s = softplus(1) = 1.31 for
+    every class; here ``class-mean`` and ``class-scale`` start as linear layers, so the classes
+    differ by chance. α of 0.01 and 0.001 are those in the code's README for PACS; its defaults
+    are 0.01 and 0.0005, with 5 local epochs.
 
     Bytes a round and client, P parameters of the model, features of width d, C classes: with
     Q = P + d(d + 1) + 2d(C + 1), up 4Q, down 4Q (broadcast); 4Q more down as in FedAvg.
@@ -45,7 +45,7 @@ class FedSR(FedAvg):
     local_epochs : int
         Passes over the private data a round.
     local_samples : int
-        How many samples, drawn anew, a pass sees; 0 = all.
+        Number of samples, drawn anew, in a pass; 0 = all.
     """
 
     name = "fedsr"
@@ -61,7 +61,7 @@ class FedSR(FedAvg):
         self.l2r, self.cmi = l2r, cmi
 
     def recipe(self) -> Recipe:
-        """Start from the global weights, train with noise, share the weights."""
+        """Return the recipe: load the global weights, train with noise, share the weights."""
         term = Probabilistic(self.l2r, self.cmi)
         train = replace(self.private_step(), terms=[term])
         return Recipe.sharing_weights(train, heads=term.heads())

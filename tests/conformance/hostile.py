@@ -150,7 +150,7 @@ UPLOADS: dict[str, tuple[Spoil, str]] = {
     "other-serialisation": (raw(stype="pickle"), "serialised"),
     "beyond-float32": (filled(3e38), "at most 1e\\+15|not probabilities|not in"),
     "below-float32": (filled(-3e38), "at most 1e\\+15|not probabilities|not in"),
-    "just-beyond-the-others": (filled(1e6), "as others have|not probabilities|not in"),
+    "just-beyond-the-others": (filled(1e6), "the others' median|not probabilities|not in"),
     "ids-of-nobody": (_with(ids=np.array([2**62])), "ids"),
     "ids-negative": (_with(ids=np.array([-1])), "ids|id"),
     "ids-fractions": (_with(ids=np.array([0.5])), "ids"),

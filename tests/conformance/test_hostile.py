@@ -87,7 +87,7 @@ def test_two_who_claim_all_examples_are_refused(reference: str) -> None:
     method = METHODS[reference]
     spoil = uploads_for(method)["examples-takes-over"][0]
     found = replay(method, {(STRUCK, "train", c): spoil for c in (0, ODD)})
-    assert_as_silent(method, "train", found, "as others have", 0, ODD)
+    assert_as_silent(method, "train", found, "the others' median", 0, ODD)
 
 
 @pytest.mark.parametrize("reference", METHODS)
@@ -165,7 +165,7 @@ def test_a_fusion_that_is_not_finite_drops_the_largest(sizes: dict[int, float]) 
     """Finite answers whose squares are not: who sent them is left out, whatever was remembered."""
     change = {(STRUCK, "train", client): filled(size) for client, size in sizes.items()}
     found = replay(SQUARING, change, bounds=WIDE)
-    says = "what is fused with it is not finite, and its numbers go up to (1e\\+30|3e\\+38)"
+    says = "the fusion with it is not finite, and its numbers go up to (1e\\+30|3e\\+38)"
     assert [client for _, client, _ in found.fate] == sorted(sizes, key=sizes.__getitem__)[::-1]
     found.fate.sort()
     assert_as_silent(SQUARING, "train", found, says, *sizes)
