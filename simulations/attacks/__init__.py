@@ -1,4 +1,4 @@
-"""Attacks: what malicious clients upload instead of their answers."""
+"""Attacks: functions that replace the answers of malicious clients."""
 
 from fedkt.simulations.attacks.view import Attack, View
 

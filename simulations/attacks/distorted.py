@@ -1,4 +1,4 @@
-"""Attacks that upload distorted answers, their own or other clients', or none."""
+"""Attacks that upload distorted answers of the attacker or of other clients, or nothing."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from fedkt.simulations.attacks.view import View
 
 @register(part="attacks")
 def amplified(view: View, scale: float = 10.0) -> Tensor:
-    """Multiply its own answers by scale: honest, but over-confident."""
+    """Multiply the honest answers by scale: right, but over-confident."""
     return scale * view.own
 
 
 @register(part="attacks")
 def inverted(view: View, scale: float = 1.0) -> Tensor:
-    """Multiply its own answers by minus scale."""
+    """Multiply the honest answers by minus scale."""
     return -scale * view.own
 
 
 @register(part="attacks")
 def inverted10(view: View) -> Tensor:
-    """Multiply its own answers by minus ten."""
+    """Multiply the honest answers by minus ten."""
     return inverted(view, 10.0)
 
 
 @register(part="attacks")
 def replay(view: View) -> Tensor:
-    """Repeat the answers of its first round for ever, row by row."""
+    """Repeat the answers of the attacker's first round in every round, row by row."""
     return view.first
 
 
 @register(part="attacks")
 def swap(view: View, source: int = 3, target: int = 8) -> Tensor:
-    """Exchange the columns of two classes in its own answers."""
+    """Exchange the columns of two classes in the honest answers."""
     source, target = view.two_classes(source, target)
     order = torch.arange(view.num_classes)
     order[source], order[target] = target, source
@@ -48,8 +48,8 @@ def swap(view: View, source: int = 3, target: int = 8) -> Tensor:
 def lie(view: View, deviations: float = 1.0) -> Tensor:
     """Push the honest mean from its top class to the runner-up; the same from all attackers.
 
-    Of the honest clients' log-probabilities: their mean, less their standard deviation in
-    the class that is highest in the mean, plus their standard deviation in the second.
+    From the honest clients' log-probabilities: their mean, minus their standard deviation in the
+    class with the highest mean, plus their standard deviation in the second.
     """
     logs = F.log_softmax(view.honest, dim=-1)
     mean, spread = logs.mean(0), logs.std(0, correction=0)
@@ -60,25 +60,25 @@ def lie(view: View, deviations: float = 1.0) -> Tensor:
 
 @register(part="attacks")
 def mimic(view: View) -> Tensor:
-    """Move its own answers on by one class: honest in its confidence only."""
+    """Move the honest answers on by one class: only their confidence stays honest."""
     return view.own.roll(1, dims=-1)
 
 
 @register(part="attacks")
 def mimic_confident(view: View) -> Tensor:
-    """Move the most confident honest client's answers on by one class; all attackers alike."""
+    """Move the most confident honest client's answers on by one class; the same from all."""
     mean_entropy = entropy(torch_softmax(view.honest)).mean(-1)
     return view.honest[mean_entropy.argmin()].roll(1, dims=-1)
 
 
 @register(part="attacks")
 def mimic_noisy(view: View, noise: float = 0.7) -> Tensor:
-    """Add noise to mimic-confident, of noise standard deviations: no two are alike."""
-    copied = mimic_confident(view)
-    drawn = torch.randn(copied.shape, generator=view.rng("noise"))
-    return copied + noise * copied.std() * drawn
+    """Add noise to mimic-confident, in standard deviations; every attacker's is different."""
+    copy = mimic_confident(view)
+    normal = torch.randn(copy.shape, generator=view.rng("noise"))
+    return copy + noise * copy.std() * normal
 
 
 @register(part="attacks")
 def silent(view: View) -> None:
-    """Upload nothing: what the honest clients come to without the others."""
+    """Upload nothing, to show the honest clients without the others."""

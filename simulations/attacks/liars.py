@@ -1,8 +1,7 @@
-"""Malicious clients: honest in training, and liars in what they upload.
+"""Malicious clients: they train honestly and upload lies.
 
-An :class:`AttackedGrid` stands between a strategy and the grid it is given, whichever that
-is, and replaces the uploads of the first clients on their way to the server. Neither the
-server nor any client knows of it.
+An :class:`AttackedGrid` stands between a strategy and any grid, and replaces the uploads of the
+first clients on their way to the server. Neither the server nor any client knows of it.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from fedkt.text import one_line
 
 
 def make_attack(section: AttackSection, num_classes: int) -> Attack:
-    """Build the attack that an ``[attack]`` section describes, and try it once.
+    """Return the attack of an ``[attack]`` section, tried once.
 
     Parameters
     ----------
@@ -78,23 +77,23 @@ def _function(kind: str) -> Attack:
 
 
 class Liars:
-    """The malicious clients of a run, and what they remember from round to round.
+    """The malicious clients of a run, and their state between rounds.
 
     Parameters
     ----------
     section : AttackSection
-        Who lies, and how.
+        Number of liars, and their attack.
     num_classes : int
         C.
     strategy : KnowledgeStrategy
-        The run's, with its options. If its clients share nothing there is nothing to lie in.
+        Strategy of the run, with its options. Without shares there is nothing to replace.
 
     Attributes
     ----------
     clients : frozenset[int]
-        Their ids.
+        Ids of the liars.
     silent : frozenset[int]
-        Those of them that sent nothing in the current round because the attack says so.
+        Liars whose attack uploads nothing in the current round.
 
     Raises
     ------
@@ -111,11 +110,11 @@ class Liars:
                 f"attack.clients = {section.clients}: must be below the number of clients, "
                 f"{options.clients}."
             )
-        other = [s.kind for s in recipe.share if s.kind not in ANSWERS]
-        if other:
+        kinds = [s.kind for s in recipe.share if s.kind not in ANSWERS]
+        if kinds:
             raise ConfigError(
-                f"attack {section.kind}: only answers on the public set can be lied in, and "
-                f"{strategy.title} shares {other[0]}."
+                f"attack {section.kind}: only answers on the public set can be attacked, and "
+                f"{strategy.title} shares {kinds[0]}."
             )
         self.clients = frozenset(range(section.clients))
         self.silent: frozenset[int] = frozenset()
@@ -126,23 +125,23 @@ class Liars:
         self._targets: dict[str, dict[int, Knowledge]] = {s.name: {} for s in recipe.share}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what must outlive a stop after a finished round."""
+        """Return the state between rounds; see ``fedkt.snapshot`` for types."""
         return {
             "first": {name: dict(of) for name, of in self._first.items()},
             "targets": {name: dict(of) for name, of in self._targets.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a state."""
+        """Load a state."""
         self._first = {name: dict(of) for name, of in state["first"].items()}
         self._targets = {name: dict(of) for name, of in state["targets"].items()}
 
     def greet(self, public_size: int) -> None:
-        """Be told how many public samples the clients hold."""
+        """Set the number of the clients' public samples."""
         self._public_size = public_size
 
     def listen(self, client: int, content: RecordDict) -> None:
-        """Take note of a message to a liar: the round, and the fused knowledge in it."""
+        """Keep the round and the fused knowledge of a message to a liar."""
         self._round = int(cast(int, content.config_records["config"]["server-round"]))
         for name, packet in wire.extract(content).items():
             fused = wire.decode(packet, partial(self._ids, name), self._options.codec)
@@ -162,7 +161,7 @@ class Liars:
         Raises
         ------
         RunFailedError
-            If the attack raises, or returns what cannot be sent.
+            If the attack raises, or returns values that cannot be sent.
         """
         silent = set()
         for share in self._recipe.share:
@@ -199,7 +198,7 @@ class Liars:
     def _views(
         self, name: str, contents: Mapping[int, RecordDict]
     ) -> Iterator[tuple[int, View, Knowledge]]:
-        """Yield each liar with what it knows, and its honest upload."""
+        """Yield each liar with its view and its honest upload."""
         answers = self._answers(name, contents)
         logits = {c: logits_of(*_soft(one, self._classes)) for c, one in answers.items()}
         liars = [z for c, z in logits.items() if c in self.clients]
@@ -220,7 +219,7 @@ class Liars:
             yield client, view, answers[client]
 
     def _packet(self, name: str, view: View, answers: Knowledge) -> wire.Packet | None:
-        """Return what a liar sends, of the same kind and shape as its honest answers."""
+        """Return the lie of a client, of the same kind and shape as its honest answers."""
         lie = _lie(self._attack, view)
         if lie is None:
             return None
@@ -236,14 +235,14 @@ class Liars:
 
 
 class AttackedGrid(Before):
-    """A grid some of whose clients lie.
+    """A grid with malicious clients.
 
     Parameters
     ----------
     grid : Grid
-        The real one.
+        The real grid.
     liars : Liars
-        Who lies, and how.
+        The malicious clients.
     """
 
     def __init__(self, grid: Grid, liars: Liars) -> None:
@@ -263,7 +262,7 @@ class AttackedGrid(Before):
         return self._grid.push_messages(self._overheard(messages))
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Return the replies that have come; attackers know of those pulled together only."""
+        """Return the replies that have come; attackers see only replies of the same call."""
         return self._attacked(self._grid.pull_messages(message_ids))
 
     def _overheard(self, messages: Iterable[Message]) -> list[Message]:
@@ -293,19 +292,19 @@ class AttackedGrid(Before):
 
 
 def _lie(attack: Attack, view: View) -> Tensor | None:
-    """Return what the attack makes of a view; its shape is checked, its values are its own."""
-    # A copy: an attack that works in place must not change what the others see.
+    """Return the logits of an attack on a view, None for silence; only their shape is checked."""
+    # A copy: an attack that works in place must not change the view of the others.
     lie = attack(replace(view, own=view.own.clone(), first=view.first.clone()))
     if lie is None:
         return None
     if not isinstance(lie, Tensor) or lie.shape != view.own.shape:
-        found = list(lie.shape) if isinstance(lie, Tensor) else type(lie).__name__
-        raise KnowledgeError(f"returned {found}, not logits of shape {list(view.own.shape)}")
+        result = list(lie.shape) if isinstance(lie, Tensor) else type(lie).__name__
+        raise KnowledgeError(f"returned {result}, not logits of shape {list(view.own.shape)}")
     return lie.float()
 
 
 def _reason(error: Exception) -> str:
-    """Return an error on one line; those that fedkt raises speak for themselves."""
+    """Return an error on one line, with its type unless it is fedkt's."""
     text = one_line(error)
     return text if isinstance(error, FedktError) else f"{type(error).__name__}: {text}"
 

@@ -1,4 +1,4 @@
-"""What an attack is, and what an attacker may know."""
+"""Attacks, and the view of an attacker."""
 
 from __future__ import annotations
 
@@ -15,28 +15,27 @@ from fedkt.rng import torch_rng
 
 @dataclass(frozen=True)
 class View:
-    """What one attacker knows when it lies: more than it could in a real federation.
+    """The knowledge of one attacker in a round: more than in a real federation.
 
-    All answers are float32 logits, a row for each public sample in use, ``[M, C]``. Where
-    probabilities are shared they are log-probabilities, where labels are shared confident
-    logits.
+    All answers are float32 logits with a row for each public sample in use, ``[M, C]``. Shared
+    probabilities become log-probabilities, shared labels confident logits.
 
     Parameters
     ----------
     own : Tensor
-        ``[M, C]``, what it would upload if it were honest.
+        ``[M, C]``, the honest answers of this attacker.
     honest : Tensor
-        ``[H, M, C]``, what the honest clients upload this round, by client; the attackers'
-        own answers if no honest client takes part.
+        ``[H, M, C]``, the uploads of the honest clients this round, by client; the attackers'
+        honest answers if no honest client takes part.
     attackers : Tensor
         ``[A, M, C]``, the honest answers of all attackers of the round, by client.
     first : Tensor
-        ``[M, C]``, its honest answers in the first round in which it took part.
+        ``[M, C]``, the honest answers of this attacker in its first round.
     ids : Tensor
-        int64 ``[M]``, the public samples of the rows.
+        int64 ``[M]``, the ids of the public samples.
     target : Knowledge, optional
-        The last fused knowledge it was sent, as probabilities; with ``public_samples`` it
-        may be about other samples than ``ids``.
+        The last fused knowledge that the server sent it, as probabilities. With
+        ``public_samples`` its ids may differ from ``ids``.
     seed, round, client : int
         The run's seed, the round from 1, and the attacker's id.
     """
@@ -53,11 +52,11 @@ class View:
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """C, the number of classes."""
         return self.own.shape[-1]
 
     def rng(self, purpose: str) -> torch.Generator:
-        """Return a random stream of this attacker's own for this round."""
+        """Return a random stream of this attacker for this round."""
         return torch_rng(self.seed, f"attack-{purpose}", self.round, self.client)
 
     def two_classes(self, source: int, target: int) -> tuple[int, int]:
@@ -66,7 +65,7 @@ class View:
         Raises
         ------
         ConfigError
-            If they are no two of the classes there are.
+            If they are not two different classes.
         """
         if source == target or not {source, target} <= set(range(self.num_classes)):
             raise ConfigError(

@@ -1,7 +1,7 @@
-"""The one place that touches Flower's private parts (flwr 1.41).
+"""All use of Flower's private parts (flwr 1.41).
 
-Flower lets messages be made only inside one of its own runs. Our grids are not, so they
-give the process a run's identity, and rebuild messages on the far side of Ray.
+Flower makes messages only inside one of its own runs. Our grids are outside, so they give the
+process the identity of a run, and rebuild messages in the workers of Ray.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ FIRST_NODE = 2  # the node of client 0
 
 
 def claim_identity() -> None:
-    """Let this process make messages, unless Flower has given it an identity already."""
+    """Give this process an identity for making messages, unless Flower has given it one."""
     if vars(TaskIdentity)["_run_id"] is None:
         TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = RUN_ID, 0, SERVER_NODE
 
 
 def number(message: Message, message_id: str) -> None:
-    """Give a message the id that its reply will refer to."""
+    """Set the id of a message, which its reply refers to."""
     message.metadata.__dict__["_message_id"] = message_id
 
 
 def rebuild(metadata: Metadata, content: RecordDict) -> Message:
-    """Make a message from metadata that came from elsewhere."""
+    """Return a message with the metadata of another process."""
     return Message(content=content, metadata=metadata)  # type: ignore[call-overload,no-any-return]  # Flower's internal signature
 
 

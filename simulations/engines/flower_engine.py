@@ -27,16 +27,16 @@ from fedkt.simulations.engines.ray_session import check_alive, session
 from fedkt.text import foreign, last_line
 
 POLL_SECONDS = 0.1  # as Flower's own grid waits for replies
-ENGINE_ERROR = 0  # the code Flower uses for what went wrong outside of the clients
+ENGINE_ERROR = 0  # the code Flower uses for errors outside of the clients
 
 
 class _Watched(Before):
-    """Flower's grid, which waits no longer than there is somebody to wait for.
+    """Flower's grid, which waits only as long as the engine lives.
 
     Parameters
     ----------
     grid : Grid
-        Flower's.
+        Flower's grid.
     ended : Event
         Set when the engine is to stop.
     """
@@ -53,7 +53,7 @@ class _Watched(Before):
         Raises
         ------
         RunFailedError
-            If the engine stops or has died, or answers in a client's place.
+            If the engine stops or dies, or answers for a client.
         """
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         waiting, replies = set(self.push_messages(messages)), []
@@ -69,7 +69,7 @@ class _Watched(Before):
         return replies
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the replies that have come, while there is an engine."""
+        """Return the replies that have come; RunFailedError if the engine has stopped."""
         if self._ended.is_set():
             raise RunFailedError("Flower's engine has stopped.")
         check_alive()
@@ -77,7 +77,7 @@ class _Watched(Before):
 
 
 def _watched(server_app: ServerApp, ended: threading.Event) -> tuple[ServerApp, list[Exception]]:
-    """Return a ServerApp on a watched grid, and the list that gets what it fails of."""
+    """Return a ServerApp on a watched grid, and the list that its exceptions are added to."""
     app, failures = ServerApp(), []
 
     @app.main()
@@ -92,21 +92,21 @@ def _watched(server_app: ServerApp, ended: threading.Event) -> tuple[ServerApp, 
 
 
 class FlowerEngine:
-    """Runs a ServerApp on Flower's simulation engine.
+    """Flower's simulation engine, with client state in files.
 
-    Flower hands any client to any worker process, so the federation and the clients' state
-    lie in files that all of them read.
+    Flower runs any client in any worker process, so the federation and the clients' state are
+    in files that all workers read.
 
     Parameters
     ----------
     spec : PopulationSpec
-        What the clients are.
+        Models and options of the clients.
     federation : Federation
-        Their data.
+        Data of the clients.
     workers : int
-        Ray actors, one CPU each.
+        Number of Ray actors, one CPU each.
     folder : Path
-        For the federation and the state; may be deleted after the run.
+        Folder for the federation and the state; may be deleted after the run.
     """
 
     def __init__(
@@ -130,12 +130,12 @@ class FlowerEngine:
         """
         from flwr.simulation import run_simulation
 
-        # What Flower would tell of a failure, with a traceback, is in what is raised.
+        # Flower would log a failure with a traceback; the exception raised here says it all.
         logging.getLogger("flwr").setLevel(logging.CRITICAL)
         ended = threading.Event()
         watched, failures = _watched(server_app, ended)
-        # Flower takes the Ray that is there. It runs in a thread of its own, since a signal in the
-        # midst of it would leave its threads behind.
+        # Flower uses the running Ray. It runs in another thread, because a signal during its run
+        # would leave its threads behind.
         with session(self._workers), ThreadPoolExecutor(1) as thread:
             simulation = thread.submit(
                 run_simulation,
@@ -163,17 +163,17 @@ class FlowerEngine:
         self._store.restore(states)
 
     def close(self) -> None:
-        """Hold nothing that must be given back."""
+        """Do nothing: the engine holds no resources."""
 
 
 def _lazy_app(spec: PopulationSpec, folder: Path, token: str) -> ClientApp:
-    """Return a ClientApp that is small to send: it finds its data in ``folder``."""
+    """Return a ClientApp that is small to send, because its data is in ``folder``."""
     app = ClientApp()
 
     def handle(message: Message, context: Context) -> Message:
         try:
             return _app(spec, folder, token)(message, context)
-        except Exception as error:  # not of the client, which answers for itself
+        except Exception as error:  # of the engine: a client returns its own errors
             return Message(Error(ENGINE_ERROR, str(error)), reply_to=message)
 
     @app.query()
@@ -193,7 +193,7 @@ def _lazy_app(spec: PopulationSpec, folder: Path, token: str) -> ClientApp:
 
 @lru_cache(maxsize=1)
 def _app(spec: PopulationSpec, folder: Path, token: str) -> KnowledgeClientApp:
-    """Load this process's clients, once for each content of their data."""
+    """Return the ClientApp of this process, made once for each content of the data."""
     torch.set_num_threads(1)
     federation = Federation.load(folder / "federation")
     return Population(spec, federation).app(FileStore(folder / "state"))

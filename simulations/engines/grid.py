@@ -1,4 +1,4 @@
-"""Grids of our own: the common part, and the one that runs in this process."""
+"""Simulation grids: the common part, and the grid that runs in this process."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class SimulationGrid(Grid):
     Parameters
     ----------
     clients : int
-        How many.
+        Number of clients.
 
     Attributes
     ----------
     on_progress : callable, optional
-        Called as messages are handled.
+        Called with the number of messages handled and of all messages.
     """
 
     def __init__(self, clients: int) -> None:
@@ -47,7 +47,7 @@ class SimulationGrid(Grid):
 
     @abstractmethod
     def _handle(self, messages: Sequence[Message], timeout: float | None) -> list[Message]:
-        """Deliver messages and return the replies in the same order, without those missing."""
+        """Deliver messages; return the replies in the same order, without missing ones."""
 
     @abstractmethod
     def snapshot(self) -> dict[int, ClientState]:
@@ -58,7 +58,7 @@ class SimulationGrid(Grid):
         """Replace all client state."""
 
     def close(self) -> None:
-        """Give back what the grid holds."""
+        """Release the resources of the grid."""
 
     def run_server(self, server_app: ServerApp) -> None:
         """Run a ServerApp on this grid."""
@@ -80,17 +80,17 @@ class SimulationGrid(Grid):
                 raise ConfigError(f"There is no node {message.metadata.dst_node_id}.")
             shim.number(message, str(next(self._numbers)))
         replies = self._handle(numbered, timeout) if numbered else []
-        check()  # a client that a signal has struck has not failed
+        check()  # after a signal, the error of a client is no failure
         return replies
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Deliver messages; their replies wait to be pulled."""
+        """Deliver messages; return the ids of those with replies, which wait to be pulled."""
         replies = self.send_and_receive(messages)
         self._waiting.update({r.metadata.reply_to_message_id: r for r in replies})
         return [r.metadata.reply_to_message_id for r in replies]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Return the replies that have come, each once."""
+        """Return the replies that have come, each one once."""
         return [self._waiting.pop(i) for i in message_ids if i in self._waiting]
 
     def create_message(
@@ -101,7 +101,7 @@ class SimulationGrid(Grid):
         group_id: str,
         ttl: float | None = None,
     ) -> Message:
-        """Make a message."""
+        """Return a new message."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> list[int]:
@@ -109,7 +109,7 @@ class SimulationGrid(Grid):
         return [shim.FIRST_NODE + client for client in range(self.clients)]
 
     def set_run(self, run: Run) -> None:
-        """Take note of the run."""
+        """Set the run."""
         self._run = run
 
     @property
@@ -119,7 +119,7 @@ class SimulationGrid(Grid):
 
     @staticmethod
     def client_of(message: Message) -> int:
-        """Return the client a message goes to."""
+        """Return the client that a message goes to."""
         return message.metadata.dst_node_id - shim.FIRST_NODE
 
     def _tell(self, done: int, total: int) -> None:
@@ -128,14 +128,14 @@ class SimulationGrid(Grid):
 
 
 class InProcessGrid(SimulationGrid):
-    """All clients in this process, one after the other: for tests and tiny runs.
+    """A grid with all clients in this process, one after the other: for tests and tiny runs.
 
     Parameters
     ----------
     app : KnowledgeClientApp
-        Handles every client's messages.
+        App of all clients.
     clients : int
-        How many.
+        Number of clients.
     """
 
     def __init__(self, app: KnowledgeClientApp, clients: int) -> None:
@@ -159,12 +159,12 @@ class InProcessGrid(SimulationGrid):
 
 
 class Before(Grid):
-    """A grid that stands before another one, and passes on what it does not do itself.
+    """A grid in front of another grid; by default it passes every call on.
 
     Parameters
     ----------
     grid : Grid
-        The other one.
+        The grid behind it.
     """
 
     def __init__(self, grid: Grid) -> None:
@@ -192,7 +192,7 @@ class Before(Grid):
         group_id: str,
         ttl: float | None = None,
     ) -> Message:
-        """Make a message."""
+        """Return a new message."""
         return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
 
     def get_node_ids(self) -> Iterable[int]:
@@ -200,7 +200,7 @@ class Before(Grid):
         return self._grid.get_node_ids()
 
     def set_run(self, run: Run) -> None:
-        """Take note of the run."""
+        """Set the run."""
         self._grid.set_run(run)
 
     @property
@@ -211,12 +211,12 @@ class Before(Grid):
 
 @runtime_checkable
 class CohortApp(Protocol):
-    """An app that handles the messages of cohorts at once; any other gets them one by one."""
+    """An app that handles the messages of a cohort together; other apps get them one by one."""
 
     def handle_cohorts(
         self, messages: Sequence[Message], contexts: Sequence[Context]
     ) -> dict[int, Message]:
-        """Return replies by place, for as many as it likes."""
+        """Return replies by place, of the clients in cohorts."""
         ...
 
 
@@ -227,12 +227,12 @@ def deliver_all(
     clients: int,
     tell: Progress | None = None,
 ) -> list[Message]:
-    """Let an app handle messages: cohorts first, each at once, then the other clients."""
-    own = [
+    """Return an app's replies, in order: cohorts first, each at once, then the other clients."""
+    in_order = [
         contexts.setdefault(c, shim.new_context(c, clients))
         for c in map(SimulationGrid.client_of, messages)
     ]
-    replies = app.handle_cohorts(messages, own) if isinstance(app, CohortApp) else {}
+    replies = app.handle_cohorts(messages, in_order) if isinstance(app, CohortApp) else {}
     for place, message in enumerate(messages):
         if place not in replies:
             replies[place] = deliver(app, message, contexts, clients)
@@ -244,10 +244,10 @@ def deliver_all(
 def deliver(
     app: KnowledgeClientApp, message: Message, contexts: dict[int, Context], clients: int
 ) -> Message:
-    """Let an app handle one message in its client's context; an exception becomes an error."""
+    """Return an app's reply to a message in its client's context, an error for an exception."""
     client = SimulationGrid.client_of(message)
     context = contexts.setdefault(client, shim.new_context(client, clients))
     try:
         return app(message, context)
-    except Exception as error:  # an app that does not guard itself, as Flower would treat it
+    except Exception as error:  # as Flower does for an app that raises
         return error_reply(error, message)

@@ -18,10 +18,10 @@ from fedkt.simulations.experiment.config import RunSection
 
 
 class Engine(Protocol):
-    """Runs a ServerApp over simulated clients and can save their state."""
+    """An engine: it runs a ServerApp over simulated clients and holds their state."""
 
     def run_server(self, server_app: ServerApp) -> None:
-        """Run to the end; exceptions of the ServerApp are raised here."""
+        """Run a ServerApp to its end; its exceptions are raised here."""
         ...
 
     def snapshot(self) -> dict[int, ClientState]:
@@ -33,24 +33,24 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back what it holds."""
+        """Release the resources of the engine."""
         ...
 
 
 @contextmanager
 def opened(run: RunSection, population: Population, folder: Path) -> Iterator[Engine]:
-    """Open the engine that an experiment asks for.
+    """Return the engine of an experiment; it is closed on leaving.
 
     Parameters
     ----------
     run : RunSection
-        What it asks for.
+        Section of the experiment with grid, workers and store of state.
     population : Population
         The clients.
     folder : Path
-        The run directory; client state on disk is under it until the engine is closed.
+        The run directory; it holds client state on disk until the engine is closed.
     """
-    _clear(folder)  # of a run that was killed here
+    _clear(folder)  # files of a run that was killed
     try:
         engine = _engine(run, population, folder)
         try:

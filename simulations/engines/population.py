@@ -1,4 +1,4 @@
-"""The simulated clients: who a node is, and what it trains on what."""
+"""The simulated clients: their learners, data and cohorts, by node."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ from fedkt.data.samples import Samples
 from fedkt.recipe import Recipe
 from fedkt.wire import arrays_of
 
-# What trying a network has shown, by network and data.
+# Natures of networks, found by trying them, by network and data.
 _natures: dict[Hashable, Nature] = {}
-KEPT_BYTES, LEAST_KEPT = 2**30, 16  # of clients' data as tensors; clients kept at least
+KEPT_BYTES, LEAST_KEPT = 2**30, 16  # size of the cache of clients' data; clients in it at least
 
 
 @dataclass(frozen=True)
 class PopulationSpec:
-    """What the clients are, apart from their data; small, travels to every worker.
+    """Models and options of the clients, without their data; small, sent to every worker.
 
     Parameters
     ----------
     models : tuple[str, ...]
         Client i trains ``models[i % len(models)]``.
     training : TrainingOptions
-        How they train.
+        Options of the training.
     personalised : {"split", "matched"}
-        How personalised accuracy is measured.
+        Samples of personalised accuracy; see ``phases.evaluate``.
     extensions : tuple[tuple[str, str], ...]
-        Python files of the user's whose parts (terms, models) the clients need, each with the
+        Python files of the user with parts (terms, models) that the clients need, each with the
         digest of its content.
     cohorts : tuple[int, ...]
-        For each of ``models`` how many clients train together; 0: one by one. Empty: all so.
+        Size of the cohorts of each of ``models``; 0: one by one. Empty: all one by one.
     device : {"cpu", "cuda"}
-        Where networks compute.
+        Device of the networks.
     """
 
     models: tuple[str, ...]
@@ -68,13 +68,13 @@ class PopulationSpec:
         return self.models[client % len(self.models)]
 
     def cohort_of(self, client: int) -> int | None:
-        """Return the number of a client's cohort, which depends on its id alone."""
+        """Return the number of a client's cohort, from its id alone; None if it has none."""
         turn, model = divmod(client, len(self.models))
         size = self.cohorts[model] if self.cohorts else 0
         return turn // size * len(self.models) + model if size else None
 
     def seat_of(self, client: int, workers: int) -> int:
-        """Return the worker that a client lives in: a cohort stays together."""
+        """Return the worker of a client; a cohort has one worker."""
         cohort = self.cohort_of(client)
         return (client if cohort is None else cohort) % workers
 
@@ -85,27 +85,27 @@ class Population:
     Parameters
     ----------
     spec : PopulationSpec
-        What they are.
+        Models and options of the clients.
     federation : Federation
-        Their data.
+        Data of the clients.
 
     Raises
     ------
     ConfigError
-        If one of the user's files is not here or has another content than the one planned with.
+        If one of the user's files is missing or its content has changed since planning.
     """
 
     def __init__(self, spec: PopulationSpec, federation: Federation) -> None:
         self.spec, self.federation = spec, federation
         self._load_files()
         self._learners: dict[str, Learner] = {}
-        # Tensors of the clients' own data, as far as they take no more than a gigabyte.
+        # The clients' own data as tensors, up to a gigabyte.
         size = 4 * math.prod(federation.input_shape) * len(federation.rows)
         fitting = federation.num_clients * KEPT_BYTES // max(size, 1)
         self._data = lru_cache(maxsize=max(LEAST_KEPT, fitting))(federation.client)
 
     def learner(self, reference: str) -> Learner:
-        """Return this process's learner for a model; it serves all clients that have it."""
+        """Return the learner of a model in this process; all its clients share it."""
         if reference not in self._learners:
             self._load_files()
             self._learners[reference] = learner_for(reference, self.federation, self.spec.device)
@@ -122,11 +122,11 @@ class Population:
         return Client(client, learner, self._data(client), spec.training, spec.personalised)
 
     def connect(self, context: Context) -> Client:
-        """Return the client a simulated node stands for."""
+        """Return the client of a simulated node."""
         return self.client(_number(context))
 
     def cohort_of(self, context: Context) -> int | None:
-        """Return the cohort of the client a simulated node stands for."""
+        """Return the number of the cohort of a simulated node's client; None if it has none."""
         return self.spec.cohort_of(_number(context))
 
     def app(self, store: StateStore | None = None) -> KnowledgeClientApp:
@@ -166,12 +166,12 @@ def learner_for(reference: str, federation: Federation, device: str = "cpu") -> 
 @lru_cache(maxsize=2)
 def some_samples(federation: Federation) -> Samples:
     """Return a few training samples of the first clients, the same in every process."""
-    found: list[Samples] = []
+    parts: list[Samples] = []
     for client in range(federation.num_clients):
-        own = federation.client(client).train
-        found.append(own.select(torch.arange(min(len(own), SAMPLES))))
-        if sum(map(len, found)) >= SAMPLES:
+        train = federation.client(client).train
+        parts.append(train.select(torch.arange(min(len(train), SAMPLES))))
+        if sum(map(len, parts)) >= SAMPLES:
             break
-    x = torch.cat([own.x for own in found])[:SAMPLES]
-    y = torch.cat([own.y for own in found if own.y is not None])[:SAMPLES]
+    x = torch.cat([part.x for part in parts])[:SAMPLES]
+    y = torch.cat([part.y for part in parts if part.y is not None])[:SAMPLES]
     return Samples(x, y, torch.arange(len(x)))

@@ -1,9 +1,9 @@
 """The Ray grid: actors own their clients' state; one machine or a running cluster.
 
-A worker that dies costs nothing but time. Its replacement takes the state of the last
-snapshot and repeats the messages handled since; every message is deterministic, so the
-result is the same bit for bit. Only where the same messages kill a second worker are they sent
-one by one, to find whose they are: cohorts then train client by client, which rounds otherwise.
+A worker that dies costs only time. Its replacement loads the state of the last snapshot and
+repeats the messages handled since. Every message is deterministic, so the result is the same
+bit for bit. There is one exception: messages that kill a second worker are sent one by one, to
+find the client at fault. Cohorts then train client by client, with other rounding.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ from fedkt.simulations.engines.ray_session import (
     sessions,
 )
 
-CHUNKS_PER_WORKER = 32  # calls a worker gets per phase: fine enough for progress and redoing
-LOOK_SECONDS = 1.0  # between two looks at whether Ray itself is alive
-LAST_SECONDS = 10.0  # that a worker gets to end what it is at
-LOST_CLIENT = 5  # the code Flower uses for a node that is gone
-AHEAD = 2  # calls a worker has at a time: the next is there when one is done
-MAX_DEATHS = 3  # of a worker on one message, before its client is given up for the phase
+CHUNKS_PER_WORKER = 32  # calls to a worker per phase: small enough for progress and repeats
+LOOK_SECONDS = 1.0  # between two checks that Ray is alive
+LAST_SECONDS = 10.0  # for a worker to finish its calls
+LOST_CLIENT = 5  # the code Flower uses for a lost node
+AHEAD = 2  # calls of a worker at a time: one runs, the next waits
+MAX_DEATHS = 3  # of workers on one message, before its client is dropped from the phase
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "MKL_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)
 class _Shell:
-    """A message on its way to a worker: records shared by many are references."""
+    """A message on its way to a worker; records that several messages share are references."""
 
     metadata: Metadata
     records: Mapping[str, Any]
@@ -66,29 +66,29 @@ class _Chunk:
     shells: list[_Shell]
     messages: list[Message]
     deaths: int = 0
-    stored: Any = None  # reference to the shells, once they are under way
+    stored: Any = None  # reference to the shells, once sent
 
 
 class _Worker:
-    """Runs in an actor process: some clients, their app and their state."""
+    """A worker in an actor process: some clients, their app and their state."""
 
     def __init__(self) -> None:
         torch.set_num_threads(1)
         shim.claim_identity()
 
     def begin(self, spec: PopulationSpec, federation: Federation, state: Path | None) -> None:
-        """Take part in a run; what was before is forgotten."""
+        """Prepare for a run; the app and the state of an earlier run are dropped."""
         self._clients, store = federation.num_clients, None
         if state is not None:
             state.mkdir(parents=True, exist_ok=True)
             store = FileStore(Path(tempfile.mkdtemp(dir=state)))
         self._app = Population(spec, federation).app(store)
         self._contexts: dict[int, Context] = {}
-        gc.unfreeze()  # what is left of a run before
+        gc.unfreeze()  # objects of an earlier run
         collect_rarely()
 
     def handle(self, shells: list[_Shell]) -> list[Message]:
-        """Handle messages one after the other."""
+        """Return the replies to messages."""
         fetched: dict[Any, Any] = {}
         messages = [self._open(shell, fetched) for shell in shells]
         return deliver_all(self._app, messages, self._contexts, self._clients)
@@ -116,7 +116,7 @@ class _Worker:
 
 @dataclass
 class _Seat:
-    """A worker's place: the actor that holds it now, and how to make up for its death."""
+    """A worker's place: its present actor, and the records to replace the actor after its death."""
 
     actor: Any
     saved: Any = None  # reference to the last snapshot of its clients
@@ -124,22 +124,22 @@ class _Seat:
 
 
 class RayGrid(SimulationGrid):
-    """Clients spread over Ray actors; a client always lives in one, its cohort with it.
+    """A grid on Ray actors; a client has one actor, and a cohort has one.
 
     Parameters
     ----------
     spec : PopulationSpec
-        What the clients are.
+        Models and options of the clients.
     federation : Federation
-        Their data; put into Ray's object store once.
+        Data of the clients; put into Ray's object store once.
     workers : int
-        Actors, one CPU and one torch thread each.
+        Number of actors, one CPU and one torch thread each.
     address : str, optional
-        Of a running cluster (``"auto"``, ``"host:6379"``, ``"ray://…"``); by default a
-        Ray of our own is started, or the one this process has already joined is used.
+        Address of a running cluster (``"auto"``, ``"host:6379"``, ``"ray://…"``); by default the
+        Ray that this process has joined is used, or else one is started.
     state : Path, optional
-        Folder, on every machine of the cluster, for the clients' states; by default they are
-        in the workers' memory. The messages since the last snapshot are in memory anyway.
+        Folder, on every machine of the cluster, for client state; by default it is in the
+        workers' memory. Messages since the last snapshot are always in memory.
 
     Raises
     ------
@@ -164,7 +164,7 @@ class RayGrid(SimulationGrid):
         try:
             self._seats = [_Seat(self._hire()) for _ in range(workers)]
             result_of([seat.actor.ready.remote() for seat in self._seats])
-        except BaseException as error:  # Ray is left whatever it was, or it would stay
+        except BaseException as error:  # leave Ray after any error, or it would go on running
             self.close()
             if isinstance(error, RayActorError):
                 raise RunFailedError(f"A Ray worker cannot start: {error}") from error
@@ -176,7 +176,7 @@ class RayGrid(SimulationGrid):
         return [int(p) for p in result_of([s.actor.ready.remote() for s in self._seats])]
 
     def _hire(self) -> Any:
-        """Return an actor that is ready for this run: an idle one of the session, or a new one."""
+        """Return an actor that is ready for this run, from the idle ones of the session or new."""
         while idle:
             actor = idle.pop()
             try:
@@ -186,7 +186,7 @@ class RayGrid(SimulationGrid):
                 continue
         gpus = ray.cluster_resources().get("GPU", 0) if self._population.device == "cuda" else 0
         options = {"num_cpus": 1, "runtime_env": {"env_vars": ENVIRONMENT}, "max_restarts": 0}
-        # Workers share the GPUs evenly; one each where there are more.
+        # Workers share the GPUs evenly, at most one each.
         actor = ray.remote(num_gpus=min(1, gpus / self._workers), **options)(_Worker).remote()
         result_of(actor.begin.remote(self._spec, self._federation, self._state))
         return actor
@@ -225,18 +225,18 @@ class RayGrid(SimulationGrid):
         return [replies[i] for i in ids if i in replies]
 
     def _feed(self, worker: int, waiting: list[deque[_Chunk]], running: dict[Any, _Chunk]) -> None:
-        """Give a worker calls until it has one more than it can handle."""
+        """Send calls to a worker until one runs and one waits."""
         check_alive()
         under_way = sum(chunk.worker == worker for chunk in running.values())
         for _ in range(AHEAD - under_way):
             if waiting[worker]:
                 chunk = waiting[worker].popleft()
-                # Put there once: for the call, and for the worker's successor should it die.
+                # Stored once, for the call and for a replacement of the worker.
                 chunk.stored = ray.put(chunk.shells)
                 running[self._seats[worker].actor.handle.remote(chunk.stored)] = chunk
 
     def _chunks(self, messages: Sequence[Message]) -> list[deque[_Chunk]]:
-        """Deal the messages to the workers; records in several messages are stored once."""
+        """Return the messages in chunks by worker; records of several messages are stored once."""
         seen: dict[int, int] = {}
         for message in messages:
             for record in message.content.values():
@@ -248,13 +248,13 @@ class RayGrid(SimulationGrid):
         return [
             deque(
                 _Chunk(worker, [self._shell(m, seen, stored) for m in part], part)
-                for part in self._parts(own)
+                for part in self._parts(batch)
             )
-            for worker, own in enumerate(per_worker)
+            for worker, batch in enumerate(per_worker)
         ]
 
     def _parts(self, messages: Sequence[Message]) -> Iterator[list[Message]]:
-        """Yield the messages of one worker in calls of about one size; cohorts stay whole."""
+        """Yield the messages of one worker in parts of about one size; cohorts stay whole."""
         units: dict[tuple[int | None, int], list[Message]] = {}
         for message in messages:
             client = self.client_of(message)
@@ -298,14 +298,14 @@ class RayGrid(SimulationGrid):
 
     @staticmethod
     def _blame(lost: list[_Chunk], replies: dict[str, Message]) -> list[_Chunk]:
-        """Return the chunks to try again; give up a client whose message kills every worker."""
+        """Return the chunks to try again; drop a client whose message kills every worker."""
         lost.sort(key=lambda c: int(c.messages[0].metadata.message_id))
         first, rest = lost[0], lost[1:]
         deaths = first.deaths + 1
         if len(first.messages) > 1 and deaths > 1:  # find out which message it is
             parts = zip(first.shells, first.messages, strict=True)
             return [_Chunk(first.worker, [s], [m]) for s, m in parts] + rest
-        if deaths < MAX_DEATHS:  # the same call again: a cohort gives the same bits only whole
+        if deaths < MAX_DEATHS:  # the same call again: only a whole cohort gives the same bits
             first.deaths = deaths
             return [first, *rest]
         message = first.messages[0]
@@ -314,7 +314,7 @@ class RayGrid(SimulationGrid):
         return rest
 
     def _replace(self, worker: int) -> None:
-        """Put a new actor into a worker's seat, with the state its clients had."""
+        """Put a new actor into a worker's seat, with the last state of its clients."""
         seat = self._seats[worker]
         for _ in range(MAX_DEATHS):
             seat.actor = self._hire()
@@ -329,7 +329,7 @@ class RayGrid(SimulationGrid):
         raise RunFailedError(f"Ray worker {worker} died {MAX_DEATHS} times while being replaced.")
 
     def _abandon(self, workers: set[int]) -> None:
-        """Stop workers that have not answered in time; their clients keep the state they had."""
+        """Replace workers that have not answered in time; their clients keep their last state."""
         for worker in workers:
             ray.kill(self._seats[worker].actor)
             self._replace(worker)
@@ -353,8 +353,8 @@ class RayGrid(SimulationGrid):
     def restore(self, states: Mapping[int, ClientState]) -> None:
         """Replace all client state."""
         for worker, seat in enumerate(self._seats):
-            own = {c: s for c, s in states.items() if self._seat_of(c) == worker}
-            seat.saved, seat.done = ray.put(own), []
+            part = {c: s for c, s in states.items() if self._seat_of(c) == worker}
+            seat.saved, seat.done = ray.put(part), []
             try:
                 result_of(seat.actor.restore.remote(seat.saved))
             except RayActorError:
@@ -363,10 +363,10 @@ class RayGrid(SimulationGrid):
     def close(self) -> None:
         """Stop the workers, or keep them for the next run of a session.
 
-        A run that is stopped leaves calls under way; they may still write states into its folder.
+        A stopped run may leave unfinished calls, which still write states into its folder.
         """
         calls = {} if dead() else {seat.actor.ready.remote(): seat.actor for seat in self._seats}
-        if calls:  # a worker handles one after the other, so these are its last
+        if calls:  # a worker handles its calls in order, so these are the last
             done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=LAST_SECONDS)
             for call, actor in calls.items():
                 if sessions and call in done:

@@ -22,7 +22,7 @@ sessions: list[int] = []
 
 @contextmanager
 def session(workers: int, address: str | None = None) -> Iterator[None]:
-    """Keep Ray and its worker processes over several runs; starting them takes seconds."""
+    """Keep Ray and its worker processes for several runs; starting them takes seconds."""
     joined = join_ray(workers, address)
     sessions.append(workers)
     try:
@@ -38,16 +38,16 @@ def session(workers: int, address: str | None = None) -> Iterator[None]:
 
 
 def leave_ray() -> None:
-    """Leave Ray, unless it has died: what is asked of it then ends the process at once."""
+    """Leave Ray, unless it has died: then any call to it ends this process at once."""
     if not dead():
         ray.shutdown()
 
 
 def dead() -> str:
-    """Return which process of a Ray that this process has started has died; else nothing."""
+    """Return the name of a dead process of the Ray started here; empty if all are alive."""
     node = ray_worker._global_node
-    gone = [kind for kind, _ in node.dead_processes()] if node is not None else []
-    return next((kind for kind in gone if kind in ("raylet", "gcs_server")), "")
+    kinds = [kind for kind, _ in node.dead_processes()] if node is not None else []
+    return next((kind for kind in kinds if kind in ("raylet", "gcs_server")), "")
 
 
 def check_alive() -> None:
@@ -57,14 +57,14 @@ def check_alive() -> None:
 
 
 def join_ray(workers: int, address: str | None) -> bool:
-    """Start or join Ray unless this process has; return whether it was done here.
+    """Start or join Ray unless this process has already; return whether it did so now.
 
     Raises
     ------
     ConfigError
         If the cluster cannot be reached or has fewer CPUs than workers.
     RunFailedError
-        If this process's Ray has died: it takes no other.
+        If this process's Ray has died; the process cannot start another.
     """
     joined = False
     check_alive()
@@ -76,7 +76,7 @@ def join_ray(workers: int, address: str | None) -> bool:
                     _knock(address)
                     ray.init(address=address, **quiet)
                 else:
-                    # "local": a cluster is joined only when asked for, whatever RAY_ADDRESS says.
+                    # "local": a cluster is joined by `address` only, not by RAY_ADDRESS.
                     ray.init("local", num_cpus=workers, include_dashboard=False, **quiet)
         except (OSError, RuntimeError, ValueError) as error:
             what = f"reached at {address!r}" if address else "started"
@@ -91,7 +91,7 @@ def join_ray(workers: int, address: str | None) -> bool:
 
 
 def result_of(reference: Any) -> Any:
-    """Return a result; an error of our own in a worker is raised as it is, on one line."""
+    """Return a result from Ray; an error of fedkt in a worker is raised again, on one line."""
     try:
         return ray.get(reference)
     except RayActorError:
@@ -100,12 +100,12 @@ def result_of(reference: Any) -> Any:
         cause = error.cause
         if isinstance(cause, FedktError):
             raise type(cause)(str(cause.args[0] if cause.args else cause)) from None
-        said = f"{type(cause).__name__}: {one_line(cause)}"
-        raise RunFailedError(f"A Ray worker failed: {said}") from error
+        reason = f"{type(cause).__name__}: {one_line(cause)}"
+        raise RunFailedError(f"A Ray worker failed: {reason}") from error
 
 
 def _knock(address: str) -> None:
-    """Raise OSError at once where nobody listens; Ray itself would try for minutes."""
+    """Raise OSError at once if no server listens; Ray itself would try for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
         socket.create_connection((host, int(port)), timeout=10).close()

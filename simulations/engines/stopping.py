@@ -1,4 +1,4 @@
-"""Stopping a command from outside: SIGTERM ends it as Ctrl-C does, with nothing left behind."""
+"""Stopping a command by SIGTERM: it ends as by Ctrl-C, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from types import FrameType
 
 
 class Stopped(SystemExit):
-    """A signal has stopped the program; ``status`` is its exit status."""
+    """An exit of the program by a signal; ``status`` is the exit status."""
 
     def __init__(self, number: int) -> None:
         self.status = 128 + number
         super().__init__(self.status)
 
 
-_asked: list[int] = []  # signals that have come
+_received: list[int] = []  # signals that have come
 
 
 def stop(number: int, frame: FrameType | None) -> None:
-    """Unwind the program, once: whatever holds something gives it back on the way."""
+    """Raise Stopped for a signal, once: the unwinding program releases its resources."""
     signal.signal(number, signal.SIG_IGN)
-    _asked.append(number)
+    _received.append(number)
     raise Stopped(number)
 
 
 def check() -> None:
-    """Raise :class:`Stopped` if the program has been asked to stop.
+    """Raise :class:`Stopped` if a signal has come.
 
-    What is raised in the midst of native code can come out of it as another error, which may be
-    taken for a client's failure.
+    An exception raised inside native code can leave it as another error, which looks like a
+    client's failure.
     """
-    if _asked:
-        raise Stopped(_asked[0])
+    if _received:
+        raise Stopped(_received[0])
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """While inside, have SIGTERM raise :class:`Stopped` in the main thread."""
+    """Let SIGTERM raise :class:`Stopped` in the main thread while inside."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -47,15 +47,15 @@ def stoppable() -> Iterator[None]:
     try:
         yield
     finally:
-        _asked.clear()
+        _received.clear()
         signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
 def keeping() -> Iterator[None]:
-    """Take SIGTERM back from what is started inside.
+    """Restore our handler of SIGTERM after code that replaces it.
 
-    Ray ends the process itself, with a stack of native calls on the console.
+    Ray's handler ends the process itself, with a stack of native calls on the console.
     """
     ours = signal.getsignal(signal.SIGTERM) is stop
     try:
