@@ -64,7 +64,7 @@ def run_simulate(experiment: Experiment, out: Path | None, resume: bool, command
 
 @contextmanager
 def _resumable(command: str, settings: Path) -> Iterator[None]:
-    """Add to what stops a command how it goes on, once its settings are in its folder."""
+    """Add the command that resumes to the error that stops a run with settings in its folder."""
     try:
         try:
             yield
@@ -72,7 +72,7 @@ def _resumable(command: str, settings: Path) -> Iterator[None]:
             check()  # a signal can come out of native code as any error
             raise
     except (KeyboardInterrupt, Stopped, RunFailedError) as error:
-        # Of Ctrl-C itself typer would leave a number alone.
+        # typer turns Ctrl-C into an exit status and loses its notes.
         stopped = Stopped(signal.SIGINT) if isinstance(error, KeyboardInterrupt) else error
         if settings.is_file():
             folder = shlex.quote(str(settings.parent))
@@ -81,7 +81,7 @@ def _resumable(command: str, settings: Path) -> Iterator[None]:
 
 
 def _simulate(plan: Plan, folder: Path, label: str, command: str, console: Console) -> None:
-    """Run a strategy, after the training alone that it is compared with."""
+    """Run a strategy, after the local training that it is compared with."""
     experiment = plan.experiment
     alone = experiment.strategy["name"] == "local"
     baseline = None if alone else folder / "baseline"
@@ -110,16 +110,16 @@ def _simulate(plan: Plan, folder: Path, label: str, command: str, console: Conso
 
 
 def _show_run(folder: Path, label: str, console: Console) -> None:
-    """Print what came out of a run."""
+    """Print the headline figures of a run."""
     run = load_run(folder)
     values = [(f, run.figure(f)) for f in target_first(figures_at("summary")) if f.clause]
-    said = ", ".join(
+    clauses = ", ".join(
         f"{figure.clause} {_with_unit(figure, value)}"
         for figure, value in values
         if figure.always or value is not None
     )
     console.print(
-        f"{label}, round {run.selected()['round']}: {said}"
+        f"{label}, round {run.selected()['round']}: {clauses}"
         + "".join(f"; {clause}" for clause in _failed(run)),
         highlight=False,
         soft_wrap=True,
@@ -127,9 +127,9 @@ def _show_run(folder: Path, label: str, console: Console) -> None:
     )
     base, same = run.baseline(), run.same_epochs()
     if base is not None and same is not None:
-        seen, epochs = (_with_unit(PERSONALISED, r.figure(PERSONALISED)) for r in (base, same))
+        equal, epochs = (_with_unit(PERSONALISED, r.figure(PERSONALISED)) for r in (base, same))
         console.print(
-            f"Personalised accuracy {seen} alone on as many private samples, rehearsal included, "
+            f"Personalised accuracy {equal} alone on as many private samples, rehearsal included, "
             f"{epochs} alone for as many private epochs",
             highlight=False,
             soft_wrap=True,
@@ -178,7 +178,7 @@ def run_compare(experiment: Experiment, out: Path | None, resume: bool, command:
 
 
 def _say_notes(notes: Mapping[str, Sequence[str]], console: Console) -> None:
-    """Print what is to know of the data, each note with the names of its cells."""
+    """Print the notes on the data, each with the names of its cells."""
     lines = []
     for note, cells in notes.items():
         named = ", ".join(filter(None, cells[:MOST_CELLS]))
@@ -191,15 +191,15 @@ def _say_notes(notes: Mapping[str, Sequence[str]], console: Console) -> None:
 
 
 def _note_budgets(part: Part, console: Console) -> None:
-    """Say so when the compared strategies do not train their clients equally long."""
+    """Print a note if the compared strategies do not train their clients equally long."""
     budgets: dict[str, list[str]] = {}
     for job in part.jobs:
         if job.compared:
             budgets.setdefault(job.training, []).append(job.label)
     if len(budgets) > 1:
-        said = "; ".join(f"{training}: {', '.join(who)}" for training, who in budgets.items())
+        text = "; ".join(f"{training}: {', '.join(who)}" for training, who in budgets.items())
         console.print(
-            f"Private training a round differs ({said}); each is compared with training alone on "
+            f"Private training a round differs ({text}); each is compared with training alone on "
             "as many samples. Equal epochs with --set strategy.local_epochs.",
             highlight=False,
             soft_wrap=True,
@@ -250,7 +250,7 @@ def write_report(folder: Path, markdown: bool = False) -> None:
 
 
 def _check_same(path: Path, experiment: Experiment) -> None:
-    """Refuse to resume with other settings; where it runs and more rounds are free to change."""
+    """Refuse to resume with other settings; the grid and the number of rounds may change."""
     if not path.is_file():
         return  # an empty folder: begin
     begun, _ = read_settings(path)
@@ -277,7 +277,7 @@ def _check_same(path: Path, experiment: Experiment) -> None:
 
 
 def _lost(before: Experiment, now: Experiment) -> str:
-    """Say what a comparison no longer has: seeds, a strategy, or a cell as it was."""
+    """Return the name of the first thing that a comparison lost; empty if it lost nothing."""
     if now.compare.seeds < before.compare.seeds:
         return f"{before.compare.seeds} seeds"
     gone = [s for s in before.compare.strategies if s not in now.compare.strategies]
@@ -291,7 +291,7 @@ def _lost(before: Experiment, now: Experiment) -> str:
 
 
 def _failed(run: Run) -> Iterator[str]:
-    """Yield what is said of the failures of a run, and of its baseline's."""
+    """Yield a clause on the failures of a run, and one on its baseline's."""
     if clause := failures_said(run):
         yield clause
     baseline = run.baseline()

@@ -14,7 +14,7 @@ NEEDED_GB = 2.0
 
 
 def examine() -> bool:
-    """Print one line a check; return whether all that is needed is there."""
+    """Print one line for each check; return whether all of them pass."""
     checks: list[tuple[str, Callable[[], str]]] = [
         ("Python", platform.python_version),
         *((name, partial(importlib.metadata.version, name)) for name in PACKAGES),
@@ -29,7 +29,7 @@ def examine() -> bool:
     for name, check in checks:
         try:
             print(f"ok    {name}: {check()}", flush=True)
-        except Exception as error:  # whatever it is, it is the finding
+        except Exception as error:  # any error is a finding
             print(f"FAIL  {name}: {type(error).__name__}: {error}", flush=True)
             well = False
     return well

@@ -18,7 +18,7 @@ ALONE, TOGETHER = "strategy", "compare."  # places for one run only, for several
 def options_of(command: str) -> list[click.Option]:
     """Return the options of ``simulate`` or ``compare``.
 
-    What is given of them is left in the context's ``obj``: the values by their place in the
+    The given values are left in the context's ``obj``: the values by their place in the
     experiment, ``{"data.clients": 4}``.
     """
     return [

@@ -15,7 +15,7 @@ def fresh_folder(out: Path | None, stem: str, resume: bool, marker: str) -> Path
     Parameters
     ----------
     out : Path, optional
-        As asked for; by default a new one under ``runs/``.
+        The folder asked for; by default a new one under ``runs/``.
     stem : str
         What the new one's name begins with.
     resume : bool
@@ -30,7 +30,7 @@ def fresh_folder(out: Path | None, stem: str, resume: bool, marker: str) -> Path
     """
     if out is None:
         if resume:
-            raise ConfigError("--resume needs --out: which run is to go on?")
+            raise ConfigError("--resume needs --out, the folder of the run to resume.")
         return Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     blocking = next((p for p in (out, *out.parents) if p.exists() and not p.is_dir()), None)
     if blocking is not None:
@@ -41,5 +41,5 @@ def fresh_folder(out: Path | None, stem: str, resume: bool, marker: str) -> Path
     if resume and not out.is_dir():
         raise ConfigError(f"{out} does not exist; there is nothing to resume.")
     if filled and not (out / marker).is_file():
-        raise ConfigError(f"{out} holds no run that could go on: it has no {marker}.")
+        raise ConfigError(f"{out} holds no run to resume: it has no {marker}.")
     return out

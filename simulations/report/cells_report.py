@@ -119,7 +119,7 @@ def print_cells(out: Path, console: Console) -> None:
 
 
 def summary_line(verdict: Verdict) -> str:
-    """Say in one sentence in how many cells the subject reaches the bar."""
+    """Return a sentence on the number of cells in which the subject reaches the bar."""
     points = f"{100 * verdict.section.tolerance:g}"
     text = (
         f"{verdict.subject} reaches the bar, to within {points} points, in "
@@ -145,7 +145,7 @@ def verdict_lines(verdict: Verdict) -> list[list[str]]:
 
 
 def verdict_table(verdict: Verdict) -> Table:
-    """Lay the verdict out for the terminal: margins over the best rival, and the criterion."""
+    """Return the verdict for the terminal: margins over the best rival, and the criterion."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -236,22 +236,22 @@ def _margin_cells(cell: CellVerdict, metric: str) -> list[str]:
 
 
 def _seeds(cell: CellVerdict) -> str:
-    """Return over how many seeds a cell's margins are."""
+    """Return the number of seeds of a cell's margins, as text."""
     counts = dict.fromkeys(margin.seeds for margin in cell.margins.values())
     return " / ".join(map(str, counts))
 
 
 def _colours(cell: CellVerdict) -> list[str]:
     """Return the class of each table cell of a verdict's line; the criterion has no test."""
-    found: list[str] = ["", ""]
+    colours: list[str] = ["", ""]
     for figure in figures_at("judged"):
         margin = cell.margins.get(figure.name)
-        found += ["", "", margin.colour if margin else "", ""]
-    return [*found, ""]
+        colours += ["", "", margin.colour if margin else "", ""]
+    return [*colours, ""]
 
 
 def _figures(folder: Path, results: Mapping[str, Comparison]) -> dict[str, Path]:
-    """Draw what the cells have data for."""
+    """Draw the figures that the cells have data for."""
     drawn = {}
     if results:
         drawn["targets"] = targets_figure(results, folder / "targets.png")

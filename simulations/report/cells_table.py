@@ -34,7 +34,7 @@ class CellsTable:
     Parameters
     ----------
     title, short : str
-        What it shows, in a line and in a word or two.
+        The accuracy, in a line and in a word or two.
     columns : tuple[str, ...]
         The headings of the cells, and the average.
     strategies : tuple[str, ...]
@@ -60,10 +60,10 @@ class CellsTable:
 
     def best(self, column: int) -> set[int]:
         """Return the places of the best strategies of a column, as far as one decimal tells."""
-        known = [(place, line[column]) for place, line in enumerate(self.values)]
+        column_values = [(place, line[column]) for place, line in enumerate(self.values)]
         means = {
             place: float(f"{100 * value['mean']:.1f}")
-            for place, value in known
+            for place, value in column_values
             if value is not None and place not in self.no_rivals
         }
         highest = max(means.values(), default=None)
@@ -99,7 +99,7 @@ def cell_tables(results: Mapping[str, Comparison]) -> list[CellsTable]:
         global accuracy after the last round. Without those that nobody measured.
     """
     with_target = {name: c for name, c in results.items() if target_of(c)}
-    others = {name: c for name, c in results.items() if name not in with_target}
+    without_target = {name: c for name, c in results.items() if name not in with_target}
     tables = [
         _table(
             "Target accuracy after the last round", "Last round", with_target, _on_target("last")
@@ -111,7 +111,9 @@ def cell_tables(results: Mapping[str, Comparison]) -> list[CellsTable]:
             _on_target("validation_selected"),
         ),
         *(
-            _table(f"{figure.title} after the last round", figure.narrow, others, _last(figure))
+            _table(
+                f"{figure.title} after the last round", figure.narrow, without_target, _last(figure)
+            )
             for figure in figures_at("judged")
         ),
     ]
@@ -124,10 +126,7 @@ def target_of(comparison: Comparison) -> str:
 
 
 def headings(results: Mapping[str, Comparison]) -> dict[str, str]:
-    """Return what stands above each cell's column: its target's name where that tells cells apart.
-
-    Otherwise the name of the cell.
-    """
+    """Return the heading of each cell's column: its target if no two are equal, else its name."""
     full = [target_of(c) for c in results.values()]
     clear = len(set(full)) == len(full)
     targets = dict(zip(results, map(_shown, short_names(full)), strict=True))
@@ -138,12 +137,12 @@ def over_cells(
     results: Mapping[str, Comparison], label: str, reading: Reading
 ) -> dict[int, list[float]]:
     """Return a figure of one strategy in all cells, by seed; of seeds that have it everywhere."""
-    found = [
+    readings = [
         {run.seed: reading(run) for run in comparison.groups.get(label, ())}
         for comparison in results.values()
     ]
-    seeds = sorted(set.intersection(*map(set, found))) if found else []
-    by_seed = {seed: [one[seed] for one in found] for seed in seeds}
+    seeds = sorted(set.intersection(*map(set, readings))) if readings else []
+    by_seed = {seed: [of_cell[seed] for of_cell in readings] for seed in seeds}
     return {s: [v for v in values if v is not None] for s, values in by_seed.items()
             if None not in values}  # fmt: skip
 
@@ -154,7 +153,7 @@ def labels_of(results: Mapping[str, Comparison]) -> list[str]:
 
 
 def notes_of(tables: Sequence[CellsTable], results: Mapping[str, Comparison]) -> list[str]:
-    """Say what the figures are and what the marks mean."""
+    """Return the notes that explain the figures and the marks."""
     runs = [run for comparison in results.values() for run in comparison.runs]
     shown = [value for table in tables for line in table.values for value in line if value]
     counts = sorted({value["n"] for value in shown})
@@ -166,11 +165,11 @@ def notes_of(tables: Sequence[CellsTable], results: Mapping[str, Comparison]) ->
     ran = [{k: run.summary.get(k) for k in ("one_architecture", "transductive")} for run in runs]
     excepted = " (strategies with † aside)" if any(table.no_rivals for table in tables) else ""
     more = dict.fromkeys(run.label for run in runs if run.summary.get("same_epochs"))
-    seen = (
+    remark = (
         f"{', '.join(more)}: rehearsal included they see more private samples than local training "
         "for as many epochs; local(like=…) sees as many."
     )
-    return [f"{text}{excepted}.", *marks(ran), *([seen] if more else []), *failure_lines(runs)]
+    return [f"{text}{excepted}.", *marks(ran), *([remark] if more else []), *failure_lines(runs)]
 
 
 def tables_markdown(tables: Sequence[CellsTable], results: Mapping[str, Comparison]) -> str:
@@ -183,7 +182,7 @@ def tables_markdown(tables: Sequence[CellsTable], results: Mapping[str, Comparis
 
 
 def tables_for_terminal(tables: Sequence[CellsTable], width: int) -> list[Table]:
-    """Lay the tables out for a terminal of so many columns.
+    """Return the tables for a terminal ``width`` characters wide.
 
     A table that is too wide is continued below; of very many cells only the averages are
     shown.
@@ -211,7 +210,7 @@ def _table(
     for label in labels:
         line = [spread(map(reading, c.groups.get(label, ()))) for c in results.values()]
         each = over_cells(results, label, reading)
-        values.append((*line, spread(statistics.fmean(one) for one in each.values())))
+        values.append((*line, spread(statistics.fmean(of_seed) for of_seed in each.values())))
     marked, alone = [], set()
     for place, label in enumerate(labels):
         runs = [run for c in results.values() for run in c.groups.get(label, ())]
@@ -233,12 +232,12 @@ def _last(figure: Figure) -> Reading:
 
 
 def _shown(target: str) -> str:
-    """Return a domain's name without the file that it may come from."""
+    """Return a domain's name without its file, if it has one."""
     return target.rpartition(":")[2] if ".py:" in target else target
 
 
 def _parts(table: CellsTable, width: int) -> list[Table]:
-    """Cut a table into as many as the terminal's width needs; each has the strategies in front."""
+    """Return a table in parts that fit the terminal's width, each with the strategies in front."""
     header, *body = table.lines()
     if (
         sum(1 + max(len(line[c][0]) for line in [header, *body]) for c in range(len(header)))

@@ -118,7 +118,8 @@ def leakage_figure(groups: Mapping[str, Sequence[Run]], png: Path, *, band: Band
     """Draw how well the mean uploaded prediction gives the label histograms away.
 
     Correlation and total variation side by side, against the round. It is one weak attack (see
-    ``fedkt.evaluation.leakage``): it can show that a method tells much, not that one tells little.
+    ``fedkt.evaluation.leakage``): it can show that a method reveals much, not that it
+    reveals little.
 
     Parameters
     ----------
@@ -193,14 +194,14 @@ def figure_by_round(
         The file.
     """
     shown = [label for label, runs in groups.items() if drawable(figure, runs)]
-    # The others keep their places, and so everyone its colour.
-    kept = {
+    # The others keep their places, so that every label keeps its colour.
+    drawn = {
         label: runs if label in shown else [replace(run, rounds=[]) for run in runs]
         for label, runs in groups.items()
     }
     with canvas(png, WIDTH, height_of(shown)) as page:
         axes = page.subplots()
-        shaded = curves(axes, kept, figure, band)
+        shaded = curves(axes, drawn, figure, band)
         axes.grid(True)
         if figure.signs:
             _mark_signs(axes, figure)
@@ -214,7 +215,7 @@ def figure_by_round(
 
 
 def _mark_signs(axes: Axes, figure: Figure) -> None:
-    """Draw the line of zero, and say beside the panel what lies above and below."""
+    """Draw the line of zero, and write beside the panel what lies above and below."""
     axes.axhline(0, color="black", lw=1)
     low, high = axes.get_ylim()
     edge = max(0.03 * (high - low), 0.1)
@@ -304,12 +305,12 @@ def gain_figure(gains: Mapping[str, Sequence[Sequence[float | None]]], png: Path
     with canvas(png, WIDTH, 1.6 + 2.4 * rows if rows < 3 else 1 + 2.1 * rows) as figure:
         grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
         for axes, (label, seeds) in zip(grid, gains.items(), strict=False):
-            known = [np.array([g for g in seed if g is not None], float) for seed in seeds]
-            known = [values for values in known if len(values)]
-            worse = 100 * float(np.mean([(values < 0).mean() for values in known]))
-            size = max(map(len, known))
+            measured = [np.array([g for g in seed if g is not None], float) for seed in seeds]
+            measured = [values for values in measured if len(values)]
+            worse = 100 * float(np.mean([(values < 0).mean() for values in measured]))
+            size = max(map(len, measured))
             ranks = np.linspace(0, 1, size)
-            each = 100 * np.array([np.quantile(values, ranks) for values in known])
+            each = 100 * np.array([np.quantile(values, ranks) for values in measured])
             bars = each.mean(axis=0)
             axes.bar(
                 np.arange(size), bars, width=0.85, color=np.where(bars < 0, _LOSS, _GAIN).tolist()
@@ -324,7 +325,7 @@ def gain_figure(gains: Mapping[str, Sequence[Sequence[float | None]]], png: Path
             axes.set_xticks([])
             if len(gains) == 1 and len(seeds) == 1 and size <= 40:
                 ids = [i for i, gain in enumerate(seeds[0]) if gain is not None]
-                order = np.argsort(known[0], kind="stable")
+                order = np.argsort(measured[0], kind="stable")
                 axes.set_xticks(np.arange(size), [str(ids[i]) for i in order])
         for axes in grid[len(gains) :]:
             axes.remove()

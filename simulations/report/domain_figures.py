@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def averaged(results: Mapping[str, Comparison], figure: Figure) -> dict[str, list[Run]]:
-    """Average a figure over the cells, with each seed and in each round.
+    """Return a figure averaged over the cells, for each seed and round.
 
     Parameters
     ----------
@@ -44,17 +44,17 @@ def averaged(results: Mapping[str, Comparison], figure: Figure) -> dict[str, lis
     Returns
     -------
     dict[str, list[Run]]
-        By label one made-up run a seed, whose rounds hold the average; over the seeds and
-        rounds that all cells have, and without labels that some cell lacks.
+        By label one artificial run for each seed, whose rounds hold the average. Seeds and rounds
+        are those that all cells have; labels that some cell lacks are left out.
     """
     groups: dict[str, list[Run]] = {}
     for label in labels_of(results):
         by_cell = [{run.seed: run for run in c.groups.get(label, ())} for c in results.values()]
         for seed in sorted(set.intersection(*map(set, by_cell))):
-            runs = [one[seed] for one in by_cell]
+            runs = [of_cell[seed] for of_cell in by_cell]
             series = [dict(zip(*run.series(figure.name)[:2], strict=True)) for run in runs]
             rounds = [
-                {"round": t, figure.name: statistics.fmean(one[t] for one in series)}
+                {"round": t, figure.name: statistics.fmean(of_cell[t] for of_cell in series)}
                 for t in sorted(set.intersection(*map(set, series)))
             ]
             groups.setdefault(label, []).append(replace(runs[0], rounds=rounds))
@@ -117,8 +117,8 @@ def _dots(
     alone: Collection[str],
 ) -> None:
     """Draw one panel: a dot and a whisker for each strategy; those on other models win nothing."""
-    known = [v["mean"] for n, v in zip(labels, values, strict=True) if v and n not in alone]
-    highest = max(known, default=None)
+    means = [v["mean"] for n, v in zip(labels, values, strict=True) if v and n not in alone]
+    highest = max(means, default=None)
     for place, (label, value) in enumerate(zip(labels, values, strict=True)):
         if value is None:
             continue

@@ -1,4 +1,4 @@
-"""What all figures share: the canvas, colours and looks, legends, ticks.
+"""Common parts of all figures: the canvas, colours and looks, legends, ticks.
 
 Matplotlib is imported where it is used, and only through its object-oriented interface:
 nothing here touches the global state of pyplot, or slows down ``import fedkt``.
@@ -36,7 +36,7 @@ Band = Literal["clients", "seeds"]
 
 WIDTH = 9.0
 GREY = "#555555"
-# Told apart with every common colour blindness; line style and marker tell them apart in grey.
+# Distinct under every common colour blindness; line style and marker are distinct in grey.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#8A8A2B")
 _DASHES = ("-", "--", "-.", ":")
 _MARKERS = "osD^vP<>X"
@@ -54,7 +54,7 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def canvas(png: Path, width: float, height: float) -> Iterator[Figure]:
-    """Give a figure of the house's style and write it to ``png`` afterwards; inches."""
+    """Yield a figure in the common style, sizes in inches, and write it to ``png`` afterwards."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -129,15 +129,15 @@ def curves(
 
 
 def band_note(band: Band, shaded: bool) -> str:
-    """Say what the bands of a figure are."""
+    """Return the note on the bands of a figure."""
     return f"band: ± 1 standard deviation over {band}" if shaded else "no spread: one seed"
 
 
 def over_seeds(runs: Sequence[Run], key: str) -> tuple[Array, Array, Array]:
-    """Mean and sample standard deviation over runs, for the rounds that all of them have."""
+    """Return rounds, means and sample deviations over runs, for the rounds that all have."""
     by_round = [dict(zip(*run.series(key)[:2], strict=True)) for run in runs]
-    rounds = sorted(set.intersection(*(set(one) for one in by_round)))
-    values = np.array([[one[t] for t in rounds] for one in by_round], float)
+    rounds = sorted(set.intersection(*(set(figures) for figures in by_round)))
+    values = np.array([[figures[t] for t in rounds] for figures in by_round], float)
     std = values.std(axis=0, ddof=1) if len(by_round) > 1 else np.zeros(len(rounds))
     return np.asarray(rounds, float), values.mean(axis=0), std
 

@@ -1,4 +1,4 @@
-"""Features by domain: what a model makes of every domain, before training and after.
+"""Features of every domain under a model, before training and after.
 
 ``fedkt features RUN_DIR`` rebuilds a run's federation and models, takes the penultimate
 features of held-out samples, and draws them in the plane. It looks at inputs only; labels
@@ -55,7 +55,7 @@ class Panel:
     Parameters
     ----------
     title : str
-        What the model is.
+        The name of the model.
     points : Mapping[str, ndarray]
         ``[n, 2]`` by domain; the same domains in the same order in all panels.
     """
@@ -65,7 +65,7 @@ class Panel:
 
 
 def feature_points(features: Array, method: str = "pca", seed: int = 0) -> Array:
-    """Bring features into the plane.
+    """Return features in the plane, ``[n, 2]``.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def feature_points(features: Array, method: str = "pca", seed: int = 0) -> Array
     Returns
     -------
     ndarray
-        float64 ``[n, 2]``; zeros in the place of components that there are none of.
+        float64 ``[n, 2]``; zeros for components that do not exist.
 
     Raises
     ------
@@ -98,8 +98,8 @@ def feature_points(features: Array, method: str = "pca", seed: int = 0) -> Array
 
         perplexity = min(30.0, (len(centred) - 1) / 3)
         state = derive(seed, "tsne") % 2**32
-        found = TSNE(2, perplexity=perplexity, init="pca", random_state=state)
-        return np.asarray(found.fit_transform(centred), np.float64)
+        tsne = TSNE(2, perplexity=perplexity, init="pca", random_state=state)
+        return np.asarray(tsne.fit_transform(centred), np.float64)
     _, _, axes = np.linalg.svd(centred, full_matrices=False)
     axes = axes[:2]
     largest = np.abs(axes).argmax(axis=1)
@@ -221,20 +221,20 @@ def domain_samples(federation: Federation, most: int, seed: int) -> dict[str, Te
     Returns
     -------
     dict[str, Tensor]
-        float32 ``[n, ...]`` by domain, without those that have none.
+        float32 ``[n, ...]`` by domain; domains without samples are left out.
     """
     about = federation.describe()
     owned: Sequence[str] = about.get("domains") or [
         f"client {i}" for i in range(federation.num_clients)
     ]
-    held: dict[str, list[Tensor]] = {}
+    by_domain: dict[str, list[Tensor]] = {}
     for client, domain in enumerate(owned):
-        held.setdefault(domain, []).append(federation.client(client).test.x)
+        by_domain.setdefault(domain, []).append(federation.client(client).test.x)
     common = federation.client(0).common_test
     if about.get("target") and common is not None:
-        held[str(about["target"])] = [common.x]
+        by_domain[str(about["target"])] = [common.x]
     chosen = {}
-    for place, (domain, parts) in enumerate(held.items()):
+    for place, (domain, parts) in enumerate(by_domain.items()):
         every = torch.cat(parts)
         rng = numpy_rng(seed, "feature-samples", 0, place)
         rows = np.sort(rng.permutation(len(every))[:most])
@@ -254,16 +254,16 @@ def features_of(learner: TorchLearner, x: Tensor) -> Array:
         If the model has no linear layer whose input they could be, or if they are not finite.
     """
     try:
-        found: Array = finite(learner.features(x), "samples' features").to(torch.float64).numpy()
+        features: Array = finite(learner.features(x), "samples' features").to(torch.float64).numpy()
     except NotFiniteError as error:
         raise ConfigError(f"features: {error}; there is nothing to draw.") from error
-    return found
+    return features
 
 
 def _models(plan: Plan, state: Mapping[str, Any]) -> tuple[TorchLearner, str, Any]:
-    """Return a learner loaded with the untrained model, whose it is, and what it became.
+    """Return a learner with an untrained model, the model's title, and its trained weights.
 
-    The server's where weights are exchanged, else client 0's.
+    The model is the server's where weights are exchanged, else client 0's.
     """
     population = Population(plan.population, plan.federation)
     name = plan.population.model_of(0)
@@ -285,5 +285,5 @@ def _panel(
 ) -> Panel:
     features = {domain: features_of(learner, x) for domain, x in chosen.items()}
     points = feature_points(np.concatenate(list(features.values())), method, seed)
-    ends = np.cumsum([len(one) for one in features.values()])[:-1]
+    ends = np.cumsum([len(rows) for rows in features.values()])[:-1]
     return Panel(title, dict(zip(features, np.split(points, ends), strict=True)))

@@ -133,7 +133,7 @@ def write_comparison_report(directory: str | Path) -> Path:
         "comparison.html",
         comparison=comparison,
         facts=_facts(comparison.runs, comparison.config),
-        tables={name: table_of(found, name == "last") for name, found in rows.items()},
+        tables={name: table_of(lines, name == "last") for name, lines in rows.items()},
         differences=differences(headline),
         differences_head=differences_head(),
         differences_note=DIFFERENCES_NOTE,
@@ -170,7 +170,7 @@ def render(folder: Path, template: str, **context: Any) -> Path:
 
 
 def _run_figures(run: Run, baseline: Run | None) -> dict[str, list[tuple[str, str]]]:
-    """Draw what a run has data for: name → (label, image as a data URI)."""
+    """Draw the figures that a run has data for: name → (label, image as a data URI)."""
     folder = run.path / "figures"
     groups = {run.label: [run]} | ({"local training": [baseline]} if baseline else {})
     drawn = {"accuracy": charts.accuracy_figure(groups, folder / "accuracy.png", band="clients")}
@@ -187,7 +187,7 @@ def _run_figures(run: Run, baseline: Run | None) -> dict[str, list[tuple[str, st
 
 
 def _comparison_figures(comparison: Comparison) -> dict[str, list[tuple[str, str]]]:
-    """Draw what a comparison has data for: name → (label, image as a data URI)."""
+    """Draw the figures that a comparison has data for: name → (label, image as a data URI)."""
     folder, groups = comparison.path / "figures", comparison.groups
     drawn = {"accuracy": charts.accuracy_figure(groups, folder / "accuracy.png", band="seeds")}
     drawn["traffic"] = charts.traffic_figure(groups, folder / "traffic.png")
@@ -197,9 +197,9 @@ def _comparison_figures(comparison: Comparison) -> dict[str, list[tuple[str, str
     gains: dict[str, list[list[float | None]]] = {}
     for label, runs in groups.items():
         if label != comparison.reference:
-            found = [run.gains(run.baseline() or alone.get(run.seed)) for run in runs]
-            gains |= {label: [one for one in found if _known(one)]}
-    gains = {label: found for label, found in gains.items() if found}
+            by_seed = [run.gains(run.baseline() or alone.get(run.seed)) for run in runs]
+            gains |= {label: [seed_gains for seed_gains in by_seed if _known(seed_gains)]}
+    gains = {label: by_seed for label, by_seed in gains.items() if by_seed}
     if gains:
         drawn["gain"] = charts.gain_figure(gains, folder / "gain.png")
     shared = _shared_figures([runs[0] for runs in groups.values()], folder)
@@ -216,12 +216,12 @@ def _shared_figures(runs: Sequence[Run], folder: Path) -> dict[str, list[tuple[s
         charts.labels_figure(counts, federation.get("classes") or [], path)
         drawn["labels"] = [(f"seed {runs[0].seed}", embed(path))]
     for number, run in enumerate(runs):
-        said = (run.rounds[-1].get("strategy") or {}) if run.rounds else {}
-        weights = said.get("weights")
-        ids = said.get("clients") or list(range(len(weights or [])))
+        diagnostics = (run.rounds[-1].get("strategy") or {}) if run.rounds else {}
+        weights = diagnostics.get("weights")
+        ids = diagnostics.get("clients") or list(range(len(weights or [])))
         if weights and all(isinstance(row, list) and len(row) == len(ids) for row in weights):
             path = folder / f"weights-{number}-{slug(run.label)}.png"
-            effective = said.get("effective_neighbours")
+            effective = diagnostics.get("effective_neighbours")
             charts.weights_figure(weights, ids, path, effective=effective)
             drawn.setdefault("weights", []).append((f"{run.label}, seed {run.seed}", embed(path)))
     return drawn
@@ -234,7 +234,7 @@ def _known(gains: Sequence[float | None]) -> bool:
 def by_round(
     folder: Path, every: Iterable[tuple[Figure, Mapping[str, Sequence[Run]]]], **how: Any
 ) -> list[tuple[Figure, str]]:
-    """Draw figures that have a picture of their own, where runs have something to draw of them."""
+    """Draw the figures with a picture of their own that runs have values of."""
     return [
         (
             figure,
@@ -251,7 +251,7 @@ def embed(path: Path) -> str:
 
 
 def _facts(runs: Sequence[Run], config: Mapping[str, Any]) -> dict[str, str]:
-    """Say what was run, as far as the files tell."""
+    """Return the facts of runs for the table of a page, from their files."""
     first = runs[0]
     federation = first.federation
     models = [str(model) for model in federation.get("models") or []]
@@ -284,7 +284,7 @@ def _facts(runs: Sequence[Run], config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _clients(run: Run, baseline: Run | None) -> list[list[str]]:
-    """Tabulate the clients after the last round: header and body; empty for very many."""
+    """Return the table of clients after the last round, header and body; empty for very many."""
     accuracies, gains = run.per_client(PERSONALISED.name), run.gains(baseline)
     if not accuracies or len(accuracies) > _CLIENTS:
         return []
@@ -323,7 +323,7 @@ def _counted(names: Sequence[str]) -> str:
 
 
 def _find(config: Mapping[str, Any], key: str) -> Any:
-    """Look a key up in a configuration, outer tables first."""
+    """Return the value of a key in a configuration, outer tables first."""
     if key in config:
         return config[key]
     tables = [value for value in config.values() if isinstance(value, dict)]
@@ -331,7 +331,7 @@ def _find(config: Mapping[str, Any], key: str) -> Any:
 
 
 def _thin(run: Run, selected: int | None) -> list[dict[str, Any]]:
-    """Keep at most `_ROWS` rounds and a few: evenly spread, the last and the selected one."""
+    """Return about `_ROWS` rounds at most: evenly spread, the last and the selected one."""
     step = -(-len(run.rounds) // _ROWS) or 1
     last = len(run.rounds) - 1
     return [
@@ -355,7 +355,7 @@ def _rounded(value: Any) -> Any:
 
 
 def _failures(runs: Iterable[Run]) -> dict[str, Any]:
-    """Group failures by strategy, phase and reason; the commonest first."""
+    """Return failures grouped by strategy, phase and reason, the most frequent first."""
     groups: dict[tuple[str, str, str], list[tuple[int, str]]] = {}
     for run in runs:
         for entry in run.rounds:

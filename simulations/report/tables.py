@@ -1,4 +1,4 @@
-"""Comparisons as tables: the cells once, laid out for the terminal, Markdown and the page."""
+"""Comparisons as tables for the terminal, Markdown and the page."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FAILURES = "Failures"  # a column where there are any: over all rounds and seeds
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Lay out a comparison for the terminal: last round, mean ± std over seeds.
+    """Return a comparison for the terminal: last round, mean ± std over seeds.
 
     One row a strategy, figures to one decimal; the marks † and ‡ are explained below.
     """
@@ -40,8 +40,8 @@ def comparison_table(comparison: Comparison) -> Table:
     rows = aggregate(comparison)
     header, *body = table_of(rows, digits=1)
     brief = _terminal_headings(header)
-    kept = [i for i, name in enumerate(header) if brief[name]]
-    header, *body = [[line[i] for i in kept] for line in [header, *body]]
+    columns = [i for i, name in enumerate(header) if brief[name]]
+    header, *body = [[line[i] for i in columns] for line in [header, *body]]
     # Text, not str: a label in square brackets is no markup.
     caption = Text("\n".join(_below(comparison, rows)))
     title = "Accuracies after the last round"
@@ -66,7 +66,7 @@ def comparison_table(comparison: Comparison) -> Table:
 
 
 def _terminal_headings(header: Sequence[str]) -> dict[str, str]:
-    """Return by heading what stands on the terminal; empty for a column that has no room.
+    """Return the heading on the terminal by heading; empty for a column without room.
 
     Eighty columns hold seven figures; the report shows the others.
     """
@@ -81,7 +81,7 @@ def _terminal_headings(header: Sequence[str]) -> dict[str, str]:
 
 
 def plain_table(comparison: Comparison) -> str:
-    """Lay out a comparison in Markdown: last round, mean ± std over seeds.
+    """Return a comparison in Markdown: last round, mean ± std over seeds.
 
     One row a strategy; the marks † and ‡ are explained below the table.
     """
@@ -90,7 +90,7 @@ def plain_table(comparison: Comparison) -> str:
 
 
 def plain_differences(comparison: Comparison) -> str:
-    """Lay out the paired differences to local training in Markdown; empty if there are none.
+    """Return the paired differences to local training in Markdown; empty if there are none.
 
     Percentage points after the last round, with their intervals over seeds.
     """
@@ -100,7 +100,7 @@ def plain_differences(comparison: Comparison) -> str:
 
 
 def markdown(table: Sequence[Sequence[str]]) -> str:
-    """Lay out header and body in Markdown."""
+    """Return header and body in Markdown."""
     lines = [[one_line(cell).replace("|", r"\|") for cell in line] for line in table]
     rule = [["---"] + ["---:"] * (len(lines[0]) - 1)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines[:1] + rule + lines[1:])
@@ -109,7 +109,7 @@ def markdown(table: Sequence[Sequence[str]]) -> str:
 def table_of(
     rows: Sequence[Mapping[str, Any]], with_cost: bool = True, digits: int = 2
 ) -> list[list[str]]:
-    """Make header and body of the main table; columns that nobody measured are left out."""
+    """Return header and body of the main table; columns that nobody measured are left out."""
     columns = [
         figure
         for figure in target_first(figures_at("table"))
@@ -126,7 +126,7 @@ def table_of(
 
 
 def _over_seeds(figure: Figure, value: Mapping[str, Any] | None, digits: int) -> str:
-    """Format a figure over seeds, ``{"mean", "std", "n"}``, in its unit."""
+    """Return a figure over seeds, ``{"mean", "std", "n"}``, in its unit."""
     if value is None:
         return ABSENT
     if figure.unit.digits is None:
@@ -135,7 +135,7 @@ def _over_seeds(figure: Figure, value: Mapping[str, Any] | None, digits: int) ->
 
 
 def differences(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Make the body of the table of paired differences, in percentage points."""
+    """Return the body of the table of paired differences, in percentage points."""
     pairs = [(_marked(row), pair) for row in rows for pair in row["differences"]]
     columns = []
     for figure in figures_at("judged"):
@@ -154,7 +154,7 @@ def differences(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def differences_head(narrow: bool = False) -> list[str]:
-    """Make the header of the table of paired differences."""
+    """Return the header of the table of paired differences."""
     judged = figures_at("judged")
     heads = [f.headed(f.narrow if narrow else f.title, POINTS.name) for f in judged]
     return ["Strategy", "Against", *heads, "Seeds"]
@@ -171,7 +171,7 @@ def _marked(row: Mapping[str, Any]) -> str:
 
 
 def marks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Explain the marks that are in use."""
+    """Return an explanation of each mark in use."""
     lines = []
     alone = sorted({str(row["one_architecture"]) for row in rows if row["one_architecture"]})
     if alone:
@@ -185,20 +185,20 @@ def marks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _alone(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Say with whom methods are compared that see more private samples than their epochs."""
-    said = [
+    """Return the note on the two local baselines of methods that rehearse."""
+    clauses = [
         f"{row['strategy']}: {row['alone'][0]}, for as many epochs {row['alone'][1]}"
         for row in rows
         if row.get("alone")
     ]
     return (
         "Negative transfer: against training alone on as many private samples, rehearsal included "
-        f"({'; '.join(said)})."
+        f"({'; '.join(clauses)})."
     )
 
 
 def attack_of(config: Mapping[str, Any]) -> str | None:
-    """Say who lied, and how, as an experiment tells; results over the others are not over all."""
+    """Return the attack of an experiment in words; None without one."""
     section = config.get("attack")
     if not section:
         return None
@@ -217,7 +217,7 @@ def _below(comparison: Comparison, rows: Sequence[Mapping[str, Any]]) -> list[st
 
 
 def over(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Say over how many seeds the figures are."""
+    """Return a sentence on the seeds of the figures."""
     counts = sorted({row["n"] for row in rows})
     if counts == [1]:
         return "One seed: no spread can be given. MB (10⁶ bytes) per client over the run."
@@ -231,7 +231,7 @@ def pm(
     *,
     digits: int = 2,
 ) -> str:
-    """Format mean ± standard deviation, which is left out where there is one seed only."""
+    """Return mean ± standard deviation as text; the latter is left out for a single seed."""
     if value is None:
         return ABSENT
     text, std = f"{scale * value['mean']:.{digits}f}", value["std"]
@@ -239,7 +239,7 @@ def pm(
 
 
 def megabytes(size: float | None, std: float | None = None) -> str:
-    """Format bytes as megabytes, to about three digits; a spread of zero is left out."""
+    """Return bytes as megabytes, to about three digits; a spread of zero is left out."""
     if size is None:
         return ABSENT
     value = float(size) / MEGABYTE
@@ -249,7 +249,7 @@ def megabytes(size: float | None, std: float | None = None) -> str:
 
 
 def shown(figure: Figure, value: float | None) -> str:
-    """Format a figure of one run in its unit, which the heading names."""
+    """Return a figure of one run as text in its unit, which the heading names."""
     if figure.unit.digits is None:
         return megabytes(value)
     if value is None:
@@ -258,5 +258,5 @@ def shown(figure: Figure, value: float | None) -> str:
 
 
 def percent(value: float | None, sign: str = "") -> str:
-    """Format a share as percent with two decimals."""
+    """Return a share as percent with two decimals."""
     return ABSENT if value is None else f"{100 * value:{sign}.2f}"

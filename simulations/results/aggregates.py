@@ -13,7 +13,7 @@ from fedkt.simulations.results.run_folder import Run
 
 
 def aggregate(comparison: Comparison, selection: str = "last") -> list[dict[str, Any]]:
-    """Statistics over seeds, one entry a strategy.
+    """Return statistics over seeds, one entry for each strategy.
 
     Parameters
     ----------
@@ -46,15 +46,15 @@ def aggregate(comparison: Comparison, selection: str = "last") -> list[dict[str,
         row["one_architecture"] = runs[0].summary.get("one_architecture")
         row["transductive"] = bool(runs[0].summary.get("transductive"))
         pairs = [(run, reference.get(run.seed)) for run in runs]
-        own = [(run, base) for run in runs for base in (run.baseline(), run.same_epochs())]
-        alone = [base.label for _, base in own[:2] if base]
+        baselines = [(run, base) for run in runs for base in (run.baseline(), run.same_epochs())]
+        alone = [base.label for _, base in baselines[:2] if base]
         row["alone"] = alone if len(alone) == 2 else None
         row["differences"] = []
         if label != comparison.reference:
             row["differences"].append(_difference(pairs, selection, comparison.reference))
-        others = {base.label for _, base in own if base} - {comparison.reference, label}
-        for name in sorted(others):
-            named = [(run, base) for run, base in own if base and base.label == name]
+        labels = {base.label for _, base in baselines if base} - {comparison.reference, label}
+        for name in sorted(labels):
+            named = [(run, base) for run, base in baselines if base and base.label == name]
             row["differences"].append(_difference(named, selection, name))
         rows.append(row)
     return rows
@@ -66,18 +66,20 @@ def _difference(
     result: dict[str, Any] = {"against": against}
     for figure in figures_at("judged"):
         values = []
-        for run, other in pairs:
-            ours = run.figure(figure, selection)
-            theirs = other.figure(figure, selection) if other else None
-            values.append(None if ours is None or theirs is None else ours - theirs)
+        for run, reference in pairs:
+            value = run.figure(figure, selection)
+            reference_value = reference.figure(figure, selection) if reference else None
+            values.append(
+                None if value is None or reference_value is None else value - reference_value
+            )
         result[figure.name] = t_interval(values)
     return result
 
 
 def spread(values: Iterable[float | None]) -> dict[str, Any] | None:
-    """Return mean, sample standard deviation (None for one value) and number of what is known."""
-    known = [float(value) for value in values if value is not None]
-    if not known:
+    """Return mean, sample deviation (None for one value) and number of the known values."""
+    numbers = [float(value) for value in values if value is not None]
+    if not numbers:
         return None
-    std = statistics.stdev(known) if len(known) > 1 else None
-    return {"mean": statistics.fmean(known), "std": std, "n": len(known)}
+    std = statistics.stdev(numbers) if len(numbers) > 1 else None
+    return {"mean": statistics.fmean(numbers), "std": std, "n": len(numbers)}

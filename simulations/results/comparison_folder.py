@@ -78,8 +78,8 @@ def load_comparison(path: str | Path) -> Comparison:
     folder = path / RUNS
     # Those without a summary have not finished; a comparison may be looked at while it runs.
     done = (p for p in folder.iterdir() if is_finished(p))
-    found = sorted(done) if folder.is_dir() else []
-    by_name = {p.name: p for p in found}
+    folders = sorted(done) if folder.is_dir() else []
+    by_name = {p.name: p for p in folders}
     loaded: dict[tuple[str, int], Run] = {}
     groups: dict[str, list[Run]] = {}
     for label, seed in rows:
@@ -87,7 +87,7 @@ def load_comparison(path: str | Path) -> Comparison:
         run = load_run(home) if home else None
         if run is None or (run.label, run.seed) != (label, seed):
             # The label was not fit to be a folder's name: look into the summaries.
-            loaded = loaded or {(r.label, r.seed): r for r in map(load_run, found)}
+            loaded = loaded or {(r.label, r.seed): r for r in map(load_run, folders)}
             run = loaded.get((label, seed))
         if run is None:
             raise ConfigError(f"{folder} has no run of {label!r} with seed {seed}.")

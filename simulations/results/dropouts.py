@@ -1,4 +1,4 @@
-"""What is said beside figures of clients that failed: how often, who, and who never trained."""
+"""Sentences on failed clients: how often, which, and which of them never trained."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST = 8  # clients named one by one
 def failures_said(run: Run) -> str:
     """Return a run's failures in a clause for its last line; empty without any.
 
-    Of a run of before, which does not name the clients, the number only.
+    Runs of earlier versions do not name the clients: then it is the number only.
     """
     count = int(run.summary.get("failures") or 0)
     if not count:
@@ -29,7 +29,7 @@ def failures_said(run: Run) -> str:
 
 
 def failure_lines(runs: Iterable[Run]) -> list[str]:
-    """Return a line on each strategy of a comparison that has failures, for below its tables."""
+    """Return a line below the tables for each strategy of a comparison that has failures."""
     by_label: dict[str, list[Run]] = {}
     for run in runs:
         by_label.setdefault(run.label, []).append(run)

@@ -1,4 +1,4 @@
-"""What seeds can tell of a difference: t intervals, p values, and Holm's correction for many."""
+"""Statistics of differences over seeds: t intervals, p values, Holm's correction."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Interval:
-    """The mean of some differences, one a seed, and what is known of it.
+    """The mean of differences, one for each seed, with its interval and test.
 
     Parameters
     ----------
@@ -51,20 +51,20 @@ class Interval:
 
 
 def t_interval(values: Iterable[float | None]) -> Interval | None:
-    """Return the 95 % t interval of the mean of what is known; None if nothing is.
+    """Return the 95 % t interval of the mean of the known values; None without any.
 
     Parameters
     ----------
     values : Iterable[float or None]
         One value a seed, such as a difference of two accuracies in [0, 1].
     """
-    known = [float(value) for value in values if value is not None]
-    if not known:
+    numbers = [float(value) for value in values if value is not None]
+    if not numbers:
         return None
-    mean, n = statistics.fmean(known), len(known)
-    if max(known) - min(known) < _ROUNDING:
+    mean, n = statistics.fmean(numbers), len(numbers)
+    if max(numbers) - min(numbers) < _ROUNDING:
         return Interval(mean, None, 1.0, n)
-    error = statistics.stdev(known) / math.sqrt(n)
+    error = statistics.stdev(numbers) / math.sqrt(n)
     half_width = float(stdtrit(n - 1, 1 - LEVEL / 2)) * error
     p = 2 * float(stdtr(n - 1, -abs(mean) / error)) if n >= LEAST else 1.0
     return Interval(mean, half_width, p, n)
@@ -86,5 +86,5 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def clear(p_values: Sequence[float]) -> list[bool]:
-    """Return which of several tests say something, after Holm's correction."""
+    """Return whether each of several tests is significant, after Holm's correction."""
     return [p < LEVEL for p in holm(p_values)]

@@ -100,7 +100,7 @@ def _fault(row: dict[str, Any], expected: int) -> str:
 
 
 def _reason(error: ValueError) -> str:
-    if isinstance(error, json.JSONDecodeError):  # its own text counts lines anew
+    if isinstance(error, json.JSONDecodeError):  # str(error) would count lines from this one
         return f"{error.msg} (character {error.colno})"
     if isinstance(error, UnicodeDecodeError):
         return f"not UTF-8 at byte {error.start + 1}"

@@ -69,7 +69,7 @@ class Run:
         return int(self.summary["seed"])
 
     def series(self, key: str) -> tuple[list[int], list[float], list[float]]:
-        """Follow one figure over the rounds in which it was measured.
+        """Return one figure over the rounds in which it was measured.
 
         Parameters
         ----------
@@ -95,9 +95,9 @@ class Run:
         return rounds, means, stds
 
     def per_client(self, key: str) -> list[float | None]:
-        """Give one accuracy of every client, from the last round that measured it.
+        """Return one accuracy of every client, from the last round that measured it.
 
-        Clients that were not measured have None; the list is empty if nobody ever was.
+        Clients that were not measured have None; the list is empty if no client ever was.
         """
         for entry in reversed(self.rounds):
             accuracy: dict[str, Any] = entry.get(key) or {}
@@ -107,7 +107,7 @@ class Run:
         return []
 
     def cumulative_bytes(self) -> dict[int, float]:
-        """Add up the bytes per client, both directions, until the end of each round."""
+        """Return the bytes per client, both directions, up to the end of each round."""
         total, sent = 0.0, {}
         for entry in self.rounds:
             total += sum(value_of(entry, way.name) or 0.0 for way in (BYTES_UP, BYTES_DOWN))
@@ -115,7 +115,7 @@ class Run:
         return sent
 
     def selected(self, selection: str = "last") -> dict[str, Any]:
-        """Give the summary's figures of one round (see `SELECTIONS`); empty if absent."""
+        """Return the summary's figures of one round (see `SELECTIONS`); empty if absent."""
         chosen: dict[str, Any] = self.summary.get(selection) or {}
         return chosen
 
@@ -124,7 +124,7 @@ class Run:
         return value_of(self.summary if figure.total else self.selected(selection), figure.name)
 
     def baseline(self) -> Run | None:
-        """Load training alone on as many private samples, if it is known and still in place.
+        """Return the run of training alone on as many private samples, if it is still in place.
 
         It is the run that the summary's ``baseline`` points to, else the one in
         ``baseline/``; None for a run that is its own baseline.
@@ -132,20 +132,20 @@ class Run:
         return self._beside["baseline"]
 
     def same_epochs(self) -> Run | None:
-        """Load training alone for as many private epochs; None where that is the baseline."""
+        """Return the run of training alone for as many private epochs; None if the baseline's."""
         return self._beside["same_epochs"]
 
     @cached_property
     def _beside(self) -> dict[str, Run | None]:
-        found: dict[str, Run | None] = {}
+        runs: dict[str, Run | None] = {}
         for name in ("baseline", "same_epochs"):
             path = self.path / str(self.summary.get(name) or name)
-            known = path.is_dir() and path.resolve() != self.path.resolve()
-            found[name] = load_run(path) if known else None
-        return found
+            usable = path.is_dir() and path.resolve() != self.path.resolve()
+            runs[name] = load_run(path) if usable else None
+        return runs
 
     def gains(self, baseline: Run | None) -> list[float | None]:
-        """Subtract local training's personalised accuracy from that of every client.
+        """Return the personalised accuracy of every client minus that of local training.
 
         Parameters
         ----------
@@ -160,8 +160,8 @@ class Run:
         """
         if baseline is None:
             return []
-        ours, alone = (run.per_client(PERSONALISED.name) for run in (self, baseline))
-        return transfer(ours, alone) if len(ours) == len(alone) else []
+        accuracies, alone = (run.per_client(PERSONALISED.name) for run in (self, baseline))
+        return transfer(accuracies, alone) if len(accuracies) == len(alone) else []
 
 
 def load_run(path: str | Path) -> Run:
@@ -200,7 +200,7 @@ def is_run(folder: Path) -> bool:
 
 
 def is_begun(folder: Path) -> bool:
-    """Return whether a folder says what a run in it is made of."""
+    """Return whether a folder holds the facts of a run's federation."""
     return (folder / FEDERATION).is_file()
 
 

@@ -1,10 +1,10 @@
-"""Which round of a run is reported: the rules of model selection, apart from all methods.
+"""The rules of model selection: which round of a run is reported, whatever the method.
 
 After Gulrajani and Lopez-Paz, "In search of lost domain generalization", ICLR 2021
 (arXiv:2007.01434): a result is not complete without the rule that has selected its model.
 Headline figures come from the last round and from the round that the clients' own validation
 data select (on their own domains, so what the paper calls training-domain validation); both
-are blind to test data. The oracle looks at them, and is reported under that name only.
+are blind to test data. The oracle uses test data, and is reported under that name only.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ SELECTIONS = ("last", "validation_selected", "oracle")
 
 
 def last_round(rows: Sequence[Row]) -> Row | None:
-    """Select the last round."""
+    """Return the last round."""
     return rows[-1] if rows else None
 
 
 def source_validation(rows: Sequence[Row]) -> Row | None:
-    """Select the round with the best mean accuracy on the clients' own validation data.
+    """Return the round with the best mean accuracy on the clients' own validation data.
 
     The first of equals; ``None`` without validation data.
     """
@@ -31,7 +31,7 @@ def source_validation(rows: Sequence[Row]) -> Row | None:
 
 
 def oracle(rows: Sequence[Row], target: bool = False) -> Row | None:
-    """Select the round that is best on *test* data: an upper bound, no result.
+    """Return the round that is best on *test* data: an upper bound, no result.
 
     Parameters
     ----------
@@ -48,5 +48,5 @@ def oracle(rows: Sequence[Row], target: bool = False) -> Row | None:
 
 
 def _best(rows: Sequence[Row], values: Sequence[float | None]) -> Row | None:
-    known = [(value, row) for value, row in zip(values, rows, strict=True) if value is not None]
-    return max(known, key=lambda pair: pair[0])[1] if known else None
+    measured = [(value, row) for value, row in zip(values, rows, strict=True) if value is not None]
+    return max(measured, key=lambda pair: pair[0])[1] if measured else None

@@ -100,7 +100,7 @@ class Verdict:
 
     @property
     def holding(self) -> int:
-        """In how many cells the subject reaches the bar."""
+        """The number of cells in which the subject reaches the bar."""
         return sum(cell.holds for cell in self.cells)
 
 
@@ -135,15 +135,15 @@ def judge(
     }
     judged, unfinished = [], []
     for cell in cells:
-        found = _by_seed(results[cell.name]) if cell.name in results else {}
-        margins = {m: margin for m in bars if (margin := _margin(found, section, rivals, m))}
+        accuracies = _by_seed(results[cell.name]) if cell.name in results else {}
+        margins = {m: margin for m in bars if (margin := _margin(accuracies, section, rivals, m))}
         if not margins:
             unfinished.append(cell.name)
             continue
         above = {
             metric: margin.difference.mean
             for metric, bar in bars.items()
-            if (margin := _margin(found, section, bar, metric))
+            if (margin := _margin(accuracies, section, bar, metric))
         }
         judged.append(CellVerdict(cell.name, margins, above, section.tolerance))
     return Verdict(section.subject, section, _coloured(judged), unfinished)
@@ -154,7 +154,7 @@ _Accuracies = dict[str, dict[str, dict[int, float]]]  # metric -> label -> seed 
 
 def _by_seed(comparison: Comparison) -> _Accuracies:
     judged = figures_at("judged")
-    found: _Accuracies = {figure.name: {} for figure in judged}
+    accuracies: _Accuracies = {figure.name: {} for figure in judged}
     for label, runs in comparison.groups.items():
         for run in runs:
             if run.summary.get("one_architecture"):
@@ -162,44 +162,42 @@ def _by_seed(comparison: Comparison) -> _Accuracies:
             for figure in judged:
                 value = run.figure(figure)
                 if value is not None:
-                    found[figure.name].setdefault(label, {})[run.seed] = float(value)
-    return found
+                    accuracies[figure.name].setdefault(label, {})[run.seed] = float(value)
+    return accuracies
 
 
 def _margin(
-    found: _Accuracies, section: VerdictSection, rivals: Sequence[str], metric: str
+    accuracies: _Accuracies, section: VerdictSection, rivals: Sequence[str], metric: str
 ) -> Margin | None:
     """Return the subject's margin over the best of some rivals, paired over common seeds."""
-    by_label: dict[str, Any] = found.get(metric, {})
-    ours = by_label.get(section.subject)
-    there = {r: by_label[r] for r in rivals if r in by_label and r != section.subject}
-    if not ours or not there:
+    by_label: dict[str, Any] = accuracies.get(metric, {})
+    subject = by_label.get(section.subject)
+    opponents = {r: by_label[r] for r in rivals if r in by_label and r != section.subject}
+    if not subject or not opponents:
         return None
-    seeds = sorted(set(ours).intersection(*there.values()))
+    seeds = sorted(set(subject).intersection(*opponents.values()))
     if not seeds:
         return None
-    means = {rival: statistics.fmean(by[s] for s in seeds) for rival, by in there.items()}
+    means = {rival: statistics.fmean(by[s] for s in seeds) for rival, by in opponents.items()}
     best = max(means, key=lambda rival: means[rival])
-    difference = t_interval(ours[s] - there[best][s] for s in seeds)
+    difference = t_interval(subject[s] - opponents[best][s] for s in seeds)
     assert difference is not None
     return Margin(
-        subject=statistics.fmean(ours[s] for s in seeds),
+        subject=statistics.fmean(subject[s] for s in seeds),
         best=means[best],
         rival=best,
         difference=difference,
-        p=difference.p if difference.mean > 0 else min(1.0, len(there) * difference.p),
+        p=difference.p if difference.mean > 0 else min(1.0, len(opponents) * difference.p),
     )
 
 
 def _coloured(cells: Sequence[CellVerdict]) -> list[CellVerdict]:
-    """Give clear margins their colours: those of each accuracy are corrected for all cells."""
+    """Return cells with coloured margins; tests are corrected over all cells by accuracy."""
     coloured: list[dict[str, Margin]] = [dict(cell.margins) for cell in cells]
-    for metric in dict.fromkeys(name for found in coloured for name in found):
-        margins = [(found, found[metric]) for found in coloured if metric in found]
-        for (found, margin), told in zip(
-            margins, clear([margin.p for _, margin in margins]), strict=True
-        ):
-            if told:
-                colour: Colour = "green" if margin.difference.mean > 0 else "red"
-                found[metric] = replace(margin, colour=colour)
-    return [replace(cell, margins=found) for cell, found in zip(cells, coloured, strict=True)]
+    for metric in dict.fromkeys(name for row in coloured for name in row):
+        rows = [row for row in coloured if metric in row]
+        for row, is_clear in zip(rows, clear([row[metric].p for row in rows]), strict=True):
+            if is_clear:
+                colour: Colour = "green" if row[metric].difference.mean > 0 else "red"
+                row[metric] = replace(row[metric], colour=colour)
+    return [replace(cell, margins=row) for cell, row in zip(cells, coloured, strict=True)]

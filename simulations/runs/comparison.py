@@ -51,9 +51,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class Job:
-    """One run.
+    """One run of a comparison.
 
-    ``training`` says in words what its clients train on of their own data in a round;
+    ``training`` is the private training of a round in words;
     ``baseline`` and ``same_epochs`` are the folders of runs before it (see ``execute``).
     """
 
@@ -73,7 +73,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Part:
-    """What is run in one go: one cell with one seed, whose data are built once.
+    """Runs that are executed together: one cell with one seed, whose data are built once.
 
     ``notes`` are of the data of a cell's first seed.
     """
@@ -85,7 +85,7 @@ class Part:
 
     @property
     def name(self) -> str:
-        """For messages to people."""
+        """The name in messages."""
         return ", ".join(filter(None, (self.cell.name, f"seed {self.seed}")))
 
 
@@ -105,13 +105,13 @@ def entries_of(experiment: Experiment) -> list[Entry]:
     common = {k: v for k, v in experiment.strategy.items() if k != "name"}
     read = [read_entry(reference) for reference in experiment.compare.strategies]
     sections = [(label, read_strategy(named)) for label, named in read]
-    shown = titles(str(own["name"]) for label, own in sections if label is None)
+    shown = titles(str(section["name"]) for label, section in sections if label is None)
     entries, used = [], set()
-    for label, own in sections:
-        has = hyper_parameters(strategy_class(own["name"]))
+    for label, section in sections:
+        has = hyper_parameters(strategy_class(section["name"]))
         used |= common.keys() & set(has)
         shared = {k: v for k, v in common.items() if k in has}
-        entries.append(Entry(label_of(label, own, shown), {**shared, **own}))
+        entries.append(Entry(label_of(label, section, shown), {**shared, **section}))
     if not entries:
         raise ConfigError("compare: name the strategies, e.g. --strategies local,fedmd,knfu.")
     folders = [slug(e.label) for e in entries]
@@ -146,8 +146,8 @@ def plan_jobs(experiment: Experiment) -> list[Job]:
             jobs.append(Job(label, seed, twin.with_values(seed=seed), label, compared=False))
         local_first = sorted(first, key=lambda pair: not _alone(pair[0]))
         for entry, plan in local_first:
-            own = _experiment(experiment, entry, offset)
-            job = Job(entry.label, seed, own, private_training(plan), compared=True)
+            setting = _experiment(experiment, entry, offset)
+            job = Job(entry.label, seed, setting, private_training(plan), compared=True)
             if not _alone(entry):
                 folder = f"{slug(baselines[budget(plan)])}-seed{seed}"
                 job = replace(job, baseline=folder)
@@ -172,12 +172,12 @@ def compare(
     experiment : Experiment
         With ``compare`` filled in.
     parts : Sequence[Part]
-        What :func:`plan_parts` made of it.
+        The result of :func:`plan_parts`.
     out : Path
         The comparison's folder; finished runs in it are kept, begun ones go on. Each of
         several cells is a comparison of its own in ``cells/NAME``.
     progress : RunProgress
-        Who is told.
+        The display of progress.
     command : str, optional
         The command line, for the report.
 
@@ -263,7 +263,7 @@ def _carry_out(
     progress: RunProgress,
     command: str | None,
 ) -> Iterator[tuple[Part, list[str]]]:
-    """Yield each part that is done and what failed in it."""
+    """Yield each finished part and its failures."""
     processes = experiment.compare.processes
     if processes == 1:
         for part in parts:
@@ -318,7 +318,7 @@ def _check_contents(parts: Sequence[Part], out: Path) -> None:
 
 
 def _write_table(cell: Cell, out: Path, parts: Sequence[Part]) -> None:
-    """Write the rows of the finished runs: by strategy in the order asked for, then by seed."""
+    """Write the rows of the finished runs: by strategy in the given order, then by seed."""
     order = [entry.label for entry in entries_of(cell.experiment)]
     compared = [j for p in parts if p.cell is cell for j in p.jobs if j.compared]
     compared.sort(key=lambda j: (order.index(j.label), j.seed))

@@ -1,4 +1,4 @@
-"""What a run is made of: digests of its data and of the user's files, kept beside its figures."""
+"""The content of a run: digests of its data and of the user's files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def check_content(folder: Path, now: Mapping[str, Any], baseline: Path | None = 
     Raises
     ------
     ConfigError
-        Naming what is another.
+        Naming the data or the file that differs.
     """
     before = read_content(folder)
     if before == {}:

@@ -1,4 +1,4 @@
-"""What a round costs in arithmetic: the clients' part, and the fusion's."""
+"""The arithmetic of a round in FLOPs: the clients' part, and the fusion's."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def fusion_warning(
     federation: Federation,
     participation: float = 1.0,
 ) -> str | None:
-    """Return one line if the fusion of a round outgrows all that its clients are known to compute.
+    """Return a warning if the fusion of a round costs more FLOPs than all its clients; else None.
 
-    A fusion for each of K clients of what all of them share costs 2 K² M C FLOPs (M samples, C
+    A fusion for each of K clients of the uploads of all of them costs 2 K² M C FLOPs (M samples, C
     classes); it is the larger part from K = F / (2 M C) clients on, if F are those of one client.
 
     Parameters
@@ -46,11 +46,11 @@ def fusion_warning(
     if not fusion:
         return None
     each = _client_flops(recipe, population, federation)
-    if each is None or fusion <= (own := clients * each):
+    if each is None or fusion <= (training := clients * each):
         return None
     return (
         f"{strategy.title}: fusing for each of {clients:,} clients takes {fusion:.1e} FLOP a "
-        f"round and all that the clients compute takes {own:.1e}; a sparse fusion costs less "
+        f"round and all that the clients compute takes {training:.1e}; a sparse fusion costs less "
         "(knfu: nearest), and so do fewer public samples or lower participation."
     )
 
@@ -68,14 +68,14 @@ def _client_flops(
 ) -> float | None:
     """Return the FLOPs of a client and round, the mean over the models; None if not known of all.
 
-    Nothing counts those of a forest, nor of a network without matrix products.
+    They are not known of a forest, nor of a network without matrix products.
     """
     private = len(federation.rows) / federation.num_clients
     public = len(federation.public_x)
     samples = 0.0
     for step in trainings((*recipe.learn, *recipe.absorb)):
-        seen = _rows(step.samples, private if step.on == "private" else public)
-        samples += PASSES * step.epochs * seen * (2 if step.rehearse else 1)
+        rows = _rows(step.samples, private if step.on == "private" else public)
+        samples += PASSES * step.epochs * rows * (2 if step.rehearse else 1)
     samples += sum(_shared_rows(recipe, public))
     shape, each = federation.input_shape, []
     for reference in population.models:
@@ -93,5 +93,5 @@ def _shared_rows(recipe: Recipe, public: int) -> list[int]:
     return [0 if of_share is None else len(of_share) for of_share in ids]
 
 
-def _rows(limit: int, there: float) -> float:
-    return min(limit, there) if limit else there
+def _rows(limit: int, available: float) -> float:
+    return min(limit, available) if limit else available

@@ -1,4 +1,4 @@
-"""Which executor runs which model: a fixed rule, or a short measured trial, written down.
+"""The plan of a run: the executor of every model, by a fixed rule or a measured trial.
 
 The plan is part of the resolved configuration, because the executors agree only up to
 rounding: equal plans give equal bits, whatever the workers.
@@ -69,9 +69,9 @@ def resolve(
     run : RunSection
         Its ``executor``: ``auto`` takes cohorts for small networks without convolutions or
         recurrence, for whose small steps the overhead is most of the cost; ``tune`` measures.
-        Entries of its ``plan`` are settled already. Flower's engine hands clients on one by
-        one, so there it is always the loop. Whatever asks for a cohort, a network gets one only
-        if a trial gives what the loop gives (``fedkt.clients.cohorts.trial``); else a warning
+        Entries of its ``plan`` are settled already. Flower's engine passes clients on one by
+        one, so there it is always the loop. In any case a network gets a cohort only if a trial
+        gives what the loop gives (``fedkt.clients.cohorts.trial``); else a warning
         says why.
     models : Sequence[str]
         Client i trains ``models[i % len(models)]``.
@@ -82,8 +82,8 @@ def resolve(
     recipe : Recipe
         What they do.
     device : {"cpu", "cuda"}
-        Where. On a GPU a single client's steps leave most of it idle, so there ``auto`` takes
-        cohorts of every network that can be in one.
+        Where it runs. On a GPU a single client's steps leave most of it idle, so there ``auto``
+        takes cohorts of every network that can be in one.
 
     Returns
     -------
@@ -103,29 +103,34 @@ def resolve(
         size_of(entry)
         if name not in map(absolute, models):
             raise ConfigError(f"run.plan names {name!r}; the models are {', '.join(models)}.")
-    found = {}
+    plan = {}
     for model in dict.fromkeys(models):
-        own = [c for c in range(federation.num_clients) if models[c % len(models)] == model]
+        clients = [c for c in range(federation.num_clients) if models[c % len(models)] == model]
         learner = learner_for(model, federation, device)
-        if half or run.grid == "flower" or len(own) < 2 or not isinstance(learner, TorchLearner):
-            found[model] = LOOP
+        if (
+            half
+            or run.grid == "flower"
+            or len(clients) < 2
+            or not isinstance(learner, TorchLearner)
+        ):
+            plan[model] = LOOP
         elif absolute(model) in settled:
-            found[model] = settled[absolute(model)]
+            plan[model] = settled[absolute(model)]
         elif run.executor == "tune":
-            data = [federation.client(c) for c in own[:LARGEST]]
+            data = [federation.client(c) for c in clients[:LARGEST]]
             with one_thread():
-                found[model] = measured(learner, [Work(d, {}, training, 0, 0, 0) for d in data])
+                plan[model] = measured(learner, [Work(d, {}, training, 0, 0, 0) for d in data])
         else:
-            found[model] = _rule(run.executor, learner, len(own))
-        if found[model] != LOOP and isinstance(learner, TorchLearner):
-            found[model] = _tried(found[model], model, learner, federation, recipe)
-    return found
+            plan[model] = _rule(run.executor, learner, len(clients))
+        if plan[model] != LOOP and isinstance(learner, TorchLearner):
+            plan[model] = _tried(plan[model], model, learner, federation, recipe)
+    return plan
 
 
 def _tried(
     entry: str, model: str, learner: TorchLearner, federation: Federation, recipe: Recipe
 ) -> str:
-    """Return the entry, or the loop where a cohort would not give what the loop gives."""
+    """Return the entry of the plan, or the loop where a cohort's result would differ."""
     key = learner.build, federation.token, recipe.to_json()
     if key not in _refusals:
         public = federation.client(0).public
@@ -190,10 +195,10 @@ def _rule(executor: str, learner: TorchLearner, count: int) -> str:
 def cohort_size(count: int) -> int:
     """Return how many of ``count`` clients of one network form a cohort.
 
-    There are two cohorts at least where there are enough clients, so that two workers have
-    work; and more than a hundred clients in each, which spares up to a tenth of the time, only
-    where eight workers have. How many workers there are does not count: the last digits of a result
-    can depend on who shares a cohort.
+    With enough clients there are at least two cohorts, so that two workers have work. More than a
+    hundred clients in each, which saves up to a tenth of the time, are only used if eight workers
+    would have work. The actual number of workers has no influence: the last digits of a result can
+    depend on the members of a cohort.
     """
     size = max(LEAST, min(USUAL, -(-count // 2)), min(LARGEST, -(-count // 8)))
     return min(count, size)

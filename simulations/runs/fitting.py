@@ -1,4 +1,4 @@
-"""Whether a strategy, its models and the data fit together; all that is refused before a run."""
+"""Checks before a run: whether a strategy, its models and the data fit together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Doing one thing for many items in several processes, and saying what one of them died of."""
+"""Work on many items in several processes, and the error for a process that died."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Done = TypeVar("Done")
 def in_processes(
     act: Callable[[Item], Done], items: Sequence[Item], processes: int
 ) -> Iterator[tuple[Item, Done]]:
-    """Yield each item and what was done with it, as they get done.
+    """Yield each item with its result, in the order in which they finish.
 
     Parameters
     ----------
     act : callable
-        What to do; it is sent to the processes, as the items are.
+        The function of an item; it is sent to the processes, as the items are.
     items : Sequence
-        What to do it with.
+        The items.
     processes : int
         How many processes at most.
 
@@ -43,18 +43,18 @@ def in_processes(
         If a process dies, with what it died of.
     """
     context = multiprocessing.get_context("spawn")  # a fork would inherit locks of torch's threads
-    begun, others = context.Event(), set(multiprocessing.active_children())
+    begun, earlier = context.Event(), set(multiprocessing.active_children())
     children: list[BaseProcess] = []
     pool = ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(begun,))
     try:
         futures: dict[Future[Done], Item] = {pool.submit(_act, act, i): i for i in items}
-        children += [c for c in multiprocessing.active_children() if c not in others]
+        children += [c for c in multiprocessing.active_children() if c not in earlier]
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BrokenProcessPool as error:
-        pool.shutdown()  # only then is it known of every process how it ended
+        pool.shutdown()  # from here on every exit status is known
         raise _death(children, begun.is_set()) from error
-    except BaseException:  # stopped, or the disk is full: nobody waits for the others
+    except BaseException:  # stopped, or the disk is full: do not wait for the others
         for child in children:
             child.terminate()
         raise
@@ -63,7 +63,7 @@ def in_processes(
 
 
 def _begin(begun: Event) -> None:
-    """Prepare a process: what stops it unwinds it, so that nothing is left behind."""
+    """Prepare a process: signals raise in it, so that nothing is left behind."""
     for number in STOPPING:
         signal.signal(number, stop)
     begun.set()

@@ -10,28 +10,28 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class RunProgress(Protocol):
-    """Follows one or several runs."""
+    """The display of progress of one or several runs."""
 
     def run_started(self, label: str, rounds: int, clients: int, first_round: int) -> None:
-        """Be told that a run begins (``first_round`` > 1: goes on)."""
+        """Note that a run begins (``first_round`` > 1: resumes)."""
         ...
 
     def clients_done(self, done: int, total: int) -> None:
-        """Be told how many clients of the current phase are done."""
+        """Note how many clients of the current phase are done."""
         ...
 
     def round_finished(
         self, round_: int, personalised: float | None, global_: float | None
     ) -> None:
-        """Be told about a finished round."""
+        """Note a finished round."""
         ...
 
     def run_finished(self) -> None:
-        """Be told that the run is complete."""
+        """Note that the run is complete."""
         ...
 
     def part_finished(self, name: str, rounds: int) -> None:
-        """Be told that other processes have run several runs with so many rounds in all."""
+        """Note that other processes have finished runs with ``rounds`` rounds in all."""
         ...
 
     def close(self) -> None:
@@ -40,7 +40,7 @@ class RunProgress(Protocol):
 
 
 class Silent:
-    """Shows nothing."""
+    """Progress that is not shown."""
 
     def run_started(self, label: str, rounds: int, clients: int, first_round: int) -> None:
         """Show nothing."""

@@ -1,4 +1,4 @@
-"""What a run writes: one line a round, and a summary at the end."""
+"""The files that a run writes: one line for each round, and a summary at the end."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from fedkt.simulations.runs import checkpoint
 from fedkt.simulations.runs.progress import RunProgress
 from fedkt.strategies import KnowledgeStrategy, RoundReport
 
-MOST_NAMED = 8  # clients whom the notes of a run name one by one
+MOST_NAMED = 8  # clients that the notes of a run name one by one
 
 
 class Recorder:
-    """Writes a run's rounds and checkpoints as they come.
+    """Writer of a run's rounds and checkpoints.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class Recorder:
     alone : Mapping[int, Mapping]
         The rows of the local baseline by round, for negative transfer.
     progress : RunProgress
-        Who is told.
+        The display of progress.
     saved : callable, optional
         Whether a round has a checkpoint; by default every round does.
     """
@@ -70,8 +70,8 @@ class Recorder:
         self.clients: Callable[[], dict[int, ClientState]] = dict
         self.liars: Liars | None = None
         self.label_counts: Sequence[Sequence[int]] = ()
-        kept = [row for row in read_rounds(folder) if row["round"] <= rounds_done]
-        lines = "".join(json.dumps(row) + "\n" for row in kept)
+        rows = [row for row in read_rounds(folder) if row["round"] <= rounds_done]
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
         write_atomic(folder / ROUNDS, lines)
 
     def round_finished(self, report: RoundReport, strategy: KnowledgeStrategy) -> None:
@@ -176,10 +176,10 @@ def summarise(
 
 
 def run_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return what a reader of a run's figures must know of its rounds, a line each.
+    """Return the notes on a run's rounds for the reader of its figures, a line each.
 
-    Who never trained, and why (the last reason), and the notes of the rounds, each once with the
-    rounds that it stands in.
+    The clients that never trained, each with its last reason, and the notes of the rounds, each
+    once with its rounds.
     """
     reasons = {f["client"]: f["reason"] for row in rows for f in row["failures"]}
     never = rows[-1].get("untrained", [])
@@ -190,11 +190,11 @@ def run_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
     if len(never) > MOST_NAMED:
         lines.append(f"so are {len(never) - MOST_NAMED} other clients that never trained")
-    found: dict[str, list[int]] = {}
+    rounds_by_note: dict[str, list[int]] = {}
     for row in rows:
         for note in row.get("notes", ()):
-            found.setdefault(note, []).append(row["round"])
-    for note, at in found.items():
+            rounds_by_note.setdefault(note, []).append(row["round"])
+    for note, at in rounds_by_note.items():
         when = f"round {at[0]}" if len(at) == 1 else f"{len(at)} rounds from {at[0]} on"
         lines.append(f"{when}: {note}")
     return lines
@@ -214,7 +214,7 @@ def _headline(row: Mapping[str, Any], target: bool) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Turn tensors and mappings into JSON values."""
+    """Return tensors and mappings as JSON values."""
     if isinstance(value, torch.Tensor):
         return plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):

@@ -28,7 +28,7 @@ def server_network(
     Raises
     ------
     ConfigError
-        If the one asked for is no network.
+        If the model asked for is no network.
     """
     asked = experiment.server_model
     if not strategy.needs_server_model:

@@ -56,17 +56,19 @@ def test_one_row_is_a_figure_everywhere(
     answer = fedkt("compare", file, "--strategies", "local,fedmd", "--seeds", 1, "--out", "out")
     assert answer.code == 0, answer.err
     run = here / "out" / "runs" / "fedmd-seed0"
-    rows = [json.loads(line) for line in (run / "rounds.jsonl").read_text("utf-8").splitlines()]
+    lines = (run / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
     assert [set(FIGURES_BY_ROUND) <= row.keys() for row in rows] == [True, True]
     accuracies = rows[-1]["personalised_accuracy"]["per_client"]
     assert rows[-1]["gap"] == max(accuracies) - min(accuracies)
-    assert json.loads((run / "summary.json").read_text("utf-8"))["last"]["gap"] == rows[-1]["gap"]
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    assert summary["last"]["gap"] == rows[-1]["gap"]
     with (here / "out" / "comparison.csv").open(encoding="utf-8", newline="") as table:
         by_strategy = {row["strategy"]: row for row in csv.DictReader(table)}
     assert float(by_strategy["fedmd"]["gap"]) == rows[-1]["gap"]
 
     points = f"{100 * rows[-1]['gap']:.2f}"
-    page = (here / "out" / "report.html").read_text("utf-8")
+    page = (here / "out" / "report.html").read_text(encoding="utf-8")
     assert '<th scope="col">Gap between clients (points)</th>' in page
     assert f"<td>{points}</td>" in page
     assert 'alt="Gap between clients against the round for every strategy"' in page
@@ -76,7 +78,7 @@ def test_one_row_is_a_figure_everywhere(
 
     titles.clear()
     answer = fedkt("report", run, "--markdown")
-    page = (run / "report.html").read_text("utf-8")
+    page = (run / "report.html").read_text(encoding="utf-8")
     assert page.count('<th scope="col">Gap between clients (points)</th>') == 2, "results, rounds"
     assert f"<td>{points}</td>" in page
     assert titles.count("Gap between clients by round (one run)") == 1
