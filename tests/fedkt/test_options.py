@@ -123,7 +123,7 @@ def test_numbers_are_finite_whole_and_within_bounds(part: Any) -> None:
             assert option in line
             assert repr(given) in line
             of_class = hasattr(part, "part") and "name" not in hints_of(part)
-            name = vars(part).get("name") if of_class else part.__name__
+            name = (of_class and vars(part).get("name")) or part.__name__
             assert line.startswith(f"{name}: ")
 
 

@@ -71,5 +71,5 @@ def test_a_quorum_of_more_than_there_are(
 def test_a_quorum_that_is_none(here: Path, fedkt: Any, write_toml: Any) -> None:
     answer = fedkt("simulate", write_toml(here, run__quorum="most"), "--out", "run")
     assert answer.code == 2
-    words = "run.quorum must be one of strict, majority or a whole number of at least 1, not 'most'"
+    words = "run.quorum = 'most': must be one of strict, majority or a whole number of at least 1"
     assert words in answer.err
