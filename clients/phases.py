@@ -1,4 +1,4 @@
-"""Running the phases of a recipe on one learner."""
+"""The phases of a recipe on one learner: steps, shares, evaluation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedkt.knowledge import Knowledge
 from fedkt.recipe import Recipe, Step
 
 # From inputs [n, ...] and the client's logits for them [n, C] to its personal logits [n, C].
-# It takes the logits because whoever measures both answers has them already: only a blend with
+# It takes the logits because an evaluation of both answers has them already: only a blend with
 # a refreshed copy asks a model again.
 PersonalAnswer = Callable[[Tensor, Tensor], Tensor]
 
@@ -25,7 +25,7 @@ def refuses(recipe: Recipe, data: ClientData) -> str | None:
     """Return why a recipe cannot be followed on a client's data, in one line; None if it can."""
     if recipe.needs_public and data.public is None:
         return "the recipe needs a public set and it holds none"
-    refusals = (one.refuses(data) for one in recipe.share)
+    refusals = (part.refuses(data) for part in recipe.share)
     return next((refusal for refusal in refusals if refusal), None)
 
 
@@ -42,7 +42,7 @@ def run_steps(learner: Learner, steps: Sequence[Step], work: Work, phase: str) -
 
 
 def run_step(learner: Learner, step: Step, work: Work, stream: str) -> float | None:
-    """Run a step; return its loss if it has one, as :func:`run_steps` does for many."""
+    """Run a step; return its loss if it has one; see :func:`run_steps`."""
     return sound(step.run(learner, work, stream))
 
 
@@ -52,7 +52,7 @@ def sound(loss: float | None) -> float | None:
     Raises
     ------
     NotFiniteError
-        If it is not finite: then neither is the model, or it will not be after the next step.
+        If it is not finite. Then the model is not either, or will not be after the next step.
     """
     if loss is not None and not math.isfinite(loss):
         raise NotFiniteError("training has diverged: the loss or the weights are not finite")
@@ -60,18 +60,18 @@ def sound(loss: float | None) -> float | None:
 
 
 def share(learner: Learner, recipe: Recipe, work: Work) -> dict[str, Knowledge]:
-    """Return what the client uploads, by share name.
+    """Return the knowledge that the client uploads, by share name.
 
     Raises
     ------
     NotFiniteError
-        If any of it is not finite: the server would reject it, but the client shall not keep
-        the model that it comes from.
+        If any of it is not finite. The server would reject it too, but the client must not keep
+        the model that made it.
     """
-    made = {one.name: one.make(learner, work) for one in recipe.share}
-    for name, one in made.items():
-        if not all(map(is_finite, one.tensors.values())):
-            raise NotFiniteError(f"the {one.kind} to share as {name!r} hold NaN or infinity")
+    made = {part.name: part.make(learner, work) for part in recipe.share}
+    for name, knowledge in made.items():
+        if not all(map(is_finite, knowledge.tensors.values())):
+            raise NotFiniteError(f"the {knowledge.kind} to share as {name!r} hold NaN or infinity")
     return made
 
 
@@ -81,25 +81,25 @@ def evaluate(
     personalised: str = "split",
     readout: PersonalAnswer | None = None,
 ) -> dict[str, float]:
-    """Measure a client's model.
+    """Return the accuracies of a client's model.
 
     Parameters
     ----------
     learner : Learner
-        Loaded with the client's state.
+        The learner, loaded with the client's state.
     data : ClientData
-        Its data.
+        Data of the client.
     readout : callable, optional
         The client's personal answer, from inputs ``[n, ...]`` and its logits for them
         ``[n, C]``, for personalised and validation accuracy; by default the logits, which
         global accuracy always uses.
     personalised : {"split", "matched"}
-        On the client's own held-out samples; or the expected accuracy on the common test
-        set (with domains: on the part of it that is of the client's domain) under the
-        client's own class distribution q, Σ_c q_c · accuracy_c, which has far less sampling
-        noise when a client holds out a dozen samples. q is the distribution its samples were
-        drawn from where that is known (the partition ``draw``), else the frequencies among
-        its training samples.
+        Personalised accuracy on the client's own held-out samples; or the expected accuracy on
+        the common test set (with domains: on the part of the client's domain) under the
+        client's class distribution q, Σ_c q_c · accuracy_c, which has far less sampling noise
+        when a client holds out a dozen samples. q is the distribution that its samples were
+        drawn from if known (the partition ``draw``), else the class frequencies of its
+        training samples.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""A client's personal answer: settled once its model is, and kept with its state."""
+"""A client's personal answer: settled after its model has changed, kept with its state."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ from fedkt.recipe import Recipe, trainings
 
 @dataclass(frozen=True)
 class Settled:
-    """How one client answers for itself until its model changes.
+    """The personal answer of one client, valid until its model changes.
 
     Parameters
     ----------
     blend : Blend
         The read-out.
     copy : Mapping, optional
-        The learner state of the model trained once more on private data, if the blend has a
-        share of it.
+        Learner state of the model after more private training, if the blend uses it.
     losses : Tensor, optional
-        float32 ``[75]``: the held-out losses that a gate chose by, for its next share.
+        float32 ``[75]``: held-out losses of the gate's choice, for its next share.
     """
 
     blend: Blend
@@ -35,7 +34,7 @@ class Settled:
 
     @property
     def own(self) -> bool:
-        """Whether it cannot be told from the recipe alone."""
+        """Whether it depends on more than the recipe."""
         return self.copy is not None or self.losses is not None
 
     def readout(self, learner: Learner, log_prior: Tensor) -> PersonalAnswer:
@@ -46,19 +45,19 @@ class Settled:
         return lambda x, logits: blend(logits, _predict_as(learner, copy, x), log_prior)
 
     def state(self) -> dict[str, Any]:
-        """Return plain data; see ``fedkt.snapshot`` for types."""
+        """Return blend and copy as plain data; see ``fedkt.snapshot`` for types."""
         blend = self.blend
         numbers = {"scale": blend.scale, "prior": blend.prior, "refreshed": blend.refreshed}
         return {"blend": numbers, "copy": None if self.copy is None else dict(self.copy)}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Settled:
-        """Undo :meth:`state`."""
+        """Return the personal answer in a :meth:`state`."""
         return cls(Blend(**state["blend"]), state["copy"])
 
 
 def unsettled(name: str) -> Settled:
-    """Return the answer of a client whose read-out has not been settled for its model yet.
+    """Return the personal answer of a client whose read-out is not settled for its model yet.
 
     Parameters
     ----------
@@ -69,7 +68,7 @@ def unsettled(name: str) -> Settled:
 
 
 def settle(learner: Learner, recipe: Recipe, work: Work) -> Settled:
-    """Return the personal answer that the recipe asks for; the learner ends as it was."""
+    """Return the personal answer by the recipe's read-out; the learner ends unchanged."""
     if recipe.readout == "gate":
         return _gated(learner, recipe, work)
     blend = FIXED[recipe.readout]
@@ -77,31 +76,31 @@ def settle(learner: Learner, recipe: Recipe, work: Work) -> Settled:
 
 
 def _gated(learner: Learner, recipe: Recipe, work: Work) -> Settled:
-    held = work.data.validation
-    if held.y is None or not len(held):
+    validation = work.data.validation
+    if validation.y is None or not len(validation):
         return Settled(choose(None, None))
     copy = _refreshed(learner, recipe, work)
-    both = learner.predict(held.x), _predict_as(learner, copy, held.x)
-    losses = held_out_losses(*both, held.y, work.data.log_prior)
+    both = learner.predict(validation.x), _predict_as(learner, copy, validation.x)
+    losses = held_out_losses(*both, validation.y, work.data.log_prior)
     (name,) = (s.name for s in recipe.share if s.readout == recipe.readout)
     blend = choose(losses, work.knowledge.get(name))
     return Settled(blend, copy if blend.refreshed else None, losses)
 
 
 def _refreshed(learner: Learner, recipe: Recipe, work: Work) -> dict[str, Any]:
-    """Return the learner's state after the recipe's private training once more."""
+    """Return the learner's state after the recipe's private training, done once more."""
     private = [step for step in trainings(recipe.learn) if step.on == "private"]
-    now = learner.state()
+    current = learner.state()
     run_steps(learner, private, work, "readout")
     refreshed = learner.state()
-    learner.load_state(now)
+    learner.load_state(current)
     return refreshed
 
 
 def _predict_as(learner: Learner, state: Mapping[str, Any], x: Tensor) -> Tensor:
-    """Return what another state of the learner answers; the learner ends as it was."""
-    now = learner.state()
+    """Return logits ``[n, C]`` of another state; the learner ends unchanged."""
+    current = learner.state()
     learner.load_state(state)
     logits = learner.predict(x)
-    learner.load_state(now)
+    learner.load_state(current)
     return logits

@@ -1,7 +1,7 @@
 """The exchange of messages between a strategy and its clients.
 
-Keeps what the server must know about the clients from round to round: who they are,
-which fused knowledge each already holds, and what was sent.
+It keeps the server's state of the clients between rounds: their roster, the version of the fused
+knowledge that each one holds, and the messages sent.
 """
 
 from __future__ import annotations
@@ -34,41 +34,41 @@ NAMED_PHASE = re.compile(r"NotFiniteError: client \d+, (start|learn|share|absorb
 
 
 class Exchange:
-    """One strategy's conversation with its clients.
+    """The exchange of one strategy with its clients.
 
     Parameters
     ----------
     title : str
         The method's name, for messages to people.
     recipe : Recipe
-        What the clients do.
+        Recipe of the run.
     options : ServerOptions
-        Seed, participation, codec.
+        Options of the run.
     """
 
     def __init__(self, title: str, recipe: Recipe, options: ServerOptions) -> None:
         self.title, self.recipe, self.options = title, recipe, options
-        self.next_round, self.rounds = 1, 0  # rounds: how many the run has, 0 if unknown
+        self.next_round, self.rounds = 1, 0  # rounds of the run, 0 if unknown
         self.report = RoundReport(0, ())
         self.latest = Fused()
         self._roster: Roster | None = None
         self._notes: list[str] = []  # of the greeting, for the next round's report
         self._version = 0  # the round in which `latest` was fused; 0 is before the first
-        self._held: dict[int, dict[str, int]] = {}  # client -> share name -> version
-        self._sent: dict[int, dict[str, int]] = {}  # the same of what was sent this phase
+        self._holdings: dict[int, dict[str, int]] = {}  # client -> share name -> version
+        self._sent: dict[int, dict[str, int]] = {}  # the same for the messages of this phase
         self._asked: dict[int, Metadata] = {}  # of the last message to each client
-        self._learnt: dict[int, bool] = {}  # whether a client that was asked to learn ever has
+        self._learnt: dict[int, bool] = {}  # whether a client asked to learn has ever done so
         self._shapes: dict[str, tuple[int, ...]] = {}  # of the first weights, and so of all others
 
     # --- state -----------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what must outlive a stop after a finished round."""
+        """Return the state after a finished round; see ``fedkt.snapshot`` for types."""
         kept = self._kept()
         return {
             "next_round": self.next_round,
             "version": self._version,
-            "held": {c: dict(h) for c, h in self._held.items()},
+            "held": {c: dict(h) for c, h in self._holdings.items()},
             "learnt": dict(self._learnt),
             "shapes": dict(self._shapes),
             "shared": dict(kept.shared),
@@ -76,15 +76,15 @@ class Exchange:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a state."""
+        """Load a state."""
         self.next_round, self._version = state["next_round"], state["version"]
-        self._held = {c: dict(h) for c, h in state["held"].items()}
+        self._holdings = {c: dict(h) for c, h in state["held"].items()}
         self._learnt = dict(state["learnt"])
         self._shapes = {name: tuple(shape) for name, shape in state["shapes"].items()}
         self.latest = Fused(state["shared"], state["personal"])
 
     def _kept(self) -> Fused:
-        """Return what later rounds read; all other knowledge is used up within its round."""
+        """Return the fused knowledge that later rounds read."""
         keep = set(self.recipe.needs("learn"))
         return Fused(
             {n: k for n, k in self.latest.shared.items() if n in keep},
@@ -94,7 +94,7 @@ class Exchange:
             },
         )
 
-    # --- who is there ------------------------------------------------------------------
+    # --- the clients ------------------------------------------------------------------
 
     def meet(
         self,
@@ -103,13 +103,21 @@ class Exchange:
         timeout: float,
         first: Callable[[Knowledge | None], Mapping[str, Knowledge]] = lambda weights: {},
     ) -> Roster:
-        """Greet the clients once; take ``arrays`` as the first weights if weights are shared.
+        """Greet the clients, once; return the roster.
 
-        ``first`` makes, of these weights, what else the clients are sent in the first round.
+        ``arrays`` are the first weights if weights are shared; ``first`` makes from them the
+        other knowledge for the first round.
+
+        Raises
+        ------
+        ConfigError
+            If the clients do not fit the method, or weights are shared and ``arrays`` is empty.
+        RunFailedError
+            If too few clients come, answer and fit.
         """
         if self._roster is None:
             self._roster = meet(grid, self.recipe, self.title, self.options, timeout)
-            self._notes = [f"left out of the run: {one}" for one in self._roster.left_out]
+            self._notes = [f"left out of the run: {node}" for node in self._roster.left_out]
             if self.recipe.needs_one_architecture and self._version == 0:
                 if not len(arrays):
                     raise ConfigError(f"{self.title} exchanges weights and needs initial_arrays.")
@@ -123,7 +131,7 @@ class Exchange:
 
     @property
     def roster(self) -> Roster:
-        """The clients, once met."""
+        """The clients, after the greeting."""
         assert self._roster is not None
         return self._roster
 
@@ -131,7 +139,7 @@ class Exchange:
         """Start a round: a new report, and the clients drawn for it."""
         self.report = RoundReport(server_round, self.roster.clients, notes=self._notes)
         self._notes = []
-        if self._version:  # what was there before the first round may be for its start
+        if self._version:  # before the first round all knowledge may be for its start
             self.latest = self._kept()
         self.report.participants = self._draw(server_round)
         self.report.one_model = any(share.whole_model for share in self.recipe.share)
@@ -149,7 +157,7 @@ class Exchange:
     def messages(
         self, message_type: str, clients: Iterable[int], names: Sequence[str], config: ConfigRecord
     ) -> list[Message]:
-        """Build one message for each client with the named knowledge it does not hold yet."""
+        """Return a message for each client with the named knowledge that it does not hold yet."""
         base = ConfigRecord({
             **config,
             "server-round": self.report.round,
@@ -170,18 +178,18 @@ class Exchange:
             wire.attach(content, packets)
             node, group = self.roster[client].node, str(self.report.round)
             message = Message(content, node, message_type, group_id=group)
-            self._asked[client] = message.metadata  # in which the grid writes the message's id
+            self._asked[client] = message.metadata  # the grid writes the id of the message into it
             built.append(message)
         return built
 
     def _due(
         self, client: int, names: Iterable[str], shared: Mapping[str, wire.Packet]
     ) -> dict[str, wire.Packet]:
-        """Return what a client must be sent of the named knowledge, and meter it."""
-        personal, held = self.latest.personal.get(client, {}), self._held.get(client, {})
+        """Return the named knowledge that a client does not hold yet, and meter it."""
+        personal, holdings = self.latest.personal.get(client, {}), self._holdings.get(client, {})
         packets, traffic = {}, self.report.traffic
         for name in names:
-            if held.get(name) == self._version:
+            if holdings.get(name) == self._version:
                 continue
             if name in personal:
                 packets[name] = self._encode(name, personal[name])
@@ -204,10 +212,10 @@ class Exchange:
     def contents(
         self, replies: Iterable[Message], phase: str, asked: Sequence[int]
     ) -> Iterator[tuple[int, RecordDict]]:
-        """Yield (client, content) of the replies by client; note those without as failures.
+        """Yield (client, content) of the replies, by client; note clients without as failures.
 
-        A reply belongs to the message that it answers, whichever node it says that it comes from:
-        Flower answers itself for a node that is gone. Of several the first counts.
+        A reply belongs to the message that it answers, whatever node it names as its source:
+        Flower itself answers for a node that is gone. The first of several replies counts.
         """
         client_of = {self._asked[client].message_id: client for client in asked}
         answers: dict[int, Message] = {}
@@ -227,18 +235,18 @@ class Exchange:
                 yield client, answer.content
 
     def acknowledge(self, client: int) -> None:
-        """Take note that a client holds what it was sent: it has replied, and soundly."""
-        self._held.setdefault(client, {}).update(self._sent.get(client, {}))
+        """Note that a client holds the knowledge sent to it, since its reply was sound."""
+        self._holdings.setdefault(client, {}).update(self._sent.get(client, {}))
 
     def note_learning(self, asked: Sequence[int], sound: Iterable[int]) -> None:
-        """Note who of those asked to learn has, and in the report who never has."""
+        """Note the clients that have learnt, and in the report those that never have."""
         learnt = set(sound)
         for client in asked:
             self._learnt[client] = client in learnt or self._learnt.get(client, False)
         self.report.untrained = tuple(sorted(c for c, ever in self._learnt.items() if not ever))
 
     def read_upload(self, client: int, content: RecordDict) -> Upload:
-        """Decode and check one client's upload.
+        """Return one client's upload, decoded and checked.
 
         Parameters
         ----------
@@ -250,7 +258,7 @@ class Exchange:
         Raises
         ------
         KnowledgeError
-            Saying what is wrong with it.
+            If the upload is not sound; the message names the reason.
         """
         packets, knowledge = wire.extract(content), {}
         self.report.traffic.up += sum(p.num_bytes for p in packets.values())
@@ -258,9 +266,9 @@ class Exchange:
             if share.name not in packets:
                 raise KnowledgeError(f"no knowledge called {share.name!r} in the reply")
             ids = partial(self._ids, share.name)
-            one = wire.decode(packets[share.name], ids, self.options.codec, self.report.round)
-            check(one, self._expected(share), self.roster.num_classes)
-            knowledge[share.name] = one
+            decoded = wire.decode(packets[share.name], ids, self.options.codec, self.report.round)
+            check(decoded, self._expected(share), self.roster.num_classes)
+            knowledge[share.name] = decoded
         metrics, most = content.metric_records.get("metrics"), self.options.bounds.examples
         examples = wire.scalar(metrics, "num-examples", 0, most)
         if examples is None:
@@ -268,7 +276,7 @@ class Exchange:
         return Upload(client, int(examples), knowledge)
 
     def withdraw(self, client: int, phase: str, reason: str) -> None:
-        """Note that a client drops out of this phase whose upload was sound in itself."""
+        """Note that a client whose upload was sound in itself drops out of this phase."""
         self.report.mean_predictions.pop(client, None)
         self.fail(client, phase, reason)
 
@@ -280,7 +288,7 @@ class Exchange:
         return [upload for upload in uploads if upload.client not in outliers]
 
     def note_leakage(self, upload: Upload) -> None:
-        """Note what the client's answers give away on the average, for the report."""
+        """Note the mean of the client's answers, which the report shows as leakage."""
         answers = next((s.name for s in self.recipe.share if s.kind in ANSWERS), None)
         if answers is None:
             return
@@ -297,14 +305,14 @@ class Exchange:
         return replace(expected, largest=largest, partial=share.partial)
 
     def check_fused(self, fused: Fused) -> None:
-        """Refuse what cannot be sent; every participant must find in it what it reads.
+        """Check fused knowledge: it can be sent, and has all that each participant reads.
 
         Raises
         ------
         ConfigError
-            If a participant is given less than the recipe reads.
+            If a participant gets less than the recipe reads.
         KnowledgeError
-            If knowledge is not sound: the clients would be ruined by it.
+            If knowledge is not sound, because it would ruin the clients.
         """
         self._check_form(fused)
         needed = dict.fromkeys((*self.recipe.needs("absorb"), *self.recipe.needs("learn")))
@@ -312,37 +320,39 @@ class Exchange:
             missing = [n for n in needed if n not in fused.for_client(client)]
             if missing:
                 raise ConfigError(f"{self.title}: fuse() gave client {client} no {missing[0]!r}.")
-        for receiver, given in (("everyone", fused.shared), *fused.personal.items()):
-            for name, one in given.items():
-                self._check_fused(name, one, receiver)
+        for receiver, named in (("everyone", fused.shared), *fused.personal.items()):
+            for name, knowledge in named.items():
+                self._check_fused(name, knowledge, receiver)
 
     def accept(self, fused: Fused) -> None:
-        """Take what the strategy fused as what the clients are to get."""
+        """Set the latest fused knowledge and the diagnostics of the report."""
         self.latest, self._version = fused, self.report.round
         self.report.diagnostics = fused.diagnostics
 
     def _check_form(self, fused: Any) -> None:
-        """Refuse what is no knowledge by name."""
+        """Raise ConfigError unless ``fused`` holds knowledge by name."""
         form = "Fused(shared={name: Knowledge}) or Fused(personal={client: {name: Knowledge}})"
         if not isinstance(fused, Fused):
             raise ConfigError(
                 f"{self.title}: fuse() must return {form}, not {type(fused).__name__}."
             )
         gifts: list[tuple[str, Any]] = [("everyone", fused.shared)]
-        gifts += [(f"client {client}", own) for client, own in fused.personal.items()]
-        for whom, given in gifts:
-            named = given.items() if isinstance(given, Mapping) else [("its share", given)]
-            for name, one in named:
-                if not isinstance(one, Knowledge):
-                    what = f"{type(one).__name__} as {name!r}"
+        gifts += [(f"client {client}", gift) for client, gift in fused.personal.items()]
+        for whom, gift in gifts:
+            named = gift.items() if isinstance(gift, Mapping) else [("its share", gift)]
+            for name, knowledge in named:
+                if not isinstance(knowledge, Knowledge):
+                    what = f"{type(knowledge).__name__} as {name!r}"
                     raise ConfigError(f"{self.title}: fuse() gave {whom} {what}, not {form}.")
 
-    def _check_fused(self, name: str, one: Knowledge, receiver: object) -> None:
-        shapes = {n: tuple(t.shape) for n, t in one.tensors.items()}
-        if one.kind in ("logits", "probabilities") and one.ids is not None:
-            shapes = {"values": (len(one.ids), self.roster.num_classes)}
+    def _check_fused(self, name: str, knowledge: Knowledge, receiver: object) -> None:
+        shapes = {n: tuple(t.shape) for n, t in knowledge.tensors.items()}
+        if knowledge.kind in ("logits", "probabilities") and knowledge.ids is not None:
+            shapes = {"values": (len(knowledge.ids), self.roster.num_classes)}
         try:
-            check(one, Expected(one.kind, one.ids, shapes), self.roster.num_classes)
+            check(
+                knowledge, Expected(knowledge.kind, knowledge.ids, shapes), self.roster.num_classes
+            )
         except KnowledgeError as error:
             whom = receiver if receiver == "everyone" else f"client {receiver}"
             raise type(error)(
@@ -354,12 +364,12 @@ class Exchange:
         self.report.failures.append(Failure(client, phase, foreign(reason)))
 
     def stop_unless(self, alive: Sequence[Any], phase: str) -> None:
-        """Stop the run when a phase has left no client.
+        """Stop the run if a phase has left no client.
 
         Raises
         ------
         RunFailedError
-            Naming the first client's reason.
+            If no client is left; the message names the first client's reason.
         """
         if not alive:
             first = next(f for f in self.report.failures)
