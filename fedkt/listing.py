@@ -79,6 +79,8 @@ def _part_of(node: Definition, classes: Mapping[str, ast.ClassDef]) -> str | Non
 def _variable(node: Definition, name: str) -> str | None:
     """Return the text that a class variable is set to."""
     for line in node.body if isinstance(node, ast.ClassDef) else ():
+        if isinstance(line, ast.AnnAssign) and "ClassVar" not in ast.unparse(line.annotation):
+            continue  # a field, of each object
         targets = line.targets if isinstance(line, ast.Assign) else [getattr(line, "target", None)]
         if any(isinstance(t, ast.Name) and t.id == name for t in targets):
             return _text(getattr(line, "value", None))

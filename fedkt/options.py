@@ -34,6 +34,7 @@ __all__ = [
     "PositiveFraction",
     "check_given",
     "checked",
+    "class_name",
     "given_options",
     "hyper_parameters",
     "plain_defaults",
@@ -197,10 +198,14 @@ def _choices(hint: Any) -> list[Any]:
 
 def _title(cls: type) -> str:
     """Return the name of a class in messages: a registered part's own, else the class's."""
+    return (class_name(cls) if hasattr(cls, "part") else None) or cls.__name__
+
+
+def class_name(cls: type) -> str | None:
+    """Return the class variable ``name``; None without one, as where objects have names."""
     fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
-    of_each = any(field.name == "name" for field in fields)  # a share's own, not its class's
-    name = vars(cls).get("name") if hasattr(cls, "part") and not of_each else None
-    return name if isinstance(name, str) else cls.__name__
+    name = None if any(field.name == "name" for field in fields) else vars(cls).get("name")
+    return name if isinstance(name, str) else None
 
 
 def _hints(cls: Callable[..., Any], init: Callable[..., Any]) -> Mapping[str, Any]:

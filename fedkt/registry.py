@@ -24,7 +24,7 @@ from typing import Any, TypeVar, overload
 
 from fedkt.errors import ConfigError, unknown
 from fedkt.listing import described, part_name
-from fedkt.options import checked
+from fedkt.options import checked, class_name
 
 T = TypeVar("T")
 
@@ -75,8 +75,8 @@ def register(
         The kind of part, a key of ``PARTS``. A class may name it in its
         ``part`` attribute (all strategies and objectives do).
     name : str, optional
-        The name; by default the ``name`` attribute of a class, else the lower-case
-        name of the object with ``-`` for ``_``. Parts of a file that is named by its path
+        The name; by default the class variable ``name``, else the lower-case name of the
+        object with ``-`` for ``_``. Parts of a file that is named by its path
         (:func:`load_file`) have ``stem@digest:`` of the file before it.
     replace : bool
         Whether the part takes the place of one of the same name from another module. One of
@@ -125,8 +125,11 @@ def _prefix_of(obj: Any) -> str:
 
 
 def name_of(obj: Any) -> str:
-    """Return the plain name of a part: the attribute ``name``, else the lower-case identifier."""
-    name = vars(obj).get("name") if isinstance(obj, type) else getattr(obj, "name", None)
+    """Return the plain name of a part: the attribute ``name``, else the lower-case identifier.
+
+    A field ``name`` of a dataclass belongs to its objects, as of shares, and names no part.
+    """
+    name = class_name(obj) if isinstance(obj, type) else getattr(obj, "name", None)
     return name if isinstance(name, str) else part_name(obj.__name__)
 
 

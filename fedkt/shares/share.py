@@ -7,6 +7,7 @@ Every fact about a share stands in the share.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -102,7 +103,7 @@ class Asked:
     weights: Mapping[str, tuple[int, ...]]
 
 
-class Share:
+class Share(ABC):
     """Base of all shares, which are registered frozen dataclasses with a field ``name``.
 
     A share defines ``kind``, ``make`` and ``expected``; the rest has defaults.
@@ -134,9 +135,9 @@ class Share:
     partial: bool = False
 
     @property
+    @abstractmethod
     def kind(self) -> Kind:
         """The kind of knowledge shared."""
-        raise NotImplementedError
 
     @property
     def whole_model(self) -> bool:
@@ -169,6 +170,7 @@ class Share:
         """Return the inputs that the model is asked about, which a cohort may answer at once."""
         return ()
 
+    @abstractmethod
     def make(self, model: Model, work: ShareWork) -> Knowledge:
         """Return the knowledge that the client uploads.
 
@@ -177,8 +179,7 @@ class Share:
         KnowledgeError
             If it has none to share.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def expected(self, asked: Asked) -> Expected:
         """Return the form of an upload; the server's bounds of numbers hold, too."""
-        raise NotImplementedError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
@@ -72,7 +73,7 @@ class StepWork(Protocol):
         ...
 
 
-class Step:
+class Step(ABC):
     """Base of all steps, which are registered frozen dataclasses.
 
     Attributes
@@ -95,6 +96,7 @@ class Step:
         """Return the names of the fused knowledge that the step reads."""
         return ()
 
+    @abstractmethod
     def run(self, learner: Trainee, work: StepWork, stream: str) -> float | None:
         """Take the step; return its loss if it has one.
 
@@ -107,7 +109,6 @@ class Step:
         stream : str
             The name of the step's random stream.
         """
-        raise NotImplementedError
 
     def as_train(self) -> Train | None:
         """Return the training that the step is, which cohorts run; None if it is none."""

@@ -4,16 +4,19 @@ import inspect
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
+import torch
 
 from fedkt import registry
+from fedkt.arrival import Expected
 from fedkt.errors import ConfigError, FedktError
+from fedkt.knowledge import Knowledge
 from fedkt.listing import described
 from fedkt.models.dense import mlp
 from fedkt.objectives import KL, CrossEntropy
-from fedkt.recipe import Recipe, Train
+from fedkt.recipe import Recipe, Share, Train
 from fedkt.strategies import KnowledgeStrategy
 from fedkt.strategies.answers.knfu import KnFu
 
@@ -126,6 +129,36 @@ def test_a_subclass_does_not_inherit_its_parents_name() -> None:
     registry.register(Sharper)
     assert registry.lookup("strategies", "sharper") is Sharper
     assert registry.lookup("strategies", "knfu") is KnFu
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_two_shares_that_are_called_alike_are_two_parts() -> None:
+    @dataclass(frozen=True)
+    class Means(Share):
+        name: str = "statistics"
+        kind = "statistics"
+
+        def make(self, model: Any, work: Any) -> Knowledge:
+            return Knowledge("statistics", {"mean": torch.zeros(1)})
+
+        def expected(self, asked: Any) -> Expected:
+            return Expected("statistics", None, {"mean": (1,)})
+
+    class Sums(Means):
+        pass
+
+    for share in (Means, Sums):
+        registry.register(share)
+        recipe = Recipe(share=[share()])
+        assert type(Recipe.from_json(recipe.to_json()).share[0]) is share
+
+
+def test_a_share_says_all_that_is_asked_of_it() -> None:
+    class Silent(Share):
+        kind = "statistics"
+
+    with pytest.raises(TypeError, match="abstract methods expected, make"):
+        Silent()
 
 
 @pytest.mark.parametrize("part", [None, "nonsense"])
