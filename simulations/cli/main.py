@@ -90,7 +90,7 @@ def list_(
     part: Annotated[str, typer.Argument(help=", ".join(PARTS) + ".")] = "strategies",
     debug: Debug = False,
 ) -> None:
-    """List what there is of one kind of part."""
+    """List the parts of one kind."""
     if part not in PARTS:
         raise unknown("kind of part", part, PARTS)
     lines = summaries(part)
@@ -118,7 +118,7 @@ def features(
     samples: Annotated[int, typer.Option(min=1, help="Of each domain, at most.")] = 200,
     debug: Debug = False,
 ) -> None:
-    """Draw what a run's model makes of every domain, before training and after."""
+    """Draw the features of every domain under a run's model, before training and after."""
     from fedkt.simulations.report.features import draw_features
 
     print(f"Figure: {draw_features(folder, method, samples)}")
@@ -156,12 +156,12 @@ def main() -> None:
         sys.exit(_say(f"error: {error}", error))
     except OSError as error:
         where = f"{error.filename}" if error.filename else "The system refuses"
-        known = error.errno and refused(where, error.errno)
-        sys.exit(_say(f"error: {known or foreign(error)}", known or error))
+        refusal = error.errno and refused(where, error.errno)
+        sys.exit(_say(f"error: {refusal or foreign(error)}", refusal or error))
 
 
 def _say(line: str, error: BaseException) -> int:
-    """Print what ended a command and how it goes on; return the exit status."""
+    """Print the error that ended a command and how to resume; return the exit status."""
     if isinstance(error, Stopped):
         status = error.status
     else:
@@ -177,8 +177,8 @@ def _say(line: str, error: BaseException) -> int:
 def _use_utf8() -> None:
     """Start again in Python's UTF-8 mode if names of files are not UTF-8 here.
 
-    What such names hold could neither be written into a TOML file nor read from one, by this
-    process and those that it starts. What the console cannot show is replaced.
+    This process and its children could neither write such names into a TOML file nor read them
+    from one. Characters that the console cannot show are replaced.
     """
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         shown = f"{sys.stdout.encoding}:replace"

@@ -1,1 +1,1 @@
-"""Experiments: what to run, validated before anything happens."""
+"""Experiments: configurations of runs, validated before anything runs."""

@@ -42,12 +42,12 @@ def cells_of(experiment: Experiment) -> list[Cell]:
     the comparison's, key by key. With ``axes``, a list of lists of such entries, it stands
     for every combination of one entry of each list, whose names are joined. With
     ``data.target = "each"`` it stands for one cell with every domain as the target in turn,
-    which "→" and the domain's name are added to.
+    with "→" and the domain's name added.
 
     Raises
     ------
     ConfigError
-        Naming the cell that is not a valid experiment, or that stands there twice.
+        Naming the cell that is no valid experiment, or whose name stands there twice.
     """
     experiment = settled(experiment)
     compare = experiment.compare
@@ -69,7 +69,7 @@ def settled(experiment: Experiment) -> Experiment:
 
     Where ``data.target`` is ``each``, here or in an entry of ``compare.cells``, the entries
     are written out: one for every combination and target, with the references of all its
-    domains. What comes out needs no data set to be opened to know its cells.
+    domains. The cells of the result are known without opening a data set.
 
     Raises
     ------
@@ -80,14 +80,14 @@ def settled(experiment: Experiment) -> Experiment:
     entries = compare.cells or ({"name": "", "data": {}},)
     base = experiment.model_dump(exclude={"compare"})
     written: list[dict[str, Any]] = []
-    found = False
+    has_each = False
     for entry in entries:
         for name, changes in _combinations(entry, named=bool(compare.cells)):
             data = _changed(base, name, changes).data
             if data.target != EACH:
                 written.append({"name": name, **changes})
                 continue
-            found = True
+            has_each = True
             try:
                 domains = expand(data.domains, data.data_dir, experiment.seed)
                 if len(domains) < 2:
@@ -104,7 +104,7 @@ def settled(experiment: Experiment) -> Experiment:
                 ]
             except ConfigError as error:
                 raise ConfigError(f"{name}: {error}" if name else str(error)) from error
-    if not found:
+    if not has_each:
         return experiment
     return experiment.with_values(compare={**compare.model_dump(), "cells": written})
 
@@ -148,7 +148,7 @@ def _combinations(
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace values key by key, also inside sections."""
+    """Return values replaced key by key, also inside sections."""
     out = dict(base)
     for key, value in changes.items():
         inner = out.get(key)

@@ -1,4 +1,4 @@
-"""Experiments: what to run, validated before anything happens.
+"""Experiments: configurations of runs, validated before anything runs.
 
 An experiment is a TOML file, command-line options, or both; every run writes the
 resolved form of it beside its results.
@@ -56,12 +56,12 @@ class Section(BaseModel):
 
 
 def declared(options: type) -> BeforeValidator:
-    """Return what checks a section that a frozen dataclass declares, as Python does."""
+    """Return the validator of a section that a frozen dataclass declares, as in Python."""
     return BeforeValidator(partial(check_given, options))
 
 
 class RunSection(Section):
-    """``[run]``: where and how it runs."""
+    """``[run]``: where and how the experiment runs."""
 
     grid: Annotated[Grid, Flag("ray, in-process or flower.")] = "ray"
     # 0: one for each CPU, at most one a client
@@ -166,7 +166,7 @@ class Experiment(Section):
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
+    """Return the content of a TOML file.
 
     Raises
     ------
@@ -188,7 +188,7 @@ def save(path: Path, experiment: Experiment) -> None:
 
 
 def parse(values: Mapping[str, Any]) -> Experiment:
-    """Validate an experiment.
+    """Return a validated experiment.
 
     Raises
     ------
@@ -223,7 +223,7 @@ def _explain(error: ValidationError) -> ConfigError:
         return unknown(of, key, inspect.signature(_section_at(sections)).parameters)
     if first["type"] == "missing":
         return ConfigError(f"{'.'.join(where)} is missing.")
-    if isinstance(cause, ConfigError):  # of a validator of ours: it says it all
+    if isinstance(cause, ConfigError):  # a validator of ours has written the whole line
         return cause
     return ConfigError(f"{'.'.join(where)} = {first['input']!r}: {first['msg']}.")
 

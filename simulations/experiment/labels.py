@@ -1,4 +1,4 @@
-"""What a strategy is called in tables, figures and folders."""
+"""The names of strategies in tables, figures and folders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fedkt import registry
 from fedkt.errors import ConfigError
 from fedkt.simulations.experiment.cells import slug
 
-ALONE = "local"  # tables and figures know training alone by it, however a label goes on
+ALONE = "local"  # tables and figures recognise training alone by this beginning of a label
 
 
 def titles(references: Iterable[str]) -> dict[str, str]:
@@ -29,10 +29,10 @@ def titles(references: Iterable[str]) -> dict[str, str]:
     classes = {r: registry.lookup("strategies", r) for r in references}
     forms = {r: _forms(r, cls) for r, cls in classes.items()}
     shown = {}
-    for reference, own in forms.items():
-        others = [forms[r] for r, cls in classes.items() if cls is not classes[reference]]
-        clear = (a for i, a in enumerate(own) if all(a != other[i] for other in others))
-        shown[reference] = next(clear, own[-1])
+    for reference, names in forms.items():
+        rivals = [forms[r] for r, cls in classes.items() if cls is not classes[reference]]
+        clear = (a for i, a in enumerate(names) if all(a != rival[i] for rival in rivals))
+        shown[reference] = next(clear, names[-1])
     return shown
 
 
@@ -54,9 +54,9 @@ def label_of(label: str | None, section: Mapping[str, Any], shown: Mapping[str, 
         If the label is the name of something else, or can be no folder's.
     """
     if label is None:
-        own = ", ".join(f"{k}={v}" for k, v in section.items() if k != "name")
+        options = ", ".join(f"{k}={v}" for k, v in section.items() if k != "name")
         title = shown[str(section["name"])]
-        return f"{title}({own})" if own else title
+        return f"{title}({options})" if options else title
     if _seems_alone(label) and section["name"] != ALONE:
         raise ConfigError(f"compare: {label!r} must not be called after local training.")
     if label != section["name"] and label in registry.names("strategies"):
@@ -73,8 +73,8 @@ def _forms(reference: str, strategy: type) -> tuple[str, str, str]:
         return reference, reference, reference
     name = registry.short_name("strategies", strategy)
     whole, long = f"{Path(path).name}:{name}", f"{path}:{name}"
-    taken = _seems_alone(name) or name in registry.names("strategies") or not slug(name)
-    return whole if taken else name, whole, long
+    is_taken = _seems_alone(name) or name in registry.names("strategies") or not slug(name)
+    return whole if is_taken else name, whole, long
 
 
 def _seems_alone(label: str) -> bool:

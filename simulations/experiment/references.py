@@ -11,7 +11,7 @@ from fedkt.errors import ConfigError
 
 
 def read_assignment(text: str) -> tuple[str, Any]:
-    """Read ``key.path=value``; the value is TOML where it can be, else a string."""
+    """Return key and value of ``key.path=value``; the value is TOML if possible, else text."""
     path, equals, raw = text.partition("=")
     if not equals or not path.strip():
         raise ConfigError(f"--set {text!r}: write key.path=value.")
@@ -32,7 +32,7 @@ def read_value(raw: str) -> Any:
 
 
 def read_strategy(reference: str) -> dict[str, Any]:
-    """Read ``knfu`` or ``knfu(beta=2, temperature=3)`` into a strategy section."""
+    """Return the strategy section of ``knfu`` or ``knfu(beta=2, temperature=3)``."""
     name, opening, rest = reference.strip().partition("(")
     section: dict[str, Any] = {"name": name.strip()}
     if opening:
@@ -45,7 +45,7 @@ def read_strategy(reference: str) -> dict[str, Any]:
 
 
 def read_entry(text: str) -> tuple[str | None, str]:
-    """Read ``LABEL = REFERENCE`` or ``REFERENCE`` into label and reference.
+    """Return label and reference of ``LABEL = REFERENCE`` or ``REFERENCE``.
 
     The label ends at the first equals sign, if that comes before any parenthesis: in
     ``knfu(beta=2)`` there is none. A path is no label.
@@ -66,7 +66,7 @@ def read_entry(text: str) -> tuple[str | None, str]:
 
 
 def read_attack(reference: str) -> dict[str, Any] | None:
-    """Read ``wrong:3`` (kind:how many clients) into an attack section; ``none`` is no attack.
+    """Return the attack section of ``wrong:3`` (kind:number of clients); None for ``none``.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def read_attack(reference: str) -> dict[str, Any] | None:
 
 
 def split_references(text: str) -> list[str]:
-    """Split ``a,b(x=1,y=2),c`` at the commas outside parentheses."""
+    """Return the parts of ``a,b(x=1,y=2),c``, split at the commas outside parentheses."""
     parts, depth = [""], 0
     for character in text:
         depth += (character == "(") - (character == ")")

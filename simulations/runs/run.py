@@ -54,7 +54,7 @@ logger = logging.getLogger("fedkt")
 
 @dataclass(frozen=True)
 class Plan:
-    """An experiment made ready: everything that can be wrong has been checked.
+    """A checked experiment with its data, clients and strategy, ready to run.
 
     Parameters
     ----------
@@ -63,9 +63,9 @@ class Plan:
     federation : Federation
         The data.
     population : PopulationSpec
-        What the clients are.
+        The clients' models and options.
     strategy : KnowledgeStrategy
-        As built, with the run's options. It never runs itself: :func:`strategy_of`.
+        The strategy with the run's options. Runs use copies of it: :func:`strategy_of`.
     one_architecture : str, optional
         Set when a mixed federation was cut down to one model for this strategy.
     files : Mapping[str, str]
@@ -81,19 +81,19 @@ class Plan:
 
     @cached_property
     def content(self) -> dict[str, Any]:
-        """What the run is made of, whatever it is called: digests of the data and the files."""
+        """The content of the run: digests of the data and the files."""
         return {"data": self.federation.fingerprint(), "files": dict(self.files)}
 
     @property
     def recipe(self) -> Recipe:
-        """What the clients do."""
+        """The clients' recipe."""
         return self.strategy.settled_recipe
 
 
 def strategy_of(plan: Plan) -> KnowledgeStrategy:
     """Return the strategy of one run of a plan, with the run's options and the server's model.
 
-    A copy, so that what a run leaves in it is not there in the next.
+    It is a copy, so that no run sees the state of an earlier one.
 
     Raises
     ------
@@ -102,7 +102,7 @@ def strategy_of(plan: Plan) -> KnowledgeStrategy:
     """
     try:
         shared = (plan.recipe, plan.strategy.options)  # they never change
-        strategy = copy.deepcopy(plan.strategy, {id(one): one for one in shared})
+        strategy = copy.deepcopy(plan.strategy, {id(value): value for value in shared})
     except Exception as error:  # of a user's class
         reason = f"what its __init__ keeps cannot be copied: {raised(error)}"
         raise ConfigError(f"{plan.strategy.title}: {reason}.") from error
@@ -118,7 +118,7 @@ def liars_of(plan: Plan) -> Liars | None:
 
 
 def _options(experiment: Experiment, federation: Federation) -> ServerOptions:
-    """Return what an experiment and its data tell any strategy."""
+    """Return the options of strategies in an experiment on its data."""
     run, public_y = experiment.run, federation.public_y
     return ServerOptions(
         seed=experiment.seed,
@@ -134,7 +134,7 @@ def _options(experiment: Experiment, federation: Federation) -> ServerOptions:
 
 
 def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
-    """Check an experiment and make it ready.
+    """Return the plan of an experiment, checked.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ def _resolved(
     federation: Federation,
     models: tuple[str, ...],
 ) -> Plan:
-    """Return the plan of a checked experiment: who runs what, and the user's files in it."""
+    """Return the plan of a checked experiment, with its executors and the user's files."""
     run, recipe, server = experiment.run, strategy.settled_recipe, experiment.server_model
     device = devices.resolve(run.device)
     executors = resolve(run, models, federation, experiment.training, recipe, device)
@@ -217,7 +217,7 @@ def _filled_in(
 
 
 def workers_of(experiment: Experiment) -> int:
-    """Return the number of workers: as asked for, else one a CPU here; at most one a client."""
+    """Return the number of workers: as configured, else one for each CPU; at most one a client."""
     return min(experiment.run.workers or os.cpu_count() or 1, experiment.data.clients)
 
 
@@ -227,7 +227,7 @@ def federation_spec(experiment: Experiment) -> FederationSpec:
 
 
 def federation_of(spec: FederationSpec) -> Federation:
-    """Build a federation, or return the one just built of the same data for another strategy."""
+    """Return a federation, the last one again if its specification and data are the same."""
     return _federation(spec, content_of(spec))
 
 
@@ -255,14 +255,14 @@ def execute(
     plan : Plan
         What to run.
     folder : Path
-        The run directory. A finished run is left; a begun one goes on from its checkpoint.
+        The run directory. A finished run stays as it is; a begun run resumes from its checkpoint.
     label : str
         The run's name in tables and figures.
     baseline, same_epochs : Path, optional
         Run directories of the clients' training alone: on as many private samples, for negative
         transfer, and for as many private epochs, where this is less.
     progress : RunProgress, optional
-        Who is told.
+        The display of progress.
     command, where : str, optional
         The command line, for the report; the setting it belongs to, for the progress.
 
@@ -271,7 +271,7 @@ def execute(
     ConfigError
         If the rounds in the folder are damaged, or of other data or other files of the user's.
     RunFailedError
-        If no client is left; what was done so far can be resumed.
+        If no client is left; the run can be resumed.
     """
     experiment, progress = plan.experiment, progress or Silent()
     check_content(folder, plan.content, baseline)
@@ -282,9 +282,9 @@ def execute(
     write_json(folder / FEDERATION, _describe(plan))
     _run(plan, folder, f"{where}{label}", baseline, progress)
     beside = {"baseline": baseline, "same_epochs": same_epochs}
-    known = {name: path and os.path.relpath(path, folder) for name, path in beside.items()}
-    known |= {"label": label, "command": command}
-    write_json(folder / SUMMARY, {**_summary(plan, folder), **known})
+    facts = {name: path and os.path.relpath(path, folder) for name, path in beside.items()}
+    facts |= {"label": label, "command": command}
+    write_json(folder / SUMMARY, {**_summary(plan, folder), **facts})
     progress.run_finished()
 
 
@@ -312,7 +312,7 @@ def _run(plan: Plan, folder: Path, name: str, baseline: Path | None, progress: R
 
 
 def _last_checkpoint(folder: Path, every: int) -> tuple[int, dict[str, Any]] | None:
-    """Return the checkpoint that a run goes on from; what stands for later rounds is removed."""
+    """Return the checkpoint from which a run resumes; remove later checkpoints."""
     done = len(read_rounds(folder))
     saved = newest(folder / CHECKPOINTS, at_most=done)
     began = saved[0] if saved else 0
@@ -329,7 +329,7 @@ def _last_checkpoint(folder: Path, every: int) -> tuple[int, dict[str, Any]] | N
 def _recorder(
     plan: Plan, folder: Path, began: int, baseline: Path | None, progress: RunProgress
 ) -> Recorder:
-    """Return what writes a run's rounds, and its checkpoints as often as is asked for."""
+    """Return the writer of a run's rounds, and of its checkpoints as often as configured."""
     alone = {row["round"]: row for row in read_rounds(baseline)} if baseline else {}
     every, last = plan.experiment.run.checkpoint_every, plan.experiment.rounds
     recorder = Recorder(folder, began, alone, progress, lambda r: r % every == 0 or r == last)
@@ -338,7 +338,7 @@ def _recorder(
 
 
 def _summary(plan: Plan, folder: Path) -> dict[str, Any]:
-    """Return what ``summary.json`` says of a finished run itself."""
+    """Return the facts of a finished run for ``summary.json``."""
     experiment, about = plan.experiment, plan.federation.describe()
     rows, target = read_rounds(folder), bool(about.get("target"))
     adapting = adapts(plan.strategy)
