@@ -12,9 +12,9 @@ from flwr.common.logger import log
 from torch import Tensor
 
 from fedkt.clients.client import Client
-from fedkt.clients.cohorts import turns
+from fedkt.clients.cohorts.messages import handle
 from fedkt.clients.facts import hello
-from fedkt.clients.settling import Settled, unsettled
+from fedkt.clients.personal_answer import Settled, unsettled
 from fedkt.clients.state import MemoryStore, StateStore
 from fedkt.clients.turn import begin, error_reply
 from fedkt.errors import ConfigError
@@ -32,10 +32,10 @@ class KnowledgeClientApp(ClientApp):
     def handle_cohorts(
         self, messages: Sequence[Message], contexts: Sequence[Context]
     ) -> dict[int, Message]:
-        """Return the replies of clients in cohorts; see ``clients.cohorts.turns.handle``."""
+        """Return the replies of clients in cohorts; see ``clients.cohorts.messages``."""
         if self.cohort_of is None:
             return {}
-        return turns.handle(self.connect, self.cohort_of, self.store, messages, contexts)
+        return handle(self.connect, self.cohort_of, self.store, messages, contexts)
 
 
 def client_app(

@@ -14,8 +14,8 @@ from torch import Tensor
 from fedkt import registry, wire
 from fedkt.clients.client import Client
 from fedkt.clients.learners.base import Work
+from fedkt.clients.personal_answer import Settled, settle
 from fedkt.clients.phases import common_accuracy, evaluate, run_steps, share
-from fedkt.clients.settling import Settled, settle
 from fedkt.clients.state import ClientState, StateStore
 from fedkt.data.samples import ClientData
 from fedkt.errors import ConfigError, DiskError, NotFiniteError

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "Expected": "fedkt.arrival",
+    "Expected": "fedkt.upload_check",
     "Fused": "fedkt.knowledge",
     "Knowledge": "fedkt.knowledge",
     "KnowledgeStrategy": "fedkt.strategies",
@@ -49,13 +49,13 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from fedkt.arrival import Expected
     from fedkt.knowledge import Fused, Knowledge, Stack, Upload, Uploads
     from fedkt.objectives import Term
     from fedkt.recipe import Load, Predict, Recipe, Train, Weights
     from fedkt.registry import register
     from fedkt.shares import Share
     from fedkt.strategies import KnowledgeStrategy
+    from fedkt.upload_check import Expected
 
 
 def __getattr__(name: str) -> Any:

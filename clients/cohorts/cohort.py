@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from fedkt.clients.cohorts.advance import Advance, vectorised
 from fedkt.clients.cohorts.stacking import Feed, PaddedBatches, Tensors, stack, stacked_knowledge
+from fedkt.clients.cohorts.vector_step import Advance, vectorised
 from fedkt.clients.learners import batches
 from fedkt.clients.learners.base import Work
 from fedkt.clients.learners.objective import Objective

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from fedkt.answers import is_finite
 from fedkt.clients.learners import batches, devices
 from fedkt.clients.learners.base import Work
+from fedkt.clients.learners.feature_hook import FeatureTap
 from fedkt.clients.learners.norms import norms_of, suit
 from fedkt.clients.learners.objective import Objective, Terms, explained, sum_of
 from fedkt.clients.learners.optimisers import Optimiser
-from fedkt.clients.learners.taps import FeatureTap
 from fedkt.data.samples import Samples
 from fedkt.errors import ConfigError
 from fedkt.objectives.heads import PREFIX as HEADS

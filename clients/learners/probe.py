@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedkt.clients.learners.taps import FeatureTap
+from fedkt.clients.learners.feature_hook import FeatureTap
 from fedkt.errors import ConfigError
 from fedkt.rng import global_torch_stream
 from fedkt.text import one_line

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from fedkt.clients.learners import loop
 from fedkt.clients.learners.base import Work
+from fedkt.clients.learners.feature_hook import feature_width
 from fedkt.clients.learners.norms import adapt_norms, norms_of
 from fedkt.clients.learners.optimisers import Optimiser
 from fedkt.clients.learners.probe import Nature, examine
-from fedkt.clients.learners.taps import feature_width
 from fedkt.knowledge import Knowledge
 from fedkt.objectives.heads import PREFIX as HEADS
 from fedkt.objectives.heads import Head

@@ -8,11 +8,11 @@ from typing import ClassVar
 
 import torch
 
-from fedkt.arrival import Expected
 from fedkt.knowledge import Kind, Knowledge
 from fedkt.readouts.blends import GATE, UNKNOWN, as_knowledge
 from fedkt.registry import register
 from fedkt.shares.share import Asked, Model, Share, ShareWork
+from fedkt.upload_check import Expected
 
 
 @register(name="gate")

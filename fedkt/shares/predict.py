@@ -9,7 +9,6 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from fedkt.answers import finite, of_kind
-from fedkt.arrival import Expected
 from fedkt.data.samples import Samples
 from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Kind, Knowledge
@@ -17,6 +16,7 @@ from fedkt.options import Count, Positive
 from fedkt.registry import register
 from fedkt.shares.ids import public_ids
 from fedkt.shares.share import Asked, Model, Share, ShareWork
+from fedkt.upload_check import Expected
 
 Form = Literal["logits", "probabilities", "labels"]
 

@@ -14,9 +14,9 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
-from fedkt.arrival import Expected
 from fedkt.data.samples import ClientData
 from fedkt.knowledge import Kind, Knowledge
+from fedkt.upload_check import Expected
 
 
 class Model(Protocol):

@@ -9,7 +9,6 @@ from typing import Literal
 import torch
 
 from fedkt.adaptation.restyle import styles_of
-from fedkt.arrival import Expected
 from fedkt.data.samples import ClientData
 from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Kind, Knowledge
@@ -17,6 +16,7 @@ from fedkt.options import AtLeastOne
 from fedkt.registry import register
 from fedkt.rng import torch_rng
 from fedkt.shares.share import Asked, Model, Share, ShareWork
+from fedkt.upload_check import Expected
 
 
 @register(name="styles")

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from fedkt.answers import correct, mean_loss
-from fedkt.arrival import Expected
 from fedkt.data.samples import Samples
 from fedkt.knowledge import Kind, Knowledge
 from fedkt.readouts.blends import LARGEST_LOSS
 from fedkt.registry import register
 from fedkt.shares.share import Asked, Model, Share, ShareWork
+from fedkt.upload_check import Expected
 
 
 @register(name="validation")

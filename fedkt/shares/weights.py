@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedkt.arrival import Expected
 from fedkt.knowledge import Kind, Knowledge
 from fedkt.registry import register
 from fedkt.shares.share import Asked, Model, Share, ShareWork
+from fedkt.upload_check import Expected
 
 
 @register(name="weights")

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from fedkt import registry, wire
 from fedkt.answers import logits_of, of_kind, probabilities_of, torch_softmax
-from fedkt.arrival import Expected, check
 from fedkt.errors import ConfigError, FedktError, KnowledgeError, RunFailedError
 from fedkt.knowledge import ANSWERS, Knowledge
 from fedkt.options import given_options, hyper_parameters, plain_defaults
@@ -28,6 +27,7 @@ from fedkt.simulations.engines.grid import Before
 from fedkt.simulations.experiment.config import AttackSection
 from fedkt.strategies import KnowledgeStrategy
 from fedkt.text import one_line
+from fedkt.upload_check import Expected, check
 
 
 def make_attack(section: AttackSection, num_classes: int) -> Attack:

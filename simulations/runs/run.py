@@ -22,8 +22,8 @@ from fedkt.errors import ConfigError
 from fedkt.machine import one_thread
 from fedkt.recipe import Recipe
 from fedkt.simulations.attacks.liars import AttackedGrid, Liars, resolved_attack
+from fedkt.simulations.engines.engine import opened
 from fedkt.simulations.engines.grid import SimulationGrid
-from fedkt.simulations.engines.opening import opened
 from fedkt.simulations.engines.population import Population, PopulationSpec
 from fedkt.simulations.experiment import config as config_
 from fedkt.simulations.experiment.config import Experiment

@@ -14,9 +14,9 @@ from typing import Annotated, Any, ClassVar
 from annotated_types import Ge
 
 from fedkt.answers import largest
-from fedkt.arrival import LARGEST_COUNT
 from fedkt.knowledge import Knowledge, Upload
 from fedkt.options import checked
+from fedkt.upload_check import LARGEST_COUNT
 
 Least1 = Annotated[float, Ge(1)]
 

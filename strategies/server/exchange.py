@@ -18,7 +18,6 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedkt import wire
-from fedkt.arrival import Expected, check
 from fedkt.errors import ConfigError, KnowledgeError, RunFailedError
 from fedkt.evaluation.leakage import mean_prediction
 from fedkt.knowledge import ANSWERS, Fused, Knowledge, Upload
@@ -28,6 +27,7 @@ from fedkt.shares import Asked, Share
 from fedkt.strategies.server.roster import Roster, meet
 from fedkt.strategies.server.round import Failure, RoundReport, ServerOptions
 from fedkt.text import foreign, last_line
+from fedkt.upload_check import Expected, check
 
 # A client says in which part of a message's work something was not finite; see ``clients.turn``.
 NAMED_PHASE = re.compile(r"NotFiniteError: client \d+, (start|learn|share|absorb|evaluate): ")

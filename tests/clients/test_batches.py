@@ -12,9 +12,9 @@ from torch import nn
 
 from fedkt.clients import TrainingOptions
 from fedkt.clients.learners import batches, loop
+from fedkt.clients.learners.feature_hook import feature_layer, feature_width
 from fedkt.clients.learners.norms import adapt_norms
 from fedkt.clients.learners.optimisers import Optimiser
-from fedkt.clients.learners.taps import feature_layer, feature_width
 from fedkt.errors import ConfigError, KnowledgeError
 from fedkt.knowledge import Knowledge
 from fedkt.objectives import CrossEntropy

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from fedkt.clients import SklearnLearner
+from fedkt.clients.personal_answer import settle
 from fedkt.clients.phases import evaluate, run_steps, share
-from fedkt.clients.settling import settle
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge
 from fedkt.models import build_model

@@ -7,8 +7,8 @@ import pytest
 from fedkt.errors import ConfigError
 from fedkt.simulations.engines.grid import InProcessGrid
 from fedkt.simulations.engines.population import Population, PopulationSpec
+from fedkt.simulations.runs.local_baseline import local_twin
 from fedkt.simulations.runs.run import prepare, strategy_of
-from fedkt.simulations.runs.twins import local_twin
 
 from .grids import Alone
 from .kit import MIXED, Method, assert_sound, difference, federate, model_of, plan_for

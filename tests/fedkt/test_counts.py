@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedkt.arrival import LARGEST_COUNT, Expected, check
 from fedkt.errors import KnowledgeError
 from fedkt.evaluation.leakage import mean_prediction
 from fedkt.fusion import average, mean, mean_by_examples, personalised_mean, sample_weighted_mean
 from fedkt.fusion.trusted import Trust, peer_trust, trusted_mean
 from fedkt.fusion.voting import vote
 from fedkt.knowledge import Knowledge, Stack, Upload, Uploads
+from fedkt.upload_check import LARGEST_COUNT, Expected, check
 
 IDS = torch.tensor([2, 3, 5, 7])
 ALL = [1, 4, 2, 10**9]

@@ -92,7 +92,7 @@ def test_imports_only_go_down(floor: str, forbidden: tuple[str, ...]) -> None:
 ROOMS: dict[str, tuple[str, ...]] = {
     "fedkt": (
         *("errors", "text", "options", "listing", "registry", "rng", "answers", "machine", "disk"),
-        *("knowledge", "arrival", "snapshot", "fusion", "objectives", "adaptation", "codecs"),
+        *("knowledge", "upload_check", "snapshot", "fusion", "objectives", "adaptation", "codecs"),
         *(
             "readouts",
             "models",
@@ -115,7 +115,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "domains",
     ),
     "clients": (
-        *("learners", "client", "state", "phases", "settling", "turn", "cohorts", "facts"),
+        *("learners", "client", "state", "phases", "personal_answer", "turn", "cohorts", "facts"),
         *("app", "__init__"),
     ),
     "simulations": (

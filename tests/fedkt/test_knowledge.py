@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedkt.arrival import Expected, check
 from fedkt.errors import KnowledgeError
 from fedkt.knowledge import KINDS, SAMPLE_KINDS, Fused, Knowledge, Upload, Uploads
 from fedkt.machine import empty
+from fedkt.upload_check import Expected, check
 
 
 def probabilities(rows: int = 3, classes: int = 4, seed: int = 0) -> Knowledge:

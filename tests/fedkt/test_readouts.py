@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fedkt.arrival import Expected, check
 from fedkt.knowledge import Knowledge, Stack
 from fedkt.readouts.blends import (
     FEDERATION_WEIGHT,
@@ -19,6 +18,7 @@ from fedkt.readouts.blends import (
     held_out_losses,
     mean_losses,
 )
+from fedkt.upload_check import Expected, check
 
 N, C = 30, 4
 

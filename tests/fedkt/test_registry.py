@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from fedkt import registry
-from fedkt.arrival import Expected
 from fedkt.errors import ConfigError, FedktError
 from fedkt.knowledge import Knowledge
 from fedkt.listing import described
@@ -19,6 +18,7 @@ from fedkt.objectives import KL, CrossEntropy
 from fedkt.recipe import Recipe, Share, Train
 from fedkt.strategies import KnowledgeStrategy
 from fedkt.strategies.answers.knfu import KnFu
+from fedkt.upload_check import Expected
 
 STRATEGY = """
 from fedkt.recipe import Recipe

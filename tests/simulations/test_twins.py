@@ -18,8 +18,8 @@ from fedkt.recipe import Train
 from fedkt.simulations.results.comparison_folder import load_comparison
 from fedkt.simulations.results.run_folder import load_run
 from fedkt.simulations.runs.comparison import plan_jobs
+from fedkt.simulations.runs.local_baseline import local_twin, private_training, rehearses
 from fedkt.simulations.runs.run import Plan, execute, prepare
-from fedkt.simulations.runs.twins import local_twin, private_training, rehearses
 
 METHODS = [
     {"name": "fedpf"},

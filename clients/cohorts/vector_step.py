@@ -15,11 +15,11 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from fedkt.clients.cohorts.stacking import OwnAndCommon, Tensors
 from fedkt.clients.learners.base import TrainingOptions
+from fedkt.clients.learners.feature_hook import FeatureTap
 from fedkt.clients.learners.norms import norms_of, suit
 from fedkt.clients.learners.objective import Terms, sum_of
 from fedkt.clients.learners.optimisers import Descent, choose, descend
 from fedkt.clients.learners.probe import Nature
-from fedkt.clients.learners.taps import FeatureTap
 from fedkt.knowledge import Knowledge
 from fedkt.objectives.heads import PREFIX as HEADS
 from fedkt.objectives.term import Batch, Outputs
