@@ -170,6 +170,16 @@ class Share(ABC):
         """Return the inputs that the model is asked about, which a cohort may answer at once."""
         return ()
 
+    def first(self, model: Model) -> Knowledge | None:
+        """Return what clients are given of it in the first round; None where nobody is.
+
+        Parameters
+        ----------
+        model : Model
+            An untrained model of the server's.
+        """
+        return None
+
     @abstractmethod
     def make(self, model: Model, work: ShareWork) -> Knowledge:
         """Return the knowledge that the client uploads.

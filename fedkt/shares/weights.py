@@ -43,6 +43,10 @@ class Weights(Share):
         """Return the weights."""
         return model.weights(self.local_norms)
 
+    def first(self, model: Model) -> Knowledge:
+        """Return the weights of an untrained model."""
+        return model.weights(self.local_norms)
+
     def expected(self, asked: Asked) -> Expected:
         """Return tensors of the shapes of the first global weights."""
         return Expected(self.kind, None, asked.weights)

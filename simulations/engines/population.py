@@ -139,8 +139,8 @@ class Population:
         learner = self.learner(self.spec.models[0])
         learner.follow(recipe)
         learner.reset(seed, SERVER)
-        local_norms = any(s.kind == "weights" and not s.whole_model for s in recipe.share)
-        return arrays_of(learner.weights(local_norms))
+        weights = (share.first(learner) for share in recipe.share)
+        return arrays_of(next(filter(None, weights), None) or learner.weights())
 
 
 def _number(context: Context) -> int:
