@@ -15,8 +15,9 @@ from typing import Any
 
 from workloads import HERE, Case, experiment_of, write_samples
 
+from fedkt.data import build_federation
 from fedkt.simulations.experiment.config import parse
-from fedkt.simulations.runs.run import federation_of, federation_spec
+from fedkt.simulations.runs.run import federation_spec
 
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -46,8 +47,7 @@ def prepared(case: Case, scratch: Path) -> Case:
         folder.mkdir(parents=True, exist_ok=True)
         write_samples(case)
         experiment = parse(experiment_of(case, "Personalised"))
-        federation_of(federation_spec(experiment)).save(folder / "federation")
-        federation_of.cache_clear()
+        build_federation(federation_spec(experiment)).save(folder / "federation")
     return case
 
 
