@@ -23,8 +23,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # On first use, so that a method is loaded only when it is named.
-    if not name.startswith("_"):
+    # On first use, so that a method is loaded only when it is named; rooms have lower-case names.
+    if name[:1].isupper():
         for known in registry.names("strategies"):
             method = registry.lookup("strategies", known)
             if method.__name__ == name and method.__module__.startswith(f"{__name__}."):

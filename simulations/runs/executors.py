@@ -95,15 +95,8 @@ def resolve(
     ConfigError
         For a plan that does not fit, or a network that cannot serve several clients.
     """
-    settled = {absolute(name): entry for name, entry in run.plan.items()}
     half = training.precision == "bfloat16"
-    if half and (run.executor == "cohort" or any(map(size_of, settled.values()))):
-        raise ConfigError("training.precision: cohorts train in float32; bfloat16 needs the loop.")
-    for name, entry in settled.items():
-        size_of(entry)
-        if name not in map(absolute, models):
-            raise ConfigError(f"run.plan names {name!r}; the models are {', '.join(models)}.")
-    plan = {}
+    settled, plan = _settled(run, models, half), {}
     for model in dict.fromkeys(models):
         clients = [c for c in range(federation.num_clients) if models[c % len(models)] == model]
         learner = learner_for(model, federation, device)
@@ -125,6 +118,18 @@ def resolve(
         if plan[model] != LOOP and isinstance(learner, TorchLearner):
             plan[model] = _tried(plan[model], model, learner, federation, recipe)
     return plan
+
+
+def _settled(run: RunSection, models: Sequence[str], half: bool) -> dict[str, str]:
+    """Return the entries of a run's plan by model; refuse a plan that does not fit."""
+    settled = {absolute(name): entry for name, entry in run.plan.items()}
+    if half and (run.executor == "cohort" or any(map(size_of, settled.values()))):
+        raise ConfigError("training.precision: cohorts train in float32; bfloat16 needs the loop.")
+    for name, entry in settled.items():
+        size_of(entry)
+        if name not in map(absolute, models):
+            raise ConfigError(f"run.plan names {name!r}; the models are {', '.join(models)}.")
+    return settled
 
 
 def _tried(
