@@ -16,6 +16,10 @@ from fedkt.errors import ConfigError, FedktError, RunFailedError
 from fedkt.simulations.engines.stopping import Stopped, stop
 
 STOPPING = signal.SIGTERM, signal.SIGINT
+UNGUARDED = (
+    "The processes of the comparison end before they begin: each imports the script that runs, "
+    'so a script must compare under: if __name__ == "__main__":'
+)
 
 Item = TypeVar("Item")
 Done = TypeVar("Done")
@@ -42,6 +46,10 @@ def in_processes(
     RunFailedError
         If a process dies, with what it died of.
     """
+    # Asked before any semaphore is made: a process that is killed while it imports the script
+    # would leave its own behind, with a warning after the last line.
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise ConfigError(UNGUARDED)
     context = multiprocessing.get_context("spawn")  # a fork would inherit locks of torch's threads
     begun, earlier = context.Event(), set(multiprocessing.active_children())
     children: list[BaseProcess] = []
@@ -84,10 +92,7 @@ def _death(children: Sequence[BaseProcess], begun: bool) -> FedktError:
     codes = sorted((c.exitcode for c in children if c.exitcode), key=lambda code: code in stopped)
     code = codes[0] if codes else None
     if not begun:
-        return ConfigError(
-            "The processes of the comparison end before they begin: each imports the script that "
-            'runs, so a script must compare under: if __name__ == "__main__":'
-        )
+        return ConfigError(UNGUARDED)
     if code is None:
         return RunFailedError("A process of the comparison ended.")
     if code > 0:

@@ -43,6 +43,23 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
     assert "--resume" not in last
 
 
+def test_the_import_of_an_unguarded_script_makes_nothing_that_a_kill_would_leave(
+    tmp_path: Path,
+) -> None:
+    """The pool kills the others when one process dies; these would leak what they had made."""
+    killed = """
+try:
+    main()
+except BaseException:
+    if __name__ == "__mp_main__":
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise
+"""
+    failed = run_script(tmp_path / "killed.py", "import os, signal" + killed)
+    assert failed.stderr.splitlines()[-1].startswith("fedkt.errors.ConfigError: The processes")
+    assert "leaked" not in failed.stderr
+
+
 def test_a_script_with_one_runs(tmp_path: Path) -> None:
     done = run_script(tmp_path / "guarded.py", 'if __name__ == "__main__": main()')
     assert (done.returncode, done.stderr) == (0, "")
