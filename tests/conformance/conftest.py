@@ -14,6 +14,7 @@ from fedkt import registry
 
 from .faults import RUBBISH
 from .kit import Method
+from .outside import FILES, reference_to
 
 # Options of the built-in strategies that change what is kept from round to round or what is
 # sent; checked where that matters (fixture `variant`). The last keeps all kinds of things.
@@ -56,7 +57,8 @@ def _groups(asked: Asked) -> dict[str, list[Any]]:
         return [Method(reference, asked.executor) for reference in references]
 
     methods = of(asked.strategies or registry.names("strategies"))
-    variants = methods if asked.strategies else [*methods, *of(VARIANTS)]
+    others = () if asked.strategies else (*VARIANTS, *map(reference_to, FILES))
+    variants = [*methods, *of(others)]
     kinds = list({_kind(m): m for m in reversed(variants)}.values())
     if asked.level == "full":
         exchanges = variants
