@@ -3,10 +3,11 @@
 from fedkt.clients.app import KnowledgeClientApp, client_app, predict
 from fedkt.clients.client import Client
 from fedkt.clients.learners.at_server import LearnerServerModel
-from fedkt.clients.learners.base import Learner, TrainingOptions, Work
+from fedkt.clients.learners.base import Learner, Work
 from fedkt.clients.learners.sklearn import SklearnLearner
 from fedkt.clients.learners.torch import TorchLearner
 from fedkt.clients.state import FileStore, MemoryStore
+from fedkt.training import TrainingOptions
 
 __all__ = [
     "Client",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from fedkt.clients.learners.base import Learner, TrainingOptions
+from fedkt.clients.learners.base import Learner
 from fedkt.data.samples import ClientData
+from fedkt.training import TrainingOptions
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ _HOME = {
     "Stack": "fedkt.knowledge",
     "Term": "fedkt.objectives",
     "Train": "fedkt.recipe",
+    "TrainingOptions": "fedkt.training",
     "Upload": "fedkt.knowledge",
     "Uploads": "fedkt.knowledge",
     "Weights": "fedkt.recipe",
@@ -41,6 +42,7 @@ __all__ = [
     "Stack",
     "Term",
     "Train",
+    "TrainingOptions",
     "Upload",
     "Uploads",
     "Weights",
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from fedkt.registry import register
     from fedkt.shares import Share
     from fedkt.strategies import KnowledgeStrategy
+    from fedkt.training import TrainingOptions
     from fedkt.upload_check import Expected
 
 

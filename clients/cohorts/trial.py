@@ -16,12 +16,13 @@ from torch import Tensor
 from fedkt.answers import of_kind
 from fedkt.clients.cohorts import cohort
 from fedkt.clients.cohorts.cohort import Row
-from fedkt.clients.learners.base import TrainingOptions, Work
+from fedkt.clients.learners.base import Work
 from fedkt.clients.learners.torch import TorchLearner
 from fedkt.data.samples import ClientData, Samples
 from fedkt.knowledge import ANSWERS, Knowledge
 from fedkt.recipe import Recipe, Train
 from fedkt.text import one_line
+from fedkt.training import TrainingOptions
 
 BATCH = 4
 # Samples of the clients: batches that are padded, and a client that is done before the others.

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from fedkt.clients.cohorts.stacking import OwnAndCommon, Tensors
-from fedkt.clients.learners.base import TrainingOptions
 from fedkt.clients.learners.feature_hook import FeatureTap
 from fedkt.clients.learners.norms import norms_of, suit
 from fedkt.clients.learners.objective import Terms, sum_of
@@ -23,6 +22,7 @@ from fedkt.clients.learners.probe import Nature
 from fedkt.knowledge import Knowledge
 from fedkt.objectives.heads import PREFIX as HEADS
 from fedkt.objectives.term import Batch, Outputs
+from fedkt.training import TrainingOptions
 
 Step = Callable[..., tuple[Descent, Tensors, Tensor]]
 

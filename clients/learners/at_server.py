@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedkt.clients.learners.base import Learner, TrainingOptions, Work
+from fedkt.clients.learners.base import Learner, Work
 from fedkt.data.samples import ClientData, Samples
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge
 from fedkt.recipe import Recipe, Train
+from fedkt.training import TrainingOptions
 
 SERVER = -1  # no client has this id; it names the server's random streams
 

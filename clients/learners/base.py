@@ -4,54 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from fedkt.data.samples import ClientData
 from fedkt.knowledge import Knowledge
-from fedkt.options import AtLeastOne, Factor, Memory, Positive, checked
 from fedkt.recipe import Recipe, Train
-
-
-@checked
-@dataclass(frozen=True)
-class TrainingOptions:
-    """How clients train by gradient descent, unless a step says otherwise; ``[training]``.
-
-    Parameters
-    ----------
-    optimiser : {"adam", "sgd"}
-        Name of torch's optimiser.
-    learning_rate, momentum, weight_decay : float
-        Options of the optimiser; momentum is for ``sgd`` only.
-    batch_size, public_batch_size : int
-        Samples in a batch of private and of public data.
-    optimiser_state : {"keep", "reset"}
-        Keep one optimiser per client over phases and rounds, or start anew at every
-        step. Loading other weights always starts anew.
-    compile : bool
-        Whether cohorts run their steps under ``torch.compile``. Compiling takes some ten seconds
-        for every kind of step in each process, and again for each other number of clients or size
-        of batch (torch compiles eight). So it is for long runs in which all clients take part.
-    precision : {"float32", "bfloat16"}
-        Precision of the products in training. With ``bfloat16`` they are rounded to 8 bits of
-        mantissa (torch's autocast); weights, optimiser, losses and answers stay in float32. Loop
-        executor only.
-    """
-
-    optimiser: Literal["adam", "sgd"] = "adam"
-    learning_rate: Positive = 1e-3
-    momentum: Memory = 0.9
-    weight_decay: Factor = 0.0
-    batch_size: AtLeastOne = 32
-    public_batch_size: AtLeastOne = 64
-    optimiser_state: Literal["keep", "reset"] = "keep"
-    compile: bool = False
-    precision: Literal["float32", "bfloat16"] = "float32"
-
-    # For configurations, which read the options by these names.
-    __pydantic_config__: ClassVar[Mapping[str, Any]] = {"extra": "forbid"}
+from fedkt.training import TrainingOptions
 
 
 @dataclass(frozen=True)

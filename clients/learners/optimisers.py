@@ -16,7 +16,7 @@ from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 from fedkt.answers import is_finite
-from fedkt.clients.learners.base import TrainingOptions
+from fedkt.training import TrainingOptions
 
 BETAS, EPS = (0.9, 0.999), 1e-8  # torch's defaults, as the loop executor has them
 

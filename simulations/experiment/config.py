@@ -23,7 +23,6 @@ from pydantic import (
     model_validator,
 )
 
-from fedkt.clients.learners.base import TrainingOptions
 from fedkt.data.spec import DataOptions
 from fedkt.disk import write_atomic
 from fedkt.errors import ConfigError, unknown
@@ -40,6 +39,7 @@ from fedkt.options import (
 from fedkt.simulations.experiment.references import read_attack, read_strategy, split_references
 from fedkt.strategies.server.bounds import Bounds
 from fedkt.strategies.server.round import Quorum
+from fedkt.training import TrainingOptions
 
 Grid = Literal["ray", "in-process", "flower"]
 
