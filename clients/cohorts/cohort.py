@@ -125,7 +125,7 @@ def train(
     done = []
     for places in groups.values():
         members = [rows[p] for p in places]
-        group = _Stacked(learner, step, members, [_have(tasks[p]) for p in places])
+        group = _Stacked(learner, step, members, [_have(tasks[p]) for p in places], stream)
         done.append((places, group.run(), group.states()))
     for places, results, states in done:
         for place, loss, state in zip(places, results, states, strict=True):
@@ -235,6 +235,7 @@ class _Stacked:
         step: Train,
         rows: Sequence[Row],
         tasks: Sequence[_Task],
+        stream: str,
     ) -> None:
         self._rows, self._tasks, self._epochs = rows, tasks, step.epochs
         template = template_of(learner)
@@ -266,6 +267,9 @@ class _Stacked:
         shared = all(feed.shared for feed in self._feeds)
         self._knowledge = stacked_knowledge([task.knowledge for task in tasks], device, shared)
         self._priors = torch.stack([row.work.data.log_prior for row in rows]).to(device)
+        names = (stream, f"{stream}/rehearsal")[: len(self._feeds)]
+        keys = [[batches.noise_key(row.work, name) for row in rows] for name in names]
+        self._keys = [torch.stack(of_clients).to(device) for of_clients in keys]
 
     def run(self) -> list[float]:
         """Train; return the mean loss of each client's last epoch, NaN if it has diverged."""
@@ -299,15 +303,17 @@ class _Stacked:
     def _step(self, number: int, active: Tensor, progress: float | Tensor) -> Tensor:
         """Take one step of all clients that have a batch left; return the losses ``[K]``."""
         each = isinstance(progress, Tensor) and progress.dim() > 0
-        batches = []
-        for separate, common in (feed.at(number) for feed in self._feeds):
+        fields = []
+        for feed, keys in zip(self._feeds, self._keys, strict=True):
+            separate, common = feed.at(number)
             (separate if each else common)["progress"] = progress
-            batches.append(({**separate, "log_prior": self._priors}, common))
+            own = {**separate, "log_prior": self._priors, "key": keys + number}
+            fields.append((own, common))
         # A compiled step would be compiled twice: with a mask and without.
         whole = bool(active.all()) and not self._advance.compiled
         masked = None if whole else active.to(self._device)
         self._at, self._buffers, losses = self._advance(
-            self._at, self._buffers, self._knowledge, batches, masked
+            self._at, self._buffers, self._knowledge, fields, masked
         )
         return losses.detach().double()
 

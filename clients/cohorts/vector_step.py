@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from fedkt.clients.cohorts.stacking import OwnAndCommon, Tensors
+from fedkt.clients.learners.asking import asking
 from fedkt.clients.learners.feature_hook import FeatureTap
 from fedkt.clients.learners.norms import norms_of, suit
 from fedkt.clients.learners.objective import Terms, sum_of
@@ -215,7 +216,8 @@ class Advance:
         logits = functional_call(self._model, tensors, (batch.x,))
         parameters = {**parameters, **{n: buffers[n] for n in self._frozen}}
         classify = self._tap.classifier(tensors)
-        outputs = Outputs(logits, self._tap.features, parameters, classify=classify)
+        ask = asking(self._model, self._tap, parameters, buffers)
+        outputs = Outputs(logits, self._tap.features, parameters, classify=classify, ask=ask)
         return sum_of(terms, outputs, batch, knowledge)
 
 

@@ -13,7 +13,7 @@ from fedkt.errors import KnowledgeError
 from fedkt.objectives.term import Outputs
 from fedkt.recipe import Beside, Train
 from fedkt.recipe.budget import batches_beside
-from fedkt.rng import torch_rng
+from fedkt.rng import derive, torch_rng
 
 
 def epochs(step: Train, work: Work, stream: str, total: int) -> Iterator[Sequence[Tensor]]:
@@ -52,6 +52,11 @@ def rehearsal(work: Work, stream: str) -> Iterator[Tensor]:
     """Yield rows of private batches without end, epoch after epoch."""
     order = torch_rng(work.seed, f"rehearsal/{stream}", work.round, work.client)
     return _endless(len(work.data.train), work.options.batch_size, order)
+
+
+def noise_key(work: Work, stream: str) -> Tensor:
+    """Return the key of the noise of a step, an int64 scalar; batch b has this key plus b."""
+    return torch.tensor(derive(work.seed, f"noise/{stream}", work.round, work.client))
 
 
 def beside(

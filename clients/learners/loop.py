@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fedkt.answers import is_finite
 from fedkt.clients.learners import batches, devices
+from fedkt.clients.learners.asking import asking
 from fedkt.clients.learners.base import Work
 from fedkt.clients.learners.feature_hook import FeatureTap
 from fedkt.clients.learners.norms import norms_of, suit
@@ -151,6 +152,7 @@ class _Asking:
         wanted = any(getattr(t, "needs_features", False) for t in terms)
         self.tap = FeatureTap(model, wanted, open_ended)
         self._classify = self.tap.classifier(self.parameters)
+        self._with_others = asking(model, self.tap, self.parameters, half=half)
 
     def __call__(self, x: Tensor) -> Outputs:
         suit(self._norms, x)
@@ -161,7 +163,9 @@ class _Asking:
             with torch.autocast(x.device.type, torch.bfloat16):
                 logits = self._model(x).float()
             features = None if self.tap.features is None else self.tap.features.float()
-        return Outputs(logits, features, self.parameters, classify=self._classify)
+        return Outputs(
+            logits, features, self.parameters, classify=self._classify, ask=self._with_others
+        )
 
 
 class _Losses:
@@ -180,6 +184,8 @@ class _Losses:
         self._work, self._epochs = work, step.epochs
         self._private = batches.rehearsal(work, stream) if objective.rehearse else iter(())
         self._beta = torch.distributions.Beta(step.mixup, step.mixup) if step.mixup else None
+        keys = (batches.noise_key(work, name) for name in (stream, f"{stream}/rehearsal"))
+        self._keys = [key.to(ask.device) for key in keys]
         # Kept, because most batches have the same number of rows.
         self._ones: dict[int, Tensor] = {}
 
@@ -188,15 +194,17 @@ class _Losses:
         goal = self._objective
         for number, rows in enumerate(rows_of):
             progress = self._work.progress((epoch + number / len(rows_of)) / self._epochs)
+            key, of_private = (key + (epoch * len(rows_of) + number) for key in self._keys)
             beside = None if self._beside is None else next(self._beside)
             beta = self._beta
             mix = None if beta is None else (torch.randperm(len(rows)), float(beta.sample()))
             loss = self._loss_on(
-                goal.terms, goal.samples, rows, progress, beside, goal.transforms, mix
+                goal.terms, goal.samples, rows, progress, key, beside, goal.transforms, mix
             )
             if goal.rehearse:
                 train = self._work.data.train
-                loss = loss + self._loss_on(goal.rehearse, train, next(self._private), progress)
+                rows = next(self._private)
+                loss = loss + self._loss_on(goal.rehearse, train, rows, progress, of_private)
             yield loss
 
     def _loss_on(
@@ -205,6 +213,7 @@ class _Losses:
         samples: Samples,
         rows: Tensor,
         progress: float,
+        key: Tensor,
         beside: Outputs | None = None,
         transforms: Sequence[Transform] = (),
         mix: tuple[Tensor, float] | None = None,
@@ -219,7 +228,7 @@ class _Losses:
         if len(rows) not in self._ones:
             self._ones[len(rows)] = torch.ones(len(rows), dtype=x.dtype, device=x.device)
         weight, prior = self._ones[len(rows)], self._work.data.log_prior
-        batch = Batch(x, y, samples.ids[rows], weight, prior, progress)
+        batch = Batch(x, y, samples.ids[rows], weight, prior, progress, key)
         outputs = self._ask(x)
         if beside is not None:
             outputs = replace(outputs, beside=beside)

@@ -7,13 +7,15 @@ runs unchanged in a loop and under ``torch.func.vmap``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Knowledge
+from fedkt.objectives.noise import normal
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Batch:
     progress : float
         The part of the run that lies behind this batch, in [0, 1): with B batches a round,
         (b + (r - 1) B) / (R B) for batch b of round r of R.
+    key : Tensor, optional
+        int64 scalar, the name of the batch's random numbers; the executors always give it.
     """
 
     x: Tensor
@@ -43,6 +47,23 @@ class Batch:
     weight: Tensor
     log_prior: Tensor | None = None
     progress: float = 0.0
+    key: Tensor | None = None
+
+    def noise(self, name: str, shape: Sequence[int]) -> Tensor:
+        """Return standard normal numbers of a shape, in the dtype of ``weight``.
+
+        They depend on the seed, the round, the client, the step, the number of the batch in it and
+        the ``name``, and on nothing else. So the executors draw the same ones, where torch's global
+        generator gives others in a cohort. The first rows are the same however many there are.
+
+        Raises
+        ------
+        KnowledgeError
+            If the batch was made without a key.
+        """
+        if self.key is None:
+            raise KnowledgeError("this Batch has no key to draw noise from: key=torch.tensor(0)")
+        return normal(self.key, name, shape).to(self.weight.dtype)
 
 
 @dataclass(frozen=True)
@@ -69,6 +90,12 @@ class Outputs:
         executor, and a pure function: running statistics there do not move. ``weights`` takes
         tensors by the model's names instead of the client's own; names of other parts are
         ignored. It raises ``ConfigError`` where something follows that part in the model.
+    ask : callable, optional
+        The whole network with other weights, ``ask(weights, x)``: ``weights`` are a mapping by the
+        model's names, or knowledge of them, and take the place of the client's own. It returns
+        outputs for ``x [n, ...]`` in evaluation mode and changes nothing. It is differentiable in
+        x and in all weights; fused and kept ones take no gradient by themselves. It raises
+        ``ConfigError`` for a name or a shape that the network does not have.
     """
 
     logits: Tensor
@@ -76,6 +103,7 @@ class Outputs:
     parameters: Mapping[str, Tensor]
     beside: Outputs | None = None
     classify: Callable[..., Tensor] | None = None
+    ask: Callable[[Knowledge | Mapping[str, Tensor], Tensor], Outputs] | None = None
 
 
 @dataclass(frozen=True)
