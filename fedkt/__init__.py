@@ -15,6 +15,8 @@ __version__ = "0.1.0"
 _HOME = {
     "Expected": "fedkt.upload_check",
     "Fused": "fedkt.knowledge",
+    "Fusion": "fedkt.fusion",
+    "FusionRound": "fedkt.fusion",
     "Knowledge": "fedkt.knowledge",
     "KnowledgeStrategy": "fedkt.strategies",
     "Load": "fedkt.recipe",
@@ -33,6 +35,8 @@ _HOME = {
 __all__ = [
     "Expected",
     "Fused",
+    "Fusion",
+    "FusionRound",
     "Knowledge",
     "KnowledgeStrategy",
     "Load",
@@ -51,6 +55,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from fedkt.fusion import Fusion, FusionRound
     from fedkt.knowledge import Fused, Knowledge, Stack, Upload, Uploads
     from fedkt.objectives import Term
     from fedkt.recipe import Load, Predict, Recipe, Train, Weights

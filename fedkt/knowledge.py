@@ -183,6 +183,19 @@ class Knowledge:
             raise KnowledgeError(f"these {self.kind} come without counts")
         return self.counts[self._row_of[ids]]
 
+    def without_absent(self) -> Knowledge:
+        """Return the knowledge without the samples that this party does not have.
+
+        Classes stay, with their counts of 0, because terms look them up by label.
+        """
+        if self.kind not in SAMPLE_KINDS or not self.absent:
+            return self
+        assert self.ids is not None
+        assert self.counts is not None
+        rows = self.counts > 0
+        tensors = {name: tensor[rows] for name, tensor in self.tensors.items()}
+        return Knowledge(self.kind, tensors, self.ids[rows], self.counts[rows])
+
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> Knowledge:
         """Return the same knowledge (kind, ids, counts) with other content."""
         return Knowledge(self.kind, tensors, self.ids, self.counts)
@@ -363,6 +376,19 @@ class Fused:
     def for_client(self, client: int) -> dict[str, Knowledge]:
         """Return all that ``client`` receives, by share name."""
         return {**self.shared, **self.personal.get(client, {})}
+
+    def without_absent(self) -> Fused:
+        """Return the same without rows of samples that nobody has: no client learns from them."""
+        gifts = [self.shared, *self.personal.values()]
+        known = {id(knowledge): knowledge for gift in gifts for knowledge in gift.values()}
+        # Each piece once: the same for several clients is sent as one.
+        kept = {key: knowledge.without_absent() for key, knowledge in known.items()}
+        shared = {name: kept[id(knowledge)] for name, knowledge in self.shared.items()}
+        personal = {
+            client: {name: kept[id(knowledge)] for name, knowledge in gift.items()}
+            for client, gift in self.personal.items()
+        }
+        return Fused(shared, personal, self.diagnostics)
 
     def with_diagnostics(self, **diagnostics: Any) -> Fused:
         """Return the same knowledge with ``diagnostics`` added."""

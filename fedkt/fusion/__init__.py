@@ -1,6 +1,48 @@
-"""Fusions: functions from the stacked uploads of the clients to fused knowledge."""
+"""Fusions: from the stacked uploads of the clients to fused knowledge.
 
-from fedkt.fusion.averaging import average, mean, mean_by_examples, personalised_mean
-from fedkt.fusion.weighting import sample_weighted_mean
+The functions are the mathematics; the classes are the same by name, with their options, for
+configurations (``fedkt list fusions``).
+"""
 
-__all__ = ["average", "mean", "mean_by_examples", "personalised_mean", "sample_weighted_mean"]
+from fedkt.fusion.averaging import (
+    Mean,
+    MeanByCounts,
+    MeanByExamples,
+    PersonalisedMean,
+    average,
+    mean,
+    mean_by_counts,
+    mean_by_examples,
+    personalised_mean,
+)
+from fedkt.fusion.fusion import Fusion, FusionRound, WeightedMean, fused
+from fedkt.fusion.knowledge_vote import KnowledgeVote
+from fedkt.fusion.neighbours import SemanticNeighbours
+from fedkt.fusion.robust import Median, TrimmedMean
+from fedkt.fusion.trusted import TrustedMean
+from fedkt.fusion.voting import Vote
+from fedkt.fusion.weighting import SampleWeightedMean, sample_weighted_mean
+
+__all__ = [
+    "Fusion",
+    "FusionRound",
+    "KnowledgeVote",
+    "Mean",
+    "MeanByCounts",
+    "MeanByExamples",
+    "Median",
+    "PersonalisedMean",
+    "SampleWeightedMean",
+    "SemanticNeighbours",
+    "TrimmedMean",
+    "TrustedMean",
+    "Vote",
+    "WeightedMean",
+    "average",
+    "fused",
+    "mean",
+    "mean_by_counts",
+    "mean_by_examples",
+    "personalised_mean",
+    "sample_weighted_mean",
+]

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from fedkt.errors import KnowledgeError
-from fedkt.knowledge import Fused, Knowledge, Stack
+from fedkt.fusion.fusion import Fusion, FusionRound, WeightedMean, like, of_rows, refuse_labels
+from fedkt.knowledge import CLASS_KINDS, Fused, Knowledge, Stack
 from fedkt.machine import empty
+from fedkt.options import Fraction
 from fedkt.registry import register
+from fedkt.upload_check import LARGEST_COUNT
 
 BLOCK = 2_000_000  # numbers multiplied at a time: 8 MB, and as many for the result
 SPARSE, SPARSE_FROM = 0.01, 500  # the density, and the clients, where a sparse product pays
 
 
-@register(part="fusions")
 def mean(stack: Stack) -> Fused:
     """Average the clients with equal weight; one result, broadcast.
 
@@ -30,13 +35,12 @@ def mean(stack: Stack) -> Fused:
     Fused
         Knowledge of the same kind. The mean of probabilities is not the softmax of the
         mean of logits: the kind that was shared is the kind that is averaged. A row is averaged
-        over the clients that have it; one that nobody has is left out, here and in the other
-        averages.
+        over the clients that have it. A sample that nobody has is left out; a class that nobody has
+        has a count of 0. So it is in the other averages.
     """
     return average(stack, torch.full((len(stack),), 1 / len(stack)))
 
 
-@register(part="fusions")
 def mean_by_examples(stack: Stack) -> Fused:
     """Average the clients by their number of examples; one result, broadcast.
 
@@ -48,7 +52,6 @@ def mean_by_examples(stack: Stack) -> Fused:
     return average(stack, stack.num_examples / total)
 
 
-@register(part="fusions")
 def personalised_mean(stack: Stack, weights: Tensor) -> Fused:
     """Average the clients anew for each client, with that client's weights; unicast.
 
@@ -64,7 +67,7 @@ def personalised_mean(stack: Stack, weights: Tensor) -> Fused:
     Fused
         ``Σ_m weights[n, m] · values[m]`` for each client n; see :func:`mix_rows`.
     """
-    _check_averageable(stack)
+    refuse_labels(stack.kind)
     if set(stack.tensors) != {"values"}:
         raise KnowledgeError(f"{stack.kind} have no rows; the personalised mean needs rows")
     if stack.present is not None:
@@ -80,14 +83,15 @@ def personalised_mean(stack: Stack, weights: Tensor) -> Fused:
 
 def _personalised_over_present(stack: Stack, weights: Tensor, present: Tensor) -> Fused:
     covered = weights @ present.to(weights.dtype)
-    masked = torch.where(_like(present, stack.values), stack.values, 0)
+    masked = torch.where(like(present, stack.values), stack.values, 0)
     sums, personal = mix_rows(weights, masked), {}
     assert stack.ids is not None
+    counts = None if stack.counts is None else stack.counts.sum(0)
     for n, client in enumerate(stack.clients):
         rows = covered[n] > 0
-        total = covered[n][rows].to(sums.dtype)
-        values = sums[n][rows] / _like(total, sums[n][rows])
-        personal[client] = {stack.name: Knowledge(stack.kind, {"values": values}, stack.ids[rows])}
+        total = torch.where(rows, covered[n], 1).to(sums.dtype)
+        values = sums[n] / like(total, sums[n])
+        personal[client] = {stack.name: of_rows(stack.kind, values, stack.ids, rows, counts)}
     return Fused(personal=personal)
 
 
@@ -104,20 +108,16 @@ def average_rows(stack: Stack, weights: Tensor) -> Knowledge:
     Returns
     -------
     Knowledge
-        Of the same kind, without the rows to which nobody gives weight.
+        Of the same kind, without the samples to which nobody gives weight; such classes have a
+        count of 0.
     """
     assert stack.ids is not None
     total = weights.sum(0)
     covered = total > 0
-    values = stack.values[:, covered]
-    share = (weights[:, covered] / total[covered]).to(values.dtype)
-    mixed = torch.einsum("nm,nm...->m...", share, values)
-    return Knowledge(stack.kind, {"values": mixed}, stack.ids[covered])
-
-
-def _like(rows: Tensor, values: Tensor) -> Tensor:
-    """Return one number a row, ``[...]``, in a shape that goes with ``values [..., *row]``."""
-    return rows.view(*rows.shape, *[1] * (values.dim() - rows.dim()))
+    share = (weights / torch.where(covered, total, 1)).to(stack.values.dtype)
+    mixed = torch.einsum("nm,nm...->m...", share, stack.values)
+    counts = None if stack.counts is None else stack.counts.sum(0)
+    return of_rows(stack.kind, mixed, stack.ids, covered, counts)
 
 
 def mix_rows(weights: Tensor, values: Tensor) -> Tensor:
@@ -176,7 +176,7 @@ def average(stack: Stack, weights: Tensor) -> Fused:
     weights : Tensor
         ``[N]`` float32 on the simplex.
     """
-    _check_averageable(stack)
+    refuse_labels(stack.kind)
     if stack.present is not None:
         rows = average_rows(stack, weights[:, None] * stack.present)
         return Fused(shared={stack.name: rows})
@@ -184,9 +184,108 @@ def average(stack: Stack, weights: Tensor) -> Fused:
         name: (weights.to(t.dtype) @ t.flatten(1)).view(t.shape[1:]) if t.dim() > 1 else weights @ t
         for name, t in stack.tensors.items()
     }
-    return Fused(shared={stack.name: Knowledge(stack.kind, tensors, stack.ids)})
+    counts = None
+    if stack.kind in CLASS_KINDS and stack.counts is not None:
+        counts = stack.counts.sum(0).clamp_max(LARGEST_COUNT)
+    return Fused(shared={stack.name: Knowledge(stack.kind, tensors, stack.ids, counts)})
 
 
-def _check_averageable(stack: Stack) -> None:
-    if stack.kind == "labels":
-        raise KnowledgeError("labels cannot be averaged; share probabilities or logits")
+def mean_by_counts(stack: Stack) -> Fused:
+    """Average each row over the clients by their counts of it; one result, broadcast.
+
+    The mean of all examples behind a row where uploads are means of theirs: class prototypes as
+    FedProto aggregates them (Tan et al., AAAI 2022, equation 6), class logits. Without counts it is
+    the plain mean.
+
+    Parameters
+    ----------
+    stack : Stack
+        Knowledge with rows, ``values`` of shape ``[N, M, ...]``.
+    """
+    if stack.counts is None:
+        return mean(stack)
+    refuse_labels(stack.kind)
+    return Fused(shared={stack.name: average_rows(stack, stack.counts.to(torch.float32))})
+
+
+@register
+@dataclass(frozen=True)
+class Mean(WeightedMean):
+    """The plain mean of the clients (:func:`mean`); a row counts for the clients that have it."""
+
+    name: ClassVar[str] = "mean"
+
+    def __call__(self, stack: Stack, round: FusionRound) -> Knowledge:
+        """Return the mean."""
+        return mean(stack).shared[stack.name]
+
+    def weight(self, knowledge: Knowledge, num_examples: int) -> Tensor:
+        """Return 1."""
+        return torch.ones(())
+
+
+@register
+@dataclass(frozen=True)
+class MeanByExamples(WeightedMean):
+    """The mean of the clients weighted by their numbers of examples (:func:`mean_by_examples`).
+
+    A row counts for the clients that have it. Where nobody has examples it is the plain mean; sums
+    do not tell that, and are refused then.
+    """
+
+    name: ClassVar[str] = "mean-by-examples"
+
+    def __call__(self, stack: Stack, round: FusionRound) -> Knowledge:
+        """Return the mean by examples."""
+        return mean_by_examples(stack).shared[stack.name]
+
+    def weight(self, knowledge: Knowledge, num_examples: int) -> Tensor:
+        """Return the number of examples."""
+        return torch.tensor(float(num_examples))
+
+
+@register
+@dataclass(frozen=True)
+class MeanByCounts(WeightedMean):
+    """The mean of each row weighted by the clients' counts of it (:func:`mean_by_counts`)."""
+
+    name: ClassVar[str] = "mean-by-counts"
+
+    def __call__(self, stack: Stack, round: FusionRound) -> Knowledge:
+        """Return the mean by counts."""
+        return mean_by_counts(stack).shared[stack.name]
+
+    def weight(self, knowledge: Knowledge, num_examples: int) -> Tensor:
+        """Return the counts; 1 where there are none."""
+        return torch.ones(()) if knowledge.counts is None else knowledge.counts.to(torch.float32)
+
+
+@register
+@dataclass(frozen=True)
+class PersonalisedMean(Fusion):
+    """For each client its own knowledge and the mean of the others' (:func:`personalised_mean`).
+
+    A row that a client lacks is the others' mean, and one that the others lack its own.
+
+    Parameters
+    ----------
+    own : float
+        The weight of its own, in [0, 1]; the others share the rest. 0: leave one out.
+    """
+
+    own: Fraction = 0.5
+    name: ClassVar[str] = "personalised-mean"
+    partial = True
+    single: ClassVar[str] = "each client gets another mean"
+
+    def __call__(self, stack: Stack, round: FusionRound) -> Mapping[int, Knowledge]:
+        """Return a mean for each client."""
+        clients = len(stack)
+        weights = torch.full((clients, clients), (1 - self.own) / max(1, clients - 1))
+        weights.fill_diagonal_(self.own if clients > 1 else 1.0)
+        personal = personalised_mean(stack, weights).personal
+        return {client: knowledge[stack.name] for client, knowledge in personal.items()}
+
+    def flops(self, clients: int, rows: float, classes: int) -> float:
+        """Return the FLOPs of the product of all clients' answers with each client's weights."""
+        return 2.0 * clients**2 * rows * classes

@@ -9,11 +9,18 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from fedkt.answers import probabilities_of
 from fedkt.errors import ConfigError
+from fedkt.fusion.fusion import Fusion, FusionRound, need_answers, of_rows
+from fedkt.knowledge import Knowledge, Stack
+from fedkt.options import PositiveFraction
+from fedkt.registry import register
 
 MOST_EXACT = 8  # models up to which all coalitions are computed: 256
 
@@ -45,7 +52,9 @@ def ballots(answers: Tensor, gate: float) -> Tensor:
     return torch.zeros_like(answers).scatter_(-1, top, passing)
 
 
-def knowledge_vote(answers: Tensor, gate: float) -> tuple[Tensor, Tensor]:
+def knowledge_vote(
+    answers: Tensor, gate: float, present: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return the consensus on each sample and how many models support it.
 
     The consensus class has the largest sum of the confidences that pass the gate; the
@@ -58,20 +67,24 @@ def knowledge_vote(answers: Tensor, gate: float) -> tuple[Tensor, Tensor]:
         Probabilities ``[K, M, C]``.
     gate : float
         In (0, 1].
+    present : Tensor, optional
+        bool ``[K, M]``: which models answer a sample; by default all.
 
     Returns
     -------
     targets : Tensor
-        Probabilities ``[M, C]``.
+        Probabilities ``[M, C]``; 0 for a sample that no model answers.
     support : Tensor
         int64 ``[M]``, from 0 to K.
     """
     cast = ballots(answers, gate)
+    cast = cast if present is None else cast * present[..., None]
     chosen = cast.sum(0).argmax(-1)
     supports = cast.gather(-1, chosen[None, :, None].expand(len(cast), -1, 1))[..., 0] > 0
     support = supports.sum(0)
-    counted = torch.where(support > 0, supports, torch.ones_like(supports)).to(answers.dtype)
-    targets = (counted[..., None] * answers).sum(0) / counted.sum(0)[:, None]
+    everyone = torch.ones_like(supports) if present is None else present
+    counted = torch.where(support > 0, supports, everyone).to(answers.dtype)
+    targets = (counted[..., None] * answers).sum(0) / counted.sum(0).clamp_min(1)[:, None]
     return targets, support
 
 
@@ -145,3 +158,38 @@ def shares(values: Tensor) -> Tensor:
     if not total > 0:
         return torch.full_like(values, 1 / len(values))
     return values / total
+
+
+@register
+@dataclass(frozen=True)
+class KnowledgeVote(Fusion):
+    """The mean of the answers that are sure enough and agree (:func:`knowledge_vote`).
+
+    Where no answer passes the gate it is the mean of all. The counts of the result are the
+    supporters, which the term ``supported`` weighs by; a sample without one is not learnt from.
+
+    Parameters
+    ----------
+    gate : float
+        The confidence from which on an answer votes, in (0, 1].
+    unsupported : bool
+        Whether samples without a supporter are learnt from as well; then there are no counts.
+    """
+
+    gate: PositiveFraction = 0.8
+    unsupported: bool = False
+    name: ClassVar[str] = "knowledge-vote"
+    partial = True
+    single: ClassVar[str] = "the consensus is the mean of those single answers that name it"
+
+    def __call__(self, stack: Stack, round: FusionRound) -> Knowledge:
+        """Return the consensus; the diagnostics hold the share of ``supported`` samples."""
+        need_answers(self.name, stack.kind)
+        assert stack.ids is not None
+        answers, present = probabilities_of(stack.values, stack.kind), stack.present
+        targets, support = knowledge_vote(answers, self.gate, present)
+        round.diagnostics["supported"] = float((support > 0).double().mean())
+        if not self.unsupported:
+            return Knowledge("probabilities", {"values": targets}, stack.ids, support)
+        somebody = torch.ones_like(support) > 0 if present is None else present.any(0)
+        return of_rows("probabilities", targets, stack.ids, somebody, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -13,9 +13,10 @@ from fedkt.answers import logits_of, of_kind
 from fedkt.errors import ConfigError
 from fedkt.fusion import trust as rules
 from fedkt.fusion.averaging import mean
-from fedkt.fusion.weighting import sample_weighted_mean
+from fedkt.fusion.fusion import Fusion, FusionRound, need_answers
+from fedkt.fusion.weighting import Weighting, sample_weighted_mean, sample_weights
 from fedkt.knowledge import Fused, Knowledge, Stack
-from fedkt.options import AtLeastOne, Memory, checked
+from fedkt.options import AtLeastOne, Factor, Memory, checked
 from fedkt.registry import register
 
 Choice = Literal["off", "correlation", "per-class", "median", "root"]
@@ -86,7 +87,6 @@ def peer_trust(stack: Stack, memory: dict[str, Any], history: float = 0.5) -> Te
     return rules.correlation_trust(now)
 
 
-@register(part="fusions")
 def trusted_mean(
     stack: Stack,
     trust: Trust,
@@ -216,3 +216,52 @@ def _with_values(stack: Stack, kind: Any, values: Tensor) -> Stack:
 def _reported(fused: Fused, stack: Stack, r: Tensor, weights: Tensor) -> Fused:
     share = weights / weights.sum(0).clamp_min(1e-38)
     return fused.with_diagnostics(clients=list(stack.clients), trust=r, mean_weight=share.mean(1))
+
+
+@register
+@dataclass(frozen=True)
+class TrustedMean(Trust, Fusion):
+    """The mean of the answers, as far as clients are trusted and sure of a sample.
+
+    :func:`trusted_mean` with :func:`~fedkt.fusion.weighting.sample_weights`. With
+    ``choice="off"`` a sample counts for the clients that have it; every other choice refuses
+    uploads that lack rows. ``trusted-mean(weighting=entropy, form=probabilities)`` is the fusion of
+    prior-free knowledge (``fedpf``).
+
+    Parameters
+    ----------
+    choice, history, root
+        As in :class:`Trust`.
+    weighting : {"entropy", "variance", "uniform"}
+        Rule of the weights for each sample.
+    gamma : float
+        γ ≥ 0, for ``entropy``.
+    form : {"shared", "probabilities"}
+        What is averaged: what was shared, or its probabilities.
+    """
+
+    choice: Choice = "correlation"
+    weighting: Weighting = "uniform"
+    gamma: Factor = 3.0
+    form: Literal["shared", "probabilities"] = "shared"
+    name: ClassVar[str] = "trusted-mean"
+    single: ClassVar[str] = "trust compares single uploads"
+
+    @property
+    def partial(self) -> bool:
+        """Whether it fuses uploads that lack rows: without trust."""
+        return self.choice == "off"
+
+    def __call__(self, stack: Stack, round: FusionRound) -> Knowledge:
+        """Return the mean; the diagnostics are those of :func:`trusted_mean`."""
+        need_answers(self.name, stack.kind)
+        fused = trusted_mean(
+            stack,
+            self,
+            round.memory,
+            "probabilities" if self.form == "probabilities" else None,
+            lambda logits: sample_weights(logits, self.weighting, self.gamma),
+            round.labels,
+        )
+        round.diagnostics.update(fused.diagnostics)
+        return fused.shared[stack.name]

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fedkt.answers import top
 from fedkt.errors import KnowledgeError
+from fedkt.fusion.fusion import Fusion, FusionRound, of_rows
 from fedkt.knowledge import Fused, Knowledge, Stack
 from fedkt.registry import register
 from fedkt.rng import torch_rng
 
 
-def majority(labels: Tensor, ids: Tensor, num_classes: int, seed: int, round_: int) -> Tensor:
+def majority(
+    labels: Tensor,
+    ids: Tensor,
+    num_classes: int,
+    seed: int,
+    round_: int,
+    present: Tensor | None = None,
+) -> Tensor:
     """Return the label that most models give each sample; ties are broken at random.
 
     FedKA (Sun et al., ACML 2022), equation 10.
@@ -29,25 +40,31 @@ def majority(labels: Tensor, ids: Tensor, num_classes: int, seed: int, round_: i
     seed, round_ : int
         With the sample's id they name the draw among equals, so that it does not depend on
         which other samples are voted on.
+    present : Tensor, optional
+        bool ``[K, M]``: which models vote on a sample; by default all.
 
     Returns
     -------
     Tensor
         int64 ``[M]``.
     """
-    votes = counts(labels, num_classes)
+    votes = counts(labels, num_classes, present)
     width = int(ids.max()) + 1 if len(ids) else 0
     lots = torch.rand(width, num_classes, generator=torch_rng(seed, "vote", round_))[ids]
     # Half a random number is less than one vote, also after rounding.
     return (votes + lots / 2).argmax(-1)
 
 
-def counts(labels: Tensor, num_classes: int) -> Tensor:
-    """Return how many models give each sample each label, float32 ``[M, C]``."""
-    return F.one_hot(labels, num_classes).sum(0).to(torch.float32)
+def counts(labels: Tensor, num_classes: int, present: Tensor | None = None) -> Tensor:
+    """Return how many models give each sample each label, float32 ``[M, C]``.
+
+    ``present`` is as in :func:`majority`.
+    """
+    ballots = F.one_hot(labels, num_classes)
+    ballots = ballots if present is None else ballots * present[..., None]
+    return ballots.sum(0).to(torch.float32)
 
 
-@register(part="fusions")
 def vote(stack: Stack, num_classes: int, seed: int, round_: int) -> Fused:
     """Vote on each sample; one result, broadcast.
 
@@ -55,7 +72,7 @@ def vote(stack: Stack, num_classes: int, seed: int, round_: int) -> Fused:
     ----------
     stack : Stack
         Labels ``[N, M]``, or probabilities or logits ``[N, M, C]``, which vote for their
-        largest entry.
+        largest entry. The clients that have a sample vote on it.
     num_classes : int
         C.
     seed, round_ : int
@@ -64,26 +81,57 @@ def vote(stack: Stack, num_classes: int, seed: int, round_: int) -> Fused:
     Returns
     -------
     Fused
-        Probabilities ``[M, C]``, 1 for the elected label; the diagnostics hold the
+        Probabilities ``[M, C]``, 1 for the elected label, without samples that nobody has; the
+        diagnostics hold the
         mean share of the clients that voted for it (``agreement``) and the share of the
         samples that were drawn among equals (``ties``).
     """
     if stack.kind not in ("labels", "probabilities", "logits"):
         raise KnowledgeError(f"{stack.kind} cannot vote; share labels or answers")
-    stack.need_all_rows("a vote")
     assert stack.ids is not None
+    present = stack.present
     labels = stack.values if stack.kind == "labels" else top(stack.values)
-    voted = majority(labels, stack.ids, num_classes, seed, round_)
+    voted = majority(labels, stack.ids, num_classes, seed, round_, present)
     one_hot = F.one_hot(voted, num_classes).to(torch.float32)
-    knowledge = Knowledge.rows("probabilities", one_hot, stack.ids)
-    return Fused({stack.name: knowledge}, diagnostics=tally(labels, num_classes))
+    if present is None:
+        knowledge = Knowledge.rows("probabilities", one_hot, stack.ids)
+    else:
+        knowledge = of_rows("probabilities", one_hot, stack.ids, present.any(0), None)
+    return Fused({stack.name: knowledge}, diagnostics=tally(labels, num_classes, present))
 
 
-def tally(labels: Tensor, num_classes: int) -> dict[str, float]:
-    """Return ``agreement`` and ``ties`` of the votes ``[K, M]``; see :func:`vote`."""
-    votes = counts(labels, num_classes)
+def tally(labels: Tensor, num_classes: int, present: Tensor | None = None) -> dict[str, float]:
+    """Return ``agreement`` and ``ties`` of the votes ``[K, M]``; see :func:`vote`.
+
+    Of the samples that somebody has; 0 where there are none.
+    """
+    votes = counts(labels, num_classes, present)
     most = votes.max(-1, keepdim=True).values
-    return {
-        "agreement": float(most.mean()) / len(labels),
-        "ties": float(((votes == most).sum(-1) > 1).float().mean()),
-    }
+    tied = ((votes == most).sum(-1) > 1).float()
+    if present is None:
+        return {"agreement": float(most.mean()) / len(labels), "ties": float(tied.mean())}
+    voters = present.sum(0)
+    somebody = voters > 0
+    if not somebody.any():
+        return {"agreement": 0.0, "ties": 0.0}
+    agreement = (most[:, 0] / voters)[somebody].mean()
+    return {"agreement": float(agreement), "ties": float(tied[somebody].mean())}
+
+
+@register
+@dataclass(frozen=True)
+class Vote(Fusion):
+    """One label for each sample by the majority of the clients that have it (:func:`vote`).
+
+    Labels vote, and answers for their largest entry. The result is probabilities, 1 for the label.
+    """
+
+    name: ClassVar[str] = "vote"
+    partial = True
+    single: ClassVar[str] = "ties are drawn by the lots of the round, which sums do not know"
+
+    def __call__(self, stack: Stack, round: FusionRound) -> Knowledge:
+        """Return the votes; the diagnostics are those of :func:`vote`."""
+        fused = vote(stack, round.num_classes, round.seed, round.number)
+        round.diagnostics.update(fused.diagnostics)
+        return fused.shared[stack.name]

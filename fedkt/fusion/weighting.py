@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from fedkt.answers import entropy, torch_softmax
+from fedkt.answers import entropy, logits_of, torch_softmax
 from fedkt.errors import ConfigError
 from fedkt.fusion.averaging import average_rows
+from fedkt.fusion.fusion import FusionRound, WeightedMean, need_answers
 from fedkt.knowledge import Fused, Knowledge, Stack
+from fedkt.options import Factor
 from fedkt.registry import register
 
 Weighting = Literal["entropy", "variance", "uniform"]
@@ -43,7 +46,6 @@ def sample_weights(logits: Tensor, weighting: Weighting, gamma: float = 3.0) -> 
     raise ConfigError(f"weighting must be entropy, variance or uniform, not {weighting!r}.")
 
 
-@register(part="fusions")
 def sample_weighted_mean(stack: Stack, weights: Tensor) -> Fused:
     """Average the clients with other weights for each sample; one result, broadcast.
 
@@ -68,3 +70,39 @@ def sample_weighted_mean(stack: Stack, weights: Tensor) -> Fused:
     share = torch.where(total > 0, weights / total.clamp_min(1e-38), 1 / len(stack))
     values = torch.einsum("nm,nmc->mc", share, stack.values)
     return Fused(shared={stack.name: Knowledge(stack.kind, {"values": values}, stack.ids)})
+
+
+@register
+@dataclass(frozen=True)
+class SampleWeightedMean(WeightedMean):
+    """The mean of the answers with weights for each client and sample by its own certainty.
+
+    :func:`sample_weighted_mean` with :func:`sample_weights`; a sample counts for the clients that
+    have it.
+
+    Parameters
+    ----------
+    weighting : {"entropy", "variance", "uniform"}
+        The rule of the weights.
+    gamma : float
+        γ ≥ 0, for ``entropy``.
+    """
+
+    weighting: Weighting = "entropy"
+    gamma: Factor = 3.0
+    name: ClassVar[str] = "sample-weighted-mean"
+
+    def __call__(self, stack: Stack, round: FusionRound) -> Knowledge:
+        """Return the weighted mean."""
+        need_answers(self.name, stack.kind)
+        return sample_weighted_mean(stack, self._weights(stack.values, stack.kind)).shared[
+            stack.name
+        ]
+
+    def weight(self, knowledge: Knowledge, num_examples: int) -> Tensor:
+        """Return the weights of the client's samples, ``[M]``."""
+        need_answers(self.name, knowledge.kind)
+        return self._weights(knowledge.values, knowledge.kind)
+
+    def _weights(self, values: Tensor, kind: str) -> Tensor:
+        return sample_weights(logits_of(values, kind), self.weighting, self.gamma)

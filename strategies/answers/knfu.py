@@ -11,11 +11,11 @@ from torch import Tensor
 from fedkt.errors import ConfigError
 from fedkt.fusion import personalised_mean
 from fedkt.fusion.neighbours import (
+    ESTIMATE,
     Divergence,
     Estimator,
-    estimate_distributions,
+    SemanticNeighbours,
     keep_nearest,
-    neighbour_weights,
 )
 from fedkt.fusion.trust import FLOOR
 from fedkt.fusion.trusted import peer_trust
@@ -91,14 +91,14 @@ class KnFu(KnowledgeStrategy):
 
     def __init__(
         self,
-        beta: Factor = 10.0,
+        beta: Factor = SemanticNeighbours.beta,
         temperature: Positive = 1.0,
-        divergence: Divergence = "kl",
-        estimator: Estimator = "mean",
+        divergence: Divergence = SemanticNeighbours.divergence,
+        estimator: Estimator = SemanticNeighbours.estimator,
         epd_from: Literal["post_learning", "pre_distill"] = "post_learning",
-        epsilon: Positive = 1e-4,
+        epsilon: Positive = SemanticNeighbours.epsilon,
         neighbours: Literal["sampled", "all"] = "sampled",
-        nearest: Count = 0,
+        nearest: Count = SemanticNeighbours.nearest,
         age_decay: PositiveFraction = 1.0,
         local_epochs: Count = 5,
         distil_epochs: Count = 3,
@@ -110,6 +110,7 @@ class KnFu(KnowledgeStrategy):
             raise ConfigError("knfu: neighbours='all' needs public_samples = 0 (the same rows).")
         self.beta, self.temperature, self.divergence = beta, temperature, divergence
         self.estimator, self.epd_from, self.epsilon = estimator, epd_from, epsilon
+        self._rule = SemanticNeighbours(beta, divergence, estimator, epsilon, nearest)
         self.neighbours, self.nearest, self.age_decay = neighbours, nearest, age_decay
         self.local_epochs, self.distil_epochs = local_epochs, distil_epochs
         self.public_samples, self.rehearsal = public_samples, rehearsal
@@ -135,13 +136,13 @@ class KnFu(KnowledgeStrategy):
     def fuse(self, uploads: Uploads) -> Fused:
         """Return the mean of the answers for each client, with its own weights; unicast."""
         stack: Stack = uploads["public"]
-        stack.need_all_rows("knfu's estimate of the clients' classes")
+        stack.need_all_rows(ESTIMATE)
         if self.neighbours == "sampled":
             stack_all, age = stack, torch.zeros(len(stack))
         else:
             stack_all, age = self._with_remembered(stack)
         q = self._distributions(stack_all)
-        weights = neighbour_weights(q, self.beta, self.divergence, -math.log(self.age_decay) * age)
+        weights = self._rule.weights(q, -math.log(self.age_decay) * age)
         judged: dict[str, Tensor] = {}
         if self.trust == "correlation":
             judged["trust"] = peer_trust(stack_all, self.memory)
@@ -156,24 +157,24 @@ class KnFu(KnowledgeStrategy):
             judged["weights"] = weights
         return Fused(personal={c: fused.personal[c] for c in stack.clients}).with_diagnostics(
             clients=list(stack_all.clients),
-            estimated_distributions=q,
+            estimated_distributions=self._rule.smoothed(q),
             effective_neighbours=1 / weights.square().sum(1),
             **judged,
         )
 
     def fusion_flops(self, clients: int, rows: float, classes: int) -> float:
         """Return the FLOPs of the products with each client's weights."""
-        return 2.0 * clients * min(self.nearest or clients, clients) * rows * classes
+        return self._rule.flops(clients, rows, classes)
 
     def _distributions(self, stack: Stack) -> Tensor:
-        """Return the smoothed class distributions ``[N, C]`` of the clients of a stack."""
-        q = estimate_distributions(stack.values, self.estimator)
+        """Return the class distributions ``[N, C]`` of the clients of a stack."""
+        q = self._rule.distributions(stack.values)
         if self.epd_from == "pre_distill":
             first = self.memory.setdefault("first_estimates", {})
             for row, client in zip(q, stack.clients, strict=True):
                 first.setdefault(client, row.clone())
             q = torch.stack([first[c] for c in stack.clients])
-        return (q + self.epsilon) / (1 + q.shape[1] * self.epsilon)
+        return q
 
     def _with_remembered(self, stack: Stack) -> tuple[Stack, Tensor]:
         """Return a stack that includes absent clients' last answers, and ages in rounds ``[N]``."""

@@ -350,9 +350,8 @@ class Exchange:
         if knowledge.kind in ("logits", "probabilities") and knowledge.ids is not None:
             shapes = {"values": (len(knowledge.ids), self.roster.num_classes)}
         try:
-            check(
-                knowledge, Expected(knowledge.kind, knowledge.ids, shapes), self.roster.num_classes
-            )
+            expected = Expected(knowledge.kind, knowledge.ids, shapes, partial=True)
+            check(knowledge, expected, self.roster.num_classes)
         except KnowledgeError as error:
             whom = receiver if receiver == "everyone" else f"client {receiver}"
             raise type(error)(

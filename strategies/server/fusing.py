@@ -113,7 +113,7 @@ def _attempt(strategy: Fusing, uploads: Uploads) -> Fused:
         raise
     except KnowledgeError as error:
         raise RunFailedError(f"{_where(strategy)}: {error}") from error
-    return fused
+    return fused.without_absent()
 
 
 def _where(strategy: Fusing) -> str:

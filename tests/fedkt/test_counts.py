@@ -14,7 +14,6 @@ from fedkt.errors import KnowledgeError
 from fedkt.evaluation.leakage import mean_prediction
 from fedkt.fusion import average, mean, mean_by_examples, personalised_mean, sample_weighted_mean
 from fedkt.fusion.trusted import Trust, peer_trust, trusted_mean
-from fedkt.fusion.voting import vote
 from fedkt.knowledge import Knowledge, Stack, Upload, Uploads
 from fedkt.upload_check import LARGEST_COUNT, Expected, check
 
@@ -208,8 +207,6 @@ def test_what_needs_all_rows_says_so(choice: Any) -> None:
         trusted_mean(stack, Trust(choice), {}, labels=torch.zeros(9, dtype=torch.int64))
     with pytest.raises(KnowledgeError, match=f"trust {said}"):
         peer_trust(stack, {})
-    with pytest.raises(KnowledgeError, match=f"a vote {said}"):
-        vote(stack, 3, 0, 1)
 
 
 def test_what_an_upload_gives_away_is_of_its_rows() -> None:

@@ -6,7 +6,14 @@ import torch
 
 from fedkt import registry
 from fedkt.errors import KnowledgeError
-from fedkt.fusion import averaging, mean, mean_by_examples, personalised_mean
+from fedkt.fusion import (
+    MeanByExamples,
+    PersonalisedMean,
+    averaging,
+    mean,
+    mean_by_examples,
+    personalised_mean,
+)
 from fedkt.knowledge import Knowledge, Stack, Upload, Uploads
 
 EXAMPLES = (10, 30, 0, 60)
@@ -175,5 +182,5 @@ def test_the_order_of_arrival_does_not_change_a_bit() -> None:
 
 
 def test_by_name() -> None:
-    assert registry.lookup("fusions", "mean-by-examples") is mean_by_examples
-    assert registry.lookup("fusions", "personalised-mean") is personalised_mean
+    assert registry.lookup("fusions", "mean-by-examples") is MeanByExamples
+    assert registry.lookup("fusions", "personalised-mean") is PersonalisedMean
