@@ -29,7 +29,7 @@ def hello(client: Client, message: Message) -> RecordDict:
         "public-size": 0 if data.public is None else len(data.public),
         "public-digest": "none" if data.public is None else _digest(data.public),
     })  # fmt: skip
-    refusal = learner.refuses(recipe) or refuses(recipe, data)
+    refusal = refuses(recipe, learner, data)
     if refusal:
         about["refusal"] = refusal
     return RecordDict({"config": about})

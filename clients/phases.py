@@ -21,11 +21,13 @@ from fedkt.recipe import Recipe, Step
 PersonalAnswer = Callable[[Tensor, Tensor], Tensor]
 
 
-def refuses(recipe: Recipe, data: ClientData) -> str | None:
-    """Return why a recipe cannot be followed on a client's data, in one line; None if it can."""
+def refuses(recipe: Recipe, learner: Learner, data: ClientData) -> str | None:
+    """Return why a client cannot follow a recipe, in one line; None if it can."""
+    if refusal := learner.refuses(recipe):
+        return refusal
     if recipe.needs_public and data.public is None:
         return "the recipe needs a public set and it holds none"
-    refusals = (part.refuses(data) for part in recipe.share)
+    refusals = (part.refuses(learner, data) for part in recipe.share)
     return next((refusal for refusal in refusals if refusal), None)
 
 

@@ -21,6 +21,7 @@ from fedkt.data.samples import ClientData
 from fedkt.errors import ConfigError, DiskError, NotFiniteError
 from fedkt.knowledge import Knowledge
 from fedkt.recipe import Recipe, Step
+from fedkt.shares import Question
 from fedkt.text import foreign
 
 CLIENT_ERROR = 2  # the code Flower uses for an exception in a ClientApp
@@ -226,15 +227,15 @@ class Turn:
         """
         return self._upload(loss) if self.order.trains else self._accuracies()
 
-    def questions(self) -> list[Tensor]:
-        """Return the inputs ``[n, ...]`` for whose logits the answer asks the learner."""
+    def questions(self) -> list[Question]:
+        """Return what the answer will ask the learner."""
         data = self.client.data
         if self.order.trains:
-            public = [x for part in self.order.recipe.share for x in part.questions(self.work)]
+            asked = [q for part in self.order.recipe.share for q in part.questions(self.work)]
             common = data.common_test if self.order.group_effect else None
-            return [*public, *([] if common is None else [common.x])]
+            return [*asked, *([] if common is None else [Question(common.x)])]
         parts = (data.validation, data.test, data.common_test)
-        return [samples.x for samples in parts if samples is not None and len(samples)]
+        return [Question(samples.x) for samples in parts if samples is not None and len(samples)]
 
     def _upload(self, loss: float | None) -> RecordDict:
         order = self.order

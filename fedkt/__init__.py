@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "ClassCounts": "fedkt.shares",
+    "ClassLogits": "fedkt.shares",
     "Expected": "fedkt.upload_check",
+    "Features": "fedkt.shares",
     "Fused": "fedkt.knowledge",
     "Fusion": "fedkt.fusion",
     "FusionRound": "fedkt.fusion",
@@ -21,6 +24,8 @@ _HOME = {
     "KnowledgeStrategy": "fedkt.strategies",
     "Load": "fedkt.recipe",
     "Predict": "fedkt.recipe",
+    "Prototypes": "fedkt.shares",
+    "Question": "fedkt.shares",
     "Recipe": "fedkt.recipe",
     "Share": "fedkt.shares",
     "Stack": "fedkt.knowledge",
@@ -33,7 +38,10 @@ _HOME = {
     "register": "fedkt.registry",
 }
 __all__ = [
+    "ClassCounts",
+    "ClassLogits",
     "Expected",
+    "Features",
     "Fused",
     "Fusion",
     "FusionRound",
@@ -41,6 +49,8 @@ __all__ = [
     "KnowledgeStrategy",
     "Load",
     "Predict",
+    "Prototypes",
+    "Question",
     "Recipe",
     "Share",
     "Stack",
@@ -60,7 +70,7 @@ if TYPE_CHECKING:
     from fedkt.objectives import Term
     from fedkt.recipe import Load, Predict, Recipe, Train, Weights
     from fedkt.registry import register
-    from fedkt.shares import Share
+    from fedkt.shares import ClassCounts, ClassLogits, Features, Prototypes, Question, Share
     from fedkt.strategies import KnowledgeStrategy
     from fedkt.training import TrainingOptions
     from fedkt.upload_check import Expected

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fedkt.errors import KnowledgeError, unknown
 from fedkt.machine import empty, give_back
+from fedkt.row_union import united
 
 Kind = Literal[
     "logits",
@@ -171,6 +172,31 @@ class Knowledge:
             self.__dict__["_row_of"] = parts[cls.TABLE]
         return self
 
+    def known_at(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the rows that belong to ``ids``, and which of them there are.
+
+        Parameters
+        ----------
+        ids : Tensor
+            int64, any shape ``[...]``, none negative; any may lack. The call runs under
+            ``torch.func.vmap``.
+
+        Returns
+        -------
+        values : Tensor
+            ``[..., *row shape]``, zeros where there is no row.
+        known : Tensor
+            bool ``[...]``; false for a row with a count of 0, too.
+        """
+        none = len(self.values)
+        table = F.pad(self._row_of, (0, 1), value=-1)
+        rows = table[ids.clamp_max(len(table) - 1)]
+        rows = torch.where(rows < 0, none, rows)
+        if self.counts is not None:
+            rows = torch.where(F.pad(self.counts, (0, 1))[rows] > 0, rows, none)
+        zero = self.values.new_zeros((1, *self.values.shape[1:]))
+        return torch.cat([self.values, zero])[rows], rows < none
+
     def counts_at(self, ids: Tensor) -> Tensor:
         """Return how many examples stand behind the rows of ``ids``, ``[...]`` int64.
 
@@ -232,7 +258,8 @@ class Stack:
     tensors : Mapping[str, Tensor]
         As in :class:`Knowledge` with a leading axis of N clients.
     ids : Tensor, optional
-        int64 ``[M]``, the common ids.
+        int64 ``[M]``, the common ids; where clients sent different rows, the ids that any of them
+        sent, ascending.
     clients : tuple[int, ...]
         The N client ids, ascending.
     num_examples : Tensor
@@ -331,6 +358,21 @@ class Uploads(Sequence[Upload]):
         names = list(self._uploads[0].knowledge)
         if name not in names:
             raise KnowledgeError(str(unknown("share", name, names)))
+        examples = torch.tensor([u.num_examples for u in self._uploads], dtype=torch.float32)
+        items = [upload.knowledge[name] for upload in self._uploads]
+        kind, ids = items[0].kind, [item.ids for item in items if item.ids is not None]
+        if all(torch.equal(ids[0], others) for others in ids[1:]):
+            common, counts = ids[0] if ids else None, _stacked_counts(items)
+            del items  # so that each of them is freed once its rows are in the stack
+            tensors = self._whole(name)
+        else:
+            told = [item.values for item in items], [item.counts for item in items]
+            common, rows, counts = united(name, self.clients, ids, *told)
+            tensors = {"values": rows}
+        return Stack(name, kind, tensors, common, self.clients, examples, counts)
+
+    def _whole(self, name: str) -> dict[str, Tensor]:
+        """Return the stacked tensors of uploads that hold the same rows."""
         first = self._uploads[0].knowledge[name]
         count = len(self._uploads)
         tensors = {key: empty((count, *t.shape), t.dtype) for key, t in first.tensors.items()}
@@ -350,9 +392,7 @@ class Uploads(Sequence[Upload]):
             self._uploads[k] = replace(upload, knowledge=knowledge)
         del upload, upload_tensors, knowledge
         give_back(sum(t.nbytes for t in tensors.values()))
-        examples = torch.tensor([u.num_examples for u in self._uploads], dtype=torch.float32)
-        counts = _stacked_counts([u.knowledge[name] for u in self._uploads])
-        return Stack(name, first.kind, tensors, first.ids, self.clients, examples, counts)
+        return tensors
 
 
 @dataclass(frozen=True)

@@ -28,23 +28,27 @@ class Expected:
         The kind of knowledge.
     ids : Tensor, optional
         int64 ``[M]``, the ids asked for, in order; ``None`` for kinds without rows.
-    shapes : Mapping[str, tuple[int, ...]]
-        The shape of each tensor.
-    largest : float
+    shapes : Mapping[str, tuple[int or None, ...]]
+        The shape of each tensor. None is any length, the same for all clients of the round (of
+        a share with a ``group``, for all of one architecture).
+    partial : bool
+        Whether rows may be absent: not sent, or sent with a count of 0.
+    dtypes : Mapping[str, torch.dtype]
+        By tensor, where it is not float32 (int64 for labels).
+    largest : float, optional
         The largest absolute value that is allowed.
     between : Mapping[str, tuple[Tensor, Tensor]]
         By tensor, where it has a range of its own: the least and the greatest value, in any shape
         that broadcasts to the tensor's.
-    partial : bool
-        Whether rows may be absent (counts of 0).
     """
 
     kind: Kind
     ids: Tensor | None
-    shapes: Mapping[str, tuple[int, ...]]
-    largest: float = math.inf
-    between: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int | None, ...]]
     partial: bool = False
+    dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
+    largest: float | None = None
+    between: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 def check(knowledge: Knowledge, expected: Expected, num_classes: int) -> None:
@@ -74,32 +78,53 @@ def check(knowledge: Knowledge, expected: Expected, num_classes: int) -> None:
         raise KnowledgeError(f"tensors differ from those asked for: {', '.join(odd[:3])}")
     for name, shape in expected.shapes.items():
         tensor = knowledge.tensors[name]
-        if tuple(tensor.shape) != tuple(shape):
-            raise KnowledgeError(f"{name} has shape {list(tensor.shape)}, not {list(shape)}")
-        dtype = torch.int64 if knowledge.kind == "labels" else torch.float32
+        rows = len(tensor) if expected.partial and knowledge.ids is not None else None
+        if not _fits(tuple(tensor.shape), shape, rows):
+            wanted = ", ".join("any" if length is None else str(length) for length in shape)
+            raise KnowledgeError(f"{name} has shape {list(tensor.shape)}, not [{wanted}]")
+        dtype = expected.dtypes.get(
+            name, torch.int64 if knowledge.kind == "labels" else torch.float32
+        )
         if tensor.dtype != dtype:
             raise KnowledgeError(
                 f"{name} has dtype {dtype_name(tensor.dtype)}, not {dtype_name(dtype)}"
             )
         _check_size(name, tensor, expected)
-    ids = knowledge.ids
-    if expected.ids is not None and (ids is None or not torch.equal(ids, expected.ids)):
-        raise KnowledgeError("ids differ from those asked for")
+    _check_ids(knowledge.ids, expected)
     _check_counts(knowledge.counts)
     if knowledge.absent and not expected.partial:
-        rows = f"{knowledge.absent} of {len(knowledge.values)} rows are absent (counts of 0)"
-        raise KnowledgeError(f"{rows}, and whole uploads are asked for")
+        missing = f"{knowledge.absent} of {len(knowledge.values)} rows are absent (counts of 0)"
+        raise KnowledgeError(f"{missing}, and whole uploads are asked for")
     _check_values(knowledge, num_classes)
 
 
-def _check_size(name: str, tensor: Tensor, expected: Expected) -> None:
-    if not tensor.is_floating_point():
+def _fits(shape: tuple[int, ...], asked: tuple[int | None, ...], rows: int | None) -> bool:
+    """Return whether a shape is the one asked for; ``rows`` of partial knowledge may be fewer."""
+    if rows is not None and asked and (asked[0] is None or rows <= asked[0]):
+        asked = rows, *asked[1:]
+    lengths = zip(shape, asked, strict=False)
+    return len(shape) == len(asked) and all(b is None or a == b for a, b in lengths)
+
+
+def _check_ids(ids: Tensor | None, expected: Expected) -> None:
+    if expected.ids is None or (ids is not None and torch.equal(ids, expected.ids)):
         return
-    size = largest(tensor)
-    if not math.isfinite(size):
-        raise NotFiniteKnowledgeError(f"{name} holds NaN or infinity")
-    if size > expected.largest:
-        raise KnowledgeError(f"{name} holds {size:g}, and at most {expected.largest:g} is allowed")
+    if ids is None or not expected.partial:
+        raise KnowledgeError("ids differ from those asked for")
+    odd = ids[~torch.isin(ids, expected.ids)]
+    if len(odd):
+        raise KnowledgeError(f"id {int(odd[0])} is none of those asked for")
+
+
+def _check_size(name: str, tensor: Tensor, expected: Expected) -> None:
+    if tensor.is_floating_point():
+        size = largest(tensor)
+        if not math.isfinite(size):
+            raise NotFiniteKnowledgeError(f"{name} holds NaN or infinity")
+        if expected.largest is not None and size > expected.largest:
+            raise KnowledgeError(
+                f"{name} holds {size:g}, and at most {expected.largest:g} is allowed"
+            )
     if name in expected.between:
         low, high = expected.between[name]
         outside = ((tensor < low) | (tensor > high)).nonzero()

@@ -23,6 +23,7 @@ from fedkt.clients.cohorts.stacking import Feed, PaddedBatches, Tensors, stack, 
 from fedkt.clients.cohorts.vector_step import Advance, vectorised
 from fedkt.clients.learners import batches
 from fedkt.clients.learners.base import Work
+from fedkt.clients.learners.feature_hook import FeatureTap
 from fedkt.clients.learners.objective import Objective
 from fedkt.clients.learners.optimisers import Descent, finite_rows, unstack
 from fedkt.clients.learners.torch import TorchLearner
@@ -134,10 +135,13 @@ def train(
 
 
 @torch.no_grad()
-def predict(
-    learner: TorchLearner, states: Sequence[Mapping[str, Any]], xs: Sequence[Tensor]
+def answer(
+    learner: TorchLearner,
+    states: Sequence[Mapping[str, Any]],
+    xs: Sequence[Tensor],
+    features: bool = False,
 ) -> list[Tensor]:
-    """Return the logits ``[n_k, C]`` of K clients in evaluation mode.
+    """Return the logits ``[n_k, C]``, or features ``[n_k, d]``, of K clients in evaluation mode.
 
     Parameters
     ----------
@@ -147,24 +151,28 @@ def predict(
         States of the clients, in the form of ``TorchLearner.state()``.
     xs : Sequence[Tensor]
         Each client's inputs ``[n_k, ...]``; one and the same object for all is not copied.
+    features : bool
+        Whether to return features.
     """
     shared = all(x is xs[0] for x in xs)
     if shared and _one_model(states):  # as after an average of weights
         learner.load_state(states[0])
-        return [learner.predict(xs[0])] * len(xs)
+        ask_one = learner.features if features else learner.predict
+        return [ask_one(xs[0])] * len(xs)
     model = template_of(learner).model.eval()
     tensors = stack([_of_model(s["model"]) for s in states], learner.device)
 
-    def answer(tensors: Tensors, x: Tensor) -> Tensor:
-        logits: Tensor = functional_call(model, tensors, (x,))
-        return logits
+    def answer_one(tensors: Tensors, x: Tensor) -> Tensor:
+        with FeatureTap(model, features) as tap:
+            logits: Tensor = functional_call(model, tensors, (x,))
+        return logits if tap.features is None else tap.features
 
     x = xs[0] if shared else nn.utils.rnn.pad_sequence(list(xs), batch_first=True)
-    ask = vmap(answer, in_dims=(0, None if shared else 0))
+    ask = vmap(answer_one, in_dims=(0, None if shared else 0))
     split = torch.split(x, ROWS, dim=0 if shared else 1)
     parts = [ask(tensors, part.to(learner.device)).cpu() for part in split]
-    logits = torch.cat(parts, dim=1)
-    return [logits[k, : len(inputs)] for k, inputs in enumerate(xs)]
+    answers = torch.cat(parts, dim=1)
+    return [answers[k, : len(inputs)] for k, inputs in enumerate(xs)]
 
 
 @dataclass(frozen=True)
@@ -339,4 +347,4 @@ def _of_model(tensors: Mapping[str, Tensor]) -> Tensors:
     return {n: t for n, t in tensors.items() if not n.startswith(f"{HEADS}.")}
 
 
-__all__ = ["RefusedError", "Row", "predict", "refuses", "train"]
+__all__ = ["RefusedError", "Row", "answer", "refuses", "train"]

@@ -11,6 +11,7 @@ from fedkt.clients.learners.base import Work
 from fedkt.clients.learners.torch import TorchLearner
 from fedkt.knowledge import Knowledge
 from fedkt.recipe import Recipe, Train
+from fedkt.shares import Question
 
 T = TypeVar("T")
 
@@ -30,7 +31,7 @@ class CohortLearner:
     def __init__(self, learner: TorchLearner) -> None:
         self.learner = learner
         self.current: dict[str, Any] = {}  # replaced, never changed in place
-        self._answers: list[tuple[Tensor, Tensor]] = []
+        self._answers: list[tuple[Question, Tensor]] = []
 
     @property
     def architecture(self) -> str:
@@ -61,14 +62,17 @@ class CohortLearner:
 
     def predict(self, x: Tensor) -> Tensor:
         """Return logits ``[n, C]``: those that the cohort computed, else the learner's."""
-        for inputs, logits in self._answers:
-            if inputs is x:
-                return logits
+        answer = self._remembered(x, features=False)
+        if answer is not None:
+            return answer
         self.learner.load_state(self.current)
         return self.learner.predict(x)
 
     def features(self, x: Tensor) -> Tensor:
-        """Return features ``[n, d]``."""
+        """Return features ``[n, d]``: those that the cohort computed, else the learner's."""
+        answer = self._remembered(x, features=True)
+        if answer is not None:
+            return answer
         self.learner.load_state(self.current)
         return self.learner.features(x)
 
@@ -98,9 +102,13 @@ class CohortLearner:
         """Replace the state; answers of the old state are dropped."""
         self.current, self._answers = state, []
 
-    def remember(self, x: Tensor, logits: Tensor) -> None:
-        """Keep the cohort's logits for inputs; ``predict`` finds them by the identity of ``x``."""
-        self._answers.append((x, logits))
+    def remember(self, question: Question, answer: Tensor) -> None:
+        """Keep the cohort's answer; it is found by the identity of the inputs."""
+        self._answers.append((question, answer))
+
+    def _remembered(self, x: Tensor, features: bool) -> Tensor | None:
+        asked = ((q, answer) for q, answer in self._answers if q.features == features)
+        return next((answer for q, answer in asked if q.x is x), None)
 
     def _alone(self, act: Callable[[], T]) -> T:
         self.learner.load_state(self.current)

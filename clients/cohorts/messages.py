@@ -9,7 +9,6 @@ from functools import partial
 from typing import TypeVar, cast
 
 from flwr.app import ConfigRecord, Context, Message, MessageType
-from torch import Tensor
 
 from fedkt.clients.client import Client
 from fedkt.clients.cohorts import cohort
@@ -20,6 +19,7 @@ from fedkt.clients.state import StateStore
 from fedkt.clients.turn import Turn, begin, error_reply
 from fedkt.knowledge import Knowledge
 from fedkt.recipe import Step
+from fedkt.shares import Question
 from fedkt.text import one_line
 
 KINDS = (MessageType.TRAIN, MessageType.EVALUATE)
@@ -148,20 +148,21 @@ class _Cohort:
 
     def _ask(self) -> None:
         """Answer at once the questions that the turns will ask their learners."""
-        numbered: dict[int, list[tuple[int, Tensor]]] = {}
+        numbered: dict[tuple[int, bool], list[tuple[int, Question]]] = {}
         for place, turn in list(self._turns.items()):
-            for number, x in enumerate(self._guarded(place, turn.questions) or ()):
-                numbered.setdefault(number, []).append((place, x))
-        for questions in numbered.values():
+            for number, question in enumerate(self._guarded(place, turn.questions) or ()):
+                key = number, question.features
+                numbered.setdefault(key, []).append((place, question))
+        for (_, features), questions in numbered.items():
             states = [self._learners[p].current for p, _ in questions]
-            xs = [x for _, x in questions]
+            xs = [question.x for _, question in questions]
             try:
-                answers = cohort.predict(self._shared, states, xs)
+                answers = cohort.answer(self._shared, states, xs, features)
             except Exception as error:
                 _warn_once(self._shared.architecture, error)
                 return
-            for (place, x), logits in zip(questions, answers, strict=True):
-                self._learners[place].remember(x, logits)
+            for (place, question), answer in zip(questions, answers, strict=True):
+                self._learners[place].remember(question, answer)
 
     def _guarded(self, place: int, act: Callable[[], T]) -> T | None:
         """Return the result of an action; an exception ends the turn with an error reply."""

@@ -141,7 +141,7 @@ def _compared(
             if place := _apart(begin["model"], learner.state()["model"], row.state["model"], dtype):
                 return f"in step {name} a cohort changes {place} differently from the loop"
     xs = [work.data.train.x for work in works]
-    for begin, x, logits in zip(begins, xs, cohort.predict(learner, begins, xs), strict=True):
+    for begin, x, logits in zip(begins, xs, cohort.answer(learner, begins, xs), strict=True):
         learner.load_state(begin)
         if _apart({}, {"": learner.predict(x)}, {"": logits}, dtype):
             return "a cohort answers differently from the loop"

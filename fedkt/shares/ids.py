@@ -7,6 +7,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from fedkt.data.samples import Samples
+from fedkt.errors import KnowledgeError
 from fedkt.rng import torch_rng
 
 
@@ -32,3 +34,16 @@ def public_ids(
         return torch.arange(size)
     order = torch.randperm(size, generator=torch_rng(seed, purpose, round_))
     return order[:samples].sort().values
+
+
+def public_samples(public: Samples | None, samples: int, seed: int, round_: int) -> Samples:
+    """Return the public samples in use in a round; see :func:`public_ids`.
+
+    Raises
+    ------
+    KnowledgeError
+        If there is no public set.
+    """
+    if public is None:
+        raise KnowledgeError("this client has no public set to predict on")
+    return public.at_ids(public_ids(len(public), samples, seed, round_))

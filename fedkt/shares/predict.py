@@ -10,12 +10,11 @@ from torch import Tensor
 
 from fedkt.answers import finite, of_kind
 from fedkt.data.samples import Samples
-from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Kind, Knowledge
 from fedkt.options import Count, Positive
 from fedkt.registry import register
-from fedkt.shares.ids import public_ids
-from fedkt.shares.share import Asked, Model, Share, ShareWork
+from fedkt.shares.ids import public_ids, public_samples
+from fedkt.shares.share import Asked, Model, Question, Share, ShareWork
 from fedkt.upload_check import Expected
 
 Form = Literal["logits", "probabilities", "labels"]
@@ -49,6 +48,7 @@ class Predict(Share):
     samples: Count = 0
     name: str = "public"
     partial: bool = False
+    private: ClassVar[bool] = False
     uses_public: ClassVar[bool] = True
 
     @property
@@ -60,9 +60,9 @@ class Predict(Share):
         """Return the ids of the round's public samples, ascending."""
         return public_ids(size, self.samples, seed, round_)
 
-    def questions(self, work: ShareWork) -> Sequence[Tensor]:
+    def questions(self, work: ShareWork) -> Sequence[Question]:
         """Return the round's public samples, ``[M, ...]``; none without a public set."""
-        return () if work.data.public is None else (self._samples(work).x,)
+        return () if work.data.public is None else (Question(self._samples(work).x),)
 
     def make(self, model: Model, work: ShareWork) -> Knowledge:
         """Return the answers, one row a public sample."""
@@ -77,7 +77,4 @@ class Predict(Share):
         return Expected(self.kind, asked.ids, {"values": (len(asked.ids), *columns)})
 
     def _samples(self, work: ShareWork) -> Samples:
-        public = work.data.public
-        if public is None:
-            raise KnowledgeError("this client has no public set to predict on")
-        return public.at_ids(public_ids(len(public), self.samples, work.seed, work.round))
+        return public_samples(work.data.public, self.samples, work.seed, work.round)

@@ -81,6 +81,22 @@ class ShareWork(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class Question:
+    """Inputs about which a share asks the model.
+
+    Parameters
+    ----------
+    x : Tensor
+        float32 ``[n, ...]``; the very object that ``make`` asks about.
+    features : bool
+        Whether features are asked for; else logits.
+    """
+
+    x: Tensor
+    features: bool = False
+
+
 @dataclass(frozen=True)
 class Asked:
     """The server's facts about a share in a round.
@@ -116,18 +132,22 @@ class Share(ABC):
         How many public samples of a round it speaks about; 0: all, or none at all.
     group : str
         ``"architecture"``: only clients of one architecture can share it.
+    private : bool
+        Whether it reads private data other than through the trained model.
     uses_public : bool
         Whether it needs the public set.
     whole_model : bool
         Whether what is fused of it is a whole model, the server's and every client's.
     partial : bool
-        Whether a client may lack rows, which then have a count of 0; the fusion must know how.
+        Whether a client may lack rows, which it does not send or sends with a count of 0. The
+        ids of the stack are then the union of all clients', and its counts the mask.
     readout : str
         The read-out that needs what is fused of it, once the client has absorbed; empty: none.
     """
 
     part: ClassVar[str] = "shares"
     group: ClassVar[str] = ""
+    private: ClassVar[bool] = True
     uses_public: ClassVar[bool] = False
     readout: ClassVar[str] = ""
     name: str
@@ -148,8 +168,8 @@ class Share(ABC):
         """Return the names of the fused knowledge that the client reads for it."""
         return ()
 
-    def refuses(self, data: ClientData) -> str | None:
-        """Return why a client with such data cannot share it, in one line; None if it can."""
+    def refuses(self, model: Model, data: ClientData) -> str | None:
+        """Return why a client cannot share it, in one line; None if it can."""
         return None
 
     def ids(self, size: int, seed: int, round_: int) -> Tensor | None:
@@ -166,8 +186,8 @@ class Share(ABC):
         """
         return None
 
-    def questions(self, work: ShareWork) -> Sequence[Tensor]:
-        """Return the inputs that the model is asked about, which a cohort may answer at once."""
+    def questions(self, work: ShareWork) -> Sequence[Question]:
+        """Return what the model is asked, which a cohort may answer at once."""
         return ()
 
     def first(self, model: Model) -> Knowledge | None:

@@ -52,7 +52,7 @@ class Styles(Share):
         """The kind of knowledge shared."""
         return "statistics"
 
-    def refuses(self, data: ClientData) -> str | None:
+    def refuses(self, model: Model, data: ClientData) -> str | None:
         """Refuse samples that are no images ``[C, H, W]``."""
         if len(data.input_shape) == 3:
             return None

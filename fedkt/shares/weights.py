@@ -27,6 +27,7 @@ class Weights(Share):
 
     name: str = "weights"
     local_norms: bool = False
+    private: ClassVar[bool] = False
     group: ClassVar[str] = "architecture"
 
     @property

@@ -113,10 +113,11 @@ def check_fits(strategy: KnowledgeStrategy, models: Sequence[str], federation: F
     recipe, title = strategy.settled_recipe, strategy.title
     shape, classes = federation.input_shape, federation.num_classes
     for model in dict.fromkeys(models):
-        if refusal := make_learner(model, shape, classes).refuses(recipe):
+        learner = make_learner(model, shape, classes)
+        if refusal := learner.refuses(recipe):
             raise ConfigError(f"{title} cannot run on model {model!r}: {refusal}.")
-    if refusal := refuses(recipe, federation.client(0)):
-        raise ConfigError(f"{title} cannot run on {federation.name}: {refusal}.")
+        if refusal := refuses(recipe, learner, federation.client(0)):
+            raise ConfigError(f"{title} cannot run on {federation.name}: {refusal}.")
     if federation.public_y is None and trains_on_public_labels(recipe):
         raise ConfigError(
             f"{title} trains on labels of the public set, and those of {federation.public_name} "

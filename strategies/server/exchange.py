@@ -24,6 +24,7 @@ from fedkt.knowledge import ANSWERS, Fused, Knowledge, Upload
 from fedkt.recipe import Recipe
 from fedkt.rng import numpy_rng
 from fedkt.shares import Asked, Share
+from fedkt.strategies.server.forms import of_other_form
 from fedkt.strategies.server.roster import Roster, meet
 from fedkt.strategies.server.round import Failure, RoundReport, ServerOptions
 from fedkt.text import foreign, last_line
@@ -281,8 +282,8 @@ class Exchange:
         self.fail(client, phase, reason)
 
     def without_outliers(self, uploads: Sequence[Upload]) -> list[Upload]:
-        """Return the uploads that are not too far from the others'; note the rest as failures."""
-        outliers = self.options.bounds.outliers(uploads)
+        """Return the uploads that go with the others'; note the rest as failures."""
+        outliers = self.options.bounds.outliers(uploads) | of_other_form(uploads)
         for client, reason in outliers.items():
             self.fail(client, "share", reason)
         return [upload for upload in uploads if upload.client not in outliers]
@@ -301,8 +302,9 @@ class Exchange:
         ids, roster = self._ids(share.name, self.report.round), self.roster
         asked = Asked(ids, roster.num_classes, roster.input_shape, self._shapes)
         expected = share.expected(asked)
-        largest = min(expected.largest, self.options.bounds.value)
-        return replace(expected, largest=largest, partial=share.partial)
+        most = self.options.bounds.value
+        largest = most if expected.largest is None else min(expected.largest, most)
+        return replace(expected, largest=largest, partial=share.partial or expected.partial)
 
     def check_fused(self, fused: Fused) -> None:
         """Check fused knowledge: it can be sent, and has all that each participant reads.

@@ -279,9 +279,9 @@ def test_answers_are_the_loop_s() -> None:
     states = party.together()[0]
     public = party.works[0].data.public
     assert public is not None
-    shared = cohort.predict(party.learner, states, [public.x] * 5)
+    shared = cohort.answer(party.learner, states, [public.x] * 5)
     own = [work.data.train.x for work in party.works]
-    each = cohort.predict(party.learner, states, own)
+    each = cohort.answer(party.learner, states, own)
     for state, x, one, other in zip(states, own, shared, each, strict=True):
         party.learner.load_state(state)
         assert torch.allclose(one, party.learner.predict(public.x), atol=1e-5)

@@ -158,7 +158,7 @@ def test_a_cohort_keeps_a_step_on_one_device(
         assert cohort.train(learner, STEPS[step], rows, "learn/0") == [0.0] * 3
     assert {place for row in rows for place in places(row.state)} == {"cpu"}
     x = own[0].data.public.x if own[0].data.public else torch.empty(0)
-    answers = cohort.predict(learner, [row.state for row in rows], [x] * 3)
+    answers = cohort.answer(learner, [row.state for row in rows], [x] * 3)
     assert [(a.device, a.shape) for a in answers] == [(devices.CPU, (30, 10))] * 3
 
 

@@ -103,7 +103,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
             "machine",
             "disk",
         ),
-        *("knowledge", "upload_check", "snapshot", "fusion", "objectives", "adaptation", "codecs"),
+        *("row_union", "knowledge", "upload_check", "snapshot"),
+        *("fusion", "objectives", "adaptation", "codecs"),
         *(
             "readouts",
             "models",

@@ -33,7 +33,7 @@ class ClassCounts(Share):
     kind: ClassVar[str] = "statistics"
     wrong: bool = False
 
-    def refuses(self, data):
+    def refuses(self, model, data):
         return "a refusal of its own" if self.name == "refused" else None
 
     def make(self, model, work):

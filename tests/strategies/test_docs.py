@@ -32,7 +32,7 @@ def test_the_examples_form_one_file_that_works(tmp_path: Path) -> None:
     (gradient,) = torch.autograd.grad(loss, logits)
     assert bool(torch.isfinite(loss)), "extreme logits too"
     assert bool(torch.isfinite(gradient).all())
-    share = registry.lookup("shares", "class-counts")("mine")
+    share = registry.lookup("shares", "label-counts")("mine")
     recipe = Recipe(share=[share])
     assert Recipe.from_json(recipe.to_json()) == recipe
     assert share.expected(Asked(None, 3, (1, 8, 8), {})).shapes == {"counts": (3,)}
