@@ -23,6 +23,7 @@ _HOME = {
     "Knowledge": "fedkt.knowledge",
     "KnowledgeStrategy": "fedkt.strategies",
     "Load": "fedkt.recipe",
+    "Optimiser": "fedkt.optimisers",
     "Predict": "fedkt.recipe",
     "Prototypes": "fedkt.shares",
     "Question": "fedkt.shares",
@@ -48,6 +49,7 @@ __all__ = [
     "Knowledge",
     "KnowledgeStrategy",
     "Load",
+    "Optimiser",
     "Predict",
     "Prototypes",
     "Question",
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
     from fedkt.fusion import Fusion, FusionRound
     from fedkt.knowledge import Fused, Knowledge, Stack, Upload, Uploads
     from fedkt.objectives import Term
+    from fedkt.optimisers import Optimiser
     from fedkt.recipe import Load, Predict, Recipe, Train, Weights
     from fedkt.registry import register
     from fedkt.shares import ClassCounts, ClassLogits, Features, Prototypes, Question, Share

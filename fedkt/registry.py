@@ -40,6 +40,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "models": ("model", "fedkt.models"),
     "datasets": ("data set", "fedkt.data"),
     "partitions": ("partition", "fedkt.data"),
+    "optimisers": ("optimiser", "fedkt.optimisers"),
     "attacks": ("attack", "fedkt.simulations.attacks"),
 }
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from fedkt.optimisers import optimiser_of
 from fedkt.options import AtLeastOne, Factor, Memory, Positive, checked
 
 
@@ -16,8 +17,9 @@ class TrainingOptions:
 
     Parameters
     ----------
-    optimiser : {"adam", "sgd"}
-        Name of torch's optimiser.
+    optimiser : str
+        A registered optimiser (``adam``, ``adamw``, ``sgd``) or ``path/to/file.py:Class``; see
+        ``fedkt.optimisers``.
     learning_rate, momentum, weight_decay : float
         Options of the optimiser; momentum is for ``sgd`` only.
     batch_size, public_batch_size : int
@@ -35,7 +37,7 @@ class TrainingOptions:
         executor only.
     """
 
-    optimiser: Literal["adam", "sgd"] = "adam"
+    optimiser: str = "adam"
     learning_rate: Positive = 1e-3
     momentum: Memory = 0.9
     weight_decay: Factor = 0.0
@@ -47,3 +49,13 @@ class TrainingOptions:
 
     # For configurations, which read the options by these names.
     __pydantic_config__: ClassVar[Mapping[str, Any]] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        optimiser_of(self)  # an unknown name, or a value that the optimiser refuses, shows here
+
+    @property
+    def loop_only(self) -> str:
+        """Why no cohort can train so, in one line; empty if one can."""
+        if self.precision != "float32":
+            return f"cohorts train in float32; {self.precision} needs the loop"
+        return optimiser_of(self).loop_only

@@ -29,6 +29,7 @@ from fedkt.clients.learners.optimisers import Descent, finite_rows, unstack
 from fedkt.clients.learners.torch import TorchLearner
 from fedkt.knowledge import Knowledge
 from fedkt.objectives.heads import PREFIX as HEADS
+from fedkt.optimisers import optimiser_of
 from fedkt.recipe import Train
 from fedkt.rng import global_torch_stream
 
@@ -112,8 +113,8 @@ def train(
     nature = learner.nature(torch.cat([row.work.data.train.x[:1] for row in rows]))
     if refusal := nature.refusal or refuses(step):
         raise RefusedError(refusal)
-    if rows and rows[0].work.options.precision != "float32":
-        raise RefusedError(f"cohorts train in float32, not {rows[0].work.options.precision}")
+    if rows and (reason := rows[0].work.options.loop_only):
+        raise RefusedError(reason)
     losses: list[float | None] = [None] * len(rows)
     groups: dict[Any, list[int]] = {}
     # Where padding changes answers, as in the statistics of a batch, batches must be of one size.
@@ -255,7 +256,8 @@ class _Stacked:
         keep = options.optimiser_state == "keep"
         states = [row.state["optimiser"] if keep else {} for row in rows]
         parameters = [stacked.pop(n) for n in trained]
-        self._at = Descent.begin(parameters, options, states)
+        self._optimiser = optimiser_of(options)
+        self._at = Descent.begin(parameters, self._optimiser, states)
         self._names, self._buffers = trained, stacked  # frozen parameters too
         rate = options.learning_rate * step.rate
         terms, rehearse = tasks[0].objective.terms, tasks[0].objective.rehearse
@@ -299,7 +301,7 @@ class _Stacked:
 
     def states(self) -> list[dict[str, Any]]:
         """Return the clients' states."""
-        moments = self._at.states()
+        moments = self._at.states(self._optimiser)
         tensors = {**dict(zip(self._names, self._at.parameters, strict=True)), **self._buffers}
         order = list(self._rows[0].state["model"])
         models = unstack([tensors[n] for n in order])

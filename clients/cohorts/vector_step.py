@@ -23,6 +23,7 @@ from fedkt.clients.learners.probe import Nature
 from fedkt.knowledge import Knowledge
 from fedkt.objectives.heads import PREFIX as HEADS
 from fedkt.objectives.term import Batch, Outputs
+from fedkt.optimisers import optimiser_of
 from fedkt.training import TrainingOptions
 
 Step = Callable[..., tuple[Descent, Tensors, Tensor]]
@@ -61,7 +62,7 @@ class Advance:
         nature: Nature,
     ) -> None:
         self._model, self._names, self._kinds = model, names, kinds
-        self._options, self._rate = options, rate
+        self._optimiser, self._rate = optimiser_of(options), rate
         self._terms = (terms, rehearse)
         everything = [t for _, t in (*terms, *rehearse)]
         tapped = any(getattr(t, "needs_features", False) for t in everything)
@@ -163,7 +164,7 @@ class Advance:
         after = {n: b.detach() for n, b in after.items()}
         if active is not None:
             after = {n: choose(active, b, before[n]) for n, b in after.items()}
-        return descend(at, gradients, self._options, self._rate, active), after, losses
+        return descend(at, gradients, self._optimiser, self._rate, active), after, losses
 
     def _compiled(self) -> Step:
         """Return the step, compiled.

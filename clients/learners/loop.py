@@ -16,7 +16,7 @@ from fedkt.clients.learners.base import Work
 from fedkt.clients.learners.feature_hook import FeatureTap
 from fedkt.clients.learners.norms import norms_of, suit
 from fedkt.clients.learners.objective import Objective, Terms, explained, sum_of
-from fedkt.clients.learners.optimisers import Optimiser
+from fedkt.clients.learners.optimisers import ModelDescent
 from fedkt.data.samples import Samples
 from fedkt.errors import ConfigError
 from fedkt.objectives.heads import PREFIX as HEADS
@@ -27,7 +27,7 @@ from fedkt.rng import global_torch_stream
 
 def train(
     model: nn.Module,
-    optimiser: Optimiser,
+    optimiser: ModelDescent,
     step: Train,
     work: Work,
     stream: str,
@@ -40,7 +40,7 @@ def train(
     ----------
     model : nn.Module
         Its forward takes ``[B, ...]`` and returns logits ``[B, C]``.
-    optimiser : Optimiser
+    optimiser : ModelDescent
         Over the parameters of the model and the heads; its state goes on.
     step : Train
         The step.
@@ -105,7 +105,7 @@ def features(model: nn.Module, x: Tensor, batch_size: int = 64) -> Tensor:
     return torch.cat(parts)
 
 
-def _descend(optimiser: Optimiser, loss: Tensor, rate: float) -> Tensor:
+def _descend(optimiser: ModelDescent, loss: Tensor, rate: float) -> Tensor:
     """Take a step down the gradient of a loss; return the loss."""
     optimiser.clear()
     torch.autograd.backward(loss)

@@ -1,4 +1,4 @@
-"""SGD and Adam as in torch: for one model, and with a mask for the stacked models of many clients.
+"""Parameters in training and their optimiser: of one model, and stacked for many clients.
 
 The state of each client is the state that ``torch.optim`` would hold, so that a client can
 continue in either executor. Frozen parameters (``requires_grad`` is False) are not part of it.
@@ -12,36 +12,34 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
-from torch.optim.sgd import sgd
 
 from fedkt.answers import is_finite
-from fedkt.training import TrainingOptions
-
-BETAS, EPS = (0.9, 0.999), 1e-8  # torch's defaults, as the loop executor has them
+from fedkt.optimisers import Optimiser
 
 
-class Optimiser:
-    """The optimiser of one model, with torch's fused kernels.
+class ModelDescent:
+    """The parameters of one model in training, and its optimiser's state.
 
     ``torch.optim``'s objects check at every step whether anything about them has changed, which
-    takes a twentieth of the time of small convolutional nets.
+    takes a twentieth of the time of small convolutional nets; so they step only the optimisers
+    that ask for them.
 
     Parameters
     ----------
     parameters : Sequence[Tensor]
         Parameters of the model, in their order; changed in place.
-    options : TrainingOptions
-        The optimiser and its options.
+    optimiser : Optimiser
+        The optimiser.
     state : Mapping[int, Any]
         In the form of ``torch.optim.Optimizer.state_dict()["state"]``; an empty one starts anew.
     """
 
     def __init__(
-        self, parameters: Sequence[Tensor], options: TrainingOptions, state: Mapping[int, Any]
+        self, parameters: Sequence[Tensor], optimiser: Optimiser, state: Mapping[int, Any]
     ) -> None:
-        self._parameters, self._options, self._start = list(parameters), options, state
+        self._parameters, self._optimiser, self._start = list(parameters), optimiser, state
         self._tensors: dict[str, list[Tensor]] | None = None  # by name, one for each parameter
+        self._torch: torch.optim.Optimizer | None = None
 
     def clear(self) -> None:
         """Drop the gradients; the hooks of ``zero_grad()`` cost more than a layer."""
@@ -52,45 +50,23 @@ class Optimiser:
     def step(self, rate: float) -> None:
         """Move the parameters by their gradients; those without one stay."""
         if self._tensors is None:
-            self._tensors = self._begin()
+            self._tensors = self._begin(rate)
+        if self._torch is not None:
+            for group in self._torch.param_groups:
+                group["lr"] = rate
+            self._torch.step()
+            return
         reached = [i for i, p in enumerate(self._parameters) if p.grad is not None]
         moving = [self._parameters[i] for i in reached]
         gradients = [p.grad for p in moving if p.grad is not None]
         state = {name: [tensors[i] for i in reached] for name, tensors in self._tensors.items()}
-        decay = self._options.weight_decay
-        if self._options.optimiser == "adam":
-            adam(
-                moving,
-                gradients,
-                exp_avgs=state["exp_avg"],
-                exp_avg_sqs=state["exp_avg_sq"],
-                max_exp_avg_sqs=[],
-                state_steps=state["step"],
-                fused=True,
-                amsgrad=False,
-                beta1=BETAS[0],
-                beta2=BETAS[1],
-                lr=rate,
-                weight_decay=decay,
-                eps=EPS,
-                maximize=False,
-            )
-        else:
-            sgd(
-                moving,
-                gradients,
-                momentum_buffer_list=[*state.get("momentum_buffer", [])],
-                fused=True,
-                weight_decay=decay,
-                momentum=self._options.momentum,
-                lr=rate,
-                dampening=0.0,
-                nesterov=False,
-                maximize=False,
-            )
+        steps = state.pop("step", [])
+        self._optimiser.step(moving, gradients, state, steps, rate)
 
     def state(self) -> Mapping[int, Any]:
         """Return the state; the tensors change with the next step."""
+        if self._torch is not None:
+            return dict(self._torch.state_dict()["state"])
         if not self._tensors:
             return self._start
         places = range(len(self._parameters))
@@ -98,12 +74,18 @@ class Optimiser:
 
     def finite(self, beside: Sequence[Tensor] = ()) -> bool:
         """Return whether parameters, moments and more tensors ``beside`` them are all finite."""
-        moments = [t for tensors in (self._tensors or {}).values() for t in tensors]
+        kept = self.state().values() if self._tensors is not None else ()
+        moments = [t for named in kept for t in named.values() if isinstance(t, Tensor)]
         return all(is_finite(t.detach()) for t in (*self._parameters, *moments, *beside))
 
-    def _begin(self) -> dict[str, list[Tensor]]:
-        tensors = {name: self._moments(name) for name in _names(self._options)}
-        if self._options.optimiser == "adam":
+    def _begin(self, rate: float) -> dict[str, list[Tensor]]:
+        self._torch = self._optimiser.build(self._parameters, rate)
+        if self._torch is not None:
+            groups = self._torch.state_dict()["param_groups"]
+            self._torch.load_state_dict({"state": dict(self._start), "param_groups": groups})
+            return {}
+        tensors = {name: self._moments(name) for name in self._optimiser.moments()}
+        if self._optimiser.counts:
             counts = [_steps(self._start, i) for i in range(len(self._parameters))]
             pairs = zip(counts, self._parameters, strict=True)
             tensors["step"] = [count.to(p.device, copy=True) for count, p in pairs]
@@ -132,7 +114,7 @@ class Descent:
     moments : Mapping[str, list of Tensor]
         By torch's name of the moment: a tensor ``[K, ...]`` for each parameter.
     steps : Tensor
-        float32 ``[P, K]``: number of steps of each parameter of each client (Adam's).
+        float32 ``[P, K]``: number of steps of each parameter of each client, if they count.
     """
 
     parameters: list[Tensor]
@@ -143,7 +125,7 @@ class Descent:
     def begin(
         cls,
         parameters: Sequence[Tensor],
-        options: TrainingOptions,
+        optimiser: Optimiser,
         states: Sequence[Mapping[int, Any]],
     ) -> Descent:
         """Return the descent that continues from the optimiser states of K clients.
@@ -153,7 +135,7 @@ class Descent:
         """
         moments = {
             name: [_stacked(states, i, name, p) for i, p in enumerate(parameters)]
-            for name in _names(options)
+            for name in optimiser.moments()
         }
         places = range(len(parameters))
         steps = torch.stack([torch.stack([_steps(s, i) for s in states]) for i in places])
@@ -175,13 +157,13 @@ class Descent:
         moments = [t for tensors in self.moments.values() for t in tensors]
         return finite_rows([*self.parameters, *moments, *beside])
 
-    def states(self) -> list[dict[int, Any]]:
-        """Return the optimiser states of the K clients."""
+    def states(self, optimiser: Optimiser) -> list[dict[int, Any]]:
+        """Return the optimiser's states of the K clients."""
         clients = self.steps.shape[1]
-        if not self.moments:
+        if not (self.moments or optimiser.counts):
             return [{} for _ in range(clients)]
         rows_of = {name: unstack(tensors) for name, tensors in self.moments.items()}
-        if len(self.moments) > 1:  # Adam's
+        if optimiser.counts:
             rows_of = {"step": unstack(self.steps.unbind()), **rows_of}
         return [
             {i: {n: rows[k][i] for n, rows in rows_of.items()} for i in range(len(self.parameters))}
@@ -222,7 +204,7 @@ def unstack(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
 def descend(
     at: Descent,
     gradients: Sequence[Tensor | None],
-    options: TrainingOptions,
+    optimiser: Optimiser,
     rate: float,
     active: Tensor | None = None,
 ) -> Descent:
@@ -236,8 +218,8 @@ def descend(
         One for each parameter, ``[K, ...]``; None where the loss does not reach it. As with
         torch, such a parameter stays as it is, with its moments and its number of steps:
         neither decay nor momentum moves it.
-    options : TrainingOptions
-        The optimiser and its options.
+    optimiser : Optimiser
+        The optimiser.
     rate : float
         The learning rate.
     active : Tensor, optional
@@ -245,67 +227,35 @@ def descend(
     """
     reached = [g for g in gradients if g is not None]
     if len(reached) == len(gradients):
-        return _moved(at, reached, options, rate, active)
+        return _moved(at, reached, optimiser, rate, active)
     places = [i for i, g in enumerate(gradients) if g is not None]
-    return at.replaced(places, _moved(at.at(places), reached, options, rate, active))
+    return at.replaced(places, _moved(at.at(places), reached, optimiser, rate, active))
 
 
 def _moved(
     at: Descent,
     gradients: list[Tensor],
-    options: TrainingOptions,
+    optimiser: Optimiser,
     rate: float,
     active: Tensor | None,
 ) -> Descent:
-    if options.weight_decay:
-        decayed = torch._foreach_add(gradients, at.parameters, alpha=options.weight_decay)
-        gradients = list(decayed)
-    move = _adam if options.optimiser == "adam" else _sgd
+    after = at if active is None else at.copy()
+    steps = at.steps + 1 if optimiser.counts else at.steps
+    optimiser.update(after.parameters, gradients, after.moments, steps, rate)
     if active is None:
-        return move(at, gradients, options, rate)
-    after = move(at.copy(), gradients, options, rate)
+        return Descent(at.parameters, at.moments, steps)
     moments = {
         name: [choose(active, new, old) for new, old in zip(tensors, at.moments[name], strict=True)]
         for name, tensors in after.moments.items()
     }
     pairs = zip(after.parameters, at.parameters, strict=True)
     parameters = [choose(active, new, old) for new, old in pairs]
-    return Descent(parameters, moments, torch.where(active, after.steps, at.steps))
+    return Descent(parameters, moments, torch.where(active, steps, at.steps))
 
 
 def choose(active: Tensor, new: Tensor, old: Tensor) -> Tensor:
     """Return the new values of active clients and the old ones of the others."""
     return torch.where(active.view(-1, *[1] * (new.dim() - 1)), new, old)
-
-
-def _sgd(at: Descent, gradients: list[Tensor], options: TrainingOptions, rate: float) -> Descent:
-    if options.momentum:
-        moments = at.moments["momentum_buffer"]
-        torch._foreach_mul_(moments, options.momentum)
-        torch._foreach_add_(moments, gradients)
-        gradients = moments
-    torch._foreach_add_(at.parameters, gradients, alpha=-rate)
-    return at
-
-
-def _adam(at: Descent, gradients: list[Tensor], options: TrainingOptions, rate: float) -> Descent:
-    steps = at.steps + 1
-    first, second = at.moments["exp_avg"], at.moments["exp_avg_sq"]
-    torch._foreach_lerp_(first, gradients, 1 - BETAS[0])
-    torch._foreach_mul_(second, BETAS[1])
-    torch._foreach_addcmul_(second, gradients, gradients, 1 - BETAS[1])
-    scale, root = 1 - BETAS[0] ** steps.double(), (1 - BETAS[1] ** steps.double()).sqrt()
-    for i, (parameter, m, v) in enumerate(zip(at.parameters, first, second, strict=True)):
-        shape = -1, *[1] * (m.dim() - 1)
-        size = v.sqrt().div_(root[i].to(v.dtype).view(shape)).add_(EPS)
-        parameter.addcdiv_(m, size.mul_(scale[i].to(v.dtype).view(shape)), value=-rate)
-    return Descent(at.parameters, at.moments, steps)
-
-
-def _names(options: TrainingOptions) -> tuple[str, ...]:
-    if options.optimiser == "adam":
-        return "exp_avg", "exp_avg_sq"
-    return ("momentum_buffer",) if options.momentum else ()
 
 
 def _stacked(states: Sequence[Mapping[int, Any]], i: int, name: str, like: Tensor) -> Tensor:

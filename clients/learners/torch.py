@@ -13,11 +13,12 @@ from fedkt.clients.learners import loop
 from fedkt.clients.learners.base import Work
 from fedkt.clients.learners.feature_hook import feature_width
 from fedkt.clients.learners.norms import adapt_norms, norms_of
-from fedkt.clients.learners.optimisers import Optimiser
+from fedkt.clients.learners.optimisers import ModelDescent
 from fedkt.clients.learners.probe import Nature, examine
 from fedkt.knowledge import Knowledge
 from fedkt.objectives.heads import PREFIX as HEADS
 from fedkt.objectives.heads import Head
+from fedkt.optimisers import optimiser_of
 from fedkt.recipe import Recipe, Train
 from fedkt.rng import global_torch_stream
 
@@ -45,7 +46,7 @@ class TorchLearner:
     ) -> None:
         self.build, self._num_classes, self._name = build, num_classes, name
         self.device = torch.device(device)
-        self._optimiser: Optimiser | None = None
+        self._optimiser: ModelDescent | None = None
         self._optimiser_state: dict[int, Any] = {}
         self._heads: tuple[Head, ...] = ()
         self.tried: Nature | None = None  # see nature()
@@ -107,7 +108,7 @@ class TorchLearner:
         if self._optimiser is None or reset:
             trained = [p for p in self._parameters() if p.requires_grad]
             state = {} if reset else self._optimiser_state
-            self._optimiser = Optimiser(trained, work.options, state)
+            self._optimiser = ModelDescent(trained, optimiser_of(work.options), state)
         samples = work.data.train if len(work.data.train) else work.data.public
         open_ended = self.nature(None if samples is None else samples.x).open_ended
         return loop.train(self.model, self._optimiser, step, work, stream, self.heads, open_ended)

@@ -95,13 +95,12 @@ def resolve(
     ConfigError
         For a plan that does not fit, or a network that cannot serve several clients.
     """
-    half = training.precision == "bfloat16"
-    settled, plan = _settled(run, models, half), {}
+    settled, plan = _settled(run, models, training.loop_only), {}
     for model in dict.fromkeys(models):
         clients = [c for c in range(federation.num_clients) if models[c % len(models)] == model]
         learner = learner_for(model, federation, device)
         if (
-            half
+            training.loop_only
             or run.grid == "flower"
             or len(clients) < 2
             or not isinstance(learner, TorchLearner)
@@ -120,11 +119,11 @@ def resolve(
     return plan
 
 
-def _settled(run: RunSection, models: Sequence[str], half: bool) -> dict[str, str]:
+def _settled(run: RunSection, models: Sequence[str], loop_only: str) -> dict[str, str]:
     """Return the entries of a run's plan by model; refuse a plan that does not fit."""
     settled = {absolute(name): entry for name, entry in run.plan.items()}
-    if half and (run.executor == "cohort" or any(map(size_of, settled.values()))):
-        raise ConfigError("training.precision: cohorts train in float32; bfloat16 needs the loop.")
+    if loop_only and (run.executor == "cohort" or any(map(size_of, settled.values()))):
+        raise ConfigError(f"run.executor: no cohort can train as [training] says: {loop_only}.")
     for name, entry in settled.items():
         size_of(entry)
         if name not in map(absolute, models):

@@ -171,17 +171,20 @@ def _resolved(
     run, recipe, server = experiment.run, strategy.settled_recipe, experiment.server_model
     device = devices.resolve(run.device)
     executors = resolve(run, models, federation, experiment.training, recipe, device)
-    files = user_files(experiment.strategy["name"], *experiment.models)
+    training = replace(experiment.training, optimiser=absolute(experiment.training.optimiser))
+    files = user_files(experiment.strategy["name"], *experiment.models, training.optimiser)
     population = PopulationSpec(
         models=models,
         cohorts=tuple(size_of(executors[m]) for m in models),
-        training=experiment.training,
+        training=training,
         personalised=run.personalised,
         extensions=tuple(files.items()),
         device=device,
     )
     return Plan(
-        experiment=_filled_in(experiment, models, executors, device),
+        experiment=_filled_in(
+            experiment.with_values(training=vars(training)), models, executors, device
+        ),
         federation=federation,
         population=population,
         strategy=strategy,

@@ -14,12 +14,13 @@ from fedkt.clients import TrainingOptions
 from fedkt.clients.learners import batches, loop
 from fedkt.clients.learners.feature_hook import feature_layer, feature_width
 from fedkt.clients.learners.norms import adapt_norms
-from fedkt.clients.learners.optimisers import Optimiser
+from fedkt.clients.learners.optimisers import ModelDescent
 from fedkt.errors import ConfigError, KnowledgeError
 from fedkt.knowledge import Knowledge
 from fedkt.objectives import CrossEntropy
 from fedkt.objectives.heads import Head
 from fedkt.objectives.term import Outputs
+from fedkt.optimisers import optimiser_of
 from fedkt.recipe import Beside, Recipe, Train
 
 SEEN: list[Any] = []
@@ -72,7 +73,9 @@ def net() -> nn.Module:
 def run(step: Train, work: Any, model: nn.Module | None = None) -> nn.Module:
     model = model or net()
     options = TrainingOptions(optimiser="sgd", momentum=0.0)
-    loop.train(model, Optimiser([*model.parameters()], options, {}), step, work, "x")
+    loop.train(
+        model, ModelDescent([*model.parameters()], optimiser_of(options), {}), step, work, "x"
+    )
     return model
 
 

@@ -205,6 +205,7 @@ def test_public_samples_are_one_batch_for_all(personal, sizes, monkeypatch) -> N
         {"momentum": 0.0},
         {"weight_decay": 0.01},
         {"optimiser": "adam", "weight_decay": 0.01},
+        {"optimiser": "adamw", "weight_decay": 0.1},
         {"optimiser_state": "reset"},
     ],
 )

@@ -14,11 +14,12 @@ from torch import nn
 
 from fedkt.clients import TrainingOptions
 from fedkt.clients.learners import loop
-from fedkt.clients.learners.optimisers import Optimiser
+from fedkt.clients.learners.optimisers import ModelDescent
 from fedkt.data import Samples
 from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Knowledge
 from fedkt.objectives import KL, CrossEntropy, Distil, Proximal, weighted_mean
+from fedkt.optimisers import optimiser_of
 from fedkt.recipe import Train, Weighted
 from fedkt.rng import global_torch_stream, torch_rng
 
@@ -42,9 +43,9 @@ def same(a: nn.Module, b: nn.Module, exactly: bool = False) -> bool:
     return all(close(left[n], right[n]) for n in left)
 
 
-def sgd(model: nn.Module, momentum: float = 0.0) -> Optimiser:
+def sgd(model: nn.Module, momentum: float = 0.0) -> ModelDescent:
     options = TrainingOptions(optimiser="sgd", momentum=momentum)
-    return Optimiser([*model.parameters()], options, {})
+    return ModelDescent([*model.parameters()], optimiser_of(options), {})
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ def test_bfloat16_rounds_the_products_and_nothing_else(data, work_on, build) -> 
 def test_adam_equals_the_formula(data, work_on) -> None:
     model, by_hand = mlp(), mlp()
     work = work_on(data, batch_size=16, learning_rate=0.01)
-    adam = Optimiser([*model.parameters()], work.options, {})
+    adam = ModelDescent([*model.parameters()], optimiser_of(work.options), {})
     loop.train(model, adam, ON_PRIVATE, work, "learn/0")
     m = [torch.zeros_like(p, dtype=torch.float64) for p in by_hand.parameters()]
     v = [torch.zeros_like(x) for x in m]

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from fedkt.clients import TrainingOptions
-from fedkt.clients.learners.optimisers import Optimiser
+from fedkt.clients.learners.optimisers import ModelDescent
+from fedkt.optimisers import optimiser_of
 
 RATES = (0.1, 0.1, 0.05, 0.02)
 
@@ -24,8 +25,16 @@ def theirs(model: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
     decay = options.weight_decay
     if options.optimiser == "adam":
         return torch.optim.Adam(model.parameters(), weight_decay=decay, fused=True)
+    if options.optimiser == "adamw":
+        return torch.optim.AdamW(model.parameters(), weight_decay=decay, fused=True)
     momentum = options.momentum
     return torch.optim.SGD(model.parameters(), momentum=momentum, weight_decay=decay, fused=True)
+
+
+def descent(model: nn.Module, options: TrainingOptions, state: Any = None) -> ModelDescent:
+    return ModelDescent(
+        [*model.parameters()], optimiser_of(options), {} if state is None else state
+    )
 
 
 @pytest.mark.parametrize(
@@ -36,12 +45,16 @@ def theirs(model: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
         {"optimiser": "sgd", "weight_decay": 0.1},
         {"optimiser": "adam"},
         {"optimiser": "adam", "weight_decay": 0.1},
+        {"optimiser": "adamw", "weight_decay": 0.1},
     ],
 )
 def test_steps_and_state_are_torch_s_to_the_bit(given: dict[str, Any]) -> None:
     options = TrainingOptions(**given)
     ours, others = network(), network()
-    torchs, optimiser = theirs(others, options), Optimiser([*ours.parameters()], options, {})
+    torchs, optimiser = (
+        theirs(others, options),
+        ModelDescent([*ours.parameters()], optimiser_of(options), {}),
+    )
     for number, rate in enumerate(RATES):
         x = torch.randn(6, 3, 8, 8)
         for model in (ours, others):
@@ -55,7 +68,7 @@ def test_steps_and_state_are_torch_s_to_the_bit(given: dict[str, Any]) -> None:
                 i: {name: t.contiguous() for name, t in one.items()}
                 for i, one in optimiser.state().items()
             }
-            optimiser = Optimiser([*ours.parameters()], options, stored)
+            optimiser = descent(ours, options, stored)
             assert optimiser.state() is stored
         optimiser.step(rate)
         pairs = zip(ours.parameters(), others.parameters(), strict=True)
@@ -67,12 +80,15 @@ def test_steps_and_state_are_torch_s_to_the_bit(given: dict[str, Any]) -> None:
         }
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+@pytest.mark.parametrize("optimiser", ["sgd", "adam", "adamw"])
 def test_a_parameter_without_gradient_keeps_still(optimiser: str) -> None:
     """Not even its momentum moves it, as with torch."""
     options = TrainingOptions(optimiser=optimiser, weight_decay=0.1)
     ours, others = network(), network()
-    torchs, mine = theirs(others, options), Optimiser([*ours.parameters()], options, {})
+    torchs, mine = (
+        theirs(others, options),
+        ModelDescent([*ours.parameters()], optimiser_of(options), {}),
+    )
     for reached in (range(4), (2, 3), range(4)):
         for model in (ours, others):
             for i, p in enumerate(model.parameters()):
