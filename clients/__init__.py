@@ -2,7 +2,7 @@
 
 from fedkt.clients.app import KnowledgeClientApp, client_app, predict
 from fedkt.clients.client import Client
-from fedkt.clients.learners.at_server import LearnerServerModel
+from fedkt.clients.learners.at_server import LearnerModels
 from fedkt.clients.learners.base import Learner, Work
 from fedkt.clients.learners.sklearn import SklearnLearner
 from fedkt.clients.learners.torch import TorchLearner
@@ -14,7 +14,7 @@ __all__ = [
     "FileStore",
     "KnowledgeClientApp",
     "Learner",
-    "LearnerServerModel",
+    "LearnerModels",
     "MemoryStore",
     "SklearnLearner",
     "TorchLearner",

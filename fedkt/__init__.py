@@ -28,6 +28,7 @@ _HOME = {
     "Prototypes": "fedkt.shares",
     "Question": "fedkt.shares",
     "Recipe": "fedkt.recipe",
+    "ServerNet": "fedkt.context",
     "Share": "fedkt.shares",
     "Stack": "fedkt.knowledge",
     "Term": "fedkt.objectives",
@@ -54,6 +55,7 @@ __all__ = [
     "Prototypes",
     "Question",
     "Recipe",
+    "ServerNet",
     "Share",
     "Stack",
     "Term",
@@ -67,6 +69,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from fedkt.context import ServerNet
     from fedkt.fusion import Fusion, FusionRound
     from fedkt.knowledge import Fused, Knowledge, Stack, Upload, Uploads
     from fedkt.objectives import Term

@@ -68,7 +68,7 @@ def train(
     model.train()
     with global_torch_stream(work.seed, f"dropout/{stream}", work.round, work.client), ask.tap:
         for losses in epochs:
-            taken = [_descend(optimiser, loss, rate) for loss in losses]
+            taken = [descend(optimiser, loss, rate) for loss in losses]
     model.eval()
     sound = optimiser.finite([model.get_buffer(name) for name in watched])
     return float(torch.stack(taken).mean()) if sound else math.nan
@@ -105,7 +105,7 @@ def features(model: nn.Module, x: Tensor, batch_size: int = 64) -> Tensor:
     return torch.cat(parts)
 
 
-def _descend(optimiser: ModelDescent, loss: Tensor, rate: float) -> Tensor:
+def descend(optimiser: ModelDescent, loss: Tensor, rate: float) -> Tensor:
     """Take a step down the gradient of a loss; return the loss."""
     optimiser.clear()
     torch.autograd.backward(loss)

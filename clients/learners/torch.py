@@ -21,6 +21,7 @@ from fedkt.objectives.heads import Head
 from fedkt.optimisers import optimiser_of
 from fedkt.recipe import Recipe, Train
 from fedkt.rng import global_torch_stream
+from fedkt.training import TrainingOptions
 
 
 class TorchLearner:
@@ -104,14 +105,19 @@ class TorchLearner:
 
     def train(self, step: Train, work: Work, stream: str) -> float | None:
         """Train by gradient descent; return the mean loss of the last epoch, None without one."""
-        reset = work.options.optimiser_state == "reset"
+        optimiser = self.optimiser(work.options)
+        samples = work.data.train if len(work.data.train) else work.data.public
+        open_ended = self.nature(None if samples is None else samples.x).open_ended
+        return loop.train(self.model, optimiser, step, work, stream, self.heads, open_ended)
+
+    def optimiser(self, options: TrainingOptions) -> ModelDescent:
+        """Return the optimiser of the model and the heads, which goes on or starts anew."""
+        reset = options.optimiser_state == "reset"
         if self._optimiser is None or reset:
             trained = [p for p in self._parameters() if p.requires_grad]
             state = {} if reset else self._optimiser_state
-            self._optimiser = ModelDescent(trained, optimiser_of(work.options), state)
-        samples = work.data.train if len(work.data.train) else work.data.public
-        open_ended = self.nature(None if samples is None else samples.x).open_ended
-        return loop.train(self.model, self._optimiser, step, work, stream, self.heads, open_ended)
+            self._optimiser = ModelDescent(trained, optimiser_of(options), state)
+        return self._optimiser
 
     def predict(self, x: Tensor) -> Tensor:
         """Return logits ``[n, C]`` in evaluation mode."""

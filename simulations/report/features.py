@@ -272,8 +272,8 @@ def _models(plan: Plan, state: Mapping[str, Any]) -> tuple[TorchLearner, str, An
         raise ConfigError(f"features: model {name!r} of client 0 is no network and has none.")
     seed, strategy = plan.experiment.seed, strategy_of(plan)
     strategy.load_state_dict(state["strategy"])
-    weights = strategy.server_weights()
-    if plan.recipe.needs_one_architecture and weights is not None:
+    weights = strategy.server_weights() if plan.recipe.needs_one_architecture else None
+    if weights is not None:
         population.initial_arrays(seed, plan.recipe)  # leaves the learner with them
         return learner, "Server's model", weights
     learner.reset(seed, 0)

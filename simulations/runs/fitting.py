@@ -142,4 +142,4 @@ def trains_on_public_labels(recipe: Recipe) -> bool:
 
 def adapts(strategy: KnowledgeStrategy) -> bool:
     """Return whether a method uses unlabelled samples that a target's are where there is one."""
-    return strategy.needs_server_model or strategy.settled_recipe.needs_public
+    return strategy.needs_samples or strategy.settled_recipe.needs_public

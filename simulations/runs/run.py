@@ -15,6 +15,7 @@ import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedkt.clients import LearnerModels
 from fedkt.clients.learners import devices
 from fedkt.data.federation import Federation, FederationSpec, build_federation
 from fedkt.data.identity import content_of
@@ -43,7 +44,7 @@ from fedkt.simulations.runs.fitting import (
 )
 from fedkt.simulations.runs.progress import RunProgress, Silent
 from fedkt.simulations.runs.recorder import Recorder, run_notes, summarise, write_json
-from fedkt.simulations.runs.server_model import server_evaluation, server_model
+from fedkt.simulations.runs.server_model import server_evaluation
 from fedkt.strategies import KnowledgeStrategy, ServerOptions
 from fedkt.strategies.construction import make_strategy, resolved_strategy
 from fedkt.text import raised
@@ -91,14 +92,14 @@ class Plan:
 
 
 def strategy_of(plan: Plan) -> KnowledgeStrategy:
-    """Return the strategy of one run of a plan, with the run's options and the server's model.
+    """Return the strategy of one run of a plan, with the run's options and what is at the server.
 
     It is a copy, so that no run sees the state of an earlier one.
 
     Raises
     ------
     ConfigError
-        If what its ``__init__`` keeps cannot be copied, or the server's model has no samples.
+        If what its ``__init__`` keeps cannot be copied.
     """
     try:
         shared = (plan.recipe, plan.strategy.options)  # they never change
@@ -106,8 +107,11 @@ def strategy_of(plan: Plan) -> KnowledgeStrategy:
     except Exception as error:  # of a user's class
         reason = f"what its __init__ keeps cannot be copied: {raised(error)}"
         raise ConfigError(f"{plan.strategy.title}: {reason}.") from error
-    model = server_model(strategy, plan.experiment, plan.federation, plan.population)
-    strategy.options = replace(_options(plan.experiment, plan.federation), server_model=model)
+    population, server = plan.population, plan.experiment.server_model
+    maker = LearnerModels(server, population.training, population.device, population.models)
+    options = _options(plan.experiment, plan.federation)
+    public = plan.federation.client(0).public
+    strategy.options = replace(options, models=maker, public=None if public is None else public.x)
     return strategy
 
 
@@ -362,18 +366,16 @@ def server_app(
 ) -> ServerApp:
     """Return the ServerApp that runs a strategy, among liars if any; the same on every grid."""
     app, recipe = ServerApp(), plan.recipe
-    needs_weights = recipe.needs_one_architecture
-    has_model = needs_weights or strategy.needs_server_model
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         seed = plan.experiment.seed
         strategy.start(
             AttackedGrid(grid, liars) if liars else grid,
-            population.initial_arrays(seed, recipe) if needs_weights else None,
+            population.initial_arrays(seed, recipe) if recipe.needs_one_architecture else None,
             num_rounds=plan.experiment.rounds,
             timeout=plan.experiment.run.timeout,
-            evaluate_fn=server_evaluation(plan.experiment, population) if has_model else None,
+            evaluate_fn=server_evaluation(strategy, population),
         )
 
     return app

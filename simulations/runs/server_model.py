@@ -1,17 +1,17 @@
-"""The server's side of a simulation: its own model, and the accuracy of it."""
+"""The server's side of a simulation: which model it builds, and the accuracy there."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 from flwr.app import ArrayRecord, MetricRecord
+from torch import Tensor
 
 from fedkt.answers import accuracy
-from fedkt.clients import LearnerServerModel
-from fedkt.clients.learners.making import make_learner, torch_models
+from fedkt.clients.learners.making import torch_models
 from fedkt.data.federation import Federation
 from fedkt.errors import ConfigError
-from fedkt.simulations.engines.population import Population, PopulationSpec
+from fedkt.simulations.engines.population import Population
 from fedkt.simulations.experiment.config import Experiment
 from fedkt.strategies import KnowledgeStrategy
 from fedkt.wire import weights_of
@@ -23,7 +23,7 @@ def server_network(
     networks: Sequence[str],
     federation: Federation,
 ) -> str:
-    """Return the reference of the server's own model, empty for a strategy without.
+    """Return the reference of a server's model like the clients', empty for a strategy without.
 
     Raises
     ------
@@ -31,7 +31,7 @@ def server_network(
         If the model asked for is no network.
     """
     asked = experiment.server_model
-    if not strategy.needs_server_model:
+    if not strategy.has_models:
         return ""
     if strategy.settled_recipe.needs_one_architecture:
         return networks[0]  # weights are exchanged: the server's model is the clients'
@@ -43,42 +43,25 @@ def server_network(
     return asked or networks[0]
 
 
-def server_model(
-    strategy: KnowledgeStrategy,
-    experiment: Experiment,
-    federation: Federation,
-    population: PopulationSpec,
-) -> LearnerServerModel | None:
-    """Return the server's own model, untrained, for a strategy that needs one.
-
-    Its samples are the public set without labels: in a federation with a target, the
-    target's training part.
-    """
-    if not strategy.needs_server_model:
-        return None
-    public = federation.client(0).public
-    if public is None:
-        raise ConfigError(f"{strategy.title} trains a model at the server on the public set.")
-    shape, classes = federation.input_shape, federation.num_classes
-    learner = make_learner(experiment.server_model, shape, classes, population.device)
-    recipe, training = strategy.settled_recipe, population.training
-    return LearnerServerModel(learner, public.x, recipe, experiment.seed, training)
-
-
 def server_evaluation(
-    experiment: Experiment, population: Population
+    strategy: KnowledgeStrategy, population: Population
 ) -> Callable[[int, ArrayRecord], MetricRecord | None]:
     """Return the evaluation of the server's weights on the common test set.
 
     It raises ``NotFiniteError`` where their answers are not finite.
     """
     test = population.federation.client(0).common_test
-    learner = population.learner(experiment.server_model or population.spec.models[0])
+
+    def predict(arrays: ArrayRecord, x: Tensor) -> Tensor:
+        if strategy.serves is not None:
+            return strategy.model[strategy.serves].predict(x)  # which has these weights
+        learner = population.learner(population.spec.models[0])
+        learner.load_weights(weights_of(arrays))
+        return learner.predict(x)
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         if test is None or test.y is None or not len(test):
             return None
-        learner.load_weights(weights_of(arrays))
-        return MetricRecord({"accuracy": accuracy(learner.predict(test.x), test.y)})
+        return MetricRecord({"accuracy": accuracy(predict(arrays, test.x), test.y)})
 
     return evaluate

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedkt.adaptation.adversarial import DomainConfusion, DomainIdentifier
 from fedkt.adaptation.disentangling import Disentangler, DisentanglerCritics, disentangler_heads
+from fedkt.context import ServerNet
 from fedkt.fusion import average
 from fedkt.fusion.attention import dynamic_attention, looseness
 from fedkt.knowledge import Fused, Knowledge, Stack, Uploads
@@ -76,7 +77,7 @@ class FADA(KnowledgeStrategy):
     """
 
     name = "fada"
-    needs_server_model = True
+    needs_samples = True
 
     def __init__(
         self,
@@ -118,6 +119,10 @@ class FADA(KnowledgeStrategy):
         )
         return Recipe.sharing_weights(train, heads=heads, given=(TARGET,))
 
+    def models(self) -> dict[str, ServerNet]:
+        """Return the global model, which the server asks about the target."""
+        return {"global": ServerNet()}
+
     def first(self, weights: Knowledge | None) -> dict[str, Knowledge]:
         """Return the target's features under the first weights."""
         assert weights is not None
@@ -134,23 +139,25 @@ class FADA(KnowledgeStrategy):
         last.update(zip(stack.clients, now.tolist(), strict=True))
         attention = dynamic_attention(before, now, self.temperature)
         weights = average(stack, attention).shared[WEIGHTS]
-        target = self._target(weights, self.exchange.report.round)
+        target = self._target(weights, self.round.number)
         return Fused({WEIGHTS: weights, TARGET: target}).with_diagnostics(
             clients=list(stack.clients), attention=attention, looseness=now
         )
 
     def _draw(self, purpose: str, round_: int) -> Tensor:
-        total = self.server.num_samples
-        order = torch.randperm(total, generator=torch_rng(self.options.seed, purpose, round_))
+        total = len(self.samples.public)
+        order = torch.randperm(total, generator=torch_rng(self.round.seed, purpose, round_))
         return order[: self.target_samples or total].sort().values
 
     def _target(self, weights: Knowledge, round_: int) -> Knowledge:
         ids = self._draw("fada-target", round_)
-        self.server.load_weights(weights)
-        return Knowledge.rows("features", self.server.features(ids), ids)
+        model = self.model["global"]
+        model.load_weights(weights)
+        return Knowledge.rows("features", model.features(self.samples.public.x[ids]), ids)
 
     def _looseness(self, stack: Stack, k: int, ids: Tensor) -> float:
         weights = {n: t[k] for n, t in stack.tensors.items()}
-        self.server.load_weights(Knowledge("weights", weights))
-        clusters = self.server.predict(ids[:1]).shape[-1]
-        return looseness(self.server.features(ids), clusters, self.options.seed)
+        model = self.model["global"]
+        model.load_weights(Knowledge("weights", weights))
+        features = model.features(self.samples.public.x[ids])
+        return looseness(features, self.round.num_classes, self.round.seed)

@@ -19,6 +19,7 @@ from fedkt.adaptation.alignment import (
 )
 from fedkt.adaptation.workspaces import Workspace, describe
 from fedkt.answers import is_finite, top
+from fedkt.context import ServerNet
 from fedkt.errors import ConfigError
 from fedkt.fusion import mean_by_examples
 from fedkt.fusion.voting import counts, majority, tally
@@ -96,7 +97,7 @@ class FedKA(KnowledgeStrategy):
     """
 
     name = "fedka"
-    needs_server_model = True
+    needs_samples = True
     follows_progress = True
 
     def __init__(
@@ -153,6 +154,10 @@ class FedKA(KnowledgeStrategy):
             given=["target"] if self.disentangle or self.match else [],
         )
 
+    def models(self) -> dict[str, ServerNet]:
+        """Return the global model, which the server asks about the target and trains."""
+        return {"global": ServerNet()}
+
     def first(self, weights: Knowledge | None) -> Mapping[str, Knowledge]:
         """Return the workspace under the first global weights."""
         assert weights is not None
@@ -164,48 +169,47 @@ class FedKA(KnowledgeStrategy):
         diagnostics: dict[str, float] = {}
         if self.vote:
             fused, diagnostics = self._voted(uploads, fused)
-        following = self._workspace(fused, self.exchange.report.round + 1)
+        following = self._workspace(fused, self.round.number + 1)
         return Fused({"weights": fused, **following}, diagnostics=diagnostics)
 
     def _voted(self, uploads: Uploads, average: Knowledge) -> tuple[Knowledge, dict[str, float]]:
-        server, classes = self.server, self.exchange.roster.num_classes
-        seed, round_ = self.options.seed, self.exchange.report.round
-        ids = public_ids(server.num_samples, self.voting_samples, seed, round_, "vote-sample")
+        model, round_, x = self.model["global"], self.round, self.samples.public.x
+        classes, seed, number = round_.num_classes, round_.seed, round_.number
+        ids = public_ids(len(x), self.voting_samples, seed, number, "vote-sample")
         cast = []
         for upload in uploads:
-            server.load_weights(upload.knowledge["weights"])
+            model.load_weights(upload.knowledge["weights"])
             if self.adapt_norms:
-                server.adapt_norms(ids)
-            logits = server.predict(ids)
+                model.adapt_norms(x[ids])
+            logits = model.predict(x[ids])
             if is_finite(logits):  # finite weights may be so large that answers are not
                 cast.append(top(logits))
         if not cast:
             return average, {"voted": 0.0}
         labels = torch.stack(cast)
-        voted = majority(labels, ids, classes, seed, round_)
+        voted = majority(labels, ids, classes, seed, number)
         agreement = tally(labels, classes)
         kept = counts(labels, classes).amax(-1) >= self.quorum * len(labels)
         if not kept.any():
             return average, {**agreement, "voted": 0.0}
         one_hot = F.one_hot(voted[kept], classes).float()
         votes = Knowledge.rows("probabilities", one_hot, ids[kept])
-        rounds = self.exchange.rounds
         # λ_p multiplies the learning rate, not the loss: Adam's steps ignore the loss's scale.
-        rate = float(ramp(round_ / rounds, self.gamma)) if rounds else 1.0
+        rate = float(ramp(number / round_.total, self.gamma)) if round_.total else 1.0
         terms = [Distil(source="votes")]
         step = Train(on="public", terms=terms, epochs=self.voting_epochs, rate=rate)
-        server.load_weights(average)
-        server.train(step, {"votes": votes}, round_, rounds)
-        return server.weights(), {**agreement, "voted": float(kept.float().mean())}
+        model.load_weights(average)
+        model.train(step, {"votes": votes}, "server")
+        return model.weights(), {**agreement, "voted": float(kept.float().mean())}
 
     def _workspace(self, weights: Knowledge, round_: int) -> dict[str, Knowledge]:
         if not (self.disentangle or self.match):
             return {}
-        server = self.server
-        ids = public_ids(server.num_samples, self.target_samples, self.options.seed, round_)
-        server.load_weights(weights)
+        model, x = self.model["global"], self.samples.public.x
+        ids = public_ids(len(x), self.target_samples, self.round.seed, round_)
+        model.load_weights(weights)
         target = describe(
-            server.features(ids),
+            model.features(x[ids]),
             ids,
             self.workspace,
             moments=self.disentangle,

@@ -7,16 +7,15 @@ from typing import Literal
 
 from fedkt.adaptation.alignment import MMD, DomainAdversarial, Ramped
 from fedkt.answers import log_probabilities
-from fedkt.errors import ConfigError
+from fedkt.context import ServerNet
 from fedkt.fusion.voting import vote
 from fedkt.fusion.weighting import sample_weighted_mean, sample_weights
-from fedkt.knowledge import Fused, Knowledge, Stack, Uploads
+from fedkt.knowledge import Fused, Stack, Uploads
 from fedkt.objectives import CrossEntropy, Distil, Term
 from fedkt.objectives.heads import Head
 from fedkt.options import AtLeastTwo, Count, Factor
 from fedkt.recipe import Beside, Predict, Recipe, Train
 from fedkt.registry import register
-from fedkt.strategies.server.model import ServerModel
 from fedkt.strategies.server.strategy import KnowledgeStrategy
 
 
@@ -61,7 +60,8 @@ class FedKAFree(KnowledgeStrategy):
     """
 
     name = "fedka-free"
-    needs_server_model = True
+    needs_samples = True
+    serves = "server"
     follows_progress = True
 
     def __init__(
@@ -120,35 +120,22 @@ class FedKAFree(KnowledgeStrategy):
             heads=[Head("domain", (100, 2), norm=True)] if self.disentangle else [],
         )
 
+    def models(self) -> dict[str, ServerNet]:
+        """Return the server's own model, of any architecture."""
+        return {"server": ServerNet()}
+
     def fuse(self, uploads: Uploads) -> Fused:
         """Return the votes, after training the server's model on them; broadcast."""
-        server, round_ = self._kept(), self.exchange.report.round
-        size = self.exchange.roster.public_size
-        if server.num_samples != size:
-            raise ConfigError(
-                f"fedka-free: the server has {server.num_samples} samples and the clients' public "
-                f"set {size}; they must be the same."
-            )
-        voted = self._voted(uploads["public"], round_)
+        voted = self._voted(uploads["public"])
         step = Train(on="public", terms=[Distil()], epochs=self.server_epochs)
-        server.train(step, voted.shared, round_, self.exchange.rounds)
-        self.memory["server"] = server.state()
+        self.model["server"].train(step, voted.shared, "server")
         return voted
 
-    def server_weights(self) -> Knowledge | None:
-        """Return the weights of the server's own model."""
-        return self._kept().weights() if "server" in self.memory else None
-
-    def _voted(self, answers: Stack, round_: int) -> Fused:
-        counted = vote(answers, self.exchange.roster.num_classes, self.options.seed, round_)
+    def _voted(self, answers: Stack) -> Fused:
+        round_ = self.round
+        counted = vote(answers, round_.num_classes, round_.seed, round_.number)
         if self.votes == "majority":
             return counted
         logits = log_probabilities(answers.values)
         fused = sample_weighted_mean(answers, sample_weights(logits, "entropy"))
         return replace(fused, diagnostics=counted.diagnostics)
-
-    def _kept(self) -> ServerModel:
-        """Return the server's model in its last state; after a resume it is a new object."""
-        if "server" in self.memory:
-            self.server.load_state(self.memory["server"])
-        return self.server

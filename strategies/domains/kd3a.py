@@ -9,6 +9,7 @@ from annotated_types import Ge, Le
 from torch import Tensor
 
 from fedkt.answers import torch_softmax
+from fedkt.context import ServerNet
 from fedkt.fusion import average
 from fedkt.fusion.knowledge_vote import ballots, contributions, knowledge_vote, shares
 from fedkt.knowledge import Fused, Knowledge, Stack, Uploads
@@ -82,7 +83,7 @@ class KD3A(KnowledgeStrategy):
     """
 
     name = "kd3a"
-    needs_server_model = True
+    needs_samples = True
     follows_progress = True
 
     def __init__(
@@ -110,23 +111,27 @@ class KD3A(KnowledgeStrategy):
         train = Train(on="private", terms=[CrossEntropy()], epochs=epochs, samples=samples)
         return Recipe.sharing_weights(train)
 
+    def models(self) -> dict[str, ServerNet]:
+        """Return the target's model, which answers with the sources' weights too."""
+        return {"target": ServerNet()}
+
     def fuse(self, uploads: Uploads) -> Fused:
         """Return the mean of sources and target model by consensus focus; broadcast."""
         stack: Stack = uploads["weights"]
-        gate, round_, rounds = self._gate(), self.exchange.report.round, self.exchange.rounds
+        gate, model = self._gate(), self.model["target"]
         answers = torch.stack([self._answers(stack, k) for k in range(len(stack))])
         targets, support = knowledge_vote(answers, gate)
         share = float((support > 0).double().mean())
         kept = support > 0 if self.skip_unsupported else torch.ones_like(support, dtype=torch.bool)
         ids = kept.nonzero()[:, 0]
         votes = Knowledge("probabilities", {"values": targets[ids]}, ids, support[ids])
-        self.server.load_weights(self.exchange.latest.shared["weights"])
+        model.load_weights(self.exchange.latest.shared["weights"])
         step = self._adapt(share if self.skip_unsupported else 1.0)
-        loss = self.server.train(step, {"votes": votes}, round_, rounds) if len(ids) else None
-        orders = torch_rng(self.options.seed, "kd3a", round_)
+        loss = model.train(step, {"votes": votes}, "server") if len(ids) else None
+        orders = torch_rng(self.round.seed, "kd3a", self.round.number)
         focus = shares(contributions(ballots(answers, gate), generator=orders))
         weights = self._weights(stack.clients, focus, share if self.skip_unsupported else 1.0)
-        target = self.server.weights().tensors
+        target = model.weights().tensors
         models = {n: torch.cat([t, target[n][None]]) for n, t in stack.tensors.items()}
         examples = torch.cat([stack.num_examples, torch.tensor([float(len(targets))])])
         everyone = Stack(stack.name, stack.kind, models, None, (*stack.clients, -1), examples)
@@ -141,9 +146,7 @@ class KD3A(KnowledgeStrategy):
         )
 
     def _gate(self) -> float:
-        rounds = self.exchange.rounds
-        progress = (self.exchange.report.round - 1) / rounds if rounds else 0.0
-        return self.gate_start + (self.gate_end - self.gate_start) * progress
+        return self.gate_start + (self.gate_end - self.gate_start) * self.round.progress
 
     def _adapt(self, supported: float = 1.0) -> Train:
         # The average number of supported samples in a pass over all samples.
@@ -159,8 +162,8 @@ class KD3A(KnowledgeStrategy):
     def _answers(self, stack: Stack, k: int) -> Tensor:
         """Return the probabilities of the k-th source on the target, ``[M, C]``."""
         weights = {n: t[k] for n, t in stack.tensors.items()}
-        self.server.load_weights(Knowledge("weights", weights))
-        answers = torch_softmax(self.server.predict())
+        self.model["target"].load_weights(Knowledge("weights", weights))
+        answers = torch_softmax(self.model["target"].predict(self.samples.public.x))
         # Finite but very large weights may answer NaN: then the source knows nothing.
         broken = answers.isnan().any(-1, keepdim=True)
         return torch.where(broken, torch.full_like(answers, 1 / answers.shape[-1]), answers)

@@ -10,14 +10,12 @@ from fedkt.errors import FedktError, KnowledgeError, NotFiniteError, RunFailedEr
 from fedkt.knowledge import Fused, Upload, Uploads
 from fedkt.strategies.server.bounds import magnitude
 from fedkt.strategies.server.exchange import Exchange
-from fedkt.strategies.server.round import ServerOptions
+from fedkt.strategies.server.model import ServerModels
 from fedkt.text import raised
 
 
 class Fusing(Protocol):
     """The parts of a strategy that the fusion of a round uses."""
-
-    options: ServerOptions
 
     @property
     def title(self) -> str:
@@ -27,6 +25,11 @@ class Fusing(Protocol):
     @property
     def memory(self) -> dict[str, Any]:
         """Values that the method keeps from round to round."""
+        ...
+
+    @property
+    def model(self) -> ServerModels:
+        """The models at the server."""
         ...
 
     @property
@@ -49,7 +52,7 @@ def fuse(strategy: Fusing, uploads: Uploads) -> list[int]:
     Parameters
     ----------
     strategy : KnowledgeStrategy
-        The strategy. Another call of its ``fuse`` starts from the same memory.
+        The strategy. Another call of its ``fuse`` starts from the same memory and models.
     uploads : Uploads
         All sound uploads.
 
@@ -120,15 +123,13 @@ def _where(strategy: Fusing) -> str:
     return f"{strategy.title}, round {strategy.exchange.report.round}"
 
 
-def _snapshot(strategy: Fusing) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Return copies of the memory and the server's state, which a fusion may change."""
-    server = strategy.options.server_model
-    return copy.deepcopy(strategy.memory), None if server is None else server.state()
+def _snapshot(strategy: Fusing) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return copies of the memory and of the models' states, which a fusion may change."""
+    return copy.deepcopy(strategy.memory), strategy.model.states()
 
 
-def _restore(strategy: Fusing, before: tuple[dict[str, Any], dict[str, Any] | None]) -> None:
-    memory, state = before
+def _restore(strategy: Fusing, before: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    memory, states = before
     strategy.memory.clear()
     strategy.memory.update(copy.deepcopy(memory))
-    if strategy.options.server_model is not None and state is not None:
-        strategy.options.server_model.load_state(copy.deepcopy(state))
+    strategy.model.load_states(states)

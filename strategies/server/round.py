@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
+from fedkt.context import ServerSamples
+from fedkt.data.samples import Samples
+from fedkt.errors import ConfigError
 from fedkt.options import AtLeastOne, Count, Factor, PositiveFraction, checked
 from fedkt.strategies.server.bounds import Bounds
-from fedkt.strategies.server.model import ServerModel
+from fedkt.strategies.server.model import MakeModel
 
 Quorum = Literal["strict", "majority"] | AtLeastOne
 
@@ -41,8 +46,14 @@ class ServerOptions:
         int64 ``[M]``: labels of the public samples by id, -1 where the server does not know the
         label. A simulation gives those of its public set; a deployed server gives those that it
         has. Only methods that say so read them (``trust="root"``).
-    server_model : ServerModel, optional
-        The server's own model and unlabelled samples, for methods that need them.
+    public : Tensor, optional
+        float32 ``[M, ...]``: inputs of the public samples by id; in domain adaptation those of the
+        target. For methods that work on them at the server.
+    validation : Samples, optional
+        Labelled samples held out at the server.
+    models : MakeModel, optional
+        The maker of models at the server, for methods that have any, e.g.
+        ``fedkt.clients.LearnerModels``.
     group_effect : bool
         Whether participants also measure their model between learning and fusion, on the
         common test set. This is evaluation only and changes no model.
@@ -61,10 +72,25 @@ class ServerOptions:
     quorum: Quorum = "majority"
     # Tensors cannot be compared by ==, and are too long for a log line.
     public_labels: Tensor | None = field(default=None, compare=False, repr=False)
-    server_model: ServerModel | None = field(default=None, compare=False, repr=False)
+    public: Tensor | None = field(default=None, compare=False, repr=False)
+    validation: Samples | None = field(default=None, compare=False, repr=False)
+    models: MakeModel | None = field(default=None, compare=False, repr=False)
     group_effect: bool = False
     schedule_rounds: Count = 0
     bounds: Bounds = field(default_factory=Bounds)
+
+    @cached_property
+    def samples(self) -> ServerSamples:
+        """The samples at the server, each of length 0 where there are none."""
+        x = torch.zeros(0, 1) if self.public is None else self.public
+        ids = torch.arange(len(x))
+        none = labelled = Samples(x[:0], torch.zeros(0, dtype=torch.int64), ids[:0])
+        if self.public is not None and self.public_labels is not None:
+            if len(self.public_labels) != len(x):
+                told = f"{len(self.public_labels)} public_labels"
+                raise ConfigError(f"The server has {told} for {len(x)} public samples.")
+            labelled = Samples(x, self.public_labels, ids).select(self.public_labels >= 0)
+        return ServerSamples(Samples(x, None, ids), labelled, self.validation or none)
 
     def needed(self, expected: int) -> int:
         """Return the number of clients that a run needs, of those expected."""

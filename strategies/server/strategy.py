@@ -9,27 +9,27 @@ from __future__ import annotations
 import copy
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from logging import INFO
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fedkt import wire
-from fedkt.errors import ConfigError, KnowledgeError, NotFiniteError
-from fedkt.knowledge import Fused, Knowledge, Upload, Uploads
+from fedkt.context import Round, ServerNet, ServerSamples
+from fedkt.errors import ConfigError, NotFiniteError
+from fedkt.knowledge import Fused, Knowledge, Uploads
 from fedkt.options import checked
 from fedkt.recipe import Recipe
 from fedkt.registry import short_name
-from fedkt.strategies.server import fusing
+from fedkt.strategies.server import conversation, fusing
 from fedkt.strategies.server.exchange import Exchange
-from fedkt.strategies.server.model import ServerModel
-from fedkt.strategies.server.replies import ACCURACIES, LearnFigures, accuracies
+from fedkt.strategies.server.model import ServerModel, ServerModels
 from fedkt.strategies.server.round import RoundReport, ServerOptions
 
 
@@ -60,8 +60,10 @@ class KnowledgeStrategy(Strategy):
     """
 
     part: ClassVar[str] = "strategies"
-    # Whether the server has a model and samples of its own (``options.server_model``).
-    needs_server_model: ClassVar[bool] = False
+    # Whether the server works on public samples of its own (``samples.public``).
+    needs_samples: ClassVar[bool] = False
+    # The name of the server's model that is evaluated; None: the global weights, if there are any.
+    serves: str | None = None
     # Whether a round depends on the number of rounds planned (``Batch.progress``,
     # ``exchange.rounds``). Then a run made longer differs from a run planned longer.
     follows_progress: ClassVar[bool] = False
@@ -91,6 +93,13 @@ class KnowledgeStrategy(Strategy):
             Broadcast or unicast knowledge under the recipe's share names.
         """
         raise ConfigError(f"{self.title} shares knowledge but does not define fuse().")
+
+    def models(self) -> Mapping[str, ServerNet]:
+        """Return the models at the server by name; called once, after the greeting.
+
+        They are then in ``self.model``, untrained, and in every checkpoint.
+        """
+        return {}
 
     def fusion_flops(self, clients: int, rows: float, classes: int) -> float:
         """Return the FLOPs of a fusion whose cost grows faster than the number of clients.
@@ -126,29 +135,65 @@ class KnowledgeStrategy(Strategy):
     def server_weights(self) -> Knowledge | None:
         """Return the weights of the server's model for its evaluation; None if it has none.
 
-        By default the global weights, for methods that exchange whole weights.
+        Those of the model that ``serves``, else the global weights of methods that exchange them.
         """
+        if self.serves is not None:
+            return self.model[self.serves].weights()
         for share in self.exchange.recipe.share:
             if share.whole_model:
                 return self.exchange.latest.shared.get(share.name)
         return None
 
     @property
-    def server(self) -> ServerModel:
-        """The server's own model.
+    def model(self) -> ServerModels:
+        """The models at the server by name, built in the order of :meth:`models`.
 
         Raises
         ------
         ConfigError
-            If ``options.server_model`` is not set.
+            If the deployer gives no maker of models, or one cannot be built.
         """
-        model = self.options.server_model
-        if model is None:
+        self._models.build(self.models, self._made)
+        return self._models
+
+    @property
+    def _models(self) -> ServerModels:
+        models: ServerModels = self.__dict__.setdefault("_server_models", ServerModels())
+        return models
+
+    def _made(self, net: ServerNet, number: int) -> ServerModel:
+        make = self.options.models
+        if make is None:
             raise ConfigError(
-                f"{self.title} needs a model and unlabelled samples at the server: "
-                "set options.server_model."
+                f"{self.title} works with a model at the server, and nothing makes one: set "
+                "options.models, e.g. to fedkt.clients.LearnerModels."
             )
-        return model
+        return make(net, number, self.settled_recipe, self.samples, lambda: self.round)
+
+    @property
+    def samples(self) -> ServerSamples:
+        """The samples at the server: public, labelled, validation; of length 0 where none are."""
+        return self.options.samples
+
+    @property
+    def round(self) -> Round:
+        """The round as it stands: its number and clients, and what the clients are."""
+        exchange, roster = self.exchange, self.exchange.roster
+        return Round(
+            number=exchange.report.round,
+            total=exchange.rounds,
+            clients=tuple(exchange.report.participants),
+            num_classes=roster.num_classes,
+            public_size=roster.public_size,
+            input_shape=roster.input_shape,
+            seed=self.options.seed,
+            about={client: member.facts for client, member in roster.items()},
+        )
+
+    @property
+    def has_models(self) -> bool:
+        """Whether the method declares models at the server."""
+        return type(self).models is not KnowledgeStrategy.models
 
     @property
     def title(self) -> str:
@@ -179,12 +224,18 @@ class KnowledgeStrategy(Strategy):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state after the last finished round; see ``fedkt.snapshot`` for types."""
-        return {"memory": copy.deepcopy(self.memory), "exchange": self.exchange.state_dict()}
+        states = self._models.states()
+        return {
+            "memory": copy.deepcopy(self.memory),
+            "exchange": self.exchange.state_dict(),
+            **({"models": states} if states else {}),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load a state; the next ``start`` continues from it."""
         self.__dict__.pop("_exchange", None)
         self.__dict__["_memory"] = copy.deepcopy(state["memory"])
+        self.__dict__["_server_models"] = ServerModels(state.get("models"))
         self.exchange.load_state_dict(state["exchange"])
 
     def start(
@@ -213,14 +264,14 @@ class KnowledgeStrategy(Strategy):
         """
         arrays = initial_arrays if initial_arrays is not None else ArrayRecord()
         self.exchange.rounds = self.options.schedule_rounds or num_rounds
-        self.exchange.meet(grid, arrays, timeout, self.first)
+        self._meet(grid, arrays, timeout)
         # Without a server model the first weights belong to no party, and are not evaluated.
         arrays = self._server_arrays() or ArrayRecord()
         configs = train_config or ConfigRecord(), evaluate_config or ConfigRecord()
-        result, send = Result(), partial(grid.send_and_receive, timeout=timeout)
+        result, turn = Result(), partial(conversation.turn, configs=configs, timeout=timeout)
         for server_round in range(self.exchange.next_round, num_rounds + 1):
             began = time.monotonic()
-            arrays, trained, evaluated = self._round(server_round, arrays, configs, grid, send)
+            arrays, trained, evaluated = turn(self, server_round, arrays, grid)
             served = self._served(evaluate_fn, server_round, arrays) if evaluate_fn else None
             for store, metrics in (
                 (result.train_metrics_clientapp, trained),
@@ -233,27 +284,20 @@ class KnowledgeStrategy(Strategy):
         result.arrays = arrays
         return result
 
-    def _round(
-        self,
-        server_round: int,
-        arrays: ArrayRecord,
-        configs: tuple[ConfigRecord, ConfigRecord],
-        grid: Grid,
-        send: Callable[[Iterable[Message]], Iterable[Message]],
-    ) -> tuple[ArrayRecord, MetricRecord | None, MetricRecord | None]:
-        """Return the server's weights after a round, and the clients' means of both messages.
-
-        Messages and replies are freed early: with thousands of clients they take gigabytes.
-        """
-        messages = self.configure_train(server_round, arrays, configs[0], grid)
-        replies = _handed_over(send(messages))
-        del messages
-        fused, trained = self.aggregate_train(server_round, replies)
-        arrays = fused if fused is not None else arrays
-        messages = self.configure_evaluate(server_round, arrays, configs[1], grid)
-        replies = _handed_over(send(messages))
-        del messages
-        return arrays, trained, self.aggregate_evaluate(server_round, replies)
+    def _meet(self, grid: Grid, arrays: ArrayRecord, timeout: float) -> None:
+        """Greet the clients and build the server's models, once; refuse what cannot work."""
+        here, title = len(self.samples.public), self.title
+        if self.needs_samples and not here:
+            raise ConfigError(f"{title} works on public samples at the server: set options.public.")
+        there = self.exchange.meet(grid, arrays, timeout, self.first).public_size
+        if self.needs_samples and self.settled_recipe.needs_public and here != there:
+            raise ConfigError(
+                f"{title}: the server has {here} public samples and the clients {there}; they must "
+                "be the same."
+            )
+        if self.serves is not None and self.serves not in self.model:
+            names = ", ".join(self.model) or "none"
+            raise ConfigError(f"{title} serves {self.serves!r}; its models at the server: {names}.")
 
     def _served(
         self,
@@ -282,114 +326,44 @@ class KnowledgeStrategy(Strategy):
         settings = {k: v for k, v in vars(self).items() if not k.startswith("_")}
         log(INFO, "\t├──> %s %s", self.title, settings)
 
-    # --- first message of a round: learn and share ---------------------------------------
+    # --- the messages of a round ---------------------------------------------------------
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Return the messages that ask the round's clients, drawn here, to learn and share."""
-        exchange = self.exchange
-        exchange.meet(grid, arrays, 3600, self.first)
-        exchange.begin(server_round)
-        if not self._has_first_message:
-            return []
-        recipe = exchange.recipe
-        names = list(dict.fromkeys(recipe.needs("start") + recipe.needs("learn")))
-        if self.options.group_effect:
-            config = ConfigRecord({**config, "group-effect": True})
-        return exchange.messages(MessageType.TRAIN, exchange.report.participants, names, config)
+        self._meet(grid, arrays, 3600)
+        self.exchange.begin(server_round)
+        return conversation.to_learn(self.exchange, config)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Return the server's weights and the mean loss, after fusing the uploads that are good."""
         exchange = self.exchange
-        if not self._has_first_message:
+        if not conversation.has_first_message(exchange.recipe):
             return None, None
         asked = exchange.report.participants
-        sound: list[Upload] = []
-        figures: dict[int, LearnFigures] = {}
-        for client, content in exchange.contents(replies, "learn", asked):
-            try:
-                sound.append(exchange.read_upload(client, content))
-                figures[client] = LearnFigures.of(content)
-            except KnowledgeError as error:
-                exchange.fail(client, "share", str(error))
-        uploads = Uploads(exchange.without_outliers([u for u in sound if u.client in figures]))
-        del sound  # stacking frees them one by one
-        exchange.stop_unless(uploads, "learn")
-        for upload in uploads:
-            exchange.note_leakage(upload)
+        uploads, figures = conversation.read_uploads(exchange, replies)
         clients = list(uploads.clients)
         if exchange.recipe.share:
             clients = fusing.fuse(self, uploads)
         del uploads
-        exchange.report.participants = clients
-        exchange.note_learning(asked, clients)
-        for client in clients:
-            exchange.acknowledge(client)
-            self._note(client, figures[client])
-        losses = [figures[c].loss for c in clients]
-        known = [loss for loss in losses if loss is not None]
-        metrics = MetricRecord({"loss": float(np.mean(known))}) if known else None
+        metrics = conversation.note_learning(exchange, asked, clients, figures)
         return self._server_arrays(), metrics
-
-    def _note(self, client: int, figures: LearnFigures) -> None:
-        if figures.learnt is not None:
-            self.exchange.report.learnt[client] = figures.learnt
-        elif figures.unmeasured is not None:
-            self.exchange.fail(client, "group effect", figures.unmeasured)
-
-    @property
-    def _has_first_message(self) -> bool:
-        recipe = self.exchange.recipe
-        return bool(recipe.start or recipe.learn or recipe.share)
-
-    def _server_arrays(self) -> ArrayRecord | None:
-        weights = self.server_weights()
-        return None if weights is None else wire.arrays_of(weights)
-
-    # --- second message of a round: absorb and evaluate ----------------------------------
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Return the messages: participants absorb the fused knowledge, all clients evaluate."""
-        exchange = self.exchange
-        taking_part = exchange.report.participants if exchange.recipe.absorb else []
-        others = [c for c in exchange.report.clients if c not in set(taking_part)]
-        names = exchange.recipe.needs("absorb")
-        absorb = ConfigRecord({**config, "absorb": True})
-        idle = ConfigRecord({**config, "absorb": False})
-        return exchange.messages(MessageType.EVALUATE, taking_part, names, absorb) + (
-            exchange.messages(MessageType.EVALUATE, others, (), idle)
-        )
+        return conversation.to_absorb(self.exchange, config)
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Return the means of the clients' accuracies."""
-        exchange = self.exchange
-        report = exchange.report
-        for client, content in exchange.contents(replies, "absorb", report.clients):
-            try:
-                report.metrics[client] = accuracies(content)
-            except KnowledgeError as error:
-                exchange.fail(client, "evaluate", str(error))
-            else:
-                exchange.acknowledge(client)
-        exchange.stop_unless(list(report.metrics), "absorb and evaluate")
-        means = MetricRecord()
-        for name in ACCURACIES:
-            values = [v for v in report.per_client(name) if v is not None]
-            if values:
-                means[name] = float(np.mean(values))
-        return means
+        return conversation.read_accuracies(self.exchange, replies)
 
-
-def _handed_over(replies: Iterable[Message]) -> Iterator[Message]:
-    """Yield replies without keeping those that were yielded."""
-    left = list(replies)[::-1]
-    del replies
-    while left:
-        yield left.pop()
+    def _server_arrays(self) -> ArrayRecord | None:
+        weights = self.server_weights()
+        return None if weights is None else wire.arrays_of(weights)

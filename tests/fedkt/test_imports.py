@@ -115,6 +115,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
             "recipe",
             "wire",
             "greeting",
+            "context",
             "evaluation",
         ),
     ),

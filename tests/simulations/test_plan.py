@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fedkt.clients import LearnerServerModel
+from fedkt.clients import LearnerModels
 from fedkt.errors import ConfigError
 from fedkt.simulations.results.rounds import read_rounds
 from fedkt.simulations.runs.run import execute, prepare, strategy_of
@@ -47,7 +47,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counting.__wrapped__ = init  # the options stand in its signature
     monkeypatch.setattr(FedKA, "__init__", counting)
     counted(FedKA, "recipe", "recipe")
-    counted(LearnerServerModel, "__init__", "server model")
+    counted(LearnerModels, "__call__", "server model")
     return counts
 
 

@@ -12,14 +12,14 @@ import torch
 from flwr.app import Context
 from flwr.serverapp.strategy import Result
 
-from fedkt.clients import Client, LearnerServerModel, TrainingOptions, client_app
-from fedkt.clients.learners.making import make_learner
+from fedkt.clients import Client, LearnerModels, TrainingOptions, client_app
 from fedkt.data import Federation, FederationSpec, build_federation
 from fedkt.knowledge import Knowledge, Upload, Uploads
 from fedkt.machine import one_thread
 from fedkt.simulations.engines.grid import InProcessGrid
 from fedkt.simulations.engines.population import Population, PopulationSpec
 from fedkt.strategies import KnowledgeStrategy, RoundReport, ServerOptions
+from fedkt.wire import weights_of
 
 SPEC = FederationSpec(
     clients=4,
@@ -59,6 +59,12 @@ class World:
         with one_thread():
             return strategy.start(self.grid, arrays, num_rounds=rounds)
 
+    def meet(self, strategy: KnowledgeStrategy) -> Knowledge:
+        """Greet the clients for a strategy; return the first weights."""
+        arrays = self.population.initial_arrays(self.seed, strategy.recipe())
+        strategy.exchange.meet(self.grid, arrays, 60)
+        return weights_of(arrays)
+
     @property
     def reports(self) -> list[RoundReport]:
         return self.watch.reports
@@ -96,17 +102,14 @@ def world(federation: Federation) -> Callable[..., World]:
 
 @pytest.fixture
 def with_options(federation: Federation) -> Callable[..., KnowledgeStrategy]:
-    """Return a function that gives a strategy its options, and a server model if it needs one."""
+    """Return a function that gives a strategy its options, and what a server may have."""
 
     def give(
         strategy: KnowledgeStrategy, model: str = "linear", **options: Any
     ) -> KnowledgeStrategy:
-        if strategy.needs_server_model:
-            learner = make_learner(model, federation.input_shape, federation.num_classes)
-            public = federation.client(0).public
-            assert public is not None
-            server = LearnerServerModel(learner, public.x, strategy.recipe(), 3)
-            options.setdefault("server_model", server)
+        public = federation.client(0).public
+        assert public is not None
+        options = {"models": LearnerModels(model), "public": public.x, **options}
         strategy.options = replace(ServerOptions(seed=3, clients=4, quorum="strict"), **options)
         return strategy
 

@@ -44,21 +44,24 @@ def test_the_target_s_features_are_those_of_the_global_model(world, with_options
     target, weights = strategy.made.shared["target"], strategy.made.shared["weights"]
     assert target.kind == "features"
     assert target.values.shape == (20, 64)
-    strategy.server.load_weights(weights)
-    assert torch.equal(target.values, strategy.server.features(target.ids))
+    model, x = strategy.model["global"], strategy.samples.public.x
+    model.load_weights(weights)
+    assert torch.equal(target.values, model.features(x[target.ids]))
 
 
 def test_every_round_draws_the_target_anew_and_first_gives_the_first_model_s(
-    with_options,
+    world, with_options
 ) -> None:
     strategy = with_options(FADA(target_samples=20), model="mlp")
-    weights = strategy.server.weights()
+    weights = world(models=("mlp",)).meet(strategy)
     first = strategy.first(weights)["target"]
-    assert torch.equal(first.values, strategy.server.features(first.ids))
+    x = strategy.samples.public.x[first.ids]
+    assert torch.equal(first.values, strategy.model["global"].features(x))
     again = strategy.first(weights)["target"]
     assert torch.equal(first.ids, again.ids)
     assert not torch.equal(first.ids, strategy._target(weights, 1).ids)
     whole = with_options(FADA(target_samples=0), model="mlp")
+    world(models=("mlp",)).meet(whole)
     assert torch.equal(whole.first(weights)["target"].ids, torch.arange(50))
 
 

@@ -13,7 +13,7 @@ import torch
 from fedkt.adaptation.alignment import ramp
 from fedkt.adaptation.discrepancy import fourier_mean, gaussian_mmd
 from fedkt.adaptation.workspaces import describe
-from fedkt.clients import LearnerServerModel, TrainingOptions
+from fedkt.clients import LearnerModels, TrainingOptions
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Uploads
 from fedkt.recipe import Recipe
@@ -38,11 +38,8 @@ def start(world: Any, with_options: Any, federation: Any) -> Callable[..., Any]:
         **training: Any,
     ) -> Any:
         there = world(models=models, **training)
-        own = type(there.population)(there.population.spec, federation).learner(models[0])
-        public = federation.client(0).public.x
-        options = TrainingOptions(**training)
-        server = LearnerServerModel(own, public, strategy.recipe(), 3, options)
-        given = with_options(strategy, server_model=server, schedule_rounds=schedule_rounds)
+        maker = LearnerModels(models[0], TrainingOptions(**training))
+        given = with_options(strategy, models=maker, schedule_rounds=schedule_rounds)
         there.result = there.start(given, rounds)
         return there
 
@@ -250,8 +247,20 @@ def test_bad_options_are_one_line(options, said) -> None:
 
 
 def test_a_server_without_a_model_is_refused(world, with_options) -> None:
-    strategy = with_options(FedKA(), server_model=None)
-    with pytest.raises(ConfigError, match=r"fedka needs a model .* at the server"):
+    strategy = with_options(FedKA(), models=None)
+    with pytest.raises(ConfigError, match=r"fedka works with a model at the server, and nothing"):
+        world().start(strategy, 1)
+
+
+def test_a_server_without_samples_is_refused(world, with_options) -> None:
+    strategy = with_options(FedKA(), public=None)
+    with pytest.raises(ConfigError, match=r"fedka works on public samples at the server: set"):
+        world().start(strategy, 1)
+
+
+def test_a_server_with_another_public_set_is_refused(world, with_options) -> None:
+    strategy = with_options(FedKAFree(), public=torch.zeros(3, 1, 8, 8))
+    with pytest.raises(ConfigError, match=r"the server has 3 public samples and the clients 50"):
         world().start(strategy, 1)
 
 

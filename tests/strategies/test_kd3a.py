@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedkt.clients import TrainingOptions
+from fedkt.clients import LearnerModels, TrainingOptions
 from fedkt.errors import ConfigError
 from fedkt.fusion import average
 from fedkt.knowledge import Stack, Uploads
@@ -38,7 +38,7 @@ def test_the_result_is_the_weighted_mean_of_sources_and_target(world, with_optio
     assert 0 < told["supported"] < 1
     assert float(told["weights"][-1]) == pytest.approx(told["supported"] / 5)
     models = [u.knowledge["weights"].tensors["1.weight"] for u in strategy.seen]
-    models.append(strategy.server.weights().tensors["1.weight"])
+    models.append(strategy.model["target"].weights().tensors["1.weight"])
     by_hand = sum(float(w) * m for w, m in zip(told["weights"], models, strict=True))
     assert torch.allclose(torch.tensor(result.arrays["1.weight"].numpy()), by_hand, atol=1e-6)
 
@@ -61,8 +61,9 @@ def test_focus_moves_slowly_from_equal_weights(world, with_options) -> None:
 def test_what_nobody_supports_is_neither_learnt_nor_averaged(
     world, with_options, federation, optimiser: str, model: str, mixup: float
 ) -> None:
-    strategy = with_options(Keeping(gate_start=1.0, gate_end=1.0, mixup_alpha=mixup), model=model)
-    strategy.server._options = TrainingOptions(optimiser=optimiser)
+    maker = LearnerModels(model, TrainingOptions(optimiser=optimiser))
+    strategy = Keeping(gate_start=1.0, gate_end=1.0, mixup_alpha=mixup)
+    with_options(strategy, models=maker)
     run = world(models=(model,), optimiser=optimiser)
     before = weights_of(run.population.initial_arrays(3, strategy.recipe())).tensors
     run.start(strategy, 1)
@@ -70,7 +71,7 @@ def test_what_nobody_supports_is_neither_learnt_nor_averaged(
     assert told["supported"] == 0
     assert told["target_loss"] is None
     assert torch.allclose(told["weights"], torch.tensor([0.25] * 4 + [0.0]))
-    after = strategy.server.weights().tensors
+    after = strategy.model["target"].weights().tensors
     assert all(torch.equal(after[n], before[n]) for n in before)
 
 
@@ -92,15 +93,16 @@ def test_the_target_learns_from_supported_samples_alone(
     options = {"local_epochs": 2, "gate_start": 0.6, "gate_end": 0.6, "target_samples": drawn}
     strategy = with_options(Keeping(**options))
     learnt, samples = [], []
-    train = strategy.server.train
+    run = world(learning_rate=0.02)
+    run.meet(strategy)
+    train = strategy.model["target"].train
 
     def watched(step, knowledge, *names):
         learnt.append(knowledge["votes"])
         samples.append(step.samples)
         return train(step, knowledge, *names)
 
-    monkeypatch.setattr(strategy.server, "train", watched)
-    run = world(learning_rate=0.02)
+    monkeypatch.setattr(strategy.model["target"], "train", watched)
     run.start(strategy, 2)
     for votes, seen, report in zip(learnt, samples, run.reports, strict=True):
         share = report.diagnostics["supported"]
@@ -152,14 +154,15 @@ def test_batch_norm_statistics_are_averaged_with_the_same_weights(world, with_op
     name = next(n for n in result.arrays if n.endswith("running_var"))
     weights = run.reports[0].diagnostics["weights"]
     parts = [u.knowledge["weights"].tensors[name] for u in strategy.seen]
-    parts.append(strategy.server.weights().tensors[name])
+    parts.append(strategy.model["target"].weights().tensors[name])
     by_hand = sum(float(w) * p for w, p in zip(weights, parts, strict=True))
     assert torch.allclose(torch.tensor(result.arrays[name].numpy()), by_hand, rtol=1e-4)
 
 
 def test_a_source_that_answers_nan_only_loses_its_vote(world, with_options) -> None:
     strategy = with_options(KD3A())
-    linear = {n: t[None] for n, t in strategy.server.weights().tensors.items()}
+    world().meet(strategy)
+    linear = {n: t[None] for n, t in strategy.model["target"].weights().tensors.items()}
     huge = {
         n: torch.full_like(t, 3e38)
         * (-1) ** torch.arange(t.shape[1])[None].view(1, -1, *[1] * (t.dim() - 2))
@@ -174,7 +177,7 @@ def test_target_labels_change_nothing(world, with_options) -> None:
     runs = []
     for labels in (torch.arange(50) % 10, torch.zeros(50, dtype=torch.int64)):
         strategy = with_options(KD3A(), public_labels=labels)
-        assert strategy.server._data.public.y is None
+        assert strategy.samples.public.y is None
         runs.append(world().start(strategy, 1).arrays)
     assert all((runs[0][n].numpy() == runs[1][n].numpy()).all() for n in runs[0])
 
@@ -210,9 +213,9 @@ def test_options_are_checked(options, said) -> None:
         KD3A(**options)
 
 
-def test_it_needs_a_model_at_the_server(world) -> None:
+def test_it_needs_samples_at_the_server(world) -> None:
     strategy = KD3A()
-    with pytest.raises(ConfigError, match="kd3a needs a model and unlabelled samples"):
+    with pytest.raises(ConfigError, match="kd3a works on public samples at the server"):
         world().start(strategy, 1)
 
 
@@ -222,6 +225,9 @@ def test_the_target_is_learnt_without_its_labels(world, with_options, federation
     arrays = run.start(strategy, 3).arrays
     supported = [r.diagnostics["supported"] for r in run.reports]
     assert supported[-1] > supported[0] > 0
-    strategy.server.load_weights(weights_of(arrays))
-    right = strategy.server.predict().argmax(-1) == torch.as_tensor(federation.public_y)
+    model = strategy.model["target"]
+    model.load_weights(weights_of(arrays))
+    right = model.predict(strategy.samples.public.x).argmax(-1) == torch.as_tensor(
+        federation.public_y
+    )
     assert float(right.double().mean()) > 0.4  # by chance: 0.1
