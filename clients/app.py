@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from logging import DEBUG
 from typing import Literal
@@ -14,10 +15,11 @@ from torch import Tensor
 from fedkt.clients.client import Client
 from fedkt.clients.cohorts.messages import handle
 from fedkt.clients.facts import hello
-from fedkt.clients.personal_answer import Settled, unsettled
+from fedkt.clients.personal_answer import personal_answer
 from fedkt.clients.state import MemoryStore, StateStore
 from fedkt.clients.turn import begin, error_reply
 from fedkt.errors import ConfigError
+from fedkt.recipe.json import build
 
 CohortOf = Callable[[Context], int | None]
 
@@ -123,9 +125,9 @@ def predict(
     logits = client.learner.predict(x)
     if readout == "global":
         return logits
-    kept = state["settled"]
-    settled = unsettled(state["readout"]) if kept is None else Settled.from_state(kept)
-    return settled.readout(client.learner, client.data.log_prior)(x, logits)
+    own = state["own"] if state["settled"] else {}
+    answered_by = build(json.loads(state["readout"]))
+    return personal_answer(answered_by, client.learner, own, client.data.log_prior)(x, logits)
 
 
 def _guarded(handle: Callable[[], RecordDict], message: Message) -> Message:

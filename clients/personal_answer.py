@@ -1,106 +1,130 @@
-"""A client's personal answer: settled after its model has changed, kept with its state."""
+"""A client's personal answer: its read-out, settled after the model has changed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from fedkt.clients.learners.base import Learner, Work
 from fedkt.clients.phases import PersonalAnswer, run_steps
-from fedkt.readouts.blends import FIXED, Blend, choose, held_out_losses
+from fedkt.data.samples import ClientData
+from fedkt.knowledge import Knowledge
+from fedkt.readouts import ReadOut
 from fedkt.recipe import Recipe, trainings
+
+T = TypeVar("T")
+
+
+def personal_answer(
+    readout: ReadOut, learner: Learner, own: Mapping[str, Any], log_prior: Tensor
+) -> PersonalAnswer:
+    """Return the personal answer of a learner that is loaded with the client's state.
+
+    Parameters
+    ----------
+    readout : ReadOut
+        The recipe's.
+    learner : Learner
+        The learner; it ends as it was.
+    own : Mapping[str, Any]
+        What the client keeps; empty if the read-out is not settled for its model.
+    log_prior : Tensor
+        ``[C]``.
+    """
+
+    def answer(x: Tensor, logits: Tensor) -> Tensor:
+        return readout.answer(x, partial(_ask, learner, (x, logits)), own, log_prior)
+
+    return answer
+
+
+def settle(learner: Learner, recipe: Recipe, work: Work) -> bool:
+    """Settle the recipe's read-out; return whether it keeps anything. The learner ends as it was.
+
+    What it keeps is in ``work.own``.
+    """
+    before = dict(work.own)
+    recipe.personal.settle(learner, _Settling(learner, recipe, work))
+    return any(value is not before.get(name) for name, value in work.own.items())
 
 
 @dataclass(frozen=True)
-class Settled:
-    """The personal answer of one client, valid until its model changes.
+class _Settling:
+    """The work of a read-out; see ``fedkt.readouts.SettleWork``."""
 
-    Parameters
-    ----------
-    blend : Blend
-        The read-out.
-    copy : Mapping, optional
-        Learner state of the model after more private training, if the blend uses it.
-    losses : Tensor, optional
-        float32 ``[75]``: held-out losses of the gate's choice, for its next share.
-    """
-
-    blend: Blend
-    copy: Mapping[str, Any] | None = None
-    losses: Tensor | None = None
+    learner: Learner
+    recipe: Recipe
+    work: Work
 
     @property
-    def own(self) -> bool:
-        """Whether it depends on more than the recipe."""
-        return self.copy is not None or self.losses is not None
+    def data(self) -> ClientData:
+        """The client's data."""
+        return self.work.data
 
-    def readout(self, learner: Learner, log_prior: Tensor) -> PersonalAnswer:
-        """Return the personal answer of a learner that is loaded with the client's state."""
-        blend, copy = self.blend, self.copy
-        if copy is None:
-            return lambda x, logits: blend(logits, None, log_prior)
-        return lambda x, logits: blend(logits, _predict_as(learner, copy, x), log_prior)
+    @property
+    def knowledge(self) -> Mapping[str, Knowledge]:
+        """Fused knowledge by name."""
+        return self.work.knowledge
 
-    def state(self) -> dict[str, Any]:
-        """Return blend and copy as plain data; see ``fedkt.snapshot`` for types."""
-        blend = self.blend
-        numbers = {"scale": blend.scale, "prior": blend.prior, "refreshed": blend.refreshed}
-        return {"blend": numbers, "copy": None if self.copy is None else dict(self.copy)}
+    def keep(self, name: str, value: Any) -> None:
+        """Keep a value with the client's state."""
+        self.work.keep(name, value)
 
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Settled:
-        """Return the personal answer in a :meth:`state`."""
-        return cls(Blend(**state["blend"]), state["copy"])
+    def ask(self, state: Mapping[str, Any] | None, x: Tensor) -> _Answers:
+        """Return the answers of the client's model, or of another state of it."""
+        return _ask(self.learner, None, state, x)
 
-
-def unsettled(name: str) -> Settled:
-    """Return the personal answer of a client whose read-out is not settled for its model yet.
-
-    Parameters
-    ----------
-    name : str
-        The recipe's read-out; all but ``raw`` fall back to ``prior``.
-    """
-    return Settled(FIXED["raw" if name == "raw" else "prior"])
+    def trained_again(self) -> dict[str, Any]:
+        """Return the learner's state after the recipe's private training, done once more."""
+        private = [step for step in trainings(self.recipe.learn) if step.on == "private"]
+        current = self.learner.state()
+        run_steps(self.learner, private, self.work, "readout")
+        refreshed = self.learner.state()
+        self.learner.load_state(current)
+        return refreshed
 
 
-def settle(learner: Learner, recipe: Recipe, work: Work) -> Settled:
-    """Return the personal answer by the recipe's read-out; the learner ends unchanged."""
-    if recipe.readout == "gate":
-        return _gated(learner, recipe, work)
-    blend = FIXED[recipe.readout]
-    return Settled(blend, _refreshed(learner, recipe, work) if blend.refreshed else None)
+@dataclass(frozen=True)
+class _Answers:
+    """A learner's answers to some inputs; see ``fedkt.readouts.Answers``."""
+
+    learner: Learner
+    state: Mapping[str, Any] | None
+    x: Tensor
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """Logits ``[n, C]``."""
+        return self._as_asked(lambda: self.learner.predict(self.x))
+
+    @cached_property
+    def features(self) -> Tensor:
+        """Features ``[n, d]``."""
+        return self._as_asked(lambda: self.learner.features(self.x))
+
+    def _as_asked(self, act: Callable[[], T]) -> T:
+        """Return a result in the state that is asked; the learner ends as it was."""
+        if self.state is None:
+            return act()
+        current = self.learner.state()
+        self.learner.load_state(self.state)
+        result = act()
+        self.learner.load_state(current)
+        return result
 
 
-def _gated(learner: Learner, recipe: Recipe, work: Work) -> Settled:
-    validation = work.data.validation
-    if validation.y is None or not len(validation):
-        return Settled(choose(None, None))
-    copy = _refreshed(learner, recipe, work)
-    both = learner.predict(validation.x), _predict_as(learner, copy, validation.x)
-    losses = held_out_losses(*both, validation.y, work.data.log_prior)
-    (name,) = (s.name for s in recipe.share if s.readout == recipe.readout)
-    blend = choose(losses, work.knowledge.get(name))
-    return Settled(blend, copy if blend.refreshed else None, losses)
-
-
-def _refreshed(learner: Learner, recipe: Recipe, work: Work) -> dict[str, Any]:
-    """Return the learner's state after the recipe's private training, done once more."""
-    private = [step for step in trainings(recipe.learn) if step.on == "private"]
-    current = learner.state()
-    run_steps(learner, private, work, "readout")
-    refreshed = learner.state()
-    learner.load_state(current)
-    return refreshed
-
-
-def _predict_as(learner: Learner, state: Mapping[str, Any], x: Tensor) -> Tensor:
-    """Return logits ``[n, C]`` of another state; the learner ends unchanged."""
-    current = learner.state()
-    learner.load_state(state)
-    logits = learner.predict(x)
-    learner.load_state(current)
-    return logits
+def _ask(
+    learner: Learner,
+    known: tuple[Tensor, Tensor] | None,
+    state: Mapping[str, Any] | None,
+    x: Tensor,
+) -> _Answers:
+    """Return the answers of a learner; ``known`` are inputs and their logits."""
+    answers = _Answers(learner, state, x)
+    if known is not None and state is None and x is known[0]:
+        vars(answers)["logits"] = known[1]
+    return answers

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import cast
+from typing import Any, cast
 
 from flwr.app import ConfigRecord, Context, Error, Message, MessageType, MetricRecord, RecordDict
 from torch import Tensor
@@ -14,13 +15,14 @@ from torch import Tensor
 from fedkt import registry, wire
 from fedkt.clients.client import Client
 from fedkt.clients.learners.base import Work
-from fedkt.clients.personal_answer import Settled, settle
+from fedkt.clients.personal_answer import personal_answer, settle
 from fedkt.clients.phases import common_accuracy, evaluate, run_steps, share
 from fedkt.clients.state import ClientState, StateStore
 from fedkt.data.samples import ClientData
 from fedkt.errors import ConfigError, DiskError, NotFiniteError
 from fedkt.knowledge import Knowledge
 from fedkt.recipe import Recipe, Step
+from fedkt.recipe.json import plain
 from fedkt.shares import Question
 from fedkt.text import foreign
 
@@ -92,18 +94,18 @@ class Kept:
         Whether the client has run the steps of the phase ``start``.
     knowledge : Mapping[str, Knowledge]
         Fused knowledge for the next round, by share name.
-    settled : Settled, optional
-        The client's personal answer, if it is settled for its model.
-    losses : Tensor, optional
-        The client's last held-out losses, under a recipe with a gate.
+    settled : bool
+        Whether the client's read-out is settled for its model.
+    own : Mapping[str, Any]
+        What the client keeps for itself, by name.
     """
 
     handle: str | None = None
     known: bool = False
     started: bool = False
     knowledge: Mapping[str, Knowledge] = field(default_factory=dict)
-    settled: Settled | None = None
-    losses: Tensor | None = None
+    settled: bool = False
+    own: Mapping[str, Any] = field(default_factory=dict)
 
 
 def recall(client: Client, store: StateStore, context: Context, seed: int) -> Kept:
@@ -123,9 +125,8 @@ def recall(client: Client, store: StateStore, context: Context, seed: int) -> Ke
         client.learner.reset(seed, client.id)
         return Kept()
     client.learner.load_state(state["learner"])
-    settled = None if state["settled"] is None else Settled.from_state(state["settled"])
-    rest = bool(state["started"]), state["knowledge"], settled, state["losses"]
-    return Kept(handle, True, *rest)
+    rest = state["knowledge"], bool(state["settled"]), state["own"]
+    return Kept(handle, True, bool(state["started"]), *rest)
 
 
 def begin(
@@ -161,7 +162,7 @@ def begin(
             decoded[key] = wire.decode(packet, partial(order.ids, name, client.data), order.codec)
         knowledge[name] = decoded[key]
     names = order.seed, order.round, client.id
-    work = Work(client.data, knowledge, client.options, *names, kept.losses, order.rounds)
+    work = Work(client.data, knowledge, client.options, *names, order.rounds, dict(kept.own))
     return Turn(client, store, context, order, kept, work)
 
 
@@ -267,19 +268,19 @@ class Turn:
                 content.metric_records["metrics"]["learnt-accuracy"] = learnt
 
     def _accuracies(self) -> RecordDict:
-        client, order, settled = self.client, self.order, self.kept.settled
+        client, order, kept, changed = self.client, self.order, self.kept, False
         with self.named("evaluate"):
-            if order.absorbs or settled is None:
-                settled = settle(client.learner, order.recipe, self.work)
-            readout = settled.readout(client.learner, client.data.log_prior)
-            metrics = evaluate(client.learner, client.data, client.personalised, readout)
+            if order.absorbs or not kept.settled:
+                changed = settle(client.learner, order.recipe, self.work)
+            log_prior, readout = client.data.log_prior, order.recipe.personal
+            answer = personal_answer(readout, client.learner, self.work.own, log_prior)
+            metrics = evaluate(client.learner, client.data, client.personalised, answer)
         # Training and measurements of the read-out are kept even where nothing was absorbed.
-        kept = self.kept
-        if order.absorbs or (kept.known and kept.settled is None and settled.own):
-            self._save(kept.started, settled)
+        if order.absorbs or (kept.known and changed):
+            self._save(kept.started, settled=True)
         return RecordDict({"metrics": MetricRecord({**metrics})})
 
-    def _save(self, started: bool, settled: Settled | None = None) -> None:
+    def _save(self, started: bool, settled: bool = False) -> None:
         # Other knowledge is used within its round only. What the server sends for learning alone
         # comes again with every fusion.
         recipe, knowledge = self.order.recipe, self.work.knowledge
@@ -289,9 +290,9 @@ class Turn:
             "learner": self.client.learner.state(),
             "started": started,
             "knowledge": {n: k for n, k in knowledge.items() if n in needed},
-            "readout": recipe.readout,
-            "settled": None if settled is None else settled.state(),
-            "losses": self.kept.losses if settled is None else settled.losses,
+            "own": dict(self.work.own),
+            "readout": json.dumps(plain(recipe.personal)),
+            "settled": settled,
         }
         handle = self.store.put(self.client.id, state, self.kept.handle)
         self.context.state["fedkt"] = ConfigRecord({"state": handle})

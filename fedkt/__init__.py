@@ -27,6 +27,7 @@ _HOME = {
     "Predict": "fedkt.recipe",
     "Prototypes": "fedkt.shares",
     "Question": "fedkt.shares",
+    "ReadOut": "fedkt.readouts",
     "Recipe": "fedkt.recipe",
     "ServerNet": "fedkt.context",
     "Share": "fedkt.shares",
@@ -54,6 +55,7 @@ __all__ = [
     "Predict",
     "Prototypes",
     "Question",
+    "ReadOut",
     "Recipe",
     "ServerNet",
     "Share",
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
     from fedkt.knowledge import Fused, Knowledge, Stack, Upload, Uploads
     from fedkt.objectives import Term
     from fedkt.optimisers import Optimiser
+    from fedkt.readouts import ReadOut
     from fedkt.recipe import Load, Predict, Recipe, Train, Weights
     from fedkt.registry import register
     from fedkt.shares import ClassCounts, ClassLogits, Features, Prototypes, Question, Share

@@ -17,6 +17,7 @@ from torch import Tensor
 from fedkt.errors import KnowledgeError, NotFiniteError
 
 REGISTER = 16  # float32 numbers in the widest vector register of today's processors
+LARGEST_LOSS = 1e4  # of mean losses that are shared, so that they travel as float16 too
 
 
 def log_softmax(logits: Tensor) -> Tensor:

@@ -146,8 +146,10 @@ def given_options(
     ConfigError
         For an unknown option or a value that is not allowed.
     """
-    from pydantic import TypeAdapter, ValidationError  # takes longer than all the rest here
+    # Takes longer than all the rest here.
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+    parts_too = ConfigDict(arbitrary_types_allowed=True)  # as in ``ReadOut | str``
     options = hyper_parameters(call)[skip:]
     hints = _hints(call, vars(call).get("__init__", call) if isinstance(call, type) else call)
     values = {}
@@ -157,7 +159,8 @@ def given_options(
         try:
             _check(name, {key: value}, hints)
             # TOML has no tuples, and people write 1 where 1.0 is meant.
-            values[key] = TypeAdapter(hints.get(key, Any)).validate_python(value)
+            hint = hints.get(key, Any)
+            values[key] = TypeAdapter(hint, config=parts_too).validate_python(value)
         except OptionError as error:
             raise ConfigError(error.at(f"{of}.{key}", f" ({name})")) from error
         except ValidationError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -28,10 +28,10 @@ class Work:
         Options of the training.
     seed, round, client : int
         Names of the random streams.
-    losses : Tensor, optional
-        The client's last held-out losses, for a recipe with a gate; see ``fedkt.readouts``.
     rounds : int
         Number of rounds of the run; 0 if unknown, and then progress is always 0.
+    own : dict
+        What the client keeps for itself, by name; see :meth:`keep`.
     """
 
     data: ClientData
@@ -40,8 +40,12 @@ class Work:
     seed: int
     round: int
     client: int
-    losses: Tensor | None = None
     rounds: int = 0
+    own: dict[str, Any] = field(default_factory=dict)
+
+    def keep(self, name: str, value: Any) -> None:
+        """Keep a value with the client's state, of a type that ``fedkt.snapshot`` saves."""
+        self.own[name] = value
 
     def progress(self, within: float) -> float:
         """Return the finished part of the run, in [0, 1], at the part ``within`` of its round."""

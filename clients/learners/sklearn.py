@@ -91,6 +91,9 @@ class SklearnLearner:
         """Return why the classifier cannot follow a recipe, in one line; None if it can."""
         if recipe.needs_one_architecture:
             return f"a scikit-learn model ({self._name}) has no weights to exchange"
+        if recipe.personal.needs_features:
+            name = registry.registered_name("readouts", type(recipe.personal))
+            return f"a scikit-learn model ({self._name}) has no features for the read-out {name!r}"
         for step in trainings((*recipe.start, *recipe.learn, *recipe.absorb)):
             drawn = step.samples and step.pace is None
             if step.beside or step.transforms or drawn or step.rate != 1:

@@ -1,5 +1,9 @@
-"""Personal read-outs: how a client turns logits into its personal answer."""
+"""Personal read-outs: how a client turns its model's answers into its own. One read-out a file."""
 
-from fedkt.readouts.blends import choose, mean_losses
+from fedkt.readouts.gate import Gate
+from fedkt.readouts.mix import Mix
+from fedkt.readouts.prior import Prior
+from fedkt.readouts.raw import Raw
+from fedkt.readouts.readout import Answers, Ask, ReadOut, SettleWork
 
-__all__ = ["choose", "mean_losses"]
+__all__ = ["Answers", "Ask", "Gate", "Mix", "Prior", "Raw", "ReadOut", "SettleWork"]

@@ -1,12 +1,12 @@
 """Recipes: what the clients of a method do, as plain data."""
 
-from fedkt.recipe.recipe import ReadOut, Recipe
+from fedkt.readouts import Gate, Mix, Prior, Raw, ReadOut
+from fedkt.recipe.recipe import Recipe
 from fedkt.shares import (
     ClassCounts,
     ClassLogits,
     Features,
     Form,
-    Gate,
     Predict,
     Prototypes,
     Share,
@@ -25,8 +25,11 @@ __all__ = [
     "Form",
     "Gate",
     "Load",
+    "Mix",
     "Predict",
+    "Prior",
     "Prototypes",
+    "Raw",
     "ReadOut",
     "Recipe",
     "Share",

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from fedkt.objectives import CrossEntropy
-from fedkt.readouts.blends import FIXED
 from fedkt.recipe.recipe import Recipe
 from fedkt.steps import Step, Train, trainings, weighted
 
@@ -19,8 +18,8 @@ from fedkt.steps import Step, Train, trainings, weighted
 def alone(recipe: Recipe, rehearsal: bool = True) -> Recipe:
     """Return the recipe of training alone with the private budget of another recipe.
 
-    It minimises the cross-entropy, in the order of the recipe's phases. The copy that the
-    read-outs ``mix`` and ``gate`` train after every round is thrown away in the next, so what is
+    It minimises the cross-entropy, in the order of the recipe's phases. The copy that
+    read-outs such as ``mix`` train after every round is thrown away in the next, so what is
     measured has seen it once: it counts once, before the first round.
 
     Parameters
@@ -38,9 +37,7 @@ def alone(recipe: Recipe, rehearsal: bool = True) -> Recipe:
     """
     learn = _private((*recipe.learn, *recipe.absorb), recipe, rehearsal)
     start = _private(recipe.start, recipe, rehearsal)
-    # A gate may choose the copy.
-    copied = recipe.readout == "gate" or FIXED[recipe.readout].refreshed > 0
-    if rehearsal and copied:
+    if rehearsal and recipe.personal.copies:
         start += [s for s in _private(recipe.learn, recipe, rehearsal) if s.pace is None]
     return Recipe(start=_merged(start), learn=_merged(learn))
 

@@ -12,19 +12,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from torch import Tensor
 
+from fedkt.calls import made
 from fedkt.errors import ConfigError
 from fedkt.objectives.heads import Head
 from fedkt.options import checked
+from fedkt.readouts import ReadOut
 from fedkt.recipe.json import build, plain
 from fedkt.shares import Share, Weights
 from fedkt.steps import Load, Step, Train
 from fedkt.steps.train import listed, unique
-
-ReadOut = Literal["raw", "prior", "mix", "gate"]
 
 
 @checked
@@ -46,14 +46,10 @@ class Recipe:
         Small networks on the features that only the terms use.
     given : Sequence[str]
         Names of knowledge that nobody shares: the server makes it itself.
-    readout : {"raw", "prior", "mix", "gate"}
-        How a client answers for itself (personalised accuracy). Global accuracy is always
-        that of its logits z. ``raw``: z. ``prior``: z + log π, with its own class
-        prior π (Bayes' rule for label shift). ``mix``: the mean of two log-posteriors
-        z + log π, of the model as it is and of a copy trained once more on private data.
-        ``gate``: the best of 75 weightings of these parts by the client's validation samples
-        and the federation's (``fedkt.readouts.choose``); needs a :class:`Gate` share and an
-        absorb phase. In the first round, and without validation samples, it is ``prior``.
+    readout : ReadOut or str
+        How a client answers for itself (personalised accuracy), by name or as an object
+        (``fedkt.readouts``). Global accuracy is always that of its logits. The shares that the
+        read-out needs are added to ``share``.
     """
 
     learn: Sequence[Step] = field(default_factory=tuple)
@@ -62,19 +58,15 @@ class Recipe:
     start: Sequence[Step] = field(default_factory=tuple)
     heads: Sequence[Head] = ()
     given: Sequence[str] = ()
-    readout: ReadOut = "raw"
+    readout: ReadOut | str = "raw"
 
     def __post_init__(self) -> None:
         for phase, kinds in _HELD.items():
             steps = listed("Recipe", phase, getattr(self, phase), kinds)
             object.__setattr__(self, phase, steps)
+        object.__setattr__(self, "readout", made("readouts", self.readout))
+        object.__setattr__(self, "share", _with(self.share, self.personal))
         names = [s.name for s in self.share] + list(self.given)
-        served = [s.readout for s in self.share if s.readout]
-        needed = [r for r in (self.readout,) if r == "gate"]
-        if served != needed or (served and not self.absorb):
-            raise ConfigError(
-                "Readout 'gate' and a Gate share go together, once, and with an absorb phase."
-            )
         if len(set(names)) != len(names):
             raise ConfigError(f"Two pieces of knowledge have one name: {', '.join(names)}.")
         for name in self.needs("start") + self.needs("learn") + self.needs("absorb"):
@@ -125,8 +117,18 @@ class Recipe:
         """Return the names of the fused knowledge that a phase reads."""
         names = [name for step in getattr(self, phase) for name in step.needs()]
         if phase == "absorb":  # then the read-out is settled
-            names += [share.name for share in self.share if share.readout]
+            names += [share.name for share in self.personal.shares()]
         return unique(names)
+
+    @property
+    def personal(self) -> ReadOut:
+        """The read-out, as an object."""
+        return cast(ReadOut, self.readout)
+
+    @property
+    def absorbs(self) -> bool:
+        """Whether anything happens at the clients with the fused knowledge of a round."""
+        return bool(self.absorb or self.needs("absorb"))
 
     @property
     def steps(self) -> tuple[Step | Share, ...]:
@@ -162,7 +164,7 @@ class Recipe:
         """Return the recipe as JSON."""
         lists = ("start", "learn", "share", "absorb", "heads", "given")
         content: dict[str, Any] = {p: [plain(s) for s in getattr(self, p)] for p in lists}
-        return json.dumps({**content, "readout": self.readout})
+        return json.dumps({**content, "readout": plain(self.readout)})
 
     @classmethod
     def from_json(cls, text: str) -> Recipe:
@@ -174,7 +176,16 @@ class Recipe:
             If a term is not registered here.
         """
         fields = json.loads(text)
+        if not isinstance(fields.get("readout"), dict):  # a text may name a file, to be executed
+            raise ConfigError("The recipe that arrived names no read-out.")
         return cls(**{name: build(value) for name, value in fields.items()})
+
+
+def _with(shares: Sequence[Share], readout: ReadOut) -> tuple[Share, ...]:
+    """Return a recipe's shares and those of its read-out, each once."""
+    classes = {share.name: type(share) for share in shares}
+    more = [s for s in readout.shares() if classes.get(s.name) is not type(s)]
+    return (*shares, *more)
 
 
 # What the lists of a recipe hold.

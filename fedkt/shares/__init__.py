@@ -2,7 +2,6 @@
 
 from fedkt.shares.class_counts import ClassCounts
 from fedkt.shares.class_logits import ClassLogits
-from fedkt.shares.gate import Gate
 from fedkt.shares.predict import Form, Predict
 from fedkt.shares.prototypes import Prototypes
 from fedkt.shares.public_features import Features
@@ -17,7 +16,6 @@ __all__ = [
     "ClassLogits",
     "Features",
     "Form",
-    "Gate",
     "Predict",
     "Prototypes",
     "Question",

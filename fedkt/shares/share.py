@@ -61,8 +61,8 @@ class ShareWork(Protocol):
         ...
 
     @property
-    def losses(self) -> Tensor | None:
-        """The client's last held-out losses, for a recipe with a gate."""
+    def own(self) -> Mapping[str, Any]:
+        """What the client keeps for itself, by name."""
         ...
 
     @property
@@ -141,15 +141,12 @@ class Share(ABC):
     partial : bool
         Whether a client may lack rows, which it does not send or sends with a count of 0. The
         ids of the stack are then the union of all clients', and its counts the mask.
-    readout : str
-        The read-out that needs what is fused of it, once the client has absorbed; empty: none.
     """
 
     part: ClassVar[str] = "shares"
     group: ClassVar[str] = ""
     private: ClassVar[bool] = True
     uses_public: ClassVar[bool] = False
-    readout: ClassVar[str] = ""
     name: str
     samples: int = 0
     partial: bool = False

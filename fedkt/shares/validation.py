@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedkt.answers import correct, mean_loss
+from fedkt.answers import LARGEST_LOSS, correct, mean_loss
 from fedkt.data.samples import Samples
 from fedkt.knowledge import Kind, Knowledge
-from fedkt.readouts.blends import LARGEST_LOSS
 from fedkt.registry import register
 from fedkt.shares.share import Asked, Model, Share, ShareWork
 from fedkt.upload_check import Expected

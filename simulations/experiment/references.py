@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-import ast
-import tomllib
 from pathlib import Path
 from typing import Any
 
+from fedkt.calls import files_in, read_call, read_option, split
 from fedkt.errors import ConfigError
 
 
 def read_assignment(text: str) -> tuple[str, Any]:
-    """Return key and value of ``key.path=value``; the value is TOML if possible, else text."""
-    path, equals, raw = text.partition("=")
-    if not equals or not path.strip():
-        raise ConfigError(f"--set {text!r}: write key.path=value.")
-    return path.strip(), read_value(raw.strip())
-
-
-def read_value(raw: str) -> Any:
-    """Return a value in TOML, or a number or truth value in Python; all else is text as it is."""
+    """Return key and value of ``--set key.path=value``; see ``fedkt.calls.read_value``."""
     try:
-        return tomllib.loads(f"v = {raw}")["v"]
-    except tomllib.TOMLDecodeError:
-        pass
-    try:
-        value = ast.literal_eval(raw)
-    except (ValueError, SyntaxError):
-        return raw
-    return value if isinstance(value, bool | int | float) else raw
+        return read_option(text)
+    except ConfigError as error:
+        raise ConfigError(f"--set {text!r}: write key.path=value.") from error
 
 
 def read_strategy(reference: str) -> dict[str, Any]:
     """Return the strategy section of ``knfu`` or ``knfu(beta=2, temperature=3)``."""
-    name, opening, rest = reference.strip().partition("(")
-    section: dict[str, Any] = {"name": name.strip()}
-    if opening:
-        if not rest.endswith(")"):
-            raise ConfigError(f"{reference!r}: write name(key=value, ...).")
-        for part in filter(None, (p.strip() for p in rest[:-1].split(","))):
-            key, value = read_assignment(part)
-            section[key] = value
-    return section
+    name, options = read_call(reference)
+    return {"name": name, **options}
 
 
 def read_entry(text: str) -> tuple[str | None, str]:
@@ -83,17 +62,12 @@ def read_attack(reference: str) -> dict[str, Any] | None:
 
 def split_references(text: str) -> list[str]:
     """Return the parts of ``a,b(x=1,y=2),c``, split at the commas outside parentheses."""
-    parts, depth = [""], 0
-    for character in text:
-        depth += (character == "(") - (character == ")")
-        if character == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += character
-    return [p.strip() for p in parts if p.strip()]
+    return split(text, ",")
 
 
 def absolute(reference: str) -> str:
     """Return a reference that means the same from every folder."""
-    path, colon, attribute = reference.rpartition(":")
-    return f"{Path(path).resolve()}:{attribute}" if colon and path.endswith(".py") else reference
+    for name in files_in(reference):
+        path, _, attribute = name.rpartition(":")
+        reference = reference.replace(name, f"{Path(path).resolve()}:{attribute}")
+    return reference

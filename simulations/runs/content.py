@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fedkt.calls import files_in
 from fedkt.errors import ConfigError
 from fedkt.registry import file_digest
 from fedkt.simulations.results.run_folder import read_content
@@ -13,7 +14,7 @@ from fedkt.simulations.results.run_folder import read_content
 
 def user_files(*references: str) -> dict[str, str]:
     """Return the user's Python files among references, each with the digest of its content."""
-    paths = [r.rpartition(":")[0] for r in references if ".py:" in r]
+    paths = [name.rpartition(":")[0] for text in references for name in files_in(text)]
     return {str(Path(path).resolve()): file_digest(path) for path in paths}
 
 

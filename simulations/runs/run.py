@@ -176,7 +176,8 @@ def _resolved(
     device = devices.resolve(run.device)
     executors = resolve(run, models, federation, experiment.training, recipe, device)
     training = replace(experiment.training, optimiser=absolute(experiment.training.optimiser))
-    files = user_files(experiment.strategy["name"], *experiment.models, training.optimiser)
+    texts = [value for value in experiment.strategy.values() if isinstance(value, str)]
+    files = user_files(*texts, run.codec, *experiment.models, training.optimiser)
     population = PopulationSpec(
         models=models,
         cohorts=tuple(size_of(executors[m]) for m in models),
@@ -211,10 +212,11 @@ def _filled_in(
     return experiment.with_values(
         models=[absolute(m) for m in models],
         server_model=absolute(experiment.server_model),
-        strategy={**section, "name": absolute(section["name"])},
+        strategy={k: absolute(v) if isinstance(v, str) else v for k, v in section.items()},
         data={**data, "data_dir": folder and str(Path(folder).resolve())},
         run={
             **experiment.run.model_dump(),
+            "codec": absolute(experiment.run.codec),
             "workers": workers_of(experiment),
             "device": device,
             "plan": {absolute(model): entry for model, entry in executors.items()},

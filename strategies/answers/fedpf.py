@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal
 
 from fedkt.fusion.trusted import Choice, Trust, trusted_mean
@@ -10,8 +9,8 @@ from fedkt.fusion.weighting import Weighting, sample_weights
 from fedkt.knowledge import Fused, Uploads
 from fedkt.objectives import KL, AdjustedCrossEntropy, CrossEntropy, Distil, Term
 from fedkt.options import AtLeastOne, Count, Factor, Memory
-from fedkt.readouts.blends import mean_losses
-from fedkt.recipe import Gate, Predict, ReadOut, Recipe, Train, Weighted
+from fedkt.readouts import ReadOut
+from fedkt.recipe import Predict, Recipe, Train, Weighted
 from fedkt.registry import register
 from fedkt.strategies.server.strategy import KnowledgeStrategy
 
@@ -46,8 +45,9 @@ class FedPF(KnowledgeStrategy):
         μ ≥ 0, weight of the private batch beside each public batch.
     prior : {"eb", "off"}
         Adjust private losses by the empirical-Bayes prior, or use plain cross-entropy.
-    readout : {"prior", "raw", "mix", "gate"}
-        The personal answer; see ``fedkt.recipe.Recipe``. ``gate`` chooses by the validation
+    readout : ReadOut or str
+        The personal answer: ``prior``, ``raw``, ``mix``, ``gate`` or another of
+        ``fedkt.readouts``. ``gate`` chooses by the validation
         samples, which must be held out for it (``data.validation_fraction = 0.15``). Validation
         accuracy is then slightly too high.
     trust : {"correlation", "per-class", "median", "root", "off"}
@@ -72,7 +72,7 @@ class FedPF(KnowledgeStrategy):
         gamma: Factor = 3.0,
         mu: Factor = 1.0,
         prior: Literal["eb", "off"] = "eb",
-        readout: ReadOut = "prior",
+        readout: ReadOut | str = "prior",
         trust: Choice = "correlation",
         weighting: Weighting = "entropy",
         history: Memory = 0.5,
@@ -98,17 +98,14 @@ class FedPF(KnowledgeStrategy):
         )
         return Recipe(
             learn=[Train(on="private", terms=[private], epochs=self.local_epochs)],
-            share=[
-                Predict(form="logits", samples=self.public_samples),
-                *([Gate()] if self.readout == "gate" else []),
-            ],
+            share=[Predict(form="logits", samples=self.public_samples)],
             absorb=[distil],
             readout=self.readout,
         )
 
     def fuse(self, uploads: Uploads) -> Fused:
         """Return the mean of the probabilities, weighted by certainty and trust; broadcast."""
-        fused = trusted_mean(
+        return trusted_mean(
             uploads["public"],
             self._rule,
             self.memory,
@@ -116,6 +113,3 @@ class FedPF(KnowledgeStrategy):
             weigh=lambda logits: sample_weights(logits, self.weighting, self.gamma),
             labels=self.options.public_labels,
         )
-        if self.readout != "gate":
-            return fused
-        return replace(fused, shared={**fused.shared, "gate": mean_losses(uploads["gate"])})

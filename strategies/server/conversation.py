@@ -104,7 +104,7 @@ def note_learning(
 
 def to_absorb(exchange: Exchange, config: ConfigRecord) -> list[Message]:
     """Return the messages: participants absorb the fused knowledge, all clients evaluate."""
-    taking_part = exchange.report.participants if exchange.recipe.absorb else []
+    taking_part = exchange.report.participants if exchange.recipe.absorbs else []
     others = [c for c in exchange.report.clients if c not in set(taking_part)]
     names = exchange.recipe.needs("absorb")
     absorb = ConfigRecord({**config, "absorb": True})

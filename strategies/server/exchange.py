@@ -307,7 +307,7 @@ class Exchange:
         return replace(expected, largest=largest, partial=share.partial or expected.partial)
 
     def check_fused(self, fused: Fused) -> None:
-        """Check fused knowledge: it can be sent, and has all that each participant reads.
+        """Check knowledge in due form: it can be sent, and has all that each participant reads.
 
         Raises
         ------
@@ -316,7 +316,6 @@ class Exchange:
         KnowledgeError
             If knowledge is not sound, because it would ruin the clients.
         """
-        self._check_form(fused)
         needed = dict.fromkeys((*self.recipe.needs("absorb"), *self.recipe.needs("learn")))
         for client in self.report.participants:
             missing = [n for n in needed if n not in fused.for_client(client)]
@@ -331,8 +330,14 @@ class Exchange:
         self.latest, self._version = fused, self.report.round
         self.report.diagnostics = fused.diagnostics
 
-    def _check_form(self, fused: Any) -> None:
-        """Raise ConfigError unless ``fused`` holds knowledge by name."""
+    def check_form(self, fused: Any) -> None:
+        """Check that ``fused`` holds knowledge by name.
+
+        Raises
+        ------
+        ConfigError
+            If it is something else.
+        """
         form = "Fused(shared={name: Knowledge}) or Fused(personal={client: {name: Knowledge}})"
         if not isinstance(fused, Fused):
             raise ConfigError(

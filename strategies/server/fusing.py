@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from fedkt.errors import FedktError, KnowledgeError, NotFiniteError, RunFailedError
 from fedkt.knowledge import Fused, Upload, Uploads
+from fedkt.readouts import ReadOut
 from fedkt.strategies.server.bounds import magnitude
 from fedkt.strategies.server.exchange import Exchange
 from fedkt.strategies.server.model import ServerModels
@@ -105,6 +107,8 @@ def _attempt(strategy: Fusing, uploads: Uploads) -> Fused:
     strategy.exchange.report.participants = list(uploads.clients)
     try:
         fused = strategy.fuse(uploads)
+        strategy.exchange.check_form(fused)
+        fused = with_readout(strategy.exchange.recipe.personal, uploads, fused)
     except FedktError:
         raise
     except Exception as error:
@@ -117,6 +121,14 @@ def _attempt(strategy: Fusing, uploads: Uploads) -> Fused:
     except KnowledgeError as error:
         raise RunFailedError(f"{_where(strategy)}: {error}") from error
     return fused.without_absent()
+
+
+def with_readout(readout: ReadOut, uploads: Uploads, fused: Fused) -> Fused:
+    """Return fused knowledge with that of the read-out's shares, unless it has it already."""
+    given = set(fused.shared).union(*fused.personal.values())
+    names = [share.name for share in readout.shares() if share.name not in given]
+    more = {name: readout.fuse(uploads[name]) for name in names}
+    return replace(fused, shared={**fused.shared, **more}) if more else fused
 
 
 def _where(strategy: Fusing) -> str:

@@ -90,8 +90,11 @@ class KnowledgeStrategy(Strategy):
         Returns
         -------
         Fused
-            Broadcast or unicast knowledge under the recipe's share names.
+            Broadcast or unicast knowledge under the recipe's share names; without those of the
+            read-out's shares, which the read-out fuses.
         """
+        if set(self.settled_recipe.share) <= set(self.settled_recipe.personal.shares()):
+            return Fused()
         raise ConfigError(f"{self.title} shares knowledge but does not define fuse().")
 
     def models(self) -> Mapping[str, ServerNet]:

@@ -11,15 +11,15 @@ import torch
 import torch.nn.functional as F
 
 from fedkt.clients import SklearnLearner
-from fedkt.clients.personal_answer import settle
+from fedkt.clients.personal_answer import personal_answer, settle
 from fedkt.clients.phases import evaluate, run_steps, share
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge
 from fedkt.models import build_model
 from fedkt.objectives import KL, AdjustedCrossEntropy, CrossEntropy, Distil
 from fedkt.objectives.term import Batch, Outputs
-from fedkt.readouts.blends import GATE, as_knowledge, choose
-from fedkt.recipe import Gate, Predict, Recipe, Train, Weighted
+from fedkt.readouts.gate import BLENDS, CHOICE, COPY, LOSSES, as_knowledge, choose
+from fedkt.recipe import Predict, Recipe, Train, Weighted
 from fedkt.rng import torch_rng
 
 LEARN = Train("private", [AdjustedCrossEntropy()])
@@ -27,12 +27,13 @@ DISTIL = Train("public", [Distil(KL())])
 
 
 def recipe(readout: Any) -> Recipe:
-    share = [Predict(form="logits"), *([Gate()] if readout == "gate" else [])]
+    share = [Predict(form="logits")]
     return Recipe(learn=[LEARN], share=share, absorb=[DISTIL], readout=readout)
 
 
 def personal_readout(learner: Any, recipe: Recipe, work: Any) -> Any:
-    return settle(learner, recipe, work).readout(learner, work.data.log_prior)
+    settle(learner, recipe, work)
+    return personal_answer(recipe.personal, learner, work.own, work.data.log_prior)
 
 
 def target_for(data: Any, seed: int = 0) -> dict[str, Knowledge]:
@@ -172,7 +173,8 @@ def test_the_gate_settles_on_the_least_held_out_loss(data, work_on, learner_of) 
     run_steps(learner, [LEARN], work_on(data), "learn")
     before = copy.deepcopy(learner.state())
     work = gate_work(data, work_on, federation)
-    settled = settle(learner, recipe("gate"), work)
+    assert settle(learner, recipe("gate"), work)
+    choice = work.own[CHOICE]
 
     again, held = learner_of(), data.validation
     again.load_state(copy.deepcopy(before))
@@ -180,16 +182,16 @@ def test_the_gate_settles_on_the_least_held_out_loss(data, work_on, learner_of) 
     run_steps(again, [LEARN], work, "readout")
     then = again.predict(held.x).double()
     by_hand = []
-    for point in GATE:
+    for point in BLENDS:
         log_prior = point.prior * data.log_prior.double()
         a, b = (F.log_softmax(point.scale * z + log_prior, -1) for z in (now, then))
         mixed = (1 - point.refreshed) * a + point.refreshed * b
         by_hand.append(F.nll_loss(F.log_softmax(mixed, -1), held.y))
     expected = torch.stack(by_hand)
-    assert torch.allclose(settled.losses.double(), expected, atol=1e-4)
-    objective = settled.losses + 20 * federation
-    assert settled.blend == GATE[int(objective.argmin())]
-    assert (settled.copy is None) == (settled.blend.refreshed == 0)
+    assert torch.allclose(work.own[LOSSES].double(), expected, atol=1e-4)
+    objective = work.own[LOSSES] + 20 * federation
+    assert choice == int(objective.argmin())
+    assert (work.own[COPY] is None) == (BLENDS[choice].refreshed == 0)
     for name, tensor in learner.state()["model"].items():
         assert torch.equal(tensor, before["model"][name])
 
@@ -204,26 +206,27 @@ def test_the_gate_is_the_prior_until_it_knows_enough(data, work_on, learner_of, 
     logits = learner.predict(data.test.x)
     for name, (own, federation) in cases.items():
         work = gate_work(own, work_on, federation)
-        settled = settle(learner, recipe("gate"), work)
-        answer = settled.readout(learner, data.log_prior)(data.test.x, logits)
+        answer = personal_readout(learner, recipe("gate"), work)(data.test.x, logits)
         assert torch.equal(answer, logits + data.log_prior), name
-        assert (settled.losses is None) == (name == "no validation samples")
+        assert (work.own[LOSSES] is None) == (name == "no validation samples")
 
 
 def test_a_client_shares_the_losses_it_kept(data, work_on, learner_of) -> None:
     kept = torch.rand(75)
-    told = share(learner_of(), recipe("gate"), replace(work_on(data), losses=kept))["gate"]
+    told = share(learner_of(), recipe("gate"), replace(work_on(data), own={LOSSES: kept}))["gate"]
     assert told.kind == "statistics"
     assert torch.equal(told.tensors["losses"], kept)
     assert told.num_bytes == 300
     none = share(learner_of(), recipe("gate"), work_on(data))["gate"]
     assert none.tensors["losses"].tolist() == [-1.0] * 75
-    assert choose(kept, none).prior == 1
+    assert choose(kept, none) is None
 
 
 def test_classifiers_without_gradients_have_no_refreshed_copy_to_choose(data, work_on) -> None:
     forest = SklearnLearner(lambda: build_model("logistic", (1, 8, 8), 10), 10, "logistic")
     forest.train(LEARN, work_on(data), "learn/0")
-    losses = settle(forest, recipe("gate"), work_on(data)).losses.view(3, 25)
+    work = work_on(data)
+    settle(forest, recipe("gate"), work)
+    losses = work.own[LOSSES].view(3, 25)
     assert torch.allclose(losses[0], losses[1], atol=1e-5)
     assert torch.allclose(losses[0], losses[2], atol=1e-5)

@@ -17,7 +17,8 @@ from torch import nn
 from fedkt.knowledge import Fused, Knowledge
 from fedkt.models import build_model
 from fedkt.objectives.heads import Head
-from fedkt.recipe import Gate, Predict, Recipe, Styles, Validation, Weights
+from fedkt.readouts.gate import HeldOutLosses
+from fedkt.recipe import Predict, Recipe, Styles, Validation, Weights
 from fedkt.simulations.runs.run import Plan
 
 from .grids import Meter
@@ -92,7 +93,7 @@ def _weights(share: Weights, sizes: Sizes) -> int:
     return sizes.width * (sizes.parameters + sizes.heads - left_out)
 
 
-def _gate(share: Gate, sizes: Sizes) -> int:
+def _gate(share: HeldOutLosses, sizes: Sizes) -> int:
     return sizes.width * 75
 
 
@@ -108,7 +109,7 @@ def _validation(share: Validation, sizes: Sizes) -> int:
 UPLOADS: Mapping[type, Callable[[Any, Sizes], int]] = {
     Predict: _predict,
     Weights: _weights,
-    Gate: _gate,
+    HeldOutLosses: _gate,
     Styles: _styles,
     Validation: _validation,
 }

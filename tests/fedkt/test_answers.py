@@ -13,7 +13,7 @@ from fedkt.errors import KnowledgeError, NotFiniteError
 from fedkt.evaluation.metrics import group_effect, negative_transfer, over_clients, transfer
 from fedkt.fusion.voting import vote
 from fedkt.knowledge import Stack
-from fedkt.readouts.blends import held_out_losses
+from fedkt.readouts.gate import held_out_losses
 
 GOOD = torch.tensor([[0.1, 2.0, -1.0], [3.0, 0.0, 0.0], [0.0, 0.5, 0.6]])
 LABELS = torch.tensor([1, 2, 2])

@@ -22,7 +22,6 @@ from fedkt.objectives.heads import Head
 from fedkt.options import Count, Fraction, Positive, checked
 from fedkt.recipe import (
     Beside,
-    Gate,
     Load,
     Predict,
     Recipe,
@@ -38,7 +37,7 @@ from fedkt.strategies.weights.fedprox import FedProx
 if TYPE_CHECKING:
     from pathlib import Path as Unknown
 
-OTHERS = (Beside, FederationSpec, Gate, Head, Load, Predict, Recipe, ServerOptions, Styles, Train,
+OTHERS = (Beside, FederationSpec, Head, Load, Predict, Recipe, ServerOptions, Styles, Train,
           TrainingOptions, Trust, Validation, Weighted, Weights)  # fmt: skip
 # What must be given to make one; fields without a default are found here by their name.
 NEEDED = {"on": "private", "terms": [CrossEntropy()], "term": CrossEntropy(), "factor": 1.0,

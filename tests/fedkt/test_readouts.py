@@ -6,13 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fedkt.answers import LARGEST_LOSS
 from fedkt.knowledge import Knowledge, Stack
-from fedkt.readouts.blends import (
+from fedkt.readouts.blends import Blend
+from fedkt.readouts.gate import (
+    BLENDS,
     FEDERATION_WEIGHT,
-    FIXED,
-    GATE,
-    LARGEST_LOSS,
-    Blend,
     as_knowledge,
     choose,
     held_out_losses,
@@ -36,11 +35,11 @@ def stack_of(losses: torch.Tensor) -> Stack:
 
 
 def test_the_gate_has_the_whole_grid_once() -> None:
-    assert len(GATE) == len(set(GATE)) == 75
-    assert {b.scale for b in GATE} == {0.5, 0.75, 1, 1.5, 2}
-    assert {b.prior for b in GATE} == {0, 0.25, 0.5, 1, 1.5}
-    assert {b.refreshed for b in GATE} == {0, 0.5, 1}
-    assert {FIXED["raw"], FIXED["prior"], FIXED["mix"]} < set(GATE)
+    assert len(BLENDS) == len(set(BLENDS)) == 75
+    assert {b.scale for b in BLENDS} == {0.5, 0.75, 1, 1.5, 2}
+    assert {b.prior for b in BLENDS} == {0, 0.25, 0.5, 1, 1.5}
+    assert {b.refreshed for b in BLENDS} == {0, 0.5, 1}
+    assert {Blend(prior=0.0), Blend(), Blend(refreshed=0.5)} < set(BLENDS)
 
 
 def test_without_a_copy_the_blend_is_the_prior_readout() -> None:
@@ -51,7 +50,7 @@ def test_without_a_copy_the_blend_is_the_prior_readout() -> None:
     assert torch.allclose(whole, F.log_softmax(other + log_prior, -1), atol=1e-6)
 
 
-@pytest.mark.parametrize("blend", [GATE[0], GATE[33], GATE[74]])
+@pytest.mark.parametrize("blend", [BLENDS[0], BLENDS[33], BLENDS[74]])
 def test_equal_models_blend_to_themselves(blend: Blend) -> None:
     z, _, _, log_prior = draw()
     alone = Blend(blend.scale, blend.prior, 0)(z, None, log_prior)
@@ -64,9 +63,9 @@ def test_losses_are_the_cross_entropies_of_the_blends() -> None:
     losses = held_out_losses(z, other, y, log_prior)
     assert losses is not None
     assert losses.dtype == torch.float32
-    at = GATE.index(FIXED["prior"])
+    at = BLENDS.index(Blend())
     assert torch.allclose(losses[at], F.cross_entropy(z + log_prior, y))
-    at = GATE.index(Blend(2.0, 0.25, 1.0))
+    at = BLENDS.index(Blend(2.0, 0.25, 1.0))
     assert torch.allclose(losses[at], F.cross_entropy(2 * other + 0.25 * log_prior, y))
     assert held_out_losses(z[:0], other[:0], y[:0], log_prior) is None
 
@@ -87,25 +86,26 @@ def test_the_chosen_objective_is_never_above_the_priors(seed: int) -> None:
     rng = torch.Generator().manual_seed(seed)
     federation = own.mean() + 0.1 * torch.rand(75, generator=rng)
     objective = own + FEDERATION_WEIGHT * federation
-    chosen = GATE.index(choose(own, as_knowledge(federation)))
-    assert float(objective[chosen]) <= float(objective[GATE.index(FIXED["prior"])])
+    chosen = choose(own, as_knowledge(federation))
+    assert chosen is not None
+    assert float(objective[chosen]) <= float(objective[BLENDS.index(Blend())])
     assert float(objective[chosen]) == float(objective.min())
 
 
 def test_the_federation_outweighs_a_few_samples() -> None:
     own, federation = torch.ones(75), torch.ones(75)
     own[3], federation[40] = 0.0, 0.9
-    assert choose(own, as_knowledge(federation)) == GATE[40], "1 of own against 20 × 0.1"
+    assert choose(own, as_knowledge(federation)) == 40, "1 of own against 20 × 0.1"
     federation[40] = 0.96
-    assert choose(own, as_knowledge(federation)) == GATE[3], "1 of own against 20 × 0.04"
+    assert choose(own, as_knowledge(federation)) == 3, "1 of own against 20 × 0.04"
 
 
 def test_unknown_losses_leave_the_prior() -> None:
     own = torch.linspace(1, 0, 75)
-    assert choose(None, as_knowledge(own)) == FIXED["prior"]
-    assert choose(own, None) == FIXED["prior"]
-    assert choose(own, as_knowledge(None)) == FIXED["prior"]
-    assert choose(own, as_knowledge(own)) == GATE[74]
+    assert choose(None, as_knowledge(own)) is None
+    assert choose(own, None) is None
+    assert choose(own, as_knowledge(None)) is None
+    assert choose(own, as_knowledge(own)) == 74
 
 
 def test_the_mean_is_over_those_who_know() -> None:

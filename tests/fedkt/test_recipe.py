@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -12,7 +13,7 @@ from fedkt import registry
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge
 from fedkt.objectives import KL, MAE, MSE, Batch, CrossEntropy, Distil, Outputs, Proximal
-from fedkt.recipe import Gate, Load, Predict, Recipe, Train, Weighted, Weights, weighted
+from fedkt.recipe import Gate, Load, Predict, Prior, Raw, Recipe, Train, Weighted, Weights, weighted
 
 PRIVATE = Train(on="private", terms=[CrossEntropy()], epochs=2)
 
@@ -35,7 +36,7 @@ def clean_registry(monkeypatch: pytest.MonkeyPatch) -> None:
         Recipe(learn=[PRIVATE]),
         Recipe(learn=[PRIVATE], share=[Predict(form="logits", samples=7)]),
         Recipe(share=[Predict(form="labels", name="votes")]),
-        Recipe(share=[Gate("losses")], absorb=[PRIVATE], readout="gate"),
+        Recipe(absorb=[PRIVATE], readout="gate"),
         Recipe(
             learn=[Load(), Train("private", [CrossEntropy(), Proximal(0.3)], 4, batch_size=5)],
             share=[Weights()],
@@ -200,26 +201,52 @@ def test_steps_are_values() -> None:
     assert hash(Recipe(learn=[PRIVATE])) == hash(Recipe(learn=[PRIVATE]))
 
 
-# --- the gate ------------------------------------------------------------------------------
+# --- read-outs -----------------------------------------------------------------------------
 
 
-def test_a_gated_recipe_reads_the_mean_losses_when_it_absorbs() -> None:
-    recipe = Recipe(share=[Predict(), Gate()], absorb=[PRIVATE], readout="gate")
+def test_a_read_out_is_named_or_made() -> None:
+    assert Recipe(readout="gate").readout == Recipe(readout=Gate()).readout == Gate()
+    assert Recipe().personal == Raw()
+    recipe = Recipe(absorb=[PRIVATE], readout=Prior())
+    assert Recipe.from_json(recipe.to_json()) == recipe
+
+
+def test_a_read_out_brings_its_shares_once() -> None:
+    recipe = Recipe(share=[Predict()], absorb=[PRIVATE], readout="gate")
+    assert [share.name for share in recipe.share] == ["public", "gate"]
     assert recipe.needs("absorb") == ("gate",)
     assert recipe.needs("learn") == ()
     assert not recipe.needs_one_architecture
+    again = Recipe.from_json(recipe.to_json())
+    assert again == replace(recipe) == recipe
+
+
+def test_a_read_out_that_waits_for_knowledge_is_an_absorb_phase() -> None:
+    assert Recipe(readout="gate").absorbs
+    assert Recipe(absorb=[PRIVATE]).absorbs
+    assert not Recipe(readout="prior").absorbs
+
+
+def test_another_share_of_its_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match="one name: gate, gate"):
+        Recipe(share=[Predict(name="gate")], readout="gate")
 
 
 @pytest.mark.parametrize(
-    "parts",
-    [
-        {"readout": "gate", "absorb": [PRIVATE]},
-        {"share": [Gate()], "absorb": [PRIVATE]},
-        {"share": [Gate(), Gate("two")], "absorb": [PRIVATE], "readout": "gate"},
-        {"share": [Gate()], "readout": "gate"},
-    ],
-    ids=["no share", "no readout", "two shares", "no absorb phase"],
+    ("readout", "words"),
+    [("loud", "read-out 'loud'"), ("prior(x=1)", "'x'"), (3, "no read-out"), (Raw, "no read-out")],
 )
-def test_a_gate_is_share_and_readout_together(parts: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="'gate' and a Gate share"):
-        Recipe(**parts)
+def test_unknown_read_outs_are_named(readout: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Recipe(readout=readout)
+
+
+@pytest.mark.parametrize("readout", ["raw", "evil.py:ReadOut", None, {"@readouts": "evil.py:R"}])
+def test_a_recipe_that_arrives_names_no_file_to_execute(tmp_path: Path, readout: Any) -> None:
+    trace = tmp_path / "trace"
+    (tmp_path / "evil.py").write_text(f"open({str(trace)!r}, 'w')")
+    fields = {**json.loads(Recipe().to_json()), "readout": readout}
+    text = json.dumps(fields).replace("evil.py", str(tmp_path / "evil.py"))
+    with pytest.raises(ConfigError):
+        Recipe.from_json(text)
+    assert not trace.exists()

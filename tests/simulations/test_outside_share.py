@@ -24,7 +24,7 @@ from fedkt import Expected, Fused, Knowledge, KnowledgeStrategy, Recipe, Share, 
 from fedkt.objectives import weighted_mean
 
 
-@register(name="label-counts")
+@register(name="own-label-counts")
 @dataclass(frozen=True)
 class ClassCounts(Share):
     """Share how many training samples of each class a client holds."""

@@ -12,10 +12,12 @@ from fedkt.answers import softmax
 from fedkt.errors import ConfigError
 from fedkt.fusion.trust import correlations
 from fedkt.knowledge import Knowledge, Upload, Uploads
-from fedkt.readouts.blends import as_knowledge
+from fedkt.readouts import Mix
+from fedkt.readouts.gate import as_knowledge
 from fedkt.recipe import Recipe
 from fedkt.strategies.answers.fedmd import FedMD
 from fedkt.strategies.answers.fedpf import FedPF
+from fedkt.strategies.server.fusing import with_readout
 
 PLAIN: dict[str, Any] = {
     "gamma": 0.0,
@@ -111,7 +113,7 @@ def test_recipe_travels_with_its_readout_and_rehearsal() -> None:
     recipe = FedPF(mu=0.5, readout="mix").recipe()
     again = Recipe.from_json(recipe.to_json())
     assert again == recipe
-    assert again.readout == "mix"
+    assert again.readout == Mix()
     assert again.absorb[0].rehearse[0].factor == 0.5
     assert FedPF(mu=0).recipe().absorb[0].rehearse == ()
 
@@ -141,7 +143,8 @@ def test_the_gate_adds_the_mean_of_the_losses_and_changes_nothing_else() -> None
             for c, (v, one) in enumerate(zip(z, losses, strict=True))
         ]
     )
-    fused = FedPF(readout="gate").fuse(told)
+    strategy = FedPF(readout="gate")
+    fused = with_readout(strategy.settled_recipe.personal, told, strategy.fuse(told))
     assert torch.equal(fused.shared["public"].values, target(FedPF(), z))
     expected = losses[[0, 1, 3, 4, 5]].double().mean(0).float()
     assert torch.allclose(fused.shared["gate"].tensors["losses"], expected, atol=1e-6)
@@ -163,7 +166,7 @@ def test_the_gate_costs_three_hundred_bytes_each_way(world, with_options) -> Non
 
 
 def test_unknown_readout() -> None:
-    with pytest.raises(ConfigError, match="readout"):
+    with pytest.raises(ConfigError, match="read-out 'loud'"):
         FedPF(readout="loud").recipe()
 
 

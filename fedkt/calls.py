@@ -1,0 +1,116 @@
+"""Parts with options as text, ``topk(k=5)``: how configurations and strategies name them."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
+
+from fedkt import registry
+from fedkt.errors import ConfigError, FedktError
+from fedkt.options import given_options
+from fedkt.text import raised
+
+
+def made(part: str, reference: object, files: bool = True) -> Any:
+    """Return the object that a text stands for; an object is returned as it is.
+
+    Parameters
+    ----------
+    part : str
+        The kind of part, a key of ``registry.PARTS``.
+    reference : object
+        ``NAME``, ``NAME(key=value, ...)`` or either with ``path/to/file.py:Class`` for the name;
+        or an object of a registered class.
+    files : bool
+        Whether files may be named; see :func:`fedkt.registry.lookup`.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such part, or an option or its value is not one of the part's.
+    """
+    what = registry.PARTS[part][0]
+    if not isinstance(reference, str):
+        if getattr(reference, "part", None) != part or isinstance(reference, type):
+            raise ConfigError(f"{reference!r} is no {what}: give its name, or make an object.")
+        return reference
+    name, options = read_call(reference)
+    cls = cast(Callable[..., Any], registry.lookup(part, name, files))
+    if inspect.isabstract(cls):
+        missing = ", ".join(sorted(cast(Any, cls).__abstractmethods__))
+        raise ConfigError(f"{what} {name} is not complete: it does not define {missing}.")
+    values = given_options(what, name, options, cls)
+    try:
+        return cls(**values)
+    except FedktError:
+        raise
+    except Exception as error:  # a user's code may raise anything
+        raise ConfigError(f"{what} {name} cannot be made: {raised(error)}.") from error
+
+
+def read_call(reference: str) -> tuple[str, Mapping[str, Any]]:
+    """Return name and options of ``knfu`` or ``knfu(beta=2, temperature=3)``.
+
+    Raises
+    ------
+    ConfigError
+        If the text has another form.
+    """
+    name, opening, rest = reference.strip().partition("(")
+    if not opening:
+        return name.strip(), {}
+    if not rest.endswith(")"):
+        raise ConfigError(f"{reference!r}: write name(key=value, ...).")
+    return name.strip(), dict(read_option(text) for text in split(rest[:-1], ","))
+
+
+def files_in(text: str) -> Iterator[str]:
+    """Yield the ``file.py:Class`` in ``a.py:A(part=b.py:B)+c``, those in options too."""
+    for call in split(text, "+") if ".py:" in text else ():
+        name, options = read_call(call)
+        if ".py:" in name:
+            yield name
+        for value in options.values():
+            yield from files_in(value) if isinstance(value, str) else ()
+
+
+def read_option(text: str) -> tuple[str, Any]:
+    """Return key and value of ``key=value``; see :func:`read_value`.
+
+    Raises
+    ------
+    ConfigError
+        If the text has another form.
+    """
+    key, equals, raw = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"{text!r}: write key=value.")
+    return key.strip(), read_value(raw.strip())
+
+
+def read_value(raw: str) -> Any:
+    """Return a value in TOML, or a number or truth value in Python; all else is text as it is."""
+    try:
+        return tomllib.loads(f"v = {raw}")["v"]
+    except tomllib.TOMLDecodeError:
+        pass
+    try:
+        value = ast.literal_eval(raw)
+    except (ValueError, SyntaxError):
+        return raw
+    return value if isinstance(value, bool | int | float) else raw
+
+
+def split(text: str, separator: str) -> list[str]:
+    """Return the parts of ``a,b(x=1,y=2),c`` between separators outside of parentheses."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if character == separator and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [p.strip() for p in parts if p.strip()]
