@@ -81,8 +81,8 @@ class Gate(ReadOut):
         losses = copy = None
         if validation.y is not None and len(validation):
             copy = work.trained_again()
-            both = [work.ask(state, validation.x).logits for state in (None, copy)]
-            losses = held_out_losses(*both, validation.y, work.data.log_prior)
+            now, then = (work.ask(state, validation.x).logits for state in (None, copy))
+            losses = held_out_losses(now, then, validation.y, work.data.log_prior)
         choice = choose(losses, work.knowledge.get("gate"))
         work.keep(LOSSES, losses)
         work.keep(CHOICE, choice)
