@@ -29,6 +29,7 @@ from fedkt.simulations.runs.recorder import round_row
 from fedkt.simulations.runs.run import Plan, prepare, server_app, strategy_of
 from fedkt.strategies import KnowledgeStrategy, RoundReport
 from fedkt.strategies.construction import make_strategy
+from fedkt.strategies.server.fusing import with_readout
 
 SEED = 3
 MIXED = ("cnn", "mlp", "forest")  # two networks and a model without gradients
@@ -179,7 +180,9 @@ def federate(
     fuse: Fuse = strategy.fuse
 
     def watched(uploads: Uploads) -> Fused:
-        fused = outcome.fused[strategy.exchange.report.round] = fuse(uploads)
+        fused, readout = fuse(uploads), strategy.settled_recipe.personal
+        whole = with_readout(readout, uploads, fused) if isinstance(fused, Fused) else fused
+        outcome.fused[strategy.exchange.report.round] = whole
         return fused
 
     first = strategy.first
