@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import cast
-from weakref import WeakKeyDictionary
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedkt.clients.client import Client
 from fedkt.clients.phases import refuses
 from fedkt.clients.turn import read_recipe
-from fedkt.data.samples import Samples
+from fedkt.greeting import told
 
 
 def hello(client: Client, message: Message) -> RecordDict:
@@ -25,23 +23,10 @@ def hello(client: Client, message: Message) -> RecordDict:
         "classes": list(data.classes),
         "input-shape": list(data.input_shape),
         "columns": [f"{name}: {dtype}" for name, dtype in data.columns.items()],
-        "preprocessing": [f"{name}: {how}" for name, how in data.preprocessing.items()],
         "public-size": 0 if data.public is None else len(data.public),
-        "public-digest": "none" if data.public is None else _digest(data.public),
     })  # fmt: skip
-    refusal = refuses(recipe, learner, data)
-    if refusal:
+    if refusal := refuses(recipe, learner, data):
         about["refusal"] = refusal
+    else:
+        about.update(told(recipe, learner, data))
     return RecordDict({"config": about})
-
-
-_digests: WeakKeyDictionary[Samples, str] = WeakKeyDictionary()
-
-
-def _digest(samples: Samples) -> str:
-    """Return a hash of the dtype, shape and values of a public set's inputs."""
-    if samples not in _digests:
-        digest = hashlib.sha256(f"{samples.x.dtype} {tuple(samples.x.shape)} ".encode())
-        digest.update(samples.x.contiguous().numpy().tobytes())
-        _digests[samples] = digest.hexdigest()[:16]
-    return _digests[samples]

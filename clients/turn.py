@@ -74,10 +74,16 @@ class Order:
             group_effect=bool(config.get("group-effect", False)),
         )
 
-    def ids(self, name: str, data: ClientData, round_: int) -> Tensor | None:
-        """Return the sample ids of a share's rows in a round, int64 ``[M]``; None without rows."""
+    def ids(
+        self,
+        name: str,
+        data: ClientData,
+        round_: int,
+        known: Mapping[str, Knowledge] | None = None,
+    ) -> Tensor | None:
+        """Return the ids of a share's rows in a round, int64 ``[M]``; see ``Recipe.ids``."""
         size = 0 if data.public is None else len(data.public)
-        return self.recipe.ids(name, size, self.seed, round_)
+        return self.recipe.ids(name, size, self.seed, round_, known)
 
 
 @dataclass(frozen=True)
@@ -250,7 +256,7 @@ class Turn:
             self._learnt(content)
         packets = {}
         for name, knowledge in uploads.items():
-            ids = order.ids(name, self.client.data, order.round)
+            ids = order.ids(name, self.client.data, order.round, self.work.knowledge)
             packets[name] = wire.encode(knowledge, order.round, ids, order.codec)
         wire.attach(content, packets)
         self._save(started=True)

@@ -1,4 +1,9 @@
-"""The greeting: the named facts that a client tells of itself, and which clients must agree on."""
+"""The greeting: what a client tells of itself, and what clients must agree on.
+
+Every client tells the facts of ``FACTS``. The parts of the recipe add texts of their own
+(``about``), which are equal among all clients, or, of parts with a group, among those of one
+architecture.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 
+from fedkt.about import Model
+from fedkt.data.samples import ClientData
 from fedkt.errors import KnowledgeError
 from fedkt.recipe import Recipe
 from fedkt.text import foreign
@@ -31,14 +38,11 @@ class Fact:
         The type, for messages.
     binds : callable
         Whether the clients of a recipe must agree on it.
-    why : str
-        What such a recipe needs; empty if every recipe does.
     """
 
     read: Callable[[object], Value | None]
     allowed: str
     binds: Callable[[Recipe], bool] = lambda recipe: True
-    why: str = ""
 
 
 def text(value: object) -> str | None:
@@ -65,12 +69,8 @@ def shape(value: object) -> tuple[int, ...] | None:
     return tuple(axes) if len(axes) == len(value) else None
 
 
-def _public(recipe: Recipe) -> bool:
-    return recipe.needs_public
-
-
-def _weights(recipe: Recipe) -> bool:
-    return recipe.needs_one_architecture
+def _never(recipe: Recipe) -> bool:
+    return False
 
 
 # What a client is asked for beside its id. A further fact is a further entry.
@@ -79,18 +79,17 @@ FACTS: Mapping[str, Fact] = {
         lambda value: number(value, 1, MOST_CLASSES), f"a whole number from 1 to {MOST_CLASSES}"
     ),
     "classes": Fact(texts, "a list of names"),
-    "input-shape": Fact(shape, "a list of positive whole numbers"),
     "columns": Fact(texts, "a list of texts"),
+    "input-shape": Fact(shape, "a list of positive whole numbers", _never),
+    "architecture": Fact(text, "a text", _never),
     "public-size": Fact(
         lambda value: number(value, 0, MOST_SAMPLES),
         f"a whole number from 0 to {MOST_SAMPLES}",
-        _public,
-        "one public set",
+        lambda recipe: recipe.needs_public,
     ),
-    "public-digest": Fact(text, "a text", _public, "one public set"),
-    "architecture": Fact(text, "a text", _weights, "one architecture"),
-    "preprocessing": Fact(texts, "a list of texts", _weights, "one preprocessing"),
 }
+# What comes before the keys of ``about`` in a greeting: of parts without and with a group.
+TOLD = {"": "about: ", "architecture": "about the architecture: "}
 
 
 def read_client(greeting: Mapping[str, object]) -> int:
@@ -124,17 +123,63 @@ def read_facts(greeting: Mapping[str, object]) -> Facts:
     return facts
 
 
-def binding(recipe: Recipe) -> tuple[str, ...]:
-    """Return the names of the facts that the clients of a recipe must agree on."""
-    return tuple(name for name, fact in FACTS.items() if fact.binds(recipe))
+def told(recipe: Recipe, model: Model, data: ClientData) -> dict[str, str]:
+    """Return what the parts of a recipe tell of a client, by its keys in the greeting."""
+    texts = {}
+    for part in recipe.steps:
+        for key, value in part.about(model, data).items():
+            texts[f"{TOLD[part.group]}{key}"] = value
+    return texts
 
 
-def differences(facts: Facts, usual: Facts, recipe: Recipe) -> str:
-    """Return the differences of a client from the others, in one line; empty without any."""
-    names = [name for name in binding(recipe) if facts[name] != usual[name]]
-    text = "; ".join(_difference(name, facts[name], usual[name]) for name in names)
-    needed = " and ".join(dict.fromkeys(FACTS[name].why for name in names if FACTS[name].why))
-    return f"{text} (the method needs {needed})" if needed else text
+def read_told(greeting: Mapping[str, object], group: str) -> dict[str, str]:
+    """Return what the parts of a group tell, in a greeting, by key.
+
+    Raises
+    ------
+    KnowledgeError
+        If any of it is no text.
+    """
+    prefix, texts = TOLD[group], {}
+    for name, value in greeting.items():
+        if not name.startswith(prefix):
+            continue
+        if not isinstance(value, str):
+            raise _unreadable(greeting, name, "a text")
+        texts[name.removeprefix(prefix)] = value
+    return texts
+
+
+def binding(facts: Facts, recipe: Recipe) -> dict[str, Value]:
+    """Return the facts that the clients of a recipe must agree on."""
+    return {name: facts[name] for name, fact in FACTS.items() if fact.binds(recipe)}
+
+
+def differences(
+    facts: Facts, usual: Facts, told: Mapping[str, str], usually: Mapping[str, str]
+) -> str:
+    """Return the differences of a client from the others, in one line; empty without any.
+
+    Parameters
+    ----------
+    facts, usual : Mapping
+        The facts that bind, of the client and of the others.
+    told, usually : Mapping[str, str]
+        What their parts tell.
+    """
+    names = [name for name in facts if facts[name] != usual[name]]
+    lines = [_difference(name, facts[name], usual[name]) for name in names]
+    keys = [key for key in {**usually, **told} if told.get(key) != usually.get(key)]
+    for key in keys:
+        pair = _lines(told.get(key)), _lines(usually.get(key))
+        lines.append(_difference(foreign(key), *pair))
+    needed = " and ".join(f"one {foreign(key)}" for key in keys)
+    return "; ".join(lines) + (f" (the method needs {needed})" if needed else "")
+
+
+def _lines(text: str | None) -> Value | None:
+    """Return a text of several lines as a tuple, of which the first difference is shown."""
+    return tuple(text.split("\n")) if text is not None and "\n" in text else text
 
 
 def _unreadable(greeting: Mapping[str, object], name: str, allowed: str) -> KnowledgeError:
@@ -143,7 +188,7 @@ def _unreadable(greeting: Mapping[str, object], name: str, allowed: str) -> Know
     return KnowledgeError(f"its {name} is {_shown(greeting[name])}, not {allowed}")
 
 
-def _difference(name: str, value: Value, usual: Value) -> str:
+def _difference(name: str, value: Value | None, usual: Value | None) -> str:
     shown = _shown(value), _shown(usual)
     if isinstance(value, tuple) and isinstance(usual, tuple) and max(map(len, shown)) > WHOLE:
         pairs = enumerate(zip_longest(value, usual))

@@ -238,11 +238,12 @@ def _check_ids(kind: Kind, ids: Tensor, version: int) -> None:
 
 @dataclass(frozen=True)
 class Upload:
-    """One client's knowledge, by share name, and the number of examples behind it."""
+    """One client's knowledge, by share name, the number of examples behind it, and its model."""
 
     client: int
     num_examples: int
     knowledge: Mapping[str, Knowledge]
+    architecture: str = ""
 
 
 @dataclass(frozen=True)
@@ -317,7 +318,7 @@ class Uploads(Sequence[Upload]):
     """The accepted uploads of one round, ordered by client.
 
     ``uploads["public"]`` is the :class:`Stack` of one share; ``uploads[0]`` and iteration
-    give single uploads.
+    give single uploads. ``uploads.groups("weights")`` are the stacks of each architecture.
 
     Parameters
     ----------
@@ -353,6 +354,15 @@ class Uploads(Sequence[Upload]):
         if key not in self._stacks:
             self._stacks[key] = self._stack(key)
         return self._stacks[key]
+
+    def groups(self, name: str) -> Mapping[str, Stack]:
+        """Return the stacks of a share by architecture, in the order of the clients."""
+        by: dict[str, list[Upload]] = {}
+        for upload in self._uploads:
+            by.setdefault(upload.architecture, []).append(upload)
+        if len(by) == 1:
+            return {next(iter(by)): self[name]}
+        return {architecture: Uploads(alike)[name] for architecture, alike in by.items()}
 
     def _stack(self, name: str) -> Stack:
         names = list(self._uploads[0].knowledge)

@@ -28,9 +28,10 @@ class Expected:
         The kind of knowledge.
     ids : Tensor, optional
         int64 ``[M]``, the ids asked for, in order; ``None`` for kinds without rows.
-    shapes : Mapping[str, tuple[int or None, ...]]
-        The shape of each tensor. None is any length, the same for all clients of the round (of
-        a share with a ``group``, for all of one architecture).
+    shapes : Mapping[str, tuple[int or None, ...]], optional
+        The shape of each tensor. None is any length, and None instead of all of them any tensors:
+        the same for all clients of the round (of a share with a ``group``, for all of one
+        architecture).
     partial : bool
         Whether rows may be absent: not sent, or sent with a count of 0.
     dtypes : Mapping[str, torch.dtype]
@@ -44,7 +45,7 @@ class Expected:
 
     kind: Kind
     ids: Tensor | None
-    shapes: Mapping[str, tuple[int | None, ...]]
+    shapes: Mapping[str, tuple[int | None, ...]] | None
     partial: bool = False
     dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
     largest: float | None = None
@@ -73,10 +74,13 @@ def check(knowledge: Knowledge, expected: Expected, num_classes: int) -> None:
     """
     if knowledge.kind != expected.kind:
         raise KnowledgeError(f"kind is {knowledge.kind}, not {expected.kind}")
-    if set(knowledge.tensors) != set(expected.shapes):
-        odd = sorted(set(knowledge.tensors) ^ set(expected.shapes))
+    shapes = expected.shapes
+    if shapes is None:
+        shapes = {name: tuple(tensor.shape) for name, tensor in knowledge.tensors.items()}
+    if set(knowledge.tensors) != set(shapes):
+        odd = sorted(set(knowledge.tensors) ^ set(shapes))
         raise KnowledgeError(f"tensors differ from those asked for: {', '.join(odd[:3])}")
-    for name, shape in expected.shapes.items():
+    for name, shape in shapes.items():
         tensor = knowledge.tensors[name]
         rows = len(tensor) if expected.partial and knowledge.ids is not None else None
         if not _fits(tuple(tensor.shape), shape, rows):

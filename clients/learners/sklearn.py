@@ -89,7 +89,7 @@ class SklearnLearner:
 
     def refuses(self, recipe: Recipe) -> str | None:
         """Return why the classifier cannot follow a recipe, in one line; None if it can."""
-        if recipe.needs_one_architecture:
+        if recipe.needs_one_architecture or any(s.kind == "weights" for s in recipe.share):
             return f"a scikit-learn model ({self._name}) has no weights to exchange"
         if recipe.personal.needs_features:
             name = registry.registered_name("readouts", type(recipe.personal))

@@ -10,13 +10,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from fedkt.about import Model
 from fedkt.answers import LARGEST_LOSS, mean_loss
 from fedkt.knowledge import Kind, Knowledge, Stack
 from fedkt.readouts.blends import Blend
 from fedkt.readouts.readout import Ask, ReadOut, SettleWork
 from fedkt.registry import register
 from fedkt.shares import Asked, Share
-from fedkt.shares.share import Model, ShareWork
+from fedkt.shares.share import ShareWork
 from fedkt.upload_check import Expected
 
 # The blends that the gate chooses from, in the order in which their losses travel.

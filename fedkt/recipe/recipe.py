@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fedkt.calls import made
 from fedkt.errors import ConfigError
+from fedkt.knowledge import Knowledge
 from fedkt.objectives.heads import Head
 from fedkt.options import checked
 from fedkt.readouts import ReadOut
@@ -74,13 +75,6 @@ class Recipe:
                 raise ConfigError(
                     f"The recipe reads knowledge {name!r} but shares {', '.join(names) or 'none'}."
                 )
-        for share in self.share:
-            for name in share.needs():
-                if name not in self.needs("learn"):
-                    raise ConfigError(
-                        f"The share {share.name!r} needs learn to read {name!r}, as Load({name!r}) "
-                        "does."
-                    )
 
     @classmethod
     def sharing_weights(
@@ -116,6 +110,8 @@ class Recipe:
     def needs(self, phase: Literal["start", "learn", "absorb"]) -> tuple[str, ...]:
         """Return the names of the fused knowledge that a phase reads."""
         names = [name for step in getattr(self, phase) for name in step.needs()]
+        if phase == "learn":  # then the client shares
+            names += [name for share in self.share for name in share.needs()]
         if phase == "absorb":  # then the read-out is settled
             names += [share.name for share in self.personal.shares()]
         return unique(names)
@@ -138,14 +134,21 @@ class Recipe:
     @property
     def needs_one_architecture(self) -> bool:
         """Whether weights are exchanged, so that all clients must have one architecture."""
-        return any(step.group == "architecture" for step in self.steps)
+        return any(step.one_architecture for step in self.steps)
 
     @property
     def needs_public(self) -> bool:
         """Whether any step works on the public set."""
         return any(step.uses_public for step in self.steps)
 
-    def ids(self, name: str, size: int, seed: int, round_: int) -> Tensor | None:
+    def ids(
+        self,
+        name: str,
+        size: int,
+        seed: int,
+        round_: int,
+        known: Mapping[str, Knowledge] | None = None,
+    ) -> Tensor | None:
         """Return the ids of a share's rows in a round, int64 ``[M]``; None without rows.
 
         Parameters
@@ -156,9 +159,17 @@ class Recipe:
             Size of the public set.
         seed, round_ : int
             They name the random stream.
+        known : Mapping[str, Knowledge], optional
+            The fused knowledge that the client has; None for knowledge on its way down.
         """
         share = next((s for s in self.share if s.name == name), None)
-        return None if share is None else share.ids(size, seed, round_)
+        if share is None:
+            return None
+        needed = share.needs()
+        if not needed:
+            return share.ids(size, seed, round_)
+        asked = None if known is None else {n: known[n] for n in needed if n in known}
+        return share.ids(size, seed, round_, asked)
 
     def to_json(self) -> str:
         """Return the recipe as JSON."""

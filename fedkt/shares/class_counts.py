@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
+from fedkt.about import Model
 from fedkt.knowledge import Kind, Knowledge
 from fedkt.registry import register
-from fedkt.shares.share import Asked, Model, Share, ShareWork
+from fedkt.shares.share import Asked, Share, ShareWork
 from fedkt.upload_check import LARGEST_COUNT, Expected
 
 

@@ -8,12 +8,13 @@ from typing import Literal
 
 import torch
 
+from fedkt.about import Model
 from fedkt.answers import finite, of_kind
 from fedkt.knowledge import Kind, Knowledge
 from fedkt.options import Positive
 from fedkt.registry import register
 from fedkt.shares.class_means import class_means
-from fedkt.shares.share import Asked, Model, Question, Share, ShareWork
+from fedkt.shares.share import Asked, Question, Share, ShareWork
 from fedkt.upload_check import Expected
 
 

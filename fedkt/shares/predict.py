@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from fedkt import about
+from fedkt.about import Model
 from fedkt.answers import finite, of_kind
-from fedkt.data.samples import Samples
+from fedkt.data.samples import ClientData, Samples
 from fedkt.knowledge import Kind, Knowledge
 from fedkt.options import Count, Positive
 from fedkt.registry import register
 from fedkt.shares.ids import public_ids, public_samples
-from fedkt.shares.share import Asked, Model, Question, Share, ShareWork
+from fedkt.shares.share import Asked, Question, Share, ShareWork
 from fedkt.upload_check import Expected
 
 Form = Literal["logits", "probabilities", "labels"]
@@ -56,9 +58,15 @@ class Predict(Share):
         """The kind of knowledge shared: the form."""
         return self.form
 
-    def ids(self, size: int, seed: int, round_: int) -> Tensor | None:
+    def about(self, model: Model, data: ClientData) -> Mapping[str, str]:
+        """Return the public set."""
+        return about.of_public(data)
+
+    def ids(
+        self, size: int, seed: int, round: int, asked: Mapping[str, Knowledge] | None = None
+    ) -> Tensor | None:
         """Return the ids of the round's public samples, ascending."""
-        return public_ids(size, self.samples, seed, round_)
+        return public_ids(size, self.samples, seed, round)
 
     def questions(self, work: ShareWork) -> Sequence[Question]:
         """Return the round's public samples, ``[M, ...]``; none without a public set."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from fedkt import about
+from fedkt.about import Model
 from fedkt.data.samples import ClientData
 from fedkt.knowledge import Kind, Knowledge
 from fedkt.registry import register
 from fedkt.shares.class_means import class_means
-from fedkt.shares.public_features import features_of, refuses_features
-from fedkt.shares.share import Asked, Model, Question, Share, ShareWork
+from fedkt.shares.public_features import features_of
+from fedkt.shares.share import Asked, Question, Share, ShareWork
 from fedkt.upload_check import Expected
 
 
@@ -42,7 +44,11 @@ class Prototypes(Share):
 
     def refuses(self, model: Model, data: ClientData) -> str | None:
         """Refuse models without features."""
-        return refuses_features(model, data)
+        return about.no_features(model, data)
+
+    def about(self, model: Model, data: ClientData) -> Mapping[str, str]:
+        """Return the width of the features."""
+        return about.of_features(model, data)
 
     def questions(self, work: ShareWork) -> Sequence[Question]:
         """Return the training samples, whose features are asked for."""

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from fedkt import about
+from fedkt.about import Model
 from fedkt.answers import finite
 from fedkt.data.samples import ClientData
-from fedkt.errors import ConfigError
 from fedkt.knowledge import Kind, Knowledge
 from fedkt.options import Count
 from fedkt.registry import register
 from fedkt.shares.ids import public_ids, public_samples
-from fedkt.shares.share import Asked, Model, Question, Share, ShareWork
+from fedkt.shares.share import Asked, Question, Share, ShareWork
 from fedkt.upload_check import Expected
 
 
@@ -46,11 +47,17 @@ class Features(Share):
 
     def refuses(self, model: Model, data: ClientData) -> str | None:
         """Refuse models without features."""
-        return refuses_features(model, data)
+        return about.no_features(model, data)
 
-    def ids(self, size: int, seed: int, round_: int) -> Tensor | None:
+    def about(self, model: Model, data: ClientData) -> Mapping[str, str]:
+        """Return the public set and the width of the features."""
+        return {**about.of_public(data), **about.of_features(model, data)}
+
+    def ids(
+        self, size: int, seed: int, round: int, asked: Mapping[str, Knowledge] | None = None
+    ) -> Tensor | None:
         """Return the ids of the round's public samples, ascending."""
-        return public_ids(size, self.samples, seed, round_)
+        return public_ids(size, self.samples, seed, round)
 
     def questions(self, work: ShareWork) -> Sequence[Question]:
         """Return the round's public samples, whose features are asked for."""
@@ -80,17 +87,3 @@ def features_of(model: Model, x: Tensor) -> Tensor:
         If they are not finite.
     """
     return finite(model.features(x), "features") if len(x) else torch.zeros(0, 0)
-
-
-def refuses_features(model: Model, data: ClientData) -> str | None:
-    """Return why a model has no features to share, in one line; None if it has."""
-    try:
-        model.features(example(data))
-    except ConfigError as error:
-        return str(error).rstrip(".")
-    return None
-
-
-def example(data: ClientData) -> Tensor:
-    """Return one input of a client's, ``[1, ...]``; zeros where it has no training samples."""
-    return data.train.x[:1] if len(data.train) else torch.zeros(1, *data.input_shape)

@@ -9,42 +9,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
+from fedkt.about import Model
 from fedkt.data.samples import ClientData
 from fedkt.knowledge import Kind, Knowledge
 from fedkt.upload_check import Expected
-
-
-class Model(Protocol):
-    """A client's model as shares see it; see ``fedkt.clients.Learner``."""
-
-    def predict(self, x: Tensor) -> Tensor:
-        """Return logits ``[n, C]`` float32 for inputs ``[n, ...]``."""
-        ...
-
-    def features(self, x: Tensor) -> Tensor:
-        """Return features ``[n, d]`` float32."""
-        ...
-
-    def weights(self, local_norms: bool = False) -> Knowledge:
-        """Return the weights."""
-        ...
-
-    def load_weights(self, weights: Knowledge) -> None:
-        """Replace the weights."""
-        ...
-
-    def state(self) -> dict[str, Any]:
-        """Return a copy of the client's state."""
-        ...
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take over a client's state."""
-        ...
 
 
 class ShareWork(Protocol):
@@ -110,13 +83,20 @@ class Asked:
     input_shape : tuple[int, ...]
         The shape of one sample.
     weights : Mapping[str, tuple[int, ...]]
-        The shapes of the first global weights, by name; empty where none are exchanged.
+        The shapes of the first global weights, by name; empty where the server has none.
+    latest : Knowledge, optional
+        The last fused knowledge of the share's name, as the client has it; None where later
+        rounds do not read it.
+    about : Mapping[str, str]
+        What the client's parts told in the greeting; see :meth:`Share.about`.
     """
 
     ids: Tensor | None
     num_classes: int
     input_shape: tuple[int, ...]
-    weights: Mapping[str, tuple[int, ...]]
+    weights: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    latest: Knowledge | None = None
+    about: Mapping[str, str] = field(default_factory=dict)
 
 
 class Share(ABC):
@@ -131,7 +111,11 @@ class Share(ABC):
     samples : int
         How many public samples of a round it speaks about; 0: all, or none at all.
     group : str
-        ``"architecture"``: only clients of one architecture can share it.
+        ``"architecture"``: what it tells in the greeting and the shapes of its knowledge are equal
+        among clients of one architecture, and ``Uploads.groups`` gives their stacks; else among
+        all clients.
+    one_architecture : bool
+        Whether all clients must have one architecture, which its ``about`` then tells.
     private : bool
         Whether it reads private data other than through the trained model.
     uses_public : bool
@@ -144,8 +128,8 @@ class Share(ABC):
     """
 
     part: ClassVar[str] = "shares"
-    group: ClassVar[str] = ""
     private: ClassVar[bool] = True
+    group: str = ""
     uses_public: ClassVar[bool] = False
     name: str
     samples: int = 0
@@ -161,25 +145,43 @@ class Share(ABC):
         """Whether what is fused of it is a whole model."""
         return False
 
+    @property
+    def one_architecture(self) -> bool:
+        """Whether all clients must have one architecture."""
+        return False
+
     def needs(self) -> tuple[str, ...]:
         """Return the names of the fused knowledge that the client reads for it."""
         return ()
+
+    def about(self, model: Model, data: ClientData) -> Mapping[str, str]:
+        """Return texts that must be equal among the clients of its group, told in the greeting.
+
+        The keys are nouns that name what differs. Clients that differ from most are left out.
+        """
+        return {}
 
     def refuses(self, model: Model, data: ClientData) -> str | None:
         """Return why a client cannot share it, in one line; None if it can."""
         return None
 
-    def ids(self, size: int, seed: int, round_: int) -> Tensor | None:
+    def ids(
+        self, size: int, seed: int, round: int, asked: Mapping[str, Knowledge] | None = None
+    ) -> Tensor | None:
         """Return the ids of its rows in a round, int64 ``[M]``; None for knowledge without rows.
 
-        Both sides derive them, so they cost no bytes.
+        Both sides derive them, so they cost no bytes. Where it returns None for knowledge with
+        rows, their ids travel.
 
         Parameters
         ----------
         size : int
             Size of the public set.
-        seed, round_ : int
+        seed, round : int
             They name the random stream.
+        asked : Mapping[str, Knowledge], optional
+            What the server sent along: the fused knowledge of :meth:`needs`, as far as there is
+            any. None where the ids are those of knowledge on its way down.
         """
         return None
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
+from fedkt import about
+from fedkt.about import Model
 from fedkt.adaptation.restyle import styles_of
 from fedkt.data.samples import ClientData
 from fedkt.errors import KnowledgeError
@@ -15,7 +18,7 @@ from fedkt.knowledge import Kind, Knowledge
 from fedkt.options import AtLeastOne
 from fedkt.registry import register
 from fedkt.rng import torch_rng
-from fedkt.shares.share import Asked, Model, Share, ShareWork
+from fedkt.shares.share import Asked, Share, ShareWork
 from fedkt.upload_check import Expected
 
 
@@ -58,6 +61,10 @@ class Styles(Share):
             return None
         shape = list(data.input_shape)
         return f"the recipe shares styles of images (C, H, W) and its samples have shape {shape}"
+
+    def about(self, model: Model, data: ClientData) -> Mapping[str, str]:
+        """Return the shape of the images."""
+        return about.of_inputs(data)
 
     def make(self, model: Model, work: ShareWork) -> Knowledge:
         """Return the styles of the client's training images."""

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedkt.about import Model
 from fedkt.answers import LARGEST_LOSS, correct, mean_loss
 from fedkt.data.samples import Samples
 from fedkt.knowledge import Kind, Knowledge
 from fedkt.registry import register
-from fedkt.shares.share import Asked, Model, Share, ShareWork
+from fedkt.shares.share import Asked, Share, ShareWork
 from fedkt.upload_check import Expected
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+from fedkt import about
+from fedkt.about import Model
+from fedkt.data.samples import ClientData
 from fedkt.knowledge import Kind, Knowledge
 from fedkt.registry import register
-from fedkt.shares.share import Asked, Model, Share, ShareWork
+from fedkt.shares.share import Asked, Share, ShareWork
 from fedkt.upload_check import Expected
 
 
@@ -23,12 +27,15 @@ class Weights(Share):
     local_norms : bool
         Whether batch normalisation, its affine map and running statistics, stays with the
         client and is neither shared nor loaded (FedBN).
+    group : {"", "architecture"}
+        Whether all clients have one architecture, or the server stacks those of each architecture
+        by themselves (``Uploads.groups``).
     """
 
     name: str = "weights"
     local_norms: bool = False
+    group: Literal["", "architecture"] = ""
     private: ClassVar[bool] = False
-    group: ClassVar[str] = "architecture"
 
     @property
     def kind(self) -> Kind:
@@ -37,8 +44,17 @@ class Weights(Share):
 
     @property
     def whole_model(self) -> bool:
-        """Whether all weights are shared."""
-        return not self.local_norms
+        """Whether all weights are shared, by all clients alike."""
+        return not self.local_norms and not self.group
+
+    @property
+    def one_architecture(self) -> bool:
+        """Whether all clients must have one architecture."""
+        return not self.group
+
+    def about(self, model: Model, data: ClientData) -> Mapping[str, str]:
+        """Return the architecture, the inputs and their preprocessing."""
+        return about.of_weights(model, data)
 
     def make(self, model: Model, work: ShareWork) -> Knowledge:
         """Return the weights."""
@@ -49,5 +65,5 @@ class Weights(Share):
         return model.weights(self.local_norms)
 
     def expected(self, asked: Asked) -> Expected:
-        """Return tensors of the shapes of the first global weights."""
-        return Expected(self.kind, None, asked.weights)
+        """Return tensors of the shapes of the first global weights; of any if there are none."""
+        return Expected(self.kind, None, asked.weights or None)

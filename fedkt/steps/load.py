@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Literal
 
+from fedkt import about
+from fedkt.about import Model
+from fedkt.data.samples import ClientData
 from fedkt.registry import register
 from fedkt.steps.train import Step, StepWork, Trainee
 
@@ -12,14 +16,32 @@ from fedkt.steps.train import Step, StepWork, Trainee
 @register(name="load")
 @dataclass(frozen=True)
 class Load(Step):
-    """A step that replaces the model's weights by fused ones, with a new optimiser state."""
+    """A step that replaces the model's weights by fused ones, with a new optimiser state.
+
+    Parameters
+    ----------
+    source : str
+        The name of the weights.
+    group : {"", "architecture"}
+        Whether all clients have one architecture, or the server returns weights for each
+        (``Fused.personal``).
+    """
 
     source: str = "weights"
-    group: ClassVar[str] = "architecture"
+    group: Literal["", "architecture"] = ""
+
+    @property
+    def one_architecture(self) -> bool:
+        """Whether all clients must have one architecture."""
+        return not self.group
 
     def needs(self) -> tuple[str, ...]:
         """Return the name of the weights."""
         return (self.source,)
+
+    def about(self, model: Model, data: ClientData) -> Mapping[str, str]:
+        """Return the architecture, the inputs and their preprocessing."""
+        return about.of_weights(model, data)
 
     def run(self, learner: Trainee, work: StepWork, stream: str) -> float | None:
         """Load the weights, if they have arrived."""

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
-from fedkt import registry
+from fedkt import about, registry
+from fedkt.about import Model
+from fedkt.data.samples import ClientData
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge
 from fedkt.objectives.term import Term, Transform
@@ -79,13 +81,21 @@ class Step(ABC):
     Attributes
     ----------
     group : str
-        ``"architecture"``: only clients of one architecture can take it.
+        ``"architecture"``: what it tells in the greeting is equal among clients of one
+        architecture; else among all clients.
+    one_architecture : bool
+        Whether all clients must have one architecture, which its ``about`` then tells.
     uses_public : bool
         Whether it needs the public set.
     """
 
     part: ClassVar[str] = "steps"
-    group: ClassVar[str] = ""
+    group: str = ""
+
+    @property
+    def one_architecture(self) -> bool:
+        """Whether all clients must have one architecture."""
+        return False
 
     @property
     def uses_public(self) -> bool:
@@ -95,6 +105,10 @@ class Step(ABC):
     def needs(self) -> tuple[str, ...]:
         """Return the names of the fused knowledge that the step reads."""
         return ()
+
+    def about(self, model: Model, data: ClientData) -> Mapping[str, str]:
+        """Return texts that must be equal among clients, told in the greeting; see ``Share``."""
+        return {}
 
     @abstractmethod
     def run(self, learner: Trainee, work: StepWork, stream: str) -> float | None:
@@ -195,6 +209,10 @@ class Train(Step):
     def uses_public(self) -> bool:
         """Whether the step trains on public samples or beside them."""
         return self.on == "public" or (self.beside is not None and self.beside.source == "public")
+
+    def about(self, model: Model, data: ClientData) -> Mapping[str, str]:
+        """Return the public set where the step uses it."""
+        return about.of_public(data) if self.uses_public else {}
 
     def run(self, learner: Trainee, work: StepWork, stream: str) -> float | None:
         """Train the learner."""

@@ -204,9 +204,11 @@ class Exchange:
         known = self._ids(name, self._version)
         return wire.encode(knowledge, self._version, known, self.options.codec)
 
-    def _ids(self, name: str, round_: int) -> Tensor | None:
+    def _ids(
+        self, name: str, round_: int, known: Mapping[str, Knowledge] | None = None
+    ) -> Tensor | None:
         size = self.roster.public_size
-        return self.recipe.ids(name, size, self.options.seed, round_)
+        return self.recipe.ids(name, size, self.options.seed, round_, known)
 
     # --- up ----------------------------------------------------------------------------
 
@@ -266,15 +268,15 @@ class Exchange:
         for share in self.recipe.share:
             if share.name not in packets:
                 raise KnowledgeError(f"no knowledge called {share.name!r} in the reply")
-            ids = partial(self._ids, share.name)
+            ids = partial(self._ids, share.name, known=self.latest.for_client(client))
             decoded = wire.decode(packets[share.name], ids, self.options.codec, self.report.round)
-            check(decoded, self._expected(share), self.roster.num_classes)
+            check(decoded, self._expected(share, client), self.roster.num_classes)
             knowledge[share.name] = decoded
         metrics, most = content.metric_records.get("metrics"), self.options.bounds.examples
         examples = wire.scalar(metrics, "num-examples", 0, most)
         if examples is None:
             raise KnowledgeError("the reply does not say num-examples")
-        return Upload(client, int(examples), knowledge)
+        return Upload(client, int(examples), knowledge, self.roster[client].architecture)
 
     def withdraw(self, client: int, phase: str, reason: str) -> None:
         """Note that a client whose upload was sound in itself drops out of this phase."""
@@ -283,7 +285,8 @@ class Exchange:
 
     def without_outliers(self, uploads: Sequence[Upload]) -> list[Upload]:
         """Return the uploads that go with the others'; note the rest as failures."""
-        outliers = self.options.bounds.outliers(uploads) | of_other_form(uploads)
+        grouped = {share.name for share in self.recipe.share if share.group}
+        outliers = self.options.bounds.outliers(uploads) | of_other_form(uploads, grouped)
         for client, reason in outliers.items():
             self.fail(client, "share", reason)
         return [upload for upload in uploads if upload.client not in outliers]
@@ -298,9 +301,16 @@ class Exchange:
             mean = mean_prediction(knowledge, self.roster.num_classes)
             self.report.mean_predictions[upload.client] = mean
 
-    def _expected(self, share: Share) -> Expected:
-        ids, roster = self._ids(share.name, self.report.round), self.roster
-        asked = Asked(ids, roster.num_classes, roster.input_shape, self._shapes)
+    def _expected(self, share: Share, client: int) -> Expected:
+        roster, known = self.roster, self.latest.for_client(client)
+        asked = Asked(
+            self._ids(share.name, self.report.round, known),
+            roster.num_classes,
+            roster.input_shape,
+            self._shapes,
+            known.get(share.name),
+            roster[client].told,
+        )
         expected = share.expected(asked)
         most = self.options.bounds.value
         largest = most if expected.largest is None else min(expected.largest, most)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from fedkt.knowledge import Knowledge, Upload
 
 Form = tuple[tuple[str, tuple[int, ...]], ...]  # names of tensors and their shapes
 
 
-def of_other_form(uploads: Sequence[Upload]) -> dict[int, str]:
+def of_other_form(uploads: Sequence[Upload], grouped: Container[str] = ()) -> dict[int, str]:
     """Return the reasons against uploads whose shapes differ from most others', by client.
 
     Of equally many clients those with the lowest id count as most. Rows may be absent: only
@@ -20,16 +20,22 @@ def of_other_form(uploads: Sequence[Upload]) -> dict[int, str]:
     ----------
     uploads : Sequence[Upload]
         All uploads of the round that are sound in themselves.
+    grouped : Container[str]
+        Names of the shares whose shapes are those of an architecture.
     """
     reasons: dict[int, str] = {}
     for name in uploads[0].knowledge if uploads else ():
-        ordered = sorted(uploads, key=lambda upload: upload.client)
-        forms = {upload.client: _form(upload.knowledge[name]) for upload in ordered}
-        common = Counter(form for form in forms.values() if form is not None).most_common(1)
-        for client, form in forms.items():
-            if form is not None and form != common[0][0]:
-                what = _difference(form, common[0][0])
-                reasons.setdefault(client, f"{name!r}: {what}")
+        groups: dict[str, dict[int, Form]] = {}
+        for upload in sorted(uploads, key=lambda upload: upload.client):
+            form = _form(upload.knowledge[name])
+            if form is not None:
+                group = upload.architecture if name in grouped else ""
+                groups.setdefault(group, {})[upload.client] = form
+        for forms in groups.values():
+            usual = Counter(forms.values()).most_common(1)[0][0]
+            for client, form in forms.items():
+                if form != usual:
+                    reasons.setdefault(client, f"{name!r}: {_difference(form, usual)}")
     return reasons
 
 

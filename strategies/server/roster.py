@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fedkt.errors import ConfigError, FedktError, KnowledgeError, RunFailedError
-from fedkt.greeting import Facts, Value, binding, differences, read_client, read_facts
+from fedkt.greeting import (
+    TOLD,
+    Facts,
+    binding,
+    differences,
+    read_client,
+    read_facts,
+    read_told,
+)
 from fedkt.recipe import Recipe
 from fedkt.strategies.server.round import ServerOptions
 from fedkt.text import foreign, last_line
@@ -33,11 +42,26 @@ class Member:
         The client's stable id, and the grid's id for it (which may differ from run to run).
     facts : Mapping
         Facts of its greeting; see :mod:`fedkt.greeting`.
+    about, of_architecture : Mapping[str, str]
+        What the parts of the recipe tell of it: those that speak about all clients, and those
+        that speak about its architecture.
     """
 
     client: int
     node: int
     facts: Facts
+    about: Mapping[str, str] = field(default_factory=dict)
+    of_architecture: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def architecture(self) -> str:
+        """Name and fingerprint of its model."""
+        return cast(str, self.facts["architecture"])
+
+    @property
+    def told(self) -> Mapping[str, str]:
+        """All that the parts of the recipe tell of it."""
+        return {**self.about, **self.of_architecture}
 
 
 @dataclass(frozen=True)
@@ -83,7 +107,8 @@ class Roster(Mapping[int, Member]):
         facts = members[0].facts
         self.num_classes = cast(int, facts["num-classes"])
         self.public_size = cast(int, facts["public-size"])
-        self.input_shape = cast(tuple[int, ...], facts["input-shape"])
+        shapes = Counter(member.facts["input-shape"] for member in self._members.values())
+        self.input_shape = cast(tuple[int, ...], shapes.most_common(1)[0][0])
 
     def __getitem__(self, client: int) -> Member:
         return self._members[client]
@@ -175,25 +200,24 @@ def _introduced(node: int, reply: Message | None) -> Member | LeftOut:
         client = read_client(about)
         if "refusal" in about:
             return LeftOut(node, client, foreign(about["refusal"]) or "no reason given")
-        return Member(client, node, read_facts(about))
+        texts = [read_told(about, group) for group in TOLD]
+        return Member(client, node, read_facts(about), *texts)
     except KnowledgeError as error:
         return LeftOut(node, client, foreign(error))
 
 
 def _fitting(members: Iterable[Member], recipe: Recipe) -> tuple[list[Member], list[LeftOut]]:
-    """Return the largest group of members that agree, each id once, and the others left out."""
-    names = binding(recipe)
-    groups: dict[tuple[Value, ...], list[Member]] = {}
-    for member in sorted(members, key=lambda m: (m.client, m.node)):
-        groups.setdefault(tuple(member.facts[name] for name in names), []).append(member)
-    # Of equally large groups the first, which has the lowest id.
-    usual = max(groups.values(), key=lambda group: len({m.client for m in group}), default=[])
-    left_out = [
-        LeftOut(m.node, m.client, foreign(differences(m.facts, usual[0].facts, recipe)))
-        for group in groups.values()
-        for m in group
-        if group is not usual
-    ]
+    """Return the members that agree, each id once, and the others left out.
+
+    The largest group of those that agree stays, and then of each architecture those that agree.
+    """
+    ordered = sorted(members, key=lambda m: (m.client, m.node))
+    usual, left_out = _agreeing(ordered, lambda m: (binding(m.facts, recipe), m.about))
+    for architecture in dict.fromkeys(member.architecture for member in usual):
+        alike = [member for member in usual if member.architecture == architecture]
+        same, others = _agreeing(alike, lambda m: ({}, m.of_architecture))
+        usual = [member for member in usual if member not in alike or member in same]
+        left_out += others
     kept: dict[int, Member] = {}
     for member in usual:
         first = kept.setdefault(member.client, member)
@@ -201,6 +225,23 @@ def _fitting(members: Iterable[Member], recipe: Recipe) -> tuple[list[Member], l
             reason = f"it says it is client {member.client}, as node {first.node} does"
             left_out.append(LeftOut(member.node, None, reason))
     return list(kept.values()), left_out
+
+
+def _agreeing(
+    members: Sequence[Member], told: Callable[[Member], tuple[Facts, Mapping[str, str]]]
+) -> tuple[list[Member], list[LeftOut]]:
+    """Return the largest group of members that tell the same, and the others left out."""
+    groups: dict[str, list[Member]] = {}
+    for member in members:
+        groups.setdefault(repr([sorted(part.items()) for part in told(member)]), []).append(member)
+    # Of equally large groups the first, which has the lowest id.
+    usual = max(groups.values(), key=lambda group: len({m.client for m in group}), default=[])
+    left_out = []
+    for member in (m for group in groups.values() if group is not usual for m in group):
+        (facts, texts), (usual_facts, usually) = told(member), told(usual[0])
+        reason = foreign(differences(facts, usual_facts, texts, usually))
+        left_out.append(LeftOut(member.node, member.client, reason))
+    return list(usual), left_out
 
 
 def _too_few(

@@ -84,7 +84,7 @@ def test_hello(client) -> None:
 def test_the_digest_is_of_the_content_of_the_public_set(client, federation) -> None:
     def digest(data: Any) -> str:
         talk = Talk(replace(client, data=data))
-        return str(talk.say("query").content["config"]["public-digest"])
+        return str(talk.say("query").content["config"].get("about: public set"))
 
     data = client.data
     other = replace(data.public, x=data.public.x + 1)
@@ -93,7 +93,13 @@ def test_the_digest_is_of_the_content_of_the_public_set(client, federation) -> N
         replace(data, public=replace(data.public, x=data.public.x.clone()))
     )
     assert digest(data) != digest(replace(data, public=other))
-    assert digest(replace(data, public=None)) == "none"
+
+
+def test_parts_tell_what_they_need(client) -> None:
+    about = Talk(client).say("query").content["config"]
+    told = {key: value for key, value in about.items() if key.startswith("about")}
+    assert told.keys() == {"about: public set", "about: input shape"}
+    assert told["about: input shape"] == "[1, 8, 8]"
 
 
 def test_hello_leaves_no_state(client) -> None:

@@ -110,6 +110,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *(
             "models",
             "data",
+            "about",
             "shares",
             "steps",
             "readouts",

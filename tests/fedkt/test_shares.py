@@ -39,9 +39,13 @@ def test_how_many_styles() -> None:
     [
         (lambda: Styles("mean"), "one of overall, single, not 'mean'"),
         (lambda: Styles("single", 0), "at least 1, not 0"),
-        (lambda: Recipe(share=[Weights(), Validation()]), "needs learn to read 'weights'"),
+        (lambda: Recipe(share=[Validation()]), "reads knowledge 'weights'"),
     ],
 )
 def test_what_cannot_be(make, said) -> None:
     with pytest.raises(ConfigError, match=said):
         make()
+
+
+def test_what_a_share_reads_is_sent_before_it_shares() -> None:
+    assert Recipe(share=[Weights(), Validation()]).needs("learn") == ("weights",)

@@ -204,8 +204,9 @@ def test_counts_and_priors_never_leave_the_client(world, with_options, monkeypat
         accuracies = {"personalised-accuracy", "global-accuracy", "validation-accuracy"}
         assert said <= {"num-examples", "loss"} | accuracies
         about = {key for record in content.config_records.values() for key in record}
-        hello = {"client", "architecture", "num-classes", "public-size", "public-digest"}
-        hello |= {"classes", "input-shape", "columns", "preprocessing"}  # names, not counts
+        hello = {"client", "architecture", "num-classes", "public-size"}
+        hello |= {"classes", "input-shape", "columns"}  # names, not counts
+        hello |= {"about: public set", "about: input shape"}
         assert about <= {"kind", "round", "codec"} | hello
         assert set(content.array_records) <= {"knowledge.public"}
         for record in content.array_records.values():

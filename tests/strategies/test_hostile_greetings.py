@@ -132,10 +132,11 @@ def answered(answer: Answer) -> Change:
 
 
 FACTS = (
-    "client", "num-classes", "classes", "input-shape", "columns", "public-size", "public-digest",
-    "architecture", "preprocessing",
+    "client", "num-classes", "classes", "input-shape", "columns", "public-size", "architecture",
 )  # fmt: skip
-NUMBERS, TEXTS = ("client", "num-classes", "public-size"), ("public-digest", "architecture")
+NUMBERS, TEXTS = ("client", "num-classes", "public-size"), ("architecture",)
+PUBLIC, INPUTS = "about: public set", "about: input shape"  # which parts of the recipe tell
+MODEL, DONE = "about: architecture", "about: preprocessing"
 
 FIXED: list[tuple[Change, str]] = [
     *((said(**{fact: None}), f"its greeting does not say {fact}") for fact in FACTS),
@@ -163,14 +164,19 @@ FIXED: list[tuple[Change, str]] = [
     (said(input_shape=[]), "its input-shape is [], not "),
     (said(input_shape=[1, 0, 8]), "its input-shape is [1, 0, 8], not "),
     (said(input_shape=[-1]), "its input-shape is [-1], not "),
-    (said(input_shape=[64]), "input-shape is [64] where the others have [1, 8, 8]"),
+    (said(**{INPUTS: "[64]"}), "input shape is '[64]' where the others have '[1, 8, 8]'"),
+    (said(**{INPUTS: None}), "input shape is nothing where the others have '[1, 8, 8]'"),
+    (said(**{"about: \x1b[2J moon": "new"}), "[2J moon is 'new' where the others have nothing"),
     (said(input_shape=[2**63] * 9), "its input-shape is [9223372036854775808, "),
     (said(columns=["age: float32"]), "columns is ['age: float32'] where the others have []"),
     (said(public_size=0), "public-size is 0 where the others have 50"),
     (said(public_size=10**8), "public-size is 100000000 where the others have 50"),
-    (said(public_digest=""), "public-digest is '' where the others have '"),
-    (said(public_digest="0123456789abcdef"), "public-digest is '0123456789abcdef' where"),
-    (said(public_digest="x" * 10**6), "public-digest is 'xxxxxxxxx"),
+    (said(**{PUBLIC: ""}), "public set is '' where the others have '"),
+    (said(**{PUBLIC: "0123456789abcdef"}), "public set is '0123456789abcdef' where"),
+    (said(**{PUBLIC: "x" * 10**6}), "public set is 'xxxxxxxxx"),
+    (said(**{PUBLIC: "x\n" * 10**4}), "public set is ['x', 'x', "),
+    (said(**{PUBLIC: 7}), "its about: public set is 7, not a text"),
+    (said(**{PUBLIC: [1.5]}), "its about: public set is [1.5], not a text"),
     (said(refusal="no"), "no"),
     (said(refusal=""), "no reason given"),
     (said(refusal="\x1b[31m\nROUND 1: all well\u202e" * 99), "[31m ROUND 1: all well"),
@@ -198,31 +204,30 @@ def test_both_digests_are_said(outcome) -> None:
 
     def change(greeting: Greeting) -> Answer:
         honest.update(greeting)
-        return said(public_digest="0123456789abcdef")(greeting)
+        return said(**{PUBLIC: "0123456789abcdef"})(greeting)
 
     line = left_out(outcome, change)
     assert line == (
-        f"client {HOSTILE}: public-digest is '0123456789abcdef' where the others have "
-        f"{honest['public-digest']!r} (the method needs one public set)"
+        f"client {HOSTILE}: public set is '0123456789abcdef' where the others have "
+        f"{honest[PUBLIC]!r} (the method needs one public set)"
     )
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        said(architecture="linear#0000"),
-        said(preprocessing=["age: mean 50.0, deviation 9.1"]),
-        said(architecture="", preprocessing=[""]),
+        said(**{MODEL: "linear#0000"}),
+        said(**{DONE: "age: mean 50.0, deviation 9.1"}),
+        said(**{MODEL: "", DONE: "\n"}),
     ],
 )
 def test_what_shares_weights_needs_equal_models_and_preprocessing(outcome, change) -> None:
     line = left_out(outcome, change, "fedavg", rounds=3)
     assert line.startswith(f"client {HOSTILE}: ")
     assert "(the method needs one " in line
-    assert outcome(change)[1] == [], "others accept it: nobody can know better"
 
 
-@pytest.mark.parametrize("change", [said(public_size=0), said(public_digest="none")])
+@pytest.mark.parametrize("change", [said(public_size=0), said(architecture="linear#0000")])
 def test_a_public_set_is_nothing_to_what_needs_none(outcome, change) -> None:
     assert outcome(change, "fedavg") == outcome(said(), "fedavg")
 

@@ -73,7 +73,10 @@ def no_public(client):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (other_public, "client 3: public-digest is '.{16}' where the others have '.{16}'"),
+        (
+            other_public,
+            "client 3: public set is '50 samples, .{16}' where the others have '50",
+        ),
         (no_public, "client 3: the recipe needs a public set and it holds none"),
         (lambda c: replace(c, id=0), "node 5: it says it is client 0, as node 2 does"),
     ],
@@ -89,7 +92,7 @@ def test_a_shuffled_public_set_is_another_one(world, with_options) -> None:
         back = Samples(public.x.flip(0), public.y.flip(0), public.ids)
         return replace(client, data=replace(client.data, public=back))
 
-    with pytest.raises(ConfigError, match=r"client 0: public-digest is .* needs one public set"):
+    with pytest.raises(ConfigError, match=r"client 0: public set is .* needs one public set"):
         world(adapt=only(0, shuffled)).start(with_options(FedMD(**QUICK)), 1)
 
 
@@ -140,7 +143,6 @@ OTHER_TABLES = [
     ("change", "reason"),
     [
         (swapped, r"classes\[0\] is '1' where the others have '0'|classes is \['1', '0'"),
-        (turned, r"input-shape is \[8, 8, 1\] where the others have \[1, 8, 8\]"),
         *((schema(columns=table), r"columns is \[.*'\] where .* \[\]") for table in OTHER_TABLES),
     ],
 )
@@ -155,6 +157,16 @@ def test_clients_with_another_schema_are_no_federation(
     assert run.reports[0].clients == (0, 1, 3)
     (note,) = run.reports[0].notes
     assert re.match(rf"left out of the run: client 2: ({reason})", note)
+
+
+@pytest.mark.parametrize("strategy", [KnFu(**QUICK), FedAvg(1)])
+def test_inputs_are_alike_where_the_method_needs_it(world, with_options, strategy) -> None:
+    run = world(adapt=only(2, turned))
+    reason = r"input shape is '\[8, 8, 1\]' where the others have .* needs one input shape"
+    with pytest.raises(ConfigError, match=f"cannot run on client 2: {reason}"):
+        run.start(with_options(strategy), 1)
+    run.start(with_options(Local(local_epochs=1)), 1)
+    assert run.reports[0].clients == (0, 1, 2, 3)
 
 
 @pytest.mark.parametrize("table", OTHER_TABLES)
