@@ -29,6 +29,7 @@ _HOME = {
     "Question": "fedkt.shares",
     "ReadOut": "fedkt.readouts",
     "Recipe": "fedkt.recipe",
+    "Schedule": "fedkt.schedules",
     "ServerNet": "fedkt.context",
     "Share": "fedkt.shares",
     "Stack": "fedkt.knowledge",
@@ -57,6 +58,7 @@ __all__ = [
     "Question",
     "ReadOut",
     "Recipe",
+    "Schedule",
     "ServerNet",
     "Share",
     "Stack",
@@ -79,6 +81,7 @@ if TYPE_CHECKING:
     from fedkt.readouts import ReadOut
     from fedkt.recipe import Load, Predict, Recipe, Train, Weights
     from fedkt.registry import register
+    from fedkt.schedules import Schedule
     from fedkt.shares import ClassCounts, ClassLogits, Features, Prototypes, Question, Share
     from fedkt.strategies import KnowledgeStrategy
     from fedkt.training import TrainingOptions

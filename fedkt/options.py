@@ -32,6 +32,7 @@ __all__ = [
     "OptionError",
     "Positive",
     "PositiveFraction",
+    "Varying",
     "check_given",
     "checked",
     "class_name",
@@ -51,6 +52,14 @@ Memory = Annotated[float, Ge(0), Lt(1)]  # the share of the past
 
 C = TypeVar("C", bound=type[Any])
 _WORDS = {int: "a whole number", float: "a finite number", bool: "True or False", str: "text"}
+
+
+class Varying:
+    """Base of what may stand for a number that changes during a run; see ``fedkt.schedules``."""
+
+    def samples(self) -> list[float]:
+        """Return values of several moments, each of which must be allowed."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -233,6 +242,9 @@ def _allowed(hint: Any) -> Allowed | None:
         words = "one of " * (len(inner) > 1) + ", ".join(map(str, inner))
         return words, lambda value: any(value == a and type(value) is type(a) for a in inner)
     if origin in (Union, types.UnionType):
+        numbers = [a for a in inner if not _varies(a)]
+        if len(numbers) < len(inner):
+            return _scheduled(_allowed(functools.reduce(operator.or_, numbers)))
         parts = [_allowed(a) for a in inner if a is not type(None)]
         alternatives = [part for part in parts if part is not None]
         if len(alternatives) < len(parts):
@@ -249,6 +261,22 @@ def _allowed(hint: Any) -> Allowed | None:
     if hint in (int, float, bool, str):
         return _bounded(hint, ())
     return None
+
+
+def _varies(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Varying)
+
+
+def _scheduled(each: Allowed | None) -> Allowed | None:
+    """Return what is allowed where a schedule of allowed values may stand too."""
+    if each is None:
+        return None
+    words, fits = each
+
+    def fits_always(value: Any) -> bool:
+        return all(map(fits, value.samples())) if isinstance(value, Varying) else fits(value)
+
+    return f"{words}, or a schedule of such values", fits_always
 
 
 def _all(fits: Callable[[Any], bool], value: Any) -> bool:

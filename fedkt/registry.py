@@ -33,6 +33,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "strategies": ("strategy", "fedkt.strategies"),
     "objectives": ("objective", "fedkt.objectives", "fedkt.adaptation"),
     "transforms": ("transform", "fedkt.adaptation"),
+    "schedules": ("schedule", "fedkt.schedules"),
     "steps": ("step", "fedkt.steps"),
     "shares": ("share", "fedkt.shares", "fedkt.readouts"),
     "readouts": ("read-out", "fedkt.readouts"),

@@ -32,6 +32,7 @@ from fedkt.objectives.heads import PREFIX as HEADS
 from fedkt.optimisers import optimiser_of
 from fedkt.recipe import Train
 from fedkt.rng import global_torch_stream
+from fedkt.schedules import is_scheduled
 
 ROWS = 64  # samples a client predicts on at a time, as in the loop
 
@@ -45,7 +46,7 @@ class Template:
     """A network for cohorts, whose own weights are never used, and the steps built for it."""
 
     model: nn.Module
-    steps: dict[str, Advance] = field(default_factory=dict)
+    steps: dict[Any, Advance] = field(default_factory=dict)
 
 
 # The same template for all cohorts of a learner, because compiling a step takes long.
@@ -196,7 +197,7 @@ def _task(
     """Return a client's part of a step; None if it has none.
 
     The clients' batches of public data are ``shared``. If ``sized``, only clients with batches of
-    the same sizes can be stacked.
+    the same sizes can be stacked; of a step with a schedule, those with as many batches.
     """
     objective = Objective.of(step, work)
     if objective is None:
@@ -217,7 +218,11 @@ def _task(
     if objective.rehearse:
         beside = itertools.islice(batches.rehearsal(work, stream), len(padded.widths))
         private = PaddedBatches.of_batches(list(beside), work.options.batch_size)
-    sizes = [p.widths.tolist() for p in (padded, private) if p is not None] if sized else []
+    sizes: list[Any] = (
+        [p.widths.tolist() for p in (padded, private) if p is not None] if sized else []
+    )
+    if is_scheduled(step):
+        sizes.append(len(padded.widths))
     known = {name: work.knowledge[name] for name in objective.needs}
     signatures = [(name, _signature(knowledge)) for name, knowledge in known.items()]
     terms = objective.terms, objective.rehearse
@@ -259,13 +264,13 @@ class _Stacked:
         self._optimiser = optimiser_of(options)
         self._at = Descent.begin(parameters, self._optimiser, states)
         self._names, self._buffers = trained, stacked  # frozen parameters too
-        rate = options.learning_rate * step.rate
         terms, rehearse = tasks[0].objective.terms, tasks[0].objective.rehearse
         kinds = {name: knowledge.kind for name, knowledge in tasks[0].knowledge.items()}
-        key = repr((trained, terms, rehearse, sorted(kinds.items()), options, rate))
+        about = trained, terms, rehearse, sorted(kinds.items()), options, step.rate
+        key = repr(about), type(self._optimiser)
         if key not in template.steps:
             template.steps[key] = Advance(
-                template.model, trained, terms, rehearse, kinds, options, rate, learner.nature()
+                template.model, trained, terms, rehearse, kinds, options, step, learner.nature()
             )
         self._advance = template.steps[key]
         # A compiled step needs batches of one size.

@@ -17,13 +17,15 @@ from fedkt.clients.cohorts.stacking import OwnAndCommon, Tensors
 from fedkt.clients.learners.asking import asking
 from fedkt.clients.learners.feature_hook import FeatureTap
 from fedkt.clients.learners.norms import norms_of, suit
-from fedkt.clients.learners.objective import Terms, sum_of
+from fedkt.clients.learners.objective import Terms, learning_rate, sum_of
 from fedkt.clients.learners.optimisers import Descent, choose, descend
 from fedkt.clients.learners.probe import Nature
 from fedkt.knowledge import Knowledge
 from fedkt.objectives.heads import PREFIX as HEADS
 from fedkt.objectives.term import Batch, Outputs
 from fedkt.optimisers import optimiser_of
+from fedkt.recipe import Train
+from fedkt.schedules import is_scheduled
 from fedkt.training import TrainingOptions
 
 Step = Callable[..., tuple[Descent, Tensors, Tensor]]
@@ -44,8 +46,8 @@ class Advance:
         Kinds of the knowledge that the terms read, by its name.
     options : TrainingOptions
         The optimiser, and whether the step is compiled.
-    rate : float
-        The learning rate.
+    step : Train
+        The step of the recipe, for its rate.
     nature : Nature
         Properties of the model.
     """
@@ -58,19 +60,20 @@ class Advance:
         rehearse: Terms,
         kinds: Mapping[str, Any],
         options: TrainingOptions,
-        rate: float,
+        step: Train,
         nature: Nature,
     ) -> None:
         self._model, self._names, self._kinds = model, names, kinds
-        self._optimiser, self._rate = optimiser_of(options), rate
+        self._optimiser, self._train, self._options = optimiser_of(options), step, options
         self._terms = (terms, rehearse)
         everything = [t for _, t in (*terms, *rehearse)]
         tapped = any(getattr(t, "needs_features", False) for t in everything)
         self._tap, self._coupled = FeatureTap(model, tapped, nature.open_ended), nature.coupled
         self._norms = list(norms_of(model).values())
         self._frozen = [n for n, p in model.named_parameters() if not p.requires_grad]
-        # The compiler cannot handle hooks or batch sizes that change.
-        self.compiled = options.compile and not (tapped or self._coupled or _straight(model))
+        # The compiler cannot handle hooks, batch sizes that change, or schedules.
+        hindered = tapped or self._coupled or _straight(model) or is_scheduled(step)
+        self.compiled = options.compile and not hindered
         self._step: Step = self._compiled() if self.compiled else self._pure
         self._reached: tuple[bool, ...] | None = None  # whether the loss reaches each parameter
 
@@ -164,7 +167,8 @@ class Advance:
         after = {n: b.detach() for n, b in after.items()}
         if active is not None:
             after = {n: choose(active, b, before[n]) for n, b in after.items()}
-        return descend(at, gradients, self._optimiser, self._rate, active), after, losses
+        rate = learning_rate(self._train, self._options, batches[0][1].get("progress", 0.0))
+        return descend(at, gradients, self._optimiser, rate, active), after, losses
 
     def _compiled(self) -> Step:
         """Return the step, compiled.

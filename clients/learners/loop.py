@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from fedkt.clients.learners.asking import asking
 from fedkt.clients.learners.base import Work
 from fedkt.clients.learners.feature_hook import FeatureTap
 from fedkt.clients.learners.norms import norms_of, suit
-from fedkt.clients.learners.objective import Objective, Terms, explained, sum_of
+from fedkt.clients.learners.objective import Objective, Terms, explained, learning_rate, sum_of
 from fedkt.clients.learners.optimisers import ModelDescent
 from fedkt.data.samples import Samples
 from fedkt.errors import ConfigError
@@ -63,12 +64,12 @@ def train(
     epochs = _epochs(ask, step, work, stream)
     if epochs is None:
         return None
-    rate, taken = work.options.learning_rate * step.rate, list[Tensor]()
+    rate, taken = partial(learning_rate, step, work.options), list[Tensor]()
     watched = [name for name, b in model.named_buffers() if is_finite(b)]  # others may be masks
     model.train()
     with global_torch_stream(work.seed, f"dropout/{stream}", work.round, work.client), ask.tap:
         for losses in epochs:
-            taken = [descend(optimiser, loss, rate) for loss in losses]
+            taken = [descend(optimiser, loss, rate(progress)) for loss, progress in losses]
     model.eval()
     sound = optimiser.finite([model.get_buffer(name) for name in watched])
     return float(torch.stack(taken).mean()) if sound else math.nan
@@ -115,8 +116,8 @@ def descend(optimiser: ModelDescent, loss: Tensor, rate: float) -> Tensor:
 
 def _epochs(
     ask: _Asking, step: Train, work: Work, stream: str
-) -> Iterator[Iterator[Tensor]] | None:
-    """Return the losses of a step, epoch by epoch; None if the step has nothing to do."""
+) -> Iterator[Iterator[tuple[Tensor, float]]] | None:
+    """Return losses and progress of a step, by epochs; None if the step has nothing to do."""
     here = devices.on(work, ask.device)
     beside = batches.beside(step.beside, here, stream, ask)
     # From the work on the CPU, where no check has to wait for a GPU.
@@ -189,8 +190,8 @@ class _Losses:
         # Kept, because most batches have the same number of rows.
         self._ones: dict[int, Tensor] = {}
 
-    def of_epoch(self, epoch: int, rows_of: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield the losses of the batches of an epoch."""
+    def of_epoch(self, epoch: int, rows_of: Sequence[Tensor]) -> Iterator[tuple[Tensor, float]]:
+        """Yield the losses of the batches of an epoch, each with the progress of the run."""
         goal = self._objective
         for number, rows in enumerate(rows_of):
             progress = self._work.progress((epoch + number / len(rows_of)) / self._epochs)
@@ -205,7 +206,7 @@ class _Losses:
                 train = self._work.data.train
                 rows = next(self._private)
                 loss = loss + self._loss_on(goal.rehearse, train, rows, progress, of_private)
-            yield loss
+            yield loss, progress
 
     def _loss_on(
         self,

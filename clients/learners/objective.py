@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,7 +19,9 @@ from fedkt.knowledge import SAMPLE_KINDS, Knowledge
 from fedkt.objectives.term import Batch, Outputs, Term, Transform
 from fedkt.recipe import Train, Weighted, weighted
 from fedkt.registry import name_of
+from fedkt.schedules import Schedule, at, is_scheduled, settled
 from fedkt.text import raised
+from fedkt.training import TrainingOptions
 
 Terms = list[tuple[float, Term]]  # with their factors
 
@@ -28,6 +30,33 @@ FORGOTTEN = (
     "needs_beside = True"
 )
 UNREAD = "; the knowledge that a term reads must be in its needs()"
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A term with a factor, of which a schedule is a part: a term that follows the progress.
+
+    What else is asked of it, the term itself answers.
+    """
+
+    factor: float | Schedule
+    term: Term
+    part: ClassVar[str] = "objectives"
+
+    def __call__(
+        self, outputs: Outputs, batch: Batch, knowledge: Mapping[str, Knowledge]
+    ) -> Tensor:
+        """Return the factor times the loss, both at the progress of the batch."""
+        factor, term = at((self.factor, self.term), batch.progress)
+        loss = _scalar(term, explained(term, outputs, batch, knowledge))
+        return _times(settled(factor), loss)
+
+    def needs(self) -> tuple[str, ...]:
+        """Return the names of the fused knowledge the term reads."""
+        return self.term.needs()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(object.__getattribute__(self, "term"), name)
 
 
 @dataclass(frozen=True)
@@ -80,6 +109,11 @@ class Objective:
         return sorted({name for _, t in (*self.terms, *self.rehearse) for name in t.needs()})
 
 
+def learning_rate(step: Train, options: TrainingOptions, progress: float) -> float:
+    """Return the learning rate of a step at a point of the run."""
+    return options.learning_rate * settled(at(step.rate, progress))
+
+
 def sum_of(
     terms: Terms,
     outputs: Outputs,
@@ -115,7 +149,7 @@ def explained(
 def _ready(terms: Sequence[Term | Weighted], work: Work, beside: bool = False) -> Terms:
     """Return the (factor, term) pairs whose knowledge and samples beside are available."""
     return [
-        (f, t)
+        (1.0, Timed(f, t)) if is_scheduled((f, t)) else (settled(f), t)
         for f, t in weighted(terms)
         if work.knowledge.keys() >= set(t.needs())
         and (beside or not getattr(t, "needs_beside", False))

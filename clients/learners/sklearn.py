@@ -20,6 +20,7 @@ from fedkt.knowledge import Knowledge
 from fedkt.objectives.term import Target, target_of
 from fedkt.recipe import Recipe, Train, trainings, weighted
 from fedkt.rng import derive
+from fedkt.schedules import at
 
 # Probability of a class that the classifier rules out, so that its logit stays finite.
 FLOOR = 1e-4
@@ -117,6 +118,7 @@ class SklearnLearner:
         """Fit on the private data and the last public targets, unless already done; return None."""
         if not step.epochs:
             return None
+        step = at(step, work.progress(0.0))
         if step.on == "public":
             if (targets := self._public_targets(step, work)) is not None:
                 self._absorbed = targets

@@ -286,6 +286,7 @@ class DomainAdversarial:
     together: bool = False
     part: ClassVar[str] = "objectives"
     name: ClassVar[str] = "domain-adversarial"
+    follows_progress: ClassVar[bool] = True
     needs_features: ClassVar[bool] = True
     needs_beside: ClassVar[bool] = True
 
@@ -331,6 +332,7 @@ class Ramped:
     gamma: Factor = 5.0
     part: ClassVar[str] = "objectives"
     name: ClassVar[str] = "ramped"
+    follows_progress: ClassVar[bool] = True
 
     def needs(self) -> tuple[str, ...]:
         """Return the names that the other term reads."""

@@ -17,6 +17,7 @@ from fedkt.knowledge import Knowledge
 from fedkt.objectives.term import Batch, Divergence, Outputs, Target, weighted_mean
 from fedkt.options import Factor, Positive
 from fedkt.registry import register
+from fedkt.schedules import Schedule, settled
 
 
 @register
@@ -31,11 +32,11 @@ class KL:
 
     Parameters
     ----------
-    temperature : float
+    temperature : float or Schedule
         T > 0.
     """
 
-    temperature: Positive = 1.0
+    temperature: Positive | Schedule = 1.0
     part: ClassVar[str] = "objectives"
     name: ClassVar[str] = "kl"
 
@@ -43,16 +44,17 @@ class KL:
         """Return the divergence per sample, ``[B]``."""
         if kind not in ("logits", "probabilities"):
             raise KnowledgeError(f"kl compares answers and the fused knowledge holds {kind}")
-        softened = logits if self.temperature == 1 else logits / self.temperature
+        temperature = settled(self.temperature)
+        softened = logits if temperature == 1 else logits / temperature
         log_student, teacher = log_softmax(softened), target.detach()
         if kind == "probabilities":
             # 0 log 0 is 0; torch's xlogy, which knows that, goes number by number.
             log_teacher = log_probabilities(teacher)
             losses = (teacher * (log_teacher - log_student)).sum(-1)
         else:
-            log_teacher = log_softmax(teacher / self.temperature)
+            log_teacher = log_softmax(teacher / temperature)
             losses = (log_teacher.exp() * (log_teacher - log_student)).sum(-1)
-        return losses if self.temperature == 1 else losses * self.temperature**2
+        return losses if temperature == 1 else losses * temperature**2
 
 
 @register

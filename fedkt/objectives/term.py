@@ -147,8 +147,9 @@ class Term(Protocol):
 
     # A class attribute ``needs_features``, ``needs_beside`` or ``needs_labels`` that is true asks
     # for ``outputs.features``, ``outputs.beside`` or ``batch.y``; a term without samples beside
-    # adds nothing. A method ``as_target() -> Target | None`` says what the term teaches, if that
-    # can be said without gradients.
+    # adds nothing. ``follows_progress`` says that the term reads ``batch.progress``. A method
+    # ``as_target() -> Target | None`` says what the term teaches, if that can be said without
+    # gradients.
 
 
 class Transform(Protocol):

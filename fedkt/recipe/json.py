@@ -12,7 +12,7 @@ from fedkt.objectives.heads import Head
 from fedkt.steps import Beside, Weighted
 
 # The registered parts that a recipe holds: nothing else is looked up by what comes over the wire.
-PARTS = frozenset({"steps", "shares", "objectives", "transforms", "readouts"})
+PARTS = frozenset({"steps", "shares", "objectives", "schedules", "transforms", "readouts"})
 # What it holds beside them.
 _PLAIN: Mapping[str, type[Any]] = {c.__name__: c for c in (Weighted, Beside, Head)}
 

@@ -23,8 +23,9 @@ from fedkt.objectives.heads import Head
 from fedkt.options import checked
 from fedkt.readouts import ReadOut
 from fedkt.recipe.json import build, plain
+from fedkt.schedules import is_scheduled
 from fedkt.shares import Share, Weights
-from fedkt.steps import Load, Step, Train
+from fedkt.steps import Load, Step, Train, trainings, weighted
 from fedkt.steps.train import listed, unique
 
 
@@ -140,6 +141,17 @@ class Recipe:
     def needs_public(self) -> bool:
         """Whether any step works on the public set."""
         return any(step.uses_public for step in self.steps)
+
+    @property
+    def follows_progress(self) -> bool:
+        """Whether what clients do depends on the number of rounds planned."""
+        terms = (t for s in trainings(self._trained) for _, t in weighted((*s.terms, *s.rehearse)))
+        ramped = any(getattr(term, "follows_progress", False) for term in terms)
+        return ramped or any(map(is_scheduled, self._trained))
+
+    @property
+    def _trained(self) -> tuple[Step, ...]:
+        return (*self.start, *self.learn, *self.absorb)
 
     def ids(
         self,

@@ -15,6 +15,7 @@ from fedkt.knowledge import Knowledge
 from fedkt.objectives.term import Term, Transform
 from fedkt.options import AtLeastOne, Count, Factor, checked
 from fedkt.registry import register
+from fedkt.schedules import Schedule
 
 Data = Literal["private", "public"]
 
@@ -22,13 +23,16 @@ Data = Literal["private", "public"]
 @checked
 @dataclass(frozen=True)
 class Weighted:
-    """A term with a factor: ``Weighted(0.5, CrossEntropy())``; below 0 the term is maximised."""
+    """A term with a factor: ``Weighted(0.5, CrossEntropy())``; below 0 the term is maximised.
 
-    factor: float
+    The factor may be a schedule: ``Weighted(Cosine(), MMD())``.
+    """
+
+    factor: float | Schedule
     term: Term
 
 
-def weighted(terms: Iterable[Term | Weighted]) -> list[tuple[float, Term]]:
+def weighted(terms: Iterable[Term | Weighted]) -> list[tuple[float | Schedule, Term]]:
     """Return (factor, term) pairs."""
     return [(t.factor, t.term) if isinstance(t, Weighted) else (1.0, t) for t in terms]
 
@@ -153,7 +157,8 @@ class Train(Step):
         clients of a round); 0 = all.
     rate : float
         Multiplies the experiment's learning rate. A factor on the loss has another effect
-        under Adam, whose steps do not depend on the loss's scale.
+        under Adam, whose steps do not depend on the loss's scale. A schedule changes the learning
+        rate during the run.
     beside : Beside, optional
         On ``"private"``: what alignment terms compare every batch with.
     transforms : Sequence
@@ -177,7 +182,7 @@ class Train(Step):
     batch_size: AtLeastOne | None = None
     rehearse: Sequence[Term | Weighted] = ()
     samples: Count = 0
-    rate: Factor = 1.0
+    rate: Factor | Schedule = 1.0
     beside: Beside | None = None
     transforms: Sequence[Transform] = ()
     mixup: Factor = 0.0

@@ -51,7 +51,6 @@ class FDAN(FedAvg):
     """
 
     name = "f-dan"
-    follows_progress = True
 
     def __init__(
         self,

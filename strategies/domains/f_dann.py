@@ -52,7 +52,6 @@ class FDANN(FedAvg):
     """
 
     name = "f-dann"
-    follows_progress = True
 
     def __init__(
         self,

@@ -64,9 +64,6 @@ class KnowledgeStrategy(Strategy):
     needs_samples: ClassVar[bool] = False
     # The name of the server's model that is evaluated; None: the global weights, if there are any.
     serves: str | None = None
-    # Whether a round depends on the number of rounds planned (``Batch.progress``,
-    # ``exchange.rounds``). Then a run made longer differs from a run planned longer.
-    follows_progress: ClassVar[bool] = False
     # Class-level defaults, so that subclasses need no super().__init__().
     options: ServerOptions = ServerOptions()
     observers: Sequence[Observer] = ()
@@ -216,6 +213,16 @@ class KnowledgeStrategy(Strategy):
             self.__dict__["_settled_recipe"] = self.recipe()
         recipe: Recipe = self.__dict__["_settled_recipe"]
         return recipe
+
+    @property
+    def follows_progress(self) -> bool:
+        """Whether a round depends on the number of rounds planned.
+
+        Then a run made longer differs from a run planned longer. Schedules in the recipe and terms
+        with ``follows_progress`` say so by themselves; a class whose server reads the number of
+        rounds sets ``follows_progress = True``.
+        """
+        return self.settled_recipe.follows_progress
 
     @property
     def exchange(self) -> Exchange:

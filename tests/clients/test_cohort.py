@@ -16,9 +16,10 @@ from fedkt.clients.cohorts.stacking import Feed
 from fedkt.clients.learners.making import make_learner
 from fedkt.data import ClientData, Samples
 from fedkt.knowledge import Knowledge
-from fedkt.objectives import CrossEntropy, Distil, Proximal
+from fedkt.objectives import KL, CrossEntropy, Distil, Proximal
 from fedkt.objectives.heads import Head
-from fedkt.recipe import Recipe, Train
+from fedkt.recipe import Recipe, Train, Weighted
+from fedkt.schedules import Cosine, StepDown
 
 SHAPE = (1, 8, 8)
 UNEVEN = (33, 41, 8, 60, 5)  # 5 are no whole batch
@@ -212,6 +213,19 @@ def test_public_samples_are_one_batch_for_all(personal, sizes, monkeypatch) -> N
 def test_all_options_of_training(options) -> None:
     party = Party(**options)
     assert apart(party.together()[0], party.in_the_loop()[0]) < 1e-12
+
+
+def test_schedules_are_the_same_in_both_executors() -> None:
+    """Also among clients with other numbers of batches, whose progress differs."""
+    terms = [CrossEntropy(), Weighted(Cosine(0.0, 1.0), Distil(KL(Cosine(4.0, 1.0))))]
+    changing = Train("public", terms[1:], epochs=2, rate=StepDown(1.0, 0.1, (0.2, 0.6)))
+    steps = {"learn/0": Train("private", terms[:1], epochs=2, rate=Cosine()), "absorb/0": changing}
+    party = Party()
+    party.works = [replace(work, rounds=2) for work in party.works]
+    ends = party.together(steps)[0]
+    assert apart(ends, party.in_the_loop(steps)[0]) < 1e-12
+    usual = {name: replace(step, rate=1.0) for name, step in steps.items()}
+    assert apart(ends, party.together(usual)[0]) > 1e-4
 
 
 def test_each_client_learns_what_it_was_told() -> None:

@@ -101,6 +101,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
             "rng",
             "answers",
             "optimisers",
+            "schedules",
             "training",
             "machine",
             "disk",

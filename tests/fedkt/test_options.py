@@ -174,7 +174,11 @@ def test_defaults_are_allowed(part: Any) -> None:
             lambda: FedProx(local_epochs=-3),
             "fedprox: local_epochs must be a whole number of at least 0, not -3.",
         ),
-        (lambda: KL(math.nan), "kl: temperature must be a finite number above 0, not nan."),
+        (
+            lambda: KL(math.nan),
+            "kl: temperature must be a finite number above 0, or a schedule of such values, "
+            "not nan.",
+        ),
         (
             lambda: TrainingOptions(momentum=1.0),
             "TrainingOptions: momentum must be a finite number in [0, 1), not 1.0.",

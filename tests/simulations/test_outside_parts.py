@@ -112,3 +112,40 @@ def test_an_optimiser_must_say_how_it_steps(tmp_path: Path) -> None:
     file = written(tmp_path, RPROP.replace("def build", "def nothing"))
     with pytest.raises(ConfigError, match="optimiser Rprop must define update or build"):
         planned({"training": {"optimiser": f"{file}:Rprop"}})
+
+
+SAWTOOTH = '''
+from dataclasses import dataclass
+from fedkt import KnowledgeStrategy, Recipe, Schedule, Train, register
+from fedkt.objectives import CrossEntropy
+from fedkt.recipe import Weighted
+
+@register
+@dataclass(frozen=True)
+class Sawtooth(Schedule):
+    """A fall from 1 to 0, again and again."""
+
+    teeth: int = 2
+
+    def value(self, progress):
+        return 1 - self.teeth * progress % 1
+
+class Mine(KnowledgeStrategy):
+    """Training alone, now and then."""
+
+    def recipe(self):
+        terms = [Weighted(Sawtooth(3), CrossEntropy())]
+        return Recipe(learn=[Train("private", terms, rate=Sawtooth())])
+'''
+
+
+def test_a_schedule_in_the_file_of_its_strategy(tmp_path: Path) -> None:
+    strategy = {"name": f"{written(tmp_path, SAWTOOTH)}:Mine"}
+    plan = planned({"strategy": strategy})
+    assert plan.strategy.follows_progress
+    assert "sawtooth" in plan.recipe.to_json()
+    runs = [
+        rounds(tmp_path / executor, {"strategy": strategy, "run": {"executor": executor}})
+        for executor in ("loop", "cohort")
+    ]
+    assert accuracies(runs[0]) == accuracies(runs[1])
