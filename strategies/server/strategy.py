@@ -305,8 +305,9 @@ class KnowledgeStrategy(Strategy):
                 f"{title}: the server has {here} public samples and the clients {there}; they must "
                 "be the same."
             )
-        if self.serves is not None and self.serves not in self.model:
-            names = ", ".join(self.model) or "none"
+        models = self.model  # built before the first round
+        if self.serves is not None and self.serves not in models:
+            names = ", ".join(models) or "none"
             raise ConfigError(f"{title} serves {self.serves!r}; its models at the server: {names}.")
 
     def _served(
