@@ -35,7 +35,8 @@ class Round:
     seed : int
         Seed of the run; see ``fedkt.rng`` for streams of it.
     about : Mapping[int, Facts]
-        Facts that each client of the run has told in its greeting, e.g. its ``architecture``.
+        Facts that each client of the run has told in its greeting, e.g. its ``architecture``, and
+        what the parts of the recipe tell of it (``about``).
     """
 
     number: int

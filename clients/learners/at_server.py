@@ -26,6 +26,7 @@ from fedkt.objectives.term import Outputs
 from fedkt.recipe import Recipe, Train
 from fedkt.registry import name_of
 from fedkt.rng import global_torch_stream
+from fedkt.schedules import Schedule, at, settled
 from fedkt.training import TrainingOptions
 
 SERVER = -1  # no client has this id; it names the random streams of the server's first model
@@ -65,12 +66,19 @@ class LearnerModels:
         now: Callable[[], Round],
     ) -> LearnerModel:
         """Return an untrained model; see ``fedkt.strategies.server.model.MakeModel``."""
-        learner = self._learner(net.build, now())
+        learner = self.learner(net.build, now())
         if isinstance(net.build, str) and (net.build == CLIENT or "#" in net.build):
             learner.follow(recipe)
         return LearnerModel(learner, number, net.options or self.training, samples.public, now)
 
-    def _learner(self, build: str | Factory, now: Round) -> TorchLearner:
+    def learner(self, build: str | Factory, now: Round) -> TorchLearner:
+        """Return the learner of a model.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such model, or it is no network.
+        """
         shape, classes = now.input_shape, now.num_classes
         if not isinstance(build, str):
             name = name_of(build) if hasattr(build, "__name__") else type(build).__name__
@@ -136,15 +144,19 @@ class LearnerModel:
         work = Work(data, knowledge, self._options, *names, rounds=now.total)
         return self._learner.train(step, work, stream)
 
-    def minimise(self, loss: Callable[[], Tensor], steps: int, stream: str) -> float | None:
+    def minimise(
+        self, loss: Callable[[], Tensor], steps: int, stream: str, rate: float | Schedule = 1.0
+    ) -> float | None:
         """Take steps down the gradient of a loss; return its mean, None without a step."""
         now, optimiser = self._now(), self._learner.optimiser(self._options)
-        rate = self._options.learning_rate
+        share = 1 / now.total if now.total else 0.0  # of the run, that a round is
+        points = (now.progress + share * step / steps for step in range(steps))
+        rates = [self._options.learning_rate * settled(at(rate, point)) for point in points]
         with (
             global_torch_stream(now.seed, f"minimise/{stream}", now.number, self._client),
             self._training(),
         ):
-            losses = [loop.descend(optimiser, loss(), rate) for _ in range(steps)]
+            losses = [loop.descend(optimiser, loss(), rate) for rate in rates]
         if not losses:
             return None
         return float(torch.stack(losses).mean()) if optimiser.finite() else torch.nan

@@ -10,7 +10,7 @@ from fedkt.data.federation import Federation
 from fedkt.errors import ConfigError, FedktError
 from fedkt.recipe import Recipe, trainings, weighted
 from fedkt.simulations.experiment.config import Experiment
-from fedkt.simulations.runs.server_model import server_network
+from fedkt.simulations.runs.server_model import check_models, server_network
 from fedkt.strategies import KnowledgeStrategy
 from fedkt.text import raised
 
@@ -99,7 +99,9 @@ def fitting_models(
         if len(set(models)) > 1:
             models = (networks[0],)
     check_fits(strategy, models, federation)
-    return models, server_network(strategy, experiment, networks, federation)
+    server = server_network(strategy, experiment, networks, federation)
+    check_models(strategy, models, server, federation, experiment.seed)
+    return models, server
 
 
 def check_fits(strategy: KnowledgeStrategy, models: Sequence[str], federation: Federation) -> None:

@@ -8,9 +8,12 @@ from flwr.app import ArrayRecord, MetricRecord
 from torch import Tensor
 
 from fedkt.answers import accuracy
-from fedkt.clients.learners.making import torch_models
+from fedkt.clients import LearnerModels
+from fedkt.clients.learners.making import make_learner, torch_models
+from fedkt.context import Round
 from fedkt.data.federation import Federation
 from fedkt.errors import ConfigError
+from fedkt.greeting import Facts
 from fedkt.simulations.engines.population import Population
 from fedkt.simulations.experiment.config import Experiment
 from fedkt.strategies import KnowledgeStrategy
@@ -41,6 +44,58 @@ def server_network(
     if asked and not torch_models([asked], shape, classes):
         raise ConfigError(f"server_model = {asked!r} is no network; {strategy.title} trains one.")
     return asked or networks[0]
+
+
+def check_models(
+    strategy: KnowledgeStrategy,
+    models: Sequence[str],
+    server: str,
+    federation: Federation,
+    seed: int,
+) -> None:
+    """Refuse a strategy whose models at the server are none; factories are tried in the run only.
+
+    Parameters
+    ----------
+    strategy : KnowledgeStrategy
+        The method.
+    models : Sequence[str]
+        References of the clients' models, in turn.
+    server : str
+        Reference of the model like the clients'.
+    federation : Federation
+        The data.
+    seed : int
+        Seed of the run.
+
+    Raises
+    ------
+    ConfigError
+        Naming the strategy and the model.
+    """
+    if not strategy.has_models:
+        return
+    shape, classes = federation.input_shape, federation.num_classes
+    architectures = {m: make_learner(m, shape, classes).architecture for m in set(models)}
+    data, size = federation.client(0), len(federation.public_x)
+    facts: Facts = {
+        "num-classes": classes,
+        "classes": data.classes,
+        "input-shape": shape,
+        "columns": tuple(f"{name}: {dtype}" for name, dtype in data.columns.items()),
+        "public-size": size,
+    }
+    turns = [architectures[models[c % len(models)]] for c in range(federation.num_clients)]
+    about = {client: {**facts, "architecture": kind} for client, kind in enumerate(turns)}
+    supposed = Round(0, 0, (), classes, size, shape, seed, about)
+    maker = LearnerModels(server, trusted=tuple(models))
+    for name, net in strategy.declared(supposed).items():
+        if isinstance(net.build, str):
+            try:
+                maker.learner(net.build, supposed)
+            except ConfigError as error:
+                where = f"{strategy.title}, model {name!r} at the server"
+                raise ConfigError(f"{where}: {error}") from error
 
 
 def server_evaluation(

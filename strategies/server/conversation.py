@@ -1,4 +1,4 @@
-"""The two messages of a round: what goes to the clients, and what their replies hold."""
+"""A round and its two messages: what goes to the clients, and what their replies hold."""
 
 from __future__ import annotations
 
@@ -9,11 +9,27 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from fedkt.context import Round
 from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Upload, Uploads
 from fedkt.recipe import Recipe
 from fedkt.strategies.server.exchange import Exchange
 from fedkt.strategies.server.replies import ACCURACIES, LearnFigures, accuracies
+
+
+def round_of(exchange: Exchange) -> Round:
+    """Return the round as it stands."""
+    report, roster = exchange.report, exchange.roster
+    return Round(
+        number=report.round,
+        total=exchange.rounds,
+        clients=tuple(report.participants),
+        num_classes=roster.num_classes,
+        public_size=roster.public_size,
+        input_shape=roster.input_shape,
+        seed=exchange.options.seed,
+        about={client: {**member.facts, **member.told} for client, member in roster.items()},
+    )
 
 
 def turn(

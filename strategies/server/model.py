@@ -13,6 +13,7 @@ from fedkt.data.samples import Samples
 from fedkt.knowledge import Knowledge
 from fedkt.objectives.term import Outputs
 from fedkt.recipe import Recipe, Train
+from fedkt.schedules import Schedule
 
 Weights = Knowledge | Mapping[str, Tensor]
 
@@ -55,7 +56,9 @@ class ServerModel(Protocol):
         """
         ...
 
-    def minimise(self, loss: Callable[[], Tensor], steps: int, stream: str) -> float | None:
+    def minimise(
+        self, loss: Callable[[], Tensor], steps: int, stream: str, rate: float | Schedule = 1.0
+    ) -> float | None:
         """Take steps down the gradient of a loss by the model's own optimiser.
 
         Parameters
@@ -67,6 +70,8 @@ class ServerModel(Protocol):
             Number of steps.
         stream : str
             Name of the random stream.
+        rate : float or Schedule
+            Factor of the learning rate; a schedule follows the progress of the run.
 
         Returns
         -------

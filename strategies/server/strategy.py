@@ -178,22 +178,19 @@ class KnowledgeStrategy(Strategy):
     @property
     def round(self) -> Round:
         """The round as it stands: its number and clients, and what the clients are."""
-        exchange, roster = self.exchange, self.exchange.roster
-        return Round(
-            number=exchange.report.round,
-            total=exchange.rounds,
-            clients=tuple(exchange.report.participants),
-            num_classes=roster.num_classes,
-            public_size=roster.public_size,
-            input_shape=roster.input_shape,
-            seed=self.options.seed,
-            about={client: member.facts for client, member in roster.items()},
-        )
+        supposed: Round | None = self.__dict__.get("_supposed")
+        return supposed or conversation.round_of(self.exchange)
 
     @property
     def has_models(self) -> bool:
         """Whether the method declares models at the server."""
         return type(self).models is not KnowledgeStrategy.models
+
+    def declared(self, supposed: Round) -> Mapping[str, ServerNet]:
+        """Return the models at the server for a round that is not there, for checks before it."""
+        copied = copy.copy(self)
+        copied.__dict__["_supposed"] = supposed
+        return copied.models()
 
     @property
     def title(self) -> str:

@@ -17,6 +17,7 @@ from fedkt.knowledge import Knowledge
 from fedkt.objectives import CrossEntropy, Distil
 from fedkt.objectives.heads import Head
 from fedkt.recipe import Recipe, Train
+from fedkt.schedules import Cosine
 
 STEP = Train("public", [Distil(source="votes")], epochs=20, batch_size=10)
 
@@ -175,6 +176,25 @@ def test_a_generator_minimises_a_loss_of_its_own(make) -> None:
     torch.manual_seed(1)  # its stream does not follow the global one
     assert model.minimise(loss, 200, "fool") == told
     assert model.minimise(loss, 0, "fool") is None
+
+
+def test_a_schedule_scales_the_rate_of_a_minimiser(make) -> None:
+    model = make(ServerNet(Generator, TrainingOptions("sgd", 0.1, 0.0)))
+    begin = model.state()
+    start = model.weights().tensors["out.bias"]
+
+    def moved(round_: int, rate: Any) -> torch.Tensor:
+        make.moment[0] = at(round_)
+        model.load_state(begin)
+        loss = lambda: model.ask(None, torch.ones(4, 4)).logits.sum()  # noqa: E731
+        model.minimise(loss, 1, "fall", rate)
+        return model.weights().tensors["out.bias"] - start
+
+    whole = moved(1, 1.0)
+    assert torch.allclose(moved(1, 0.5), 0.5 * whole)
+    wave = Cosine(1.0, 0.0)
+    assert torch.allclose(moved(1, wave), whole)
+    assert torch.allclose(moved(2, wave), 0.5 * whole)
 
 
 def test_a_minimiser_moves_no_other_model(make, data) -> None:

@@ -9,12 +9,15 @@ import torch
 from flwr.app import ArrayRecord
 from torch import nn
 
+from fedkt import registry
 from fedkt.context import Round, ServerNet
 from fedkt.errors import ConfigError, NotFiniteError
 from fedkt.fusion import mean
 from fedkt.knowledge import Fused, Uploads
 from fedkt.objectives import CrossEntropy, Distil
 from fedkt.recipe import Predict, Recipe, Train
+from fedkt.simulations.experiment.config import parse
+from fedkt.simulations.runs.run import prepare
 from fedkt.strategies import KnowledgeStrategy, ServerOptions
 from fedkt.training import TrainingOptions
 
@@ -125,6 +128,18 @@ def test_a_model_that_nothing_can_build_is_refused_before_the_first_round(
     with pytest.raises(ConfigError, match="Unknown model 'mpl'"):
         run.start(strategy, 1)
     assert not run.reports
+
+
+def test_a_model_that_nothing_can_build_is_refused_before_a_simulation() -> None:
+    class Missing(Two):
+        def models(self) -> dict[str, ServerNet]:
+            return {"student": ServerNet("mpl" if len(self.round.about) == 3 else "mlp")}
+
+    registry.register_as(Missing, "strategies", "missing-model", replace=True)
+    settings = {"strategy": {"name": "missing-model"}, "models": ("mlp",)}
+    prepare(parse({**settings, "data": {"clients": 2}}))
+    with pytest.raises(ConfigError, match=r"missing-model, model 'student' at the server: Unknown"):
+        prepare(parse({**settings, "data": {"clients": 3}}))
 
 
 def test_the_context_of_a_round(world, with_options) -> None:
