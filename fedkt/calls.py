@@ -6,7 +6,7 @@ import ast
 import inspect
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, cast
+from typing import Any, cast, get_args, get_type_hints
 
 from fedkt import registry
 from fedkt.errors import ConfigError, FedktError
@@ -42,13 +42,30 @@ def made(part: str, reference: object, files: bool = True) -> Any:
     if inspect.isabstract(cls):
         missing = ", ".join(sorted(cast(Any, cls).__abstractmethods__))
         raise ConfigError(f"{what} {name} is not complete: it does not define {missing}.")
-    values = given_options(what, name, options, cls)
+    inner = _inner(cls, options, files)
+    plain = {key: value for key, value in options.items() if key not in inner}
+    values = {**given_options(what, name, plain, cls), **inner}
     try:
         return cls(**values)
     except FedktError:
         raise
     except Exception as error:  # a user's code may raise anything
         raise ConfigError(f"{what} {name} cannot be made: {raised(error)}.") from error
+
+
+def _inner(cls: Callable[..., Any], options: Mapping[str, Any], files: bool) -> dict[str, Any]:
+    """Return the options that are parts themselves, as in ``distil(divergence=kl)``."""
+    try:
+        hints = get_type_hints(cls) if isinstance(cls, type) else {}
+    except NameError:  # a name for type checkers only
+        hints = {}
+    parts: dict[str, Any] = {}
+    for key, value in options.items():
+        hint = hints.get(key)
+        kind = next((h.part for h in (hint, *get_args(hint)) if hasattr(h, "part")), None)
+        if kind is not None and isinstance(value, str):
+            parts[key] = made(kind, value, files)
+    return parts
 
 
 def read_call(reference: str) -> tuple[str, Mapping[str, Any]]:
@@ -105,10 +122,10 @@ def read_value(raw: str) -> Any:
 
 
 def split(text: str, separator: str) -> list[str]:
-    """Return the parts of ``a,b(x=1,y=2),c`` between separators outside of parentheses."""
+    """Return the parts of ``a,b(x=1,y=2),c`` between separators outside of brackets."""
     parts, depth = [""], 0
     for character in text:
-        depth += (character == "(") - (character == ")")
+        depth += (character in "([") - (character in ")]")
         if character == separator and depth == 0:
             parts.append("")
         else:

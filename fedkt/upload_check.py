@@ -117,7 +117,7 @@ def _check_ids(ids: Tensor | None, expected: Expected) -> None:
         raise KnowledgeError("ids differ from those asked for")
     odd = ids[~torch.isin(ids, expected.ids)]
     if len(odd):
-        raise KnowledgeError(f"id {int(odd[0])} is none of those asked for")
+        raise KnowledgeError(f"ids differ: id {int(odd[0])} is none of those asked for")
 
 
 def _check_size(name: str, tensor: Tensor, expected: Expected) -> None:

@@ -133,7 +133,7 @@ class Term(Protocol):
     registered dataclasses, so that a recipe can travel as plain data.
     """
 
-    part: ClassVar[str]
+    part: ClassVar[str] = "objectives"
 
     def __call__(
         self, outputs: Outputs, batch: Batch, knowledge: Mapping[str, Knowledge]
@@ -169,10 +169,11 @@ class Transform(Protocol):
         ...
 
 
+@runtime_checkable
 class Divergence(Protocol):
     """A distance of a student's logits from a target, per sample."""
 
-    part: ClassVar[str]
+    part: ClassVar[str] = "objectives"
 
     def __call__(self, logits: Tensor, target: Tensor, kind: str) -> Tensor:
         """Return the divergence ``[B]`` of ``logits`` from ``target``, both ``[B, C]``.

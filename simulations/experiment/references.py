@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
-from fedkt.calls import files_in, read_call, read_option, split
+from fedkt.calls import read_call, read_option, split
 from fedkt.errors import ConfigError
+
+# The path in FILE.py:Class, by itself, in an option or in a chain.
+FILE = re.compile(r"[^=(),+\"'\s][^=(),+\"']*\.py(?=:)")
 
 
 def read_assignment(text: str) -> tuple[str, Any]:
@@ -66,8 +70,5 @@ def split_references(text: str) -> list[str]:
 
 
 def absolute(reference: str) -> str:
-    """Return a reference that means the same from every folder."""
-    for name in files_in(reference):
-        path, _, attribute = name.rpartition(":")
-        reference = reference.replace(name, f"{Path(path).resolve()}:{attribute}")
-    return reference
+    """Return a reference that means the same from every folder, also in its options."""
+    return FILE.sub(lambda path: str(Path(path[0]).resolve()), reference)

@@ -154,19 +154,24 @@ class Rubbish:
         The kinds of knowledge that can be spoiled so.
     says : str
         Regular expression that the reason must match.
+    whole : bool
+        Whether it is rubbish only where all rows are asked for.
     """
 
     name: str
     change: Callable[[Arrays, Meta], None]
     kinds: Collection[str]
     says: str
+    whole: bool = False
 
     def __str__(self) -> str:
         return self.name
 
     def fits(self, recipe: Recipe) -> bool:
         """Tell whether the first share of a recipe can be spoiled so."""
-        return bool(recipe.share) and recipe.share[0].kind in self.kinds
+        if not recipe.share or (self.whole and recipe.share[0].partial):
+            return False
+        return recipe.share[0].kind in self.kinds
 
     def __call__(self, content: RecordDict) -> RecordDict:
         key = next(iter(content.array_records))
@@ -254,7 +259,7 @@ RUBBISH = (
     Rubbish("row-missing", _drop_row, frozenset(KINDS), "shape|rows"),
     Rubbish("too-wide", _add_column, frozenset(KINDS), "shape|rows"),
     Rubbish("other-ids", _other_ids, frozenset(KINDS), "ids"),
-    Rubbish("ids-in-disorder", _ids_in_disorder, ROWS, "ids"),
+    Rubbish("ids-in-disorder", _ids_in_disorder, ROWS, "ids", whole=True),
     Rubbish("same-id-twice", _same_id_twice, ROWS, "id occurs twice|ids"),
     Rubbish("other-kind", _other_kind, frozenset(KINDS), "kind"),
     Rubbish("unknown-kind", _meta("kind", "gossip"), frozenset(KINDS), "gossip"),

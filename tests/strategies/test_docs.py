@@ -13,6 +13,7 @@ from fedkt.objectives.term import Batch, Outputs
 from fedkt.recipe import Recipe, Train
 from fedkt.shares import Asked
 from fedkt.simulations.attacks import View
+from fedkt.strategies.construction import make_strategy
 
 DOCS = Path(__file__).parents[2] / "docs" / "strategies.md"
 
@@ -36,6 +37,8 @@ def test_the_examples_form_one_file_that_works(tmp_path: Path) -> None:
     recipe = Recipe(share=[share])
     assert Recipe.from_json(recipe.to_json()) == recipe
     assert share.expected(Asked(None, 3, (1, 8, 8), {})).shapes == {"counts": (3,)}
+    composed = make_strategy({"name": "compose", "fusion": f"{file}:GeometricMean(power=2)"})
+    assert Recipe.from_json(composed.recipe().to_json()) == composed.recipe()
     own = torch.eye(4)
     target = Knowledge.rows("probabilities", own)
     view = View(own, own[None], own[None], own, torch.arange(4), target, seed=0, round=2, client=0)
