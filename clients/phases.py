@@ -27,7 +27,8 @@ def refuses(recipe: Recipe, learner: Learner, data: ClientData) -> str | None:
         return refusal
     if recipe.needs_public and data.public is None:
         return "the recipe needs a public set and it holds none"
-    refusals = (part.refuses(learner, data) for part in recipe.share)
+    makes = (*recipe.share, *recipe.remembered)
+    refusals = (part.refuses(learner, data) for part in makes)
     return next((refusal for refusal in refusals if refusal), None)
 
 

@@ -29,6 +29,7 @@ _HOME = {
     "Question": "fedkt.shares",
     "ReadOut": "fedkt.readouts",
     "Recipe": "fedkt.recipe",
+    "Remember": "fedkt.recipe",
     "Schedule": "fedkt.schedules",
     "ServerNet": "fedkt.context",
     "Share": "fedkt.shares",
@@ -58,6 +59,7 @@ __all__ = [
     "Question",
     "ReadOut",
     "Recipe",
+    "Remember",
     "Schedule",
     "ServerNet",
     "Share",
@@ -79,7 +81,7 @@ if TYPE_CHECKING:
     from fedkt.objectives import Term
     from fedkt.optimisers import Optimiser
     from fedkt.readouts import ReadOut
-    from fedkt.recipe import Load, Predict, Recipe, Train, Weights
+    from fedkt.recipe import Load, Predict, Recipe, Remember, Train, Weights
     from fedkt.registry import register
     from fedkt.schedules import Schedule
     from fedkt.shares import ClassCounts, ClassLogits, Features, Prototypes, Question, Share

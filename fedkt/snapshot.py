@@ -71,6 +71,19 @@ def load(path: Path) -> Any:
     return _unpack(skeleton, tensors)
 
 
+def copied(value: Any) -> Any:
+    """Return a value as :func:`load` would return it: a copy on the CPU, in one memory layout.
+
+    Raises
+    ------
+    ConfigError
+        For a value that :func:`save` refuses.
+    """
+    tensors: dict[str, Tensor] = {}
+    skeleton = _pack(value, tensors, ())
+    return _unpack(skeleton, tensors)
+
+
 def _pack(value: Any, tensors: dict[str, Tensor], place: tuple[Any, ...]) -> Any:
     if isinstance(value, Tensor):
         return {"@tensor": _put(value, tensors)}
@@ -96,7 +109,8 @@ def _pack(value: Any, tensors: dict[str, Tensor], place: tuple[Any, ...]) -> Any
 
 def _put(tensor: Tensor, tensors: dict[str, Tensor]) -> str:
     name = f"t{len(tensors)}"
-    tensors[name] = tensor.detach().cpu().contiguous().clone()  # safetensors refuses shared memory
+    # A copy, because safetensors refuses shared memory.
+    tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
     return name
 
 

@@ -1,4 +1,4 @@
-"""The options of training by gradient descent: of the clients, and of models at the server."""
+"""Training by gradient descent: its options, for clients and models at the server; its extent."""
 
 from __future__ import annotations
 
@@ -59,3 +59,22 @@ class TrainingOptions:
         if self.precision != "float32":
             return f"cohorts train in float32; {self.precision} needs the loop"
         return optimiser_of(self).loop_only
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training step has done.
+
+    Parameters
+    ----------
+    steps : int
+        K, steps down the gradient.
+    samples : int
+        Samples seen, with repetitions; rehearsal not included.
+    rates : float
+        The sum of the learning rates of the steps: K η where the rate is constant.
+    """
+
+    steps: int = 0
+    samples: int = 0
+    rates: float = 0.0

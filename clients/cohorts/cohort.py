@@ -24,10 +24,10 @@ from fedkt.clients.cohorts.vector_step import Advance, vectorised
 from fedkt.clients.learners import batches
 from fedkt.clients.learners.base import Work
 from fedkt.clients.learners.feature_hook import FeatureTap
-from fedkt.clients.learners.objective import Objective
+from fedkt.clients.learners.objective import Objective, extent
 from fedkt.clients.learners.optimisers import Descent, finite_rows, unstack
 from fedkt.clients.learners.torch import TorchLearner
-from fedkt.knowledge import Knowledge
+from fedkt.knowledge import SAMPLE_KINDS, Knowledge
 from fedkt.objectives.heads import PREFIX as HEADS
 from fedkt.optimisers import optimiser_of
 from fedkt.recipe import Train
@@ -133,6 +133,9 @@ def train(
     for places, results, states in done:
         for place, loss, state in zip(places, results, states, strict=True):
             losses[place], rows[place].state = loss, state
+    for row, task in zip(rows, tasks, strict=True):
+        sizes = [] if task is None else task.batches.widths.tolist()
+        row.work.done.append(extent(step, row.work, sizes))
     return losses
 
 
@@ -236,7 +239,9 @@ def _have(task: _Task | None) -> _Task:
 
 
 def _signature(knowledge: Knowledge) -> Any:
-    shapes = {n: tuple(t.shape) for n, t in knowledge.tensors.items()}
+    # A client may have more rows than another, as answers for its own samples.
+    ragged = knowledge.kind in SAMPLE_KINDS
+    shapes = {n: tuple(t.shape[ragged:]) for n, t in knowledge.tensors.items()}
     return knowledge.kind, shapes, knowledge.counts is None
 
 

@@ -112,7 +112,7 @@ class _Cohort:
             for index, step in enumerate(steps):
                 results = self._step(step, [p for p in places if p in self._turns], phase, index)
                 losses.update({p: loss for p, loss in results.items() if loss is not None})
-        self._ask()
+        self._ask({place: turn.questions for place, turn in self._turns.items()})
         replies = dict(self._failed)
         for place, turn in list(self._turns.items()):
             content = self._guarded(place, partial(turn.answer, losses[place]))
@@ -135,6 +135,7 @@ class _Cohort:
                     self._learners[p].take(row.state)
                 pairs = zip(places, losses, strict=True)
                 return {p: self._guarded(p, partial(self._sound, p, phase, x)) for p, x in pairs}
+        self._ask({p: partial(step.questions, self._turns[p].work) for p in places})
         return {p: self._guarded(p, partial(self._alone, p, step, phase, index)) for p in places}
 
     def _alone(self, place: int, step: Step, phase: str, index: int) -> float | None:
@@ -146,11 +147,11 @@ class _Cohort:
         with self._turns[place].named(phase):
             return sound(loss)
 
-    def _ask(self) -> None:
-        """Answer at once the questions that the turns will ask their learners."""
+    def _ask(self, questions_of: Mapping[int, Callable[[], Sequence[Question]]]) -> None:
+        """Answer at once the questions that the clients at some places will ask their learners."""
         numbered: dict[tuple[int, bool], list[tuple[int, Question]]] = {}
-        for place, turn in list(self._turns.items()):
-            for number, question in enumerate(self._guarded(place, turn.questions) or ()):
+        for place, act in questions_of.items():
+            for number, question in enumerate(self._guarded(place, act) or ()):
                 key = number, question.features
                 numbered.setdefault(key, []).append((place, question))
         for (_, features), questions in numbered.items():

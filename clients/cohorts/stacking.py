@@ -119,8 +119,8 @@ def stacked_knowledge(
     Parameters
     ----------
     clients : Sequence[Mapping[str, Knowledge]]
-        Knowledge of each client, of the same names, kinds and shapes. Parts that are the same
-        for all are not stacked.
+        Knowledge of each client, of the same names, kinds and shapes; of rows there may be more
+        for one client than for another. Parts that are the same for all are not stacked.
     device : torch.device
         Device of the result.
     shared : bool
@@ -136,10 +136,12 @@ def stacked_knowledge(
             values = [part[key] for part in parts]
             if all(v is values[0] for v in values) or _equal(values):
                 common[name][key] = values[0].to(device)
-            elif shared and first.kind in SAMPLE_KINDS and values[0].dim() > 1:
+                continue
+            values = _padded(values, key)
+            if shared and first.kind in SAMPLE_KINDS and values[0].dim() > 1:
                 separate[name][key] = torch.stack(values, 1).to(device).transpose(0, 1)
             else:
-                separate[name][key] = torch.stack(_padded(key, values)).to(device)
+                separate[name][key] = torch.stack(values).to(device)
     return separate, common
 
 
@@ -148,11 +150,12 @@ def _equal(values: Sequence[Tensor]) -> bool:
     return values[0].dtype == torch.int64 and all(torch.equal(values[0], v) for v in values[1:])
 
 
-def _padded(key: str, values: Sequence[Tensor]) -> list[Tensor]:
-    """Return tables from ids to rows padded to one length, other tensors unchanged."""
-    if key != Knowledge.TABLE:
+def _padded(values: Sequence[Tensor], key: str) -> list[Tensor]:
+    """Return tensors of rows, or tables from ids to rows, padded to one length."""
+    if all(value.shape == values[0].shape for value in values):
         return list(values)
-    padded = nn.utils.rnn.pad_sequence(list(values), batch_first=True, padding_value=-1)
+    nothing = -1 if key == Knowledge.TABLE else 0
+    padded = nn.utils.rnn.pad_sequence(list(values), batch_first=True, padding_value=nothing)
     return list(padded.unbind())
 
 

@@ -8,6 +8,7 @@ padding. So every kind of training is done both ways for a few clients, and comp
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -94,7 +95,9 @@ def _works(
         empty = _some(samples, part[:0], dtype)
         data = ClientData(train, empty, empty, few, None, learner.num_classes, shape)
         known = _imagined(learner, recipe, few, client, dtype)
-        yield Work(data, known, OPTIONS, 0, 1, client, rounds=2)
+        work = Work(data, known, OPTIONS, 0, 1, client, rounds=2)
+        _remember(learner, recipe, work, dtype)
+        yield work
 
 
 def _some(samples: Samples, rows: Tensor, dtype: torch.dtype) -> Samples:
@@ -121,6 +124,17 @@ def _imagined(
             values = of_kind(logits, share.kind)
             known[share.name] = Knowledge.rows(share.kind, values, public.ids)
     return known
+
+
+def _remember(learner: TorchLearner, recipe: Recipe, work: Work, dtype: torch.dtype) -> None:
+    """Let an untrained model of a client keep what it can keep without the server's knowledge."""
+    learner.reset(0, 100 + work.client)
+    learner.model.to(dtype)
+    learner.heads.to(dtype)
+    for step in (*recipe.start, *recipe.learn, *recipe.absorb):
+        if step.makes():
+            with suppress(Exception):  # as fused knowledge that cannot be made up: not tried
+                step.run(learner, work, "trial")
 
 
 def _compared(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from fedkt import snapshot
 from fedkt.data.samples import ClientData
 from fedkt.knowledge import Knowledge
 from fedkt.recipe import Recipe, Train
-from fedkt.training import TrainingOptions
+from fedkt.training import Trained, TrainingOptions
 
 
 @dataclass(frozen=True)
@@ -23,15 +25,17 @@ class Work:
     data : ClientData
         The client's data.
     knowledge : Mapping[str, Knowledge]
-        Fused knowledge by share name, as far as it has arrived.
+        Fused knowledge by share name, as far as it has arrived, and the client's own.
     options : TrainingOptions
         Options of the training.
     seed, round, client : int
         Names of the random streams.
     rounds : int
         Number of rounds of the run; 0 if unknown, and then progress is always 0.
-    own : dict
+    own : dict[str, Any]
         What the client keeps for itself, by name; see :meth:`keep`.
+    done : list[Trained]
+        The trainings of the phase so far.
     """
 
     data: ClientData
@@ -42,10 +46,34 @@ class Work:
     client: int
     rounds: int = 0
     own: dict[str, Any] = field(default_factory=dict)
+    done: list[Trained] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        # Steps, shares and terms find both in one mapping; own knowledge as soon as it is kept.
+        object.__setattr__(self, "knowledge", ChainMap(self.own, dict(self.knowledge)))
 
     def keep(self, name: str, value: Any) -> None:
-        """Keep a value with the client's state, of a type that ``fedkt.snapshot`` saves."""
-        self.own[name] = value
+        """Keep a value as the client's own knowledge: nobody is sent it, the next round reads it.
+
+        Parameters
+        ----------
+        name : str
+            Its name in ``knowledge``; an earlier value of the name is replaced.
+        value : Any
+            Knowledge, or whatever ``fedkt.snapshot`` saves; terms read knowledge only.
+
+        Raises
+        ------
+        ConfigError
+            If it cannot be saved.
+        """
+        # As it comes back from a file, so that every store gives the same bits.
+        self.own[name] = snapshot.copied(value)
+
+    @property
+    def trained(self) -> Trained | None:
+        """The last training of the phase; None if there was none."""
+        return self.done[-1] if self.done else None
 
     def progress(self, within: float) -> float:
         """Return the finished part of the run, in [0, 1], at the part ``within`` of its round."""

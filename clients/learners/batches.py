@@ -12,7 +12,6 @@ from fedkt.clients.learners.base import Work
 from fedkt.errors import KnowledgeError
 from fedkt.objectives.term import Outputs
 from fedkt.recipe import Beside, Train
-from fedkt.recipe.budget import batches_beside
 from fedkt.rng import derive, torch_rng
 
 
@@ -25,7 +24,7 @@ def epochs(step: Train, work: Work, stream: str, total: int) -> Iterator[Sequenc
     drawn = rehearsal(work, stream)
     public = 0 if work.data.public is None else len(work.data.public)
     for _ in range(step.epochs):
-        yield list(itertools.islice(drawn, batches_beside(step, public, size)))
+        yield list(itertools.islice(drawn, step.batches_beside(public, size)))
 
 
 def batch_size(step: Train, work: Work) -> int:

@@ -49,8 +49,12 @@ def on(work: Work, device: torch.device) -> Work:
     public = None if work.data.public is None else shared_on(work.data.public, device)
     data = replace(work.data, train=_samples_on(work.data.train, device), public=public)
     data.__dict__["log_prior"] = work.data.log_prior.to(device)
-    knowledge = {name: knowledge_on(k, device) for name, k in work.knowledge.items()}
-    return replace(work, data=data, knowledge=knowledge)
+    knowledge = {
+        name: knowledge_on(k, device)
+        for name, k in work.knowledge.items()
+        if isinstance(k, Knowledge)  # the client may keep other values, which no term reads
+    }
+    return replace(work, data=data, knowledge=knowledge, own={})
 
 
 def shared_on(samples: Samples, device: torch.device) -> Samples:

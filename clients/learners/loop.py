@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -16,7 +17,14 @@ from fedkt.clients.learners.asking import asking
 from fedkt.clients.learners.base import Work
 from fedkt.clients.learners.feature_hook import FeatureTap
 from fedkt.clients.learners.norms import norms_of, suit
-from fedkt.clients.learners.objective import Objective, Terms, explained, learning_rate, sum_of
+from fedkt.clients.learners.objective import (
+    Objective,
+    Terms,
+    explained,
+    extent,
+    learning_rate,
+    sum_of,
+)
 from fedkt.clients.learners.optimisers import ModelDescent
 from fedkt.data.samples import Samples
 from fedkt.errors import ConfigError
@@ -61,8 +69,10 @@ def train(
         moments or buffers are no longer finite.
     """
     ask = _Asking(model, heads, step, work.options.precision == "bfloat16", open_ended)
-    epochs = _epochs(ask, step, work, stream)
+    sizes: list[int] = []
+    epochs = _epochs(ask, step, work, stream, sizes)
     if epochs is None:
+        work.done.append(extent(step, work, sizes))
         return None
     rate, taken = partial(learning_rate, step, work.options), list[Tensor]()
     watched = [name for name, b in model.named_buffers() if is_finite(b)]  # others may be masks
@@ -71,6 +81,7 @@ def train(
         for losses in epochs:
             taken = [descend(optimiser, loss, rate(progress)) for loss, progress in losses]
     model.eval()
+    work.done.append(extent(step, work, sizes))
     sound = optimiser.finite([model.get_buffer(name) for name in watched])
     return float(torch.stack(taken).mean()) if sound else math.nan
 
@@ -115,9 +126,12 @@ def descend(optimiser: ModelDescent, loss: Tensor, rate: float) -> Tensor:
 
 
 def _epochs(
-    ask: _Asking, step: Train, work: Work, stream: str
+    ask: _Asking, step: Train, work: Work, stream: str, sizes: list[int]
 ) -> Iterator[Iterator[tuple[Tensor, float]]] | None:
-    """Return losses and progress of a step, by epochs; None if the step has nothing to do."""
+    """Return losses and progress of a step, by epochs; None if the step has nothing to do.
+
+    ``sizes`` takes up the size of every batch.
+    """
     here = devices.on(work, ask.device)
     beside = batches.beside(step.beside, here, stream, ask)
     # From the work on the CPU, where no check has to wait for a GPU.
@@ -129,7 +143,12 @@ def _epochs(
     objective = replace(objective, samples=samples)
     drawn = batches.epochs(step, here, stream, len(samples))
     losses = _Losses(ask, objective, step, here, stream, beside)
-    return (losses.of_epoch(number, rows_of) for number, rows_of in enumerate(drawn))
+
+    def of_epoch(number: int, rows_of: Sequence[Tensor]) -> Iterator[tuple[Tensor, float]]:
+        sizes.extend(map(len, rows_of))
+        return losses.of_epoch(number, rows_of)
+
+    return itertools.starmap(of_epoch, enumerate(drawn))
 
 
 class _Asking:
@@ -204,8 +223,8 @@ class _Losses:
             )
             if goal.rehearse:
                 train = self._work.data.train
-                rows = next(self._private)
-                loss = loss + self._loss_on(goal.rehearse, train, rows, progress, of_private)
+                private = next(self._private)
+                loss = loss + self._loss_on(goal.rehearse, train, private, progress, of_private)
             yield loss, progress
 
     def _loss_on(

@@ -5,6 +5,7 @@ Both executors use it, so that a step means the same in the loop and in a cohort
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,14 +15,14 @@ from torch import Tensor
 
 from fedkt.clients.learners.base import Work
 from fedkt.data.samples import Samples
-from fedkt.errors import ConfigError, FedktError
+from fedkt.errors import ConfigError, FedktError, KnowledgeError
 from fedkt.knowledge import SAMPLE_KINDS, Knowledge
 from fedkt.objectives.term import Batch, Outputs, Term, Transform
 from fedkt.recipe import Train, Weighted, weighted
 from fedkt.registry import name_of
 from fedkt.schedules import Schedule, at, is_scheduled, settled
 from fedkt.text import raised
-from fedkt.training import TrainingOptions
+from fedkt.training import Trained, TrainingOptions
 
 Terms = list[tuple[float, Term]]  # with their factors
 
@@ -114,6 +115,14 @@ def learning_rate(step: Train, options: TrainingOptions, progress: float) -> flo
     return options.learning_rate * settled(at(step.rate, progress))
 
 
+def extent(step: Train, work: Work, sizes: Sequence[int]) -> Trained:
+    """Return what a training has done in batches of some sizes, those of all its epochs."""
+    total = len(sizes)
+    moments = (work.progress(number / total) for number in range(total))
+    rates = math.fsum(learning_rate(step, work.options, moment) for moment in moments)
+    return Trained(total, sum(sizes), rates)
+
+
 def sum_of(
     terms: Terms,
     outputs: Outputs,
@@ -148,12 +157,17 @@ def explained(
 
 def _ready(terms: Sequence[Term | Weighted], work: Work, beside: bool = False) -> Terms:
     """Return the (factor, term) pairs whose knowledge and samples beside are available."""
-    return [
+    ready = [
         (1.0, Timed(f, t)) if is_scheduled((f, t)) else (settled(f), t)
         for f, t in weighted(terms)
         if work.knowledge.keys() >= set(t.needs())
         and (beside or not getattr(t, "needs_beside", False))
     ]
+    for name in dict.fromkeys(name for _, term in ready for name in term.needs()):
+        if not isinstance(work.knowledge[name], Knowledge):  # of the client's own
+            what = type(work.knowledge[name]).__name__
+            raise KnowledgeError(f"a term reads {name!r}, which is kept as {what}, not Knowledge")
+    return ready
 
 
 def _samples(step: Train, work: Work, terms: Terms) -> Samples | None:

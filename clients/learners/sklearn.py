@@ -95,6 +95,8 @@ class SklearnLearner:
         if recipe.personal.needs_features:
             name = registry.registered_name("readouts", type(recipe.personal))
             return f"a scikit-learn model ({self._name}) has no features for the read-out {name!r}"
+        if any(share.kind == "weights" for share in recipe.remembered):
+            return f"a scikit-learn model ({self._name}) has no weights to remember"
         for step in trainings((*recipe.start, *recipe.learn, *recipe.absorb)):
             drawn = step.samples and step.pace is None
             if step.beside or step.transforms or drawn or step.rate != 1:

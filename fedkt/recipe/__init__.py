@@ -14,7 +14,7 @@ from fedkt.shares import (
     Validation,
     Weights,
 )
-from fedkt.steps import Beside, Data, Load, Step, Train, Weighted, trainings, weighted
+from fedkt.steps import Beside, Data, Load, Remember, Step, Train, Weighted, trainings, weighted
 
 __all__ = [
     "Beside",
@@ -32,6 +32,7 @@ __all__ = [
     "Raw",
     "ReadOut",
     "Recipe",
+    "Remember",
     "Share",
     "Step",
     "Styles",

@@ -63,11 +63,6 @@ def described(recipe: Recipe, public: int, public_batch: int) -> str:
     return " + ".join(clauses) or "0 epochs"
 
 
-def batches_beside(step: Train, public: int, public_batch: int) -> int:
-    """Return how many batches an epoch of a step has on M public samples, or at their pace."""
-    return -(-min(step.samples or public, public) // (step.batch_size or public_batch))
-
-
 def _private(steps: Iterable[Step], recipe: Recipe, rehearsal: bool) -> list[Train]:
     """Return the private training of some steps, each as a step of its own."""
     steps_alone = []
@@ -108,5 +103,5 @@ def _merged(steps: Iterable[Train]) -> list[Train]:
 
 def _step_described(step: Train, public: int, public_batch: int) -> str:
     if step.pace == "public":
-        return f"{step.epochs * batches_beside(step, public, public_batch)} rehearsed batches"
+        return f"{step.epochs * step.batches_beside(public, public_batch)} rehearsed batches"
     return f"{step.epochs} epochs{f' of {step.samples} samples' if step.samples else ''}"

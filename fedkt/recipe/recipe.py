@@ -36,13 +36,13 @@ class Recipe:
 
     Parameters
     ----------
-    learn : Sequence[Train or Load]
-        Before sharing.
+    learn : Sequence[Step]
+        Before sharing: ``Train``, ``Load``, ``Remember`` or steps of one's own.
     share : Sequence[Share]
         What is uploaded (``fedkt.shares``); share names are unique.
-    absorb : Sequence[Train or Load]
+    absorb : Sequence[Step]
         After the fused knowledge came back, in the same round.
-    start : Sequence[Train or Load]
+    start : Sequence[Step]
         Once, before a client's first ``learn``.
     heads : Sequence[Head]
         Small networks on the features that only the terms use.
@@ -69,13 +69,17 @@ class Recipe:
         object.__setattr__(self, "readout", made("readouts", self.readout))
         object.__setattr__(self, "share", _with(self.share, self.personal))
         names = [s.name for s in self.share] + list(self.given)
-        if len(set(names)) != len(names):
-            raise ConfigError(f"Two pieces of knowledge have one name: {', '.join(names)}.")
+        if len(set(names)) != len(names) or set(names) & set(self.keeps):
+            taken = ", ".join([*names, *self.keeps])
+            raise ConfigError(f"Two pieces of knowledge have one name: {taken}.")
         for name in self.needs("start") + self.needs("learn") + self.needs("absorb"):
             if name not in names:
+                kept = f" and keeps {', '.join(self.keeps)}" if self.keeps else ""
                 raise ConfigError(
-                    f"The recipe reads knowledge {name!r} but shares {', '.join(names) or 'none'}."
+                    f"The recipe reads knowledge {name!r} but shares {', '.join(names) or 'none'}"
+                    f"{kept}."
                 )
+        self._check_private()
 
     @classmethod
     def sharing_weights(
@@ -109,10 +113,14 @@ class Recipe:
         )
 
     def needs(self, phase: Literal["start", "learn", "absorb"]) -> tuple[str, ...]:
-        """Return the names of the fused knowledge that a phase reads."""
-        names = [name for step in getattr(self, phase) for name in step.needs()]
+        """Return the names of the fused knowledge that a phase reads.
+
+        What the client keeps itself is not among them: the server does not owe it.
+        """
+        kept = set(self.keeps)
+        names = [n for step in getattr(self, phase) for n in step.needs() if n not in kept]
         if phase == "learn":  # then the client shares
-            names += [name for share in self.share for name in share.needs()]
+            names += [n for share in self.share for n in share.needs() if n not in kept]
         if phase == "absorb":  # then the read-out is settled
             names += [share.name for share in self.personal.shares()]
         return unique(names)
@@ -131,6 +139,34 @@ class Recipe:
     def steps(self) -> tuple[Step | Share, ...]:
         """All steps of all phases."""
         return (*self.start, *self.learn, *self.share, *self.absorb)
+
+    @property
+    def keeps(self) -> tuple[str, ...]:
+        """The names of what clients keep for themselves."""
+        return unique(name for step in self.steps for name in step.keeps())
+
+    @property
+    def remembered(self) -> tuple[Share, ...]:
+        """The shares by which clients make knowledge for themselves."""
+        steps = (*self.start, *self.learn, *self.absorb)
+        return tuple(share for step in steps for share in step.makes())
+
+    def _check_private(self) -> None:
+        """Refuse answers for private samples that are shared, or read on public ones."""
+        for share in self.share:
+            if share.stays:
+                raise ConfigError(
+                    f"The share {share.name!r} is of private samples, which Remember may keep and "
+                    "nobody may share."
+                )
+        private = {share.name for share in self.remembered if share.stays}
+        for step in trainings((*self.start, *self.learn, *self.absorb)):
+            read = {name for _, term in weighted(step.terms) for name in term.needs()}
+            if step.on == "public" and read & private:
+                raise ConfigError(
+                    f"A step on public data reads {min(read & private)!r}, whose rows are private "
+                    "samples."
+                )
 
     @property
     def needs_one_architecture(self) -> bool:

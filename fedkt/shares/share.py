@@ -17,6 +17,7 @@ from torch import Tensor
 from fedkt.about import Model
 from fedkt.data.samples import ClientData
 from fedkt.knowledge import Kind, Knowledge
+from fedkt.training import Trained
 from fedkt.upload_check import Expected
 
 
@@ -30,7 +31,16 @@ class ShareWork(Protocol):
 
     @property
     def knowledge(self) -> Mapping[str, Knowledge]:
-        """Fused knowledge by name, as far as it has arrived."""
+        """Fused knowledge by name, as far as it has arrived, and the client's own."""
+        ...
+
+    @property
+    def trained(self) -> Trained | None:
+        """The last training of the phase; None if there was none."""
+        ...
+
+    def keep(self, name: str, value: Any) -> None:
+        """Keep a value at the client: it is in ``knowledge`` from now on, and never sent."""
         ...
 
     @property
@@ -130,7 +140,6 @@ class Share(ABC):
     part: ClassVar[str] = "shares"
     private: ClassVar[bool] = True
     group: str = ""
-    uses_public: ClassVar[bool] = False
     name: str
     samples: int = 0
     partial: bool = False
@@ -139,6 +148,16 @@ class Share(ABC):
     @abstractmethod
     def kind(self) -> Kind:
         """The kind of knowledge shared."""
+
+    @property
+    def uses_public(self) -> bool:
+        """Whether it needs the public set."""
+        return False
+
+    @property
+    def stays(self) -> bool:
+        """Whether it may only be kept (``Remember``), because its rows are private samples."""
+        return False
 
     @property
     def whole_model(self) -> bool:
@@ -151,7 +170,11 @@ class Share(ABC):
         return False
 
     def needs(self) -> tuple[str, ...]:
-        """Return the names of the fused knowledge that the client reads for it."""
+        """Return the names of the knowledge, fused or kept, that the client reads for it."""
+        return ()
+
+    def keeps(self) -> tuple[str, ...]:
+        """Return the names of what the client keeps while it makes it (``work.keep``)."""
         return ()
 
     def about(self, model: Model, data: ClientData) -> Mapping[str, str]:

@@ -1,6 +1,17 @@
 """Steps: what clients do with their models, as plain data. One step a file."""
 
 from fedkt.steps.load import Load
+from fedkt.steps.remember import Remember
 from fedkt.steps.train import Beside, Data, Step, Train, Weighted, trainings, weighted
 
-__all__ = ["Beside", "Data", "Load", "Step", "Train", "Weighted", "trainings", "weighted"]
+__all__ = [
+    "Beside",
+    "Data",
+    "Load",
+    "Remember",
+    "Step",
+    "Train",
+    "Weighted",
+    "trainings",
+    "weighted",
+]

@@ -11,11 +11,12 @@ from fedkt import about, registry
 from fedkt.about import Model
 from fedkt.data.samples import ClientData
 from fedkt.errors import ConfigError
-from fedkt.knowledge import Knowledge
 from fedkt.objectives.term import Term, Transform
 from fedkt.options import AtLeastOne, Count, Factor, checked
 from fedkt.registry import register
 from fedkt.schedules import Schedule
+from fedkt.shares.share import Question, Share, ShareWork
+from fedkt.training import TrainingOptions
 
 Data = Literal["private", "public"]
 
@@ -58,25 +59,16 @@ class Beside:
     batch_size: AtLeastOne = 128
 
 
-class Trainee(Protocol):
+class Trainee(Model, Protocol):
     """A client's model as steps see it; see ``fedkt.clients.Learner``."""
 
     def train(self, step: Train, work: Any, stream: str) -> float | None:
         """Train by a step; return the mean loss of the last epoch, if there is one."""
         ...
 
-    def load_weights(self, weights: Knowledge) -> None:
-        """Replace the weights."""
-        ...
 
-
-class StepWork(Protocol):
-    """A step's work at the client: the knowledge there; see ``fedkt.clients.Work``."""
-
-    @property
-    def knowledge(self) -> Mapping[str, Knowledge]:
-        """Fused knowledge by name, as far as it has arrived."""
-        ...
+class StepWork(ShareWork, Protocol):
+    """A step's work at the client; see ``fedkt.clients.Work``."""
 
 
 class Step(ABC):
@@ -107,7 +99,19 @@ class Step(ABC):
         return False
 
     def needs(self) -> tuple[str, ...]:
-        """Return the names of the fused knowledge that the step reads."""
+        """Return the names of the knowledge, fused or kept, that the step reads."""
+        return ()
+
+    def makes(self) -> tuple[Share, ...]:
+        """Return the shares by which the step makes knowledge that the client keeps."""
+        return ()
+
+    def keeps(self) -> tuple[str, ...]:
+        """Return the names of what the client keeps by it (``work.keep``)."""
+        return tuple(name for share in self.makes() for name in (share.name, *share.keeps()))
+
+    def questions(self, work: StepWork) -> Sequence[Question]:
+        """Return the inputs that the model is asked about, which a cohort may answer at once."""
         return ()
 
     def about(self, model: Model, data: ClientData) -> Mapping[str, str]:
@@ -131,6 +135,20 @@ class Step(ABC):
     def as_train(self) -> Train | None:
         """Return the training that the step is, which cohorts run; None if it is none."""
         return None
+
+    def budget(self, private: int, public: int, sizes: TrainingOptions) -> int:
+        """Return how many private samples it trains on in a round, with repetitions.
+
+        Training alone with the same budget is what every method is compared with.
+
+        Parameters
+        ----------
+        private, public : int
+            The client's training samples, and the public samples.
+        sizes : TrainingOptions
+            The sizes of batches where a step does not say them.
+        """
+        return 0
 
 
 @register(name="train")
@@ -226,6 +244,21 @@ class Train(Step):
     def as_train(self) -> Train:
         """Return the step itself."""
         return self
+
+    def budget(self, private: int, public: int, sizes: TrainingOptions) -> int:
+        """Return how many private samples it trains on in a round, rehearsal included."""
+        if self.on == "private" and self.pace is None:
+            return self.epochs * min(self.samples or private, private)
+        if not private or (self.on == "public" and not self.rehearse):
+            return 0
+        # Private batches at the pace of public ones, pass after pass over the private samples.
+        batches = self.epochs * self.batches_beside(public, sizes.public_batch_size)
+        passes, rest = divmod(batches, -(-private // sizes.batch_size))
+        return passes * private + rest * sizes.batch_size
+
+    def batches_beside(self, public: int, public_batch: int) -> int:
+        """Return how many batches an epoch has on M public samples, or at their pace."""
+        return -(-min(self.samples or public, public) // (self.batch_size or public_batch))
 
 
 def trainings(steps: Iterable[Step]) -> list[Train]:

@@ -13,8 +13,21 @@ from fedkt import registry
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge
 from fedkt.objectives import KL, MAE, MSE, Batch, CrossEntropy, Distil, Outputs, Proximal
-from fedkt.recipe import Gate, Load, Predict, Prior, Raw, Recipe, Train, Weighted, Weights, weighted
+from fedkt.recipe import (
+    Gate,
+    Load,
+    Predict,
+    Prior,
+    Raw,
+    Recipe,
+    Remember,
+    Train,
+    Weighted,
+    Weights,
+    weighted,
+)
 
+OWN = Predict(on="private", name="own")
 PRIVATE = Train(on="private", terms=[CrossEntropy()], epochs=2)
 
 
@@ -136,7 +149,22 @@ def test_recipes_hold_plain_data_only(what: Any) -> None:
         (lambda: Train(on="private", terms=[]), "at least one term"),
         (lambda: Train("public", [Distil()], mixup=-0.5), "mixup must be .* at least 0.*-0.5"),
         (lambda: Train("public", [Distil()], mixup=float("nan")), "mixup must be .* at least 0"),
-        (lambda: Predict(on="private"), "on must be public, not 'private'"),
+        (lambda: Predict(on="test"), "on must be one of public, private, not 'test'"),
+        (lambda: Predict(on="private", samples=3), "samples and partial are for public data"),
+        (lambda: Recipe(share=[Predict(on="private")]), "'public' is of private samples, which Re"),
+        (
+            lambda: Recipe(learn=[Remember(Predict())], share=[Predict()]),
+            "one name: public, public",
+        ),
+        (
+            lambda: Recipe(learn=[Remember(OWN), Train("public", [Distil(source="own")])]),
+            "step on public data reads 'own', whose rows are private samples",
+        ),
+        (
+            lambda: Recipe(learn=[Remember(OWN), Train("private", [Distil(source="on")])]),
+            "reads knowledge 'on' but shares none and keeps own",
+        ),
+        (lambda: Remember("public"), "Remember holds a share such as Weights.., not 'public'"),
         (lambda: Predict(form="ranks"), "not 'ranks'"),
         (lambda: Predict(temperature=0), "temperature must be .* above 0"),
         (lambda: Predict(samples=-1), "samples must be .* at least 0"),
