@@ -28,7 +28,7 @@ def round_of(exchange: Exchange) -> Round:
         public_size=roster.public_size,
         input_shape=roster.input_shape,
         seed=exchange.options.seed,
-        about={client: {**member.facts, **member.told} for client, member in roster.items()},
+        about=roster.about,
     )
 
 

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import cast
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
@@ -118,6 +119,11 @@ class Roster(Mapping[int, Member]):
 
     def __len__(self) -> int:
         return len(self._members)
+
+    @cached_property
+    def about(self) -> Mapping[int, Facts]:
+        """All that each client has told in its greeting, by name."""
+        return {client: {**m.facts, **m.told} for client, m in self._members.items()}
 
     @property
     def clients(self) -> tuple[int, ...]:

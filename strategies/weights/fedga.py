@@ -132,6 +132,4 @@ class FedGA(FedAvg):
 
     def _step(self, clients: int) -> float:
         """Return the largest change of a weight in this round."""
-        exchange = self.exchange
-        progress = (exchange.report.round - 1) / exchange.rounds if exchange.rounds else 0.0
-        return self.strength / clients * max(0.0, 1 - progress)
+        return self.strength / clients * max(0.0, 1 - self.round.progress)

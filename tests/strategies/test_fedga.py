@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from fedkt.context import Round
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Fused, Knowledge, Upload, Uploads
 from fedkt.recipe import Recipe, Validation, Weights
@@ -37,11 +39,21 @@ def uploads(
     ])  # fmt: skip
 
 
-def run_rounds(strategy: FedGA, rounds: list[Uploads], total: int) -> list[list[float]]:
+class At(FedGA):
+    """FedGA in a round that is set."""
+
+    now = Round(1, 1, (), 8, 0, (1,), 0, {})
+
+    @property
+    def round(self) -> Round:
+        return self.now
+
+
+def run_rounds(strategy: At, rounds: list[Uploads], total: int) -> list[list[float]]:
     """Fuse some rounds; return the weights of each, by client."""
-    strategy.exchange.rounds, found = total, []
+    found = []
     for number, one in enumerate(rounds, 1):
-        strategy.exchange.report.round = number
+        strategy.now = replace(strategy.now, number=number, total=total)
         fused: Fused = strategy.fuse(one)
         found.append(fused.shared["weights"].tensors["w"].tolist())
     return found
@@ -105,7 +117,7 @@ def test_gaps_pair_this_rounds_figure_with_the_last_ones(metric) -> None:
     first = uploads({0: 1.0, 1: 1.0}, {0: 9.0, 1: 0.0}, examples)
     # Aggregation in round 1 took client 0 from 1.0 to 1.5 and client 1 from 1.0 to 1.1.
     second = uploads({0: 0.0, 1: 5.0}, {0: 1.5, 1: 1.1}, examples)
-    found = run_rounds(FedGA(metric, strength=0.2), [first, second], total=4)
+    found = run_rounds(At(metric, strength=0.2), [first, second], total=4)
     assert found[0][:2] == [0.5, 0.5], "the first round is FedAvg's"
     step = 0.2 / 2 * (1 - 1 / 4)
     assert found[1][:2] == pytest.approx([0.5 + step, 0.5 - step])
@@ -114,11 +126,11 @@ def test_gaps_pair_this_rounds_figure_with_the_last_ones(metric) -> None:
 def test_steps_shrink_linearly_to_nothing() -> None:
     examples, total = {0: 10, 1: 10}, 10
     same = uploads({0: 1.0, 1: 1.0}, {0: 2.0, 1: 1.0}, examples)
-    found = run_rounds(FedGA(strength=0.2), [same] * 10, total)
+    found = run_rounds(At(strength=0.2), [same] * 10, total)
     moves = np.diff([w[0] for w in found])
     assert moves == pytest.approx([0.1 * (1 - r / total) for r in range(1, 10)], abs=1e-6)
-    strategy = FedGA()
-    strategy.exchange.rounds, strategy.exchange.report.round = total, total + 1
+    strategy = At()
+    strategy.now = replace(strategy.now, number=total + 1, total=total)
     assert strategy._step(2) == 0
 
 
@@ -127,7 +139,7 @@ def test_who_sat_out_keeps_its_weight() -> None:
     first = uploads({0: 1.0, 1: 1.0}, {0: 1.0, 1: 1.0}, examples)
     second = uploads({1: 1.0, 2: 1.0}, {1: 3.0, 2: 7.0}, examples)
     third = uploads({0: 1.0, 1: 1.0, 2: 1.0}, {0: 9.0, 1: 1.0, 2: 2.0}, examples)
-    found = run_rounds(FedGA(strength=0.3), [first, second, third], total=3)
+    found = run_rounds(At(strength=0.3), [first, second, third], total=3)
     assert found[0][:3] == pytest.approx([0.25, 0.75, 0.0])
     # One known gap: nothing stands out.
     assert found[1][:3] == pytest.approx([0.0, 3 / 7, 4 / 7])
@@ -138,7 +150,7 @@ def test_who_sat_out_keeps_its_weight() -> None:
 
 def test_nobody_has_examples() -> None:
     none = uploads({0: 1.0, 1: 1.0}, {0: 2.0, 1: 1.0}, {0: 0, 1: 0})
-    assert run_rounds(FedGA(), [none, none], 2) == [[0.5, 0.5, *[0.0] * 6]] * 2
+    assert run_rounds(At(), [none, none], 2) == [[0.5, 0.5, *[0.0] * 6]] * 2
 
 
 def test_the_first_round_is_that_of_fedavg(world, with_options) -> None:
