@@ -46,11 +46,14 @@ def made(part: str, reference: object, files: bool = True) -> Any:
     plain = {key: value for key, value in options.items() if key not in inner}
     values = {**given_options(what, name, plain, cls), **inner}
     try:
-        return cls(**values)
+        built = cls(**values)
     except FedktError:
         raise
     except Exception as error:  # a user's code may raise anything
         raise ConfigError(f"{what} {name} cannot be made: {raised(error)}.") from error
+    if getattr(built, "part", None) != part:
+        raise ConfigError(f"{name} is no {what}: it makes {type(built).__name__}.")
+    return built
 
 
 def _inner(cls: Callable[..., Any], options: Mapping[str, Any], files: bool) -> dict[str, Any]:

@@ -211,7 +211,7 @@ def mean_by_counts(stack: Stack) -> Fused:
 @register
 @dataclass(frozen=True)
 class Mean(WeightedMean):
-    """The plain mean of the clients (:func:`mean`); a row counts for the clients that have it."""
+    """The plain mean of the clients; a row's goes over those that have it."""
 
     name: ClassVar[str] = "mean"
 
@@ -227,10 +227,10 @@ class Mean(WeightedMean):
 @register
 @dataclass(frozen=True)
 class MeanByExamples(WeightedMean):
-    """The mean of the clients weighted by their numbers of examples (:func:`mean_by_examples`).
+    """The mean of the clients weighted by their numbers of examples.
 
-    A row counts for the clients that have it. Where nobody has examples it is the plain mean; sums
-    do not tell that, and are refused then.
+    See :func:`mean_by_examples`. A row's goes over the clients that have it. Where nobody has
+    examples it is the plain mean; sums do not tell that, and are refused then.
     """
 
     name: ClassVar[str] = "mean-by-examples"
@@ -247,7 +247,7 @@ class MeanByExamples(WeightedMean):
 @register
 @dataclass(frozen=True)
 class MeanByCounts(WeightedMean):
-    """The mean of each row weighted by the clients' counts of it (:func:`mean_by_counts`)."""
+    """The mean of each row weighted by the clients' counts of it."""
 
     name: ClassVar[str] = "mean-by-counts"
 
@@ -263,9 +263,10 @@ class MeanByCounts(WeightedMean):
 @register
 @dataclass(frozen=True)
 class PersonalisedMean(Fusion):
-    """For each client its own knowledge and the mean of the others' (:func:`personalised_mean`).
+    """For each client its own knowledge and the mean of the others'.
 
-    A row that a client lacks is the others' mean, and one that the others lack its own.
+    See :func:`personalised_mean`. A row that a client lacks is the others' mean, and one that the
+    others lack its own.
 
     Parameters
     ----------

@@ -163,10 +163,11 @@ def shares(values: Tensor) -> Tensor:
 @register
 @dataclass(frozen=True)
 class KnowledgeVote(Fusion):
-    """The mean of the answers that are sure enough and agree (:func:`knowledge_vote`).
+    """The mean of the answers that are sure enough and agree.
 
-    Where no answer passes the gate it is the mean of all. The counts of the result are the
-    supporters, which the term ``supported`` weighs by; a sample without one is not learnt from.
+    See :func:`knowledge_vote`. A sample's goes over the clients that have it. Where no answer
+    passes the gate it is the mean of all. The counts of the result are the supporters, which the
+    term ``supported`` weighs by; a sample without one is not learnt from.
 
     Parameters
     ----------

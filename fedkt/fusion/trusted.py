@@ -72,6 +72,11 @@ def peer_trust(stack: Stack, memory: dict[str, Any], history: float = 0.5) -> Te
     -------
     Tensor
         r, ``[N]`` in [0, 1]; all 1 for fewer than five clients.
+
+    Raises
+    ------
+    KnowledgeError
+        If a client lacks rows.
     """
     stack.need_all_rows("trust")
     if len(stack) < FEWEST_TO_JUDGE:
@@ -128,6 +133,8 @@ def trusted_mean(
     ------
     ConfigError
         If ``root`` is asked for without labels, or of logits.
+    KnowledgeError
+        If a client lacks rows, but for ``off``: trust compares the clients on the same samples.
     """
     kind = kind or ("logits" if stack.kind == "logits" else "probabilities")
     if trust.choice != "off":

@@ -121,9 +121,10 @@ def tally(labels: Tensor, num_classes: int, present: Tensor | None = None) -> di
 @register
 @dataclass(frozen=True)
 class Vote(Fusion):
-    """One label for each sample by the majority of the clients that have it (:func:`vote`).
+    """One label for each sample by the majority of the clients that have it.
 
-    Labels vote, and answers for their largest entry. The result is probabilities, 1 for the label.
+    See :func:`vote`. Labels vote, and answers for their largest entry. The result is probabilities,
+    1 for the label.
     """
 
     name: ClassVar[str] = "vote"

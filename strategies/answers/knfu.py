@@ -43,6 +43,8 @@ class KnFu(KnowledgeStrategy):
     β = 10 is its only known constant, and its tables are not claimed. Every doubtful choice
     is a parameter.
 
+    Uploads that lack rows are refused: q_n is estimated on the same samples for all.
+
     Bytes a round and client, M public samples in use, C classes: up 4MC, down 4MC
     (unicast: N different matrices).
 

@@ -27,6 +27,8 @@ from typing import ClassVar
 from fedkt import Fusion, Knowledge, register
 from fedkt.options import Positive
 
+CLIENTS = 3
+
 
 @register
 @dataclass(frozen=True)
@@ -60,6 +62,12 @@ class Broken(Fusion):
 
     def __call__(self, stack, round):
         return stack.values[1, 2, 3, 4]
+
+
+@register(part="fusions")
+def plain(stack=None):
+    """A function is no fusion."""
+    return stack
 
 
 class Unfinished(Fusion):
@@ -129,6 +137,8 @@ def test_paths_in_options_are_made_absolute(here: Path) -> None:
         ("fusion={file}:GeometricMeen", "Did you mean 'GeometricMean'"),
         ("fusion={file}:Broken", "fusion broken .* do not go together: IndexError: "),
         ("fusion={file}:Unfinished", "is not complete: it does not define __call__"),
+        ("fusion={file}:plain", "is no fusion: it makes NoneType"),
+        ("fusion={file}:CLIENTS", "cannot be made: TypeError"),
         ("fusion={file}:GeometricMean, form=labels", "do not go together: "),
         ("form=labels", "labels cannot be averaged; share probabilities or logits"),
         ("form=labels, fusion=median", "labels cannot be averaged"),
