@@ -18,6 +18,7 @@ from fedkt.clients.learners.base import Work
 from fedkt.clients.personal_answer import personal_answer, settle
 from fedkt.clients.phases import common_accuracy, evaluate, run_steps, share
 from fedkt.clients.state import ClientState, StateStore
+from fedkt.codecs import uses_base
 from fedkt.data.samples import ClientData
 from fedkt.errors import ConfigError, DiskError, NotFiniteError
 from fedkt.knowledge import Knowledge
@@ -40,7 +41,9 @@ class Order:
     recipe : Recipe
         Recipe of the method.
     codec : str
-        Codec of the knowledge in messages.
+        The run's codec of the knowledge in messages.
+    acknowledged : Mapping[str, int]
+        The round of what the server has decoded last, by share, where codecs refer to it.
     seed, round, rounds : int
         Seed of the run, number of the round, and number of all rounds (0 if unknown).
     absorbs : bool
@@ -52,6 +55,7 @@ class Order:
     trains: bool
     recipe: Recipe
     codec: str
+    acknowledged: Mapping[str, int]
     seed: int
     round: int
     rounds: int
@@ -67,6 +71,7 @@ class Order:
             trains=message.metadata.message_type == MessageType.TRAIN,
             recipe=read_recipe(str(config["recipe"])),
             codec=str(config["codec"]),
+            acknowledged=_acknowledged(message),
             seed=int(seed),
             round=int(round_),
             rounds=int(cast(int, config.get("num-rounds", 0))),
@@ -104,6 +109,8 @@ class Kept:
         Whether the client's read-out is settled for its model.
     own : Mapping[str, Any]
         What the client keeps for itself, by name.
+    bases : Mapping[str, Base]
+        What was decoded last, by ``"down/"`` or ``"up/"`` and share, where codecs refer to it.
     """
 
     handle: str | None = None
@@ -112,6 +119,7 @@ class Kept:
     knowledge: Mapping[str, Knowledge] = field(default_factory=dict)
     settled: bool = False
     own: Mapping[str, Any] = field(default_factory=dict)
+    bases: Mapping[str, wire.Base] = field(default_factory=dict)
 
 
 def recall(client: Client, store: StateStore, context: Context, seed: int) -> Kept:
@@ -131,7 +139,8 @@ def recall(client: Client, store: StateStore, context: Context, seed: int) -> Ke
         client.learner.reset(seed, client.id)
         return Kept()
     client.learner.load_state(state["learner"])
-    rest = state["knowledge"], bool(state["settled"]), state["own"]
+    bases = {key: wire.Base(*base) for key, base in state["bases"].items()}
+    rest = state["knowledge"], bool(state["settled"]), state["own"], bases
     return Kept(handle, True, bool(state["started"]), *rest)
 
 
@@ -162,14 +171,19 @@ def begin(
     client.learner.follow(order.recipe)
     kept = recall(client, store, context, order.seed)
     knowledge, decoded = dict(kept.knowledge), {} if decoded is None else decoded
+    bases = dict(kept.bases)
     for name, packet in wire.extract(message.content).items():
-        key = id(packet.arrays)
-        if key not in decoded:
-            decoded[key] = wire.decode(packet, partial(order.ids, name, client.data), order.codec)
+        key, codec = id(packet.arrays), order.recipe.codec(name, "down", order.codec)
+        refers, base = uses_base(codec), kept.bases.get(f"down/{name}")
+        if key not in decoded or refers:  # each client has a base of its own
+            ids = partial(order.ids, name, client.data)
+            decoded[key] = wire.decode(packet, ids, codec, base=base)
         knowledge[name] = decoded[key]
+        if refers:
+            bases[f"down/{name}"] = wire.Base(cast(int, packet.meta["round"]), decoded[key])
     names = order.seed, order.round, client.id
     work = Work(client.data, knowledge, client.options, *names, order.rounds, dict(kept.own))
-    return Turn(client, store, context, order, kept, work)
+    return Turn(client, store, context, order, kept, work, bases)
 
 
 @dataclass(frozen=True)
@@ -190,6 +204,8 @@ class Turn:
         Stored state from before the message.
     work : Work
         Data of the client, and the knowledge that has arrived.
+    bases : dict
+        What was decoded last, the message's included; see :class:`Kept`.
     """
 
     client: Client
@@ -198,6 +214,7 @@ class Turn:
     order: Order
     kept: Kept
     work: Work
+    bases: dict[str, wire.Base]
 
     @property
     def phases(self) -> dict[str, Sequence[Step]]:
@@ -256,11 +273,23 @@ class Turn:
             self._learnt(content)
         packets = {}
         for name, knowledge in uploads.items():
-            ids = order.ids(name, self.client.data, order.round, self.work.knowledge)
-            packets[name] = wire.encode(knowledge, order.round, ids, order.codec)
+            packets[name] = self._packet(name, knowledge)
         wire.attach(content, packets)
         self._save(started=True)
         return content
+
+    def _packet(self, name: str, knowledge: Knowledge) -> wire.Packet:
+        """Return knowledge to upload; keep it as the server will decode it if the codec asks."""
+        order, codec = self.order, self.order.recipe.codec(name, "up", self.order.codec)
+        ids = order.ids(name, self.client.data, order.round, self.work.knowledge)
+        base = self.bases.get(f"up/{name}")
+        if base is not None and base.round != order.acknowledged.get(name):
+            base = None  # the server did not get that one
+        packet = wire.encode(knowledge, order.round, ids, codec, base)
+        if uses_base(codec):
+            decoded = wire.decode(packet, lambda round_: ids, codec, base=base)
+            self.bases[f"up/{name}"] = wire.Base(order.round, decoded)
+        return packet
 
     def _learnt(self, content: RecordDict) -> None:
         """Add the accuracy after learning, or the reason why it cannot be measured."""
@@ -297,6 +326,7 @@ class Turn:
             "started": started,
             "knowledge": {n: k for n, k in knowledge.items() if n in needed},
             "own": dict(self.work.own),
+            "bases": {key: (base.round, base.knowledge) for key, base in self.bases.items()},
             "readout": json.dumps(plain(recipe.personal)),
             "settled": settled,
         }
@@ -316,6 +346,12 @@ def error_reply(error: Exception, message: Message) -> Message:
         raise error
     reason = foreign(f"{type(error).__name__}: {error}")
     return Message(Error(CLIENT_ERROR, reason), reply_to=message)
+
+
+def _acknowledged(message: Message) -> dict[str, int]:
+    """Return the rounds of what the server has decoded last, by share."""
+    record = message.content.config_records.get("acknowledged", {})
+    return {name: cast(int, round_) for name, round_ in record.items()}
 
 
 def read_recipe(text: str) -> Recipe:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "About": "fedkt.codecs",
+    "Codec": "fedkt.codecs",
     "ClassCounts": "fedkt.shares",
     "ClassLogits": "fedkt.shares",
     "Expected": "fedkt.upload_check",
@@ -43,8 +45,10 @@ _HOME = {
     "register": "fedkt.registry",
 }
 __all__ = [
+    "About",
     "ClassCounts",
     "ClassLogits",
+    "Codec",
     "Expected",
     "Features",
     "Fused",
@@ -75,6 +79,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from fedkt.codecs import About, Codec
     from fedkt.context import ServerNet
     from fedkt.fusion import Fusion, FusionRound
     from fedkt.knowledge import Fused, Knowledge, Stack, Upload, Uploads

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, cast
 
@@ -18,13 +18,29 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
-from fedkt.codecs.codec import Codec, codec_named
+from fedkt.codecs import About, codec_chain, uses_base
 from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Kind, Knowledge
 
 _PREFIX = "knowledge."
 FLOAT32 = torch.finfo(torch.float32).max
 SERIALISATION = "numpy.ndarray"  # Flower's name for the .npy format
+
+
+@dataclass(frozen=True)
+class Base:
+    """What the receiver of a share decoded last, which a codec may refer to.
+
+    Parameters
+    ----------
+    round : int
+        The round that it belongs to.
+    knowledge : Knowledge
+        The knowledge as decoded.
+    """
+
+    round: int
+    knowledge: Knowledge
 
 
 @dataclass(frozen=True)
@@ -36,7 +52,8 @@ class Packet:
     arrays : ArrayRecord
         The payload.
     meta : ConfigRecord
-        Kind, codec, and the round whose ids the rows belong to.
+        Kind, codec, the round whose ids the rows belong to, and the round of the base if the
+        codec refers to one.
     """
 
     arrays: ArrayRecord
@@ -49,7 +66,11 @@ class Packet:
 
 
 def encode(
-    knowledge: Knowledge, round_: int, known_ids: Tensor | None, codec: str = "none"
+    knowledge: Knowledge,
+    round_: int,
+    known_ids: Tensor | None,
+    codec: str = "none",
+    base: Base | None = None,
 ) -> Packet:
     """Return knowledge as a packet to send.
 
@@ -63,17 +84,22 @@ def encode(
         The ids the receiver expects; equal ids are not sent.
     codec : str
         A registered codec, or several joined by ``+``, applied left to right.
+    base : Base, optional
+        What the receiver decoded last for this share, if the codec refers to it.
     """
+    base = base if base is not None and uses_base(codec) and _alike(base, knowledge) else None
+    about = _about(knowledge.kind, knowledge.ids, base)
     arrays = {name: _to_numpy(tensor) for name, tensor in knowledge.tensors.items()}
     for step in codec_chain(codec):
-        arrays = step.encode(arrays)
+        arrays = dict(step.encode(arrays, about))
+        about = replace(about, base=None, known=None)  # of the first codec only
     arrays = {f"t.{name}": array for name, array in arrays.items()}
     if knowledge.ids is not None and not _equal(knowledge.ids, known_ids):
         arrays["ids"] = _to_numpy(knowledge.ids)
     if knowledge.counts is not None:
         arrays["counts"] = _to_numpy(knowledge.counts)
     record = ArrayRecord({n: _packed(a) for n, a in arrays.items()})
-    return Packet(record, _meta(knowledge.kind, round_, codec))
+    return Packet(record, _meta(knowledge.kind, round_, codec, base and base.round))
 
 
 def decode(
@@ -81,6 +107,7 @@ def decode(
     known_ids: Callable[[int], Tensor | None],
     codec: str = "none",
     asked: int | None = None,
+    base: Base | None = None,
 ) -> Knowledge:
     """Return the knowledge in a packet.
 
@@ -95,11 +122,13 @@ def decode(
         The codecs agreed on; the sender does not choose.
     asked : int, optional
         The round that the packet must belong to; by default any.
+    base : Base, optional
+        What was decoded last for this share, if the codec refers to it.
 
     Raises
     ------
     KnowledgeError
-        If the packet is not well formed, was encoded otherwise or is of another round.
+        If the packet is not well formed, was encoded otherwise, or is of another round or base.
     """
     try:
         kind = cast(Kind, packet.meta["kind"])
@@ -111,13 +140,16 @@ def decode(
             raise KnowledgeError(f"its round is {round_!r}, not {expected}")
         arrays = {name: _array(array) for name, array in packet.arrays.items()}
         ids, counts = arrays.pop("ids", None), arrays.pop("counts", None)
+        rows = known_ids(round_) if ids is None else torch.tensor(ids)
+        about = _about(kind, rows, _named(packet, codec, base))
         content = {name.removeprefix("t."): array for name, array in arrays.items()}
-        for step in reversed(codec_chain(codec)):
-            content = step.decode(content)
+        for step in reversed(steps := codec_chain(codec)):
+            first = step is steps[0]
+            content = dict(step.decode(content, about if first else _about(kind, rows, None)))
         return Knowledge(
             kind,
             {name: torch.tensor(array) for name, array in content.items()},
-            known_ids(round_) if ids is None else torch.tensor(ids),
+            rows,
             None if counts is None else torch.tensor(counts),
         )
     except KnowledgeError:
@@ -193,15 +225,62 @@ def arrays_of(weights: Knowledge) -> ArrayRecord:
     return ArrayRecord({name: Array(_to_numpy(t)) for name, t in weights.tensors.items()})
 
 
-def codec_chain(names: str) -> Sequence[Codec]:
-    """Return the codecs called ``"a+b"``, in order; ``"none"`` stands for none."""
-    return [codec_named(name) for name in names.split("+") if name != "none"]
+def _named(packet: Packet, codec: str, base: Base | None) -> Base | None:
+    """Return the base that a packet was encoded with, None if with none.
+
+    Raises
+    ------
+    KnowledgeError
+        If the receiver holds another one.
+    """
+    if "base" not in packet.meta:
+        return None
+    named, current = packet.meta["base"], None if base is None else base.round
+    if type(named) is not int or named != current or not uses_base(codec):
+        holding = "nothing" if current is None else f"that of round {current}"
+        raise KnowledgeError(f"its base is of round {named!r}, and the receiver holds {holding}")
+    return base
+
+
+def _alike(base: Base, knowledge: Knowledge) -> bool:
+    """Return whether a base has the form of the knowledge to send, but for the number of rows."""
+    skip = 0 if knowledge.ids is None else 1
+    before, now = (
+        {name: tensor.shape[skip:] for name, tensor in of.tensors.items()}
+        for of in (base.knowledge, knowledge)
+    )
+    return base.knowledge.kind == knowledge.kind and before == now
+
+
+def _about(kind: str, ids: Tensor | None, base: Base | None) -> About:
+    """Return the facts for a codec, the rows of the base in the order of ``ids``."""
+    rows = None if ids is None else _to_numpy(ids)
+    if base is None:
+        return About(kind, rows)
+    arrays = {name: _to_numpy(tensor) for name, tensor in base.knowledge.tensors.items()}
+    if rows is None or base.knowledge.ids is None:
+        return About(kind, rows, arrays)
+    before = _to_numpy(base.knowledge.ids)
+    order = np.argsort(before)
+    places = np.searchsorted(before, rows, sorter=order).clip(max=len(before) - 1)
+    known = np.zeros(len(rows), dtype=bool)
+    if len(before):
+        places = order[places]
+        known = before[places] == rows
+        if base.knowledge.counts is not None:  # a row with a count of 0 is there for its shape
+            known &= _to_numpy(base.knowledge.counts)[places] > 0
+    aligned = {}
+    for name, array in arrays.items():
+        aligned[name] = np.zeros((len(rows), *array.shape[1:]), dtype=array.dtype)
+        aligned[name][known] = array[places[known]]
+    return About(kind, rows, aligned, known)
 
 
 @lru_cache(maxsize=64)
-def _meta(kind: str, round_: int, codec: str) -> ConfigRecord:
+def _meta(kind: str, round_: int, codec: str, base: int | None) -> ConfigRecord:
     """Return the record about a packet; one for all packets of a round that are alike."""
-    return ConfigRecord({"kind": kind, "round": round_, "codec": codec})
+    named = {} if base is None else {"base": base}
+    return ConfigRecord({"kind": kind, "round": round_, "codec": codec, **named})
 
 
 def _packed(array: np.ndarray) -> Array:

@@ -1,31 +1,121 @@
-"""The protocol of codecs."""
+"""The base of codecs, and chains of them by name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar, Protocol, cast
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 
 from fedkt import registry
+from fedkt.calls import made, read_call, split
+from fedkt.errors import ConfigError
 
-Arrays = dict[str, np.ndarray]
+Arrays = Mapping[str, np.ndarray]
 
 
-class Codec(Protocol):
-    """Encoder and decoder of the arrays of knowledge; both sides of the wire use it."""
+@dataclass(frozen=True)
+class About:
+    """The facts about knowledge that a codec may use; both sides have the same.
 
-    part: ClassVar[str]
+    Parameters
+    ----------
+    kind : str
+        The kind of knowledge.
+    ids : ndarray, optional
+        int64 ``[M]``, the ids of its rows; None for kinds without rows.
+    base : Mapping[str, ndarray], optional
+        What the receiver decoded last for this share, under the names of the arrays, with the
+        rows in the order of ``ids``; None where it has nothing, and for all codecs of a chain
+        but the first.
+    known : ndarray, optional
+        bool ``[M]``: which rows the base has; the others are 0. None without rows or base.
+    """
 
-    def encode(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
+    kind: str
+    ids: np.ndarray | None = None
+    base: Arrays | None = None
+    known: np.ndarray | None = None
+
+
+class Codec(ABC):
+    """Encoder and decoder of the arrays of knowledge; both sides of the wire use it.
+
+    Codecs are registered classes; one with options is a frozen dataclass. They keep nothing between
+    calls.
+
+    Attributes
+    ----------
+    uses_base : bool
+        Whether it refers to what the receiver decoded last (``about.base``), which both sides
+        then keep. Such a codec is the first of its chain.
+    """
+
+    part: ClassVar[str] = "codecs"
+    uses_base: ClassVar[bool] = False
+
+    @abstractmethod
+    def encode(self, arrays: Arrays, about: About) -> Arrays:
         """Return the arrays that travel; raise KnowledgeError if that is impossible."""
-        ...
 
-    def decode(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
-        """Return arrays in the dtype the receiver computes with."""
-        ...
+    @abstractmethod
+    def decode(self, arrays: Arrays, about: About) -> Arrays:
+        """Return arrays in the dtype that the receiver computes with.
+
+        The arrays come from outside: whatever it raises is a refusal of the packet.
+        """
 
 
-def codec_named(name: str) -> Codec:
-    """Return a new codec by its registered name; the name may come over the wire."""
-    return cast(Codec, registry.lookup("codecs", name, files=False)())
+def codec_chain(text: str, files: bool = False) -> Sequence[Codec]:
+    """Return the codecs of ``"a+b(option=1)"``, in order; ``"none"`` stands for none.
+
+    Parameters
+    ----------
+    text : str
+        Names, with options, joined by ``+``.
+    files : bool
+        Whether files may be named; never in what came over the wire.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown name or option, or a codec that refers to a base and is not the first.
+    """
+    return _chain(text, files, registry.version())
+
+
+@lru_cache(maxsize=64)
+def _chain(text: str, files: bool, version: int) -> Sequence[Codec]:
+    """Return a chain; ``version`` of the registry belongs to the key of the cache."""
+    names = [name for name in split(text, "+") if name != "none"]
+    codecs = tuple(made("codecs", name, files) for name in names)
+    for name, codec in list(zip(names, codecs, strict=True))[1:]:
+        if codec.uses_base:
+            raise ConfigError(
+                f"codec {text!r}: {name} must be the first, for it refers to what the receiver has."
+            )
+    return codecs
+
+
+def wire_name(text: str) -> str:
+    """Return the text of a chain by which the other side finds the codecs; files are loaded.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`codec_chain`.
+    """
+    codecs, calls = codec_chain(text, files=True), [c for c in split(text, "+") if c != "none"]
+    names = []
+    for call, codec in zip(calls, codecs, strict=True):
+        options = call.strip().removeprefix(read_call(call)[0])
+        names.append(registry.registered_name("codecs", type(codec)) + options.strip())
+    return "+".join(names) or "none"
+
+
+def uses_base(text: str) -> bool:
+    """Return whether a chain refers to what the receiver decoded last."""
+    return any(codec.uses_base for codec in codec_chain(text))

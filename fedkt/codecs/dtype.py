@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
 
-from fedkt.codecs.codec import Arrays
+from fedkt.codecs.codec import About, Arrays, Codec
 from fedkt.errors import KnowledgeError
 from fedkt.registry import register
 
 
 @register
-class Float16:
+class Float16(Codec):
     """Codec that sends float32 as float16: half the bytes, three decimal digits.
 
     The relative error is at most 2⁻¹¹ for values from 2⁻¹⁴ on, the absolute error of smaller
     ones at most 2⁻²⁵. Integers travel unchanged. Computation stays in float32 on both sides.
     """
 
-    part: ClassVar[str] = "codecs"
     name: ClassVar[str] = "float16"
 
-    def encode(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
+    def encode(self, arrays: Arrays, about: About) -> Arrays:
         """Return float16 arrays; refuse values beyond ±65504, which would become infinite."""
         limit = np.finfo(np.float16).max
         encoded = {}
@@ -35,7 +33,7 @@ class Float16:
             encoded[name] = array
         return encoded
 
-    def decode(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
+    def decode(self, arrays: Arrays, about: About) -> Arrays:
         """Return float32 arrays."""
         return {
             name: array.astype(np.float32) if array.dtype == np.float16 else array

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 from torch import Tensor
 
 from fedkt.calls import made
+from fedkt.codecs import wire_name
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge
 from fedkt.objectives.heads import Head
@@ -219,6 +220,32 @@ class Recipe:
         asked = None if known is None else {n: known[n] for n in needed if n in known}
         return share.ids(size, seed, round_, asked)
 
+    def codec(self, name: str, way: Literal["up", "down"], run: str) -> str:
+        """Return the codecs of knowledge on its way: the share's own, else the run's.
+
+        Parameters
+        ----------
+        name : str
+            The share's; knowledge that nobody shares has the run's codecs.
+        way : {"up", "down"}
+            To the server, or to the clients.
+        run : str
+            The run's codecs.
+        """
+        share = next((s for s in self.share if s.name == name), None)
+        of_share: str | None = getattr(share, f"codec_{way}", None)
+        return run if of_share is None else of_share
+
+    def for_the_wire(self) -> Recipe:
+        """Return the recipe with its shares' codecs by the names that clients know.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such codec.
+        """
+        return replace(self, share=[_with_wire_codecs(share) for share in self.share])
+
     def to_json(self) -> str:
         """Return the recipe as JSON."""
         lists = ("start", "learn", "share", "absorb", "heads", "given")
@@ -238,6 +265,12 @@ class Recipe:
         if not isinstance(fields.get("readout"), dict):  # a text may name a file, to be executed
             raise ConfigError("The recipe that arrived names no read-out.")
         return cls(**{name: build(value) for name, value in fields.items()})
+
+
+def _with_wire_codecs(share: Share) -> Share:
+    ways = {way: getattr(share, way) for way in ("codec_up", "codec_down")}
+    named: Any = {way: wire_name(text) for way, text in ways.items() if text is not None}
+    return cast(Share, replace(cast(Any, share), **named)) if named else share
 
 
 def _with(shares: Sequence[Share], readout: ReadOut) -> tuple[Share, ...]:

@@ -109,7 +109,15 @@ class Asked:
     about: Mapping[str, str] = field(default_factory=dict)
 
 
-class Share(ABC):
+@dataclass(frozen=True)
+class _Travels:
+    """The codecs of a share's knowledge on its two ways, instead of the run's."""
+
+    codec_up: str | None = field(default=None, kw_only=True)
+    codec_down: str | None = field(default=None, kw_only=True)
+
+
+class Share(_Travels, ABC):
     """Base of all shares, which are registered frozen dataclasses with a field ``name``.
 
     A share defines ``kind``, ``make`` and ``expected``; the rest has defaults.
@@ -118,6 +126,9 @@ class Share(ABC):
     ----------
     name : str
         The name of its knowledge in the recipe.
+    codec_up, codec_down : str, optional
+        Codecs of its knowledge to the server and to the clients, instead of the run's; keywords
+        of every share.
     samples : int
         How many public samples of a round it speaks about; 0: all, or none at all.
     group : str

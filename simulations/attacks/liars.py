@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fedkt import registry, wire
 from fedkt.answers import logits_of, of_kind, probabilities_of, torch_softmax
+from fedkt.codecs import uses_base
 from fedkt.errors import ConfigError, FedktError, KnowledgeError, RunFailedError
 from fedkt.knowledge import ANSWERS, Knowledge
 from fedkt.options import given_options, hyper_parameters, plain_defaults
@@ -116,6 +117,13 @@ class Liars:
                 f"attack {section.kind}: only answers on the public set can be attacked, and "
                 f"{strategy.title} shares {kinds[0]}."
             )
+        ways: tuple[Literal["up", "down"], ...] = ("up", "down")
+        codecs = [recipe.codec(s.name, way, options.codec) for s in recipe.share for way in ways]
+        if stateful := next(filter(uses_base, codecs), None):
+            raise ConfigError(
+                f"attack {section.kind}: uploads cannot be replaced under the codec {stateful!r}, "
+                "which refers to what was sent before."
+            )
         self.clients = frozenset(range(section.clients))
         self.silent: frozenset[int] = frozenset()
         self._kind, self._attack = section.kind, make_attack(section, num_classes)
@@ -144,7 +152,7 @@ class Liars:
         """Keep the round and the fused knowledge of a message to a liar."""
         self._round = int(cast(int, content.config_records["config"]["server-round"]))
         for name, packet in wire.extract(content).items():
-            fused = wire.decode(packet, partial(self._ids, name), self._options.codec)
+            fused = wire.decode(packet, partial(self._ids, name), self._codec(name, "down"))
             if name in self._targets and fused.kind in ANSWERS:
                 values = probabilities_of(*_soft(fused, self._classes))
                 target = Knowledge.rows("probabilities", values, fused.ids)
@@ -188,7 +196,7 @@ class Liars:
         for client in sorted(contents):
             try:
                 packet = wire.extract(contents[client])[name]
-                one = wire.decode(packet, partial(self._ids, name), self._options.codec)
+                one = wire.decode(packet, partial(self._ids, name), self._codec(name, "up"))
                 check(one, expected, self._classes)
             except (KeyError, KnowledgeError):
                 continue
@@ -228,7 +236,10 @@ class Liars:
                 {"values": of_kind(lie, answers.kind, soft=torch_softmax)}
             )
         known = self._ids(name, self._round)
-        return wire.encode(answers, self._round, known, self._options.codec)
+        return wire.encode(answers, self._round, known, self._codec(name, "up"))
+
+    def _codec(self, name: str, way: Literal["up", "down"]) -> str:
+        return self._recipe.codec(name, way, self._options.codec)
 
     def _ids(self, name: str, round_: int) -> Tensor | None:
         return self._recipe.ids(name, self._public_size, self._options.seed, round_)

@@ -48,7 +48,6 @@ from fedkt.simulations.runs.server_model import server_evaluation
 from fedkt.strategies import KnowledgeStrategy, ServerOptions
 from fedkt.strategies.construction import make_strategy, resolved_strategy
 from fedkt.text import raised
-from fedkt.wire import codec_chain
 
 logger = logging.getLogger("fedkt")
 
@@ -155,7 +154,6 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
     """
     strategy = make_strategy(experiment.strategy)
     check_recipe(strategy)
-    codec_chain(experiment.run.codec)
     check_settings(experiment)
     federation = federation_of(federation_spec(experiment))
     models, server = fitting_models(strategy, experiment, federation, reduce_to_one)

@@ -11,24 +11,28 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, Metadata, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedkt import wire
+from fedkt.codecs import uses_base
 from fedkt.errors import ConfigError, KnowledgeError, RunFailedError
 from fedkt.evaluation.leakage import mean_prediction
 from fedkt.knowledge import ANSWERS, Fused, Knowledge, Upload
 from fedkt.recipe import Recipe
 from fedkt.rng import numpy_rng
 from fedkt.shares import Asked, Share
+from fedkt.strategies.server.bases import Held
 from fedkt.strategies.server.forms import of_other_form
 from fedkt.strategies.server.roster import Roster, meet
 from fedkt.strategies.server.round import Failure, RoundReport, ServerOptions
 from fedkt.text import foreign, last_line
 from fedkt.upload_check import Expected, check
+
+_Made = tuple[wire.Packet, wire.Base | None]  # the second where a codec refers to it
 
 # A client says in which part of a message's work something was not finite; see ``clients.turn``.
 NAMED_PHASE = re.compile(r"NotFiniteError: client \d+, (start|learn|share|absorb|evaluate): ")
@@ -57,6 +61,7 @@ class Exchange:
         self._version = 0  # the round in which `latest` was fused; 0 is before the first
         self._holdings: dict[int, dict[str, int]] = {}  # client -> share name -> version
         self._sent: dict[int, dict[str, int]] = {}  # the same for the messages of this phase
+        self._bases = Held()
         self._asked: dict[int, Metadata] = {}  # of the last message to each client
         self._learnt: dict[int, bool] = {}  # whether a client asked to learn has ever done so
         self._shapes: dict[str, tuple[int, ...]] = {}  # of the first weights, and so of all others
@@ -72,6 +77,7 @@ class Exchange:
             "held": {c: dict(h) for c, h in self._holdings.items()},
             "learnt": dict(self._learnt),
             "shapes": dict(self._shapes),
+            "bases": self._bases.state_dict(),
             "shared": dict(kept.shared),
             "personal": {c: dict(own) for c, own in kept.personal.items()},
         }
@@ -82,6 +88,7 @@ class Exchange:
         self._holdings = {c: dict(h) for c, h in state["held"].items()}
         self._learnt = dict(state["learnt"])
         self._shapes = {name: tuple(shape) for name, shape in state["shapes"].items()}
+        self._bases.load_state_dict(state["bases"])
         self.latest = Fused(state["shared"], state["personal"])
 
     def _kept(self) -> Fused:
@@ -167,15 +174,14 @@ class Exchange:
             "recipe": self.recipe.to_json(),
             "num-rounds": self.rounds,
         })  # fmt: skip
-        # One packet object for all receivers: grids recognise a broadcast by identity.
-        shared = {
-            n: self._encode(n, self.latest.shared[n]) for n in names if n in self.latest.shared
-        }
+        made: dict[tuple[str, int, int], _Made] = {}
         built = []
         for client in clients:
-            packets = self._due(client, names, shared)
+            packets = self._due(client, names, made)
             self._sent[client] = dict.fromkeys(packets, self._version)
             content = RecordDict({"config": base})
+            if decoded := self._bases.acknowledgement(client):
+                content["acknowledged"] = ConfigRecord({**decoded})
             wire.attach(content, packets)
             node, group = self.roster[client].node, str(self.report.round)
             message = Message(content, node, message_type, group_id=group)
@@ -184,25 +190,40 @@ class Exchange:
         return built
 
     def _due(
-        self, client: int, names: Iterable[str], shared: Mapping[str, wire.Packet]
+        self, client: int, names: Iterable[str], made: dict[tuple[str, int, int], _Made]
     ) -> dict[str, wire.Packet]:
         """Return the named knowledge that a client does not hold yet, and meter it."""
         personal, holdings = self.latest.personal.get(client, {}), self._holdings.get(client, {})
-        packets, traffic = {}, self.report.traffic
+        packets, bases, traffic = {}, {}, self.report.traffic
         for name in names:
-            if holdings.get(name) == self._version:
+            knowledge = personal.get(name) or self.latest.shared.get(name)
+            if knowledge is None or holdings.get(name) == self._version:
                 continue
+            base = self._bases.of_client(client, name)
+            # One packet object for all receivers: grids recognise a broadcast by identity.
+            key = name, id(knowledge), id(base)
+            if key not in made:
+                made[key] = self._encode(name, knowledge, base)
+            packets[name], decoded = made[key]
+            if decoded is not None:
+                bases[name] = decoded
             if name in personal:
-                packets[name] = self._encode(name, personal[name])
                 traffic.down_unicast += packets[name].num_bytes
-            elif name in shared:
-                packets[name] = shared[name]
+            else:
                 traffic.down_broadcast += packets[name].num_bytes
+        self._bases.send(client, bases)
         return packets
 
-    def _encode(self, name: str, knowledge: Knowledge) -> wire.Packet:
-        known = self._ids(name, self._version)
-        return wire.encode(knowledge, self._version, known, self.options.codec)
+    def _encode(self, name: str, knowledge: Knowledge, base: wire.Base | None) -> _Made:
+        """Return knowledge as a packet, and as its receivers will hold it if the codec asks."""
+        ids, codec = partial(self._ids, name), self._codec(name, "down")
+        packet = wire.encode(knowledge, self._version, ids(self._version), codec, base)
+        if not uses_base(codec):
+            return packet, None
+        return packet, wire.Base(self._version, wire.decode(packet, ids, codec, base=base))
+
+    def _codec(self, name: str, way: Literal["up", "down"]) -> str:
+        return self.recipe.codec(name, way, self.options.codec)
 
     def _ids(
         self, name: str, round_: int, known: Mapping[str, Knowledge] | None = None
@@ -240,6 +261,7 @@ class Exchange:
     def acknowledge(self, client: int) -> None:
         """Note that a client holds the knowledge sent to it, since its reply was sound."""
         self._holdings.setdefault(client, {}).update(self._sent.get(client, {}))
+        self._bases.acknowledge(client)
 
     def note_learning(self, asked: Sequence[int], sound: Iterable[int]) -> None:
         """Note the clients that have learnt, and in the report those that never have."""
@@ -269,13 +291,16 @@ class Exchange:
             if share.name not in packets:
                 raise KnowledgeError(f"no knowledge called {share.name!r} in the reply")
             ids = partial(self._ids, share.name, known=self.latest.for_client(client))
-            decoded = wire.decode(packets[share.name], ids, self.options.codec, self.report.round)
+            codec, base = self._codec(share.name, "up"), self._bases.of_server(client, share.name)
+            decoded = wire.decode(packets[share.name], ids, codec, self.report.round, base)
             check(decoded, self._expected(share, client), self.roster.num_classes)
             knowledge[share.name] = decoded
         metrics, most = content.metric_records.get("metrics"), self.options.bounds.examples
         examples = wire.scalar(metrics, "num-examples", 0, most)
         if examples is None:
             raise KnowledgeError("the reply does not say num-examples")
+        kept = [n for n in knowledge if uses_base(self._codec(n, "up"))]
+        self._bases.receive(client, {n: wire.Base(self.report.round, knowledge[n]) for n in kept})
         return Upload(client, int(examples), knowledge, self.roster[client].architecture)
 
     def withdraw(self, client: int, phase: str, reason: str) -> None:
@@ -378,6 +403,7 @@ class Exchange:
     def fail(self, client: int, phase: str, reason: str) -> None:
         """Note that a client drops out of this phase."""
         self.report.failures.append(Failure(client, phase, foreign(reason)))
+        self._bases.forget(client)
 
     def stop_unless(self, alive: Sequence[Any], phase: str) -> None:
         """Stop the run if a phase has left no client.

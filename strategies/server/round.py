@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fedkt.codecs import wire_name
 from fedkt.context import ServerSamples
 from fedkt.data.samples import Samples
 from fedkt.errors import ConfigError
@@ -35,7 +36,8 @@ class ServerOptions:
         Number of clients to wait for before the first round; 0 takes those that are there
         once the first has come.
     codec : str
-        Codecs for both directions, joined by ``+``; ``"none"`` sends float32.
+        Codecs for both directions, joined by ``+``; ``"none"`` sends float32. A share may have
+        its own.
     wait : float
         Seconds to wait for the clients to come.
     quorum : {"strict", "majority"} or int
@@ -91,6 +93,9 @@ class ServerOptions:
                 raise ConfigError(f"The server has {told} for {len(x)} public samples.")
             labelled = Samples(x, self.public_labels, ids).select(self.public_labels >= 0)
         return ServerSamples(Samples(x, None, ids), labelled, self.validation or none)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "codec", wire_name(self.codec))
 
     def needed(self, expected: int) -> int:
         """Return the number of clients that a run needs, of those expected."""
