@@ -350,8 +350,8 @@ def error_reply(error: Exception, message: Message) -> Message:
 
 def _acknowledged(message: Message) -> dict[str, int]:
     """Return the rounds of what the server has decoded last, by share."""
-    record = message.content.config_records.get("acknowledged", {})
-    return {name: cast(int, round_) for name, round_ in record.items()}
+    record = message.content.config_records.get("acknowledged")
+    return {name: cast(int, round_) for name, round_ in (record or {}).items()}
 
 
 def read_recipe(text: str) -> Recipe:

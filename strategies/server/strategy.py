@@ -207,8 +207,8 @@ class KnowledgeStrategy(Strategy):
     def settled_recipe(self) -> Recipe:
         """The recipe of the run: made by :meth:`recipe` once, on first use."""
         if "_settled_recipe" not in self.__dict__:
-            recipe: object = self.recipe()  # a user's may return anything
-            settled = recipe.for_the_wire() if isinstance(recipe, Recipe) else recipe
+            made: object = self.recipe()  # a user's may return anything
+            settled = made.for_the_wire() if isinstance(made, Recipe) else made
             self.__dict__["_settled_recipe"] = settled
         recipe: Recipe = self.__dict__["_settled_recipe"]
         return recipe
