@@ -1,4 +1,4 @@
-"""What docs/strategies.md shows must run as it is shown."""
+"""What the documentation shows must run as it is shown."""
 
 from __future__ import annotations
 
@@ -15,13 +15,19 @@ from fedkt.shares import Asked
 from fedkt.simulations.attacks import View
 from fedkt.strategies.construction import make_strategy
 
-DOCS = Path(__file__).parents[2] / "docs" / "strategies.md"
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def written(page: str, folder: Path) -> Path:
+    """Return a file with all Python that a page shows."""
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text("utf-8"), re.DOTALL)
+    file = folder / "mine.py"
+    file.write_text("\n\n".join(blocks), encoding="utf-8")
+    return file
 
 
 def test_the_examples_form_one_file_that_works(tmp_path: Path) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
-    file = tmp_path / "mine.py"
-    file.write_text("\n\n".join(blocks), encoding="utf-8")
+    file = written("strategies.md", tmp_path)
     strategy = registry.lookup("strategies", f"{file}:Mine")(temperature=2.0)
     assert strategy.recipe() == Recipe.from_json(strategy.recipe().to_json())
     term = registry.lookup("objectives", "confidence")(0.1)
@@ -39,6 +45,10 @@ def test_the_examples_form_one_file_that_works(tmp_path: Path) -> None:
     assert share.expected(Asked(None, 3, (1, 8, 8), {})).shapes == {"counts": (3,)}
     composed = make_strategy({"name": "compose", "fusion": f"{file}:GeometricMean(power=2)"})
     assert Recipe.from_json(composed.recipe().to_json()) == composed.recipe()
+
+
+def test_the_attack_denies_what_was_fused(tmp_path: Path) -> None:
+    file = written("attacks.md", tmp_path)
     own = torch.eye(4)
     target = Knowledge.rows("probabilities", own)
     view = View(own, own[None], own[None], own, torch.arange(4), target, seed=0, round=2, client=0)
