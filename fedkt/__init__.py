@@ -35,6 +35,7 @@ _HOME = {
     "Schedule": "fedkt.schedules",
     "ServerNet": "fedkt.context",
     "Share": "fedkt.shares",
+    "Sizes": "fedkt.shares",
     "Stack": "fedkt.knowledge",
     "Term": "fedkt.objectives",
     "Train": "fedkt.recipe",
@@ -67,6 +68,7 @@ __all__ = [
     "Schedule",
     "ServerNet",
     "Share",
+    "Sizes",
     "Stack",
     "Term",
     "Train",
@@ -89,7 +91,7 @@ if TYPE_CHECKING:
     from fedkt.recipe import Load, Predict, Recipe, Remember, Train, Weights
     from fedkt.registry import register
     from fedkt.schedules import Schedule
-    from fedkt.shares import ClassCounts, ClassLogits, Features, Prototypes, Question, Share
+    from fedkt.shares import ClassCounts, ClassLogits, Features, Prototypes, Question, Share, Sizes
     from fedkt.strategies import KnowledgeStrategy
     from fedkt.training import TrainingOptions
     from fedkt.upload_check import Expected

@@ -16,7 +16,7 @@ from fedkt.knowledge import Kind, Knowledge, Stack
 from fedkt.readouts.blends import Blend
 from fedkt.readouts.readout import Ask, ReadOut, SettleWork
 from fedkt.registry import register
-from fedkt.shares import Asked, Share
+from fedkt.shares import Asked, Share, Sizes
 from fedkt.shares.share import ShareWork
 from fedkt.upload_check import Expected
 
@@ -55,6 +55,10 @@ class HeldOutLosses(Share):
         """Return ``losses [75]``, none below -1."""
         between = {"losses": (torch.tensor(UNKNOWN), torch.tensor(math.inf))}
         return Expected(self.kind, None, {"losses": (len(BLENDS),)}, between=between)
+
+    def upload_bytes(self, sizes: Sizes) -> int:
+        """Return the bytes of 75 losses."""
+        return sizes.floats * len(BLENDS)
 
 
 @register(name="gate")

@@ -6,6 +6,7 @@ from fedkt.shares.predict import Form, Predict
 from fedkt.shares.prototypes import Prototypes
 from fedkt.shares.public_features import Features
 from fedkt.shares.share import Asked, Question, Share
+from fedkt.shares.sizes import Sizes
 from fedkt.shares.styles import Styles
 from fedkt.shares.validation import Validation
 from fedkt.shares.weights import Weights
@@ -20,6 +21,7 @@ __all__ = [
     "Prototypes",
     "Question",
     "Share",
+    "Sizes",
     "Styles",
     "Validation",
     "Weights",

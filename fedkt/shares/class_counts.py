@@ -10,6 +10,7 @@ from fedkt.about import Model
 from fedkt.knowledge import Kind, Knowledge
 from fedkt.registry import register
 from fedkt.shares.share import Asked, Share, ShareWork
+from fedkt.shares.sizes import INT64, Sizes
 from fedkt.upload_check import LARGEST_COUNT, Expected
 
 
@@ -42,3 +43,7 @@ class ClassCounts(Share):
         limits = torch.tensor(0), torch.tensor(LARGEST_COUNT)
         shapes, dtypes = {"counts": (asked.num_classes,)}, {"counts": torch.int64}
         return Expected(self.kind, None, shapes, dtypes=dtypes, between={"counts": limits})
+
+    def upload_bytes(self, sizes: Sizes) -> int:
+        """Return the bytes of C whole numbers."""
+        return INT64 * sizes.classes

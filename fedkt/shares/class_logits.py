@@ -15,6 +15,7 @@ from fedkt.options import Positive
 from fedkt.registry import register
 from fedkt.shares.class_means import class_means
 from fedkt.shares.share import Asked, Question, Share, ShareWork
+from fedkt.shares.sizes import INT64, Sizes
 from fedkt.upload_check import Expected
 
 
@@ -68,3 +69,7 @@ class ClassLogits(Share):
         return Expected(
             self.kind, torch.arange(classes), shapes, partial=self.partial, between=between
         )
+
+    def upload_bytes(self, sizes: Sizes) -> tuple[int, int]:
+        """Return the bytes of no class, and of C rows of C floats with their ids and counts."""
+        return 0, sizes.classes * (sizes.floats * sizes.classes + 2 * INT64)

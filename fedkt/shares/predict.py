@@ -19,6 +19,7 @@ from fedkt.options import Count, Positive
 from fedkt.registry import register
 from fedkt.shares.ids import public_ids, public_samples
 from fedkt.shares.share import Asked, Question, Share, ShareWork
+from fedkt.shares.sizes import INT64, Sizes
 from fedkt.upload_check import Expected
 
 Form = Literal["logits", "probabilities", "labels"]
@@ -104,6 +105,12 @@ class Predict(Share):
         assert asked.ids is not None
         columns = () if self.form == "labels" else (asked.num_classes,)
         return Expected(self.kind, asked.ids, {"values": (len(asked.ids), *columns)})
+
+    def upload_bytes(self, sizes: Sizes) -> int | tuple[int, int]:
+        """Return the bytes of M answers of C floats, or of M labels."""
+        rows = min(self.samples or sizes.public, sizes.public)
+        total = rows * (INT64 if self.form == "labels" else sizes.floats * sizes.classes)
+        return (0, total + 2 * INT64 * rows) if self.partial else total
 
     def _samples(self, work: ShareWork) -> Samples:
         if self.stays:

@@ -15,6 +15,7 @@ from fedkt.registry import register
 from fedkt.shares.class_means import class_means
 from fedkt.shares.public_features import features_of
 from fedkt.shares.share import Asked, Question, Share, ShareWork
+from fedkt.shares.sizes import INT64, Sizes
 from fedkt.upload_check import Expected
 
 
@@ -63,3 +64,7 @@ class Prototypes(Share):
         """Return ``values [C, d]``, of which rows may lack; d is that of most clients."""
         shapes = {"values": (asked.num_classes, None)}
         return Expected(self.kind, torch.arange(asked.num_classes), shapes, partial=self.partial)
+
+    def upload_bytes(self, sizes: Sizes) -> tuple[int, int]:
+        """Return the bytes of no class, and of C rows of d floats with their ids and counts."""
+        return 0, sizes.classes * (sizes.floats * sizes.features + 2 * INT64)

@@ -18,6 +18,7 @@ from fedkt.options import Count
 from fedkt.registry import register
 from fedkt.shares.ids import public_ids, public_samples
 from fedkt.shares.share import Asked, Question, Share, ShareWork
+from fedkt.shares.sizes import Sizes
 from fedkt.upload_check import Expected
 
 
@@ -76,6 +77,10 @@ class Features(Share):
         """Return ``values [M, d]``; d is that of most clients."""
         assert asked.ids is not None
         return Expected(self.kind, asked.ids, {"values": (len(asked.ids), None)})
+
+    def upload_bytes(self, sizes: Sizes) -> int:
+        """Return the bytes of M rows of d floats."""
+        return sizes.floats * sizes.features * min(self.samples or sizes.public, sizes.public)
 
 
 def features_of(model: Model, x: Tensor) -> Tensor:

@@ -7,16 +7,20 @@ Every fact about a share stands in the share.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor
 
 from fedkt.about import Model
 from fedkt.data.samples import ClientData
+from fedkt.errors import ConfigError
 from fedkt.knowledge import Kind, Knowledge
+from fedkt.shares.sizes import INT64, Sizes
 from fedkt.training import Trained
 from fedkt.upload_check import Expected
 
@@ -246,3 +250,22 @@ class Share(_Travels, ABC):
     @abstractmethod
     def expected(self, asked: Asked) -> Expected:
         """Return the form of an upload; the server's bounds of numbers hold, too."""
+
+    def upload_bytes(self, sizes: Sizes) -> int | tuple[int, int]:
+        """Return the bytes of an upload, or the least and the most; ids and counts included.
+
+        By default those of the expected shapes. Of partial knowledge there are from no rows to all,
+        each with its id and its count.
+        """
+        ids = self.ids(sizes.public, 0, 1)
+        expected = self.expected(Asked(ids, sizes.classes, sizes.input_shape))
+        if expected.shapes is None:
+            raise ConfigError(f"the share {self.name!r} leaves its shapes open: write upload_bytes")
+        usual, total = torch.int64 if self.kind == "labels" else torch.float32, 0
+        for name, shape in expected.shapes.items():
+            dtype = expected.dtypes.get(name, usual)
+            each = sizes.floats if dtype == torch.float32 else dtype.itemsize
+            total += each * math.prod(sizes.features if n is None else n for n in shape)
+        if not (self.partial or expected.partial) or expected.ids is None:
+            return total
+        return 0, total + 2 * INT64 * len(expected.ids)

@@ -19,6 +19,7 @@ from fedkt.options import AtLeastOne
 from fedkt.registry import register
 from fedkt.rng import torch_rng
 from fedkt.shares.share import Asked, Share, ShareWork
+from fedkt.shares.sizes import Sizes
 from fedkt.upload_check import Expected
 
 
@@ -85,3 +86,7 @@ class Styles(Share):
         shape = self.count, asked.input_shape[0]
         between = {"std": (torch.tensor(0.0), torch.tensor(math.inf))}
         return Expected(self.kind, None, {"mean": shape, "std": shape}, between=between)
+
+    def upload_bytes(self, sizes: Sizes) -> int:
+        """Return the bytes of two numbers for each channel of each style."""
+        return sizes.floats * 2 * sizes.input_shape[0] * self.count

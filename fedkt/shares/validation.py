@@ -14,6 +14,7 @@ from fedkt.data.samples import Samples
 from fedkt.knowledge import Kind, Knowledge
 from fedkt.registry import register
 from fedkt.shares.share import Asked, Share, ShareWork
+from fedkt.shares.sizes import Sizes
 from fedkt.upload_check import Expected
 
 
@@ -61,6 +62,10 @@ class Validation(Share):
         within = torch.zeros(2), torch.tensor([math.inf, 1.0])
         between = dict.fromkeys(("own", "received"), within)
         return Expected(self.kind, None, dict.fromkeys(between, (2,)), between=between)
+
+    def upload_bytes(self, sizes: Sizes) -> int:
+        """Return the bytes of four numbers."""
+        return sizes.floats * 4
 
 
 def _measured(model: Model, samples: Samples) -> Tensor:

@@ -12,6 +12,7 @@ from fedkt.data.samples import ClientData
 from fedkt.knowledge import Kind, Knowledge
 from fedkt.registry import register
 from fedkt.shares.share import Asked, Share, ShareWork
+from fedkt.shares.sizes import Sizes
 from fedkt.upload_check import Expected
 
 
@@ -67,3 +68,8 @@ class Weights(Share):
     def expected(self, asked: Asked) -> Expected:
         """Return tensors of the shapes of the first global weights; of any if there are none."""
         return Expected(self.kind, None, asked.weights or None)
+
+    def upload_bytes(self, sizes: Sizes) -> int:
+        """Return the bytes of all floats of the model and its heads, but for those that stay."""
+        left_out = sizes.norms if self.local_norms else frozenset()
+        return sizes.floats * sum(n for name, n in sizes.tensors.items() if name not in left_out)
