@@ -28,6 +28,8 @@ class Selected(Predict):
         answers, train = super().make(model, work), work.data.train.x.flatten(1)
         samples = work.data.public.at_ids(answers.ids).x.flatten(1)
         random = torch.Generator().manual_seed(1_000_003 * work.seed + work.client)
+        if len(train) < 2:  # it knows about nothing
+            return Knowledge.rows(answers.kind, answers.values[:0], answers.ids[:0])
         train = train[torch.randperm(len(train), generator=random)]
         held_out = max(1, len(train) // 10)
         ratio = density_ratio(train[held_out:], self.width, random)
