@@ -25,10 +25,11 @@ from .kit import Method, Outcome
 INT64 = 8
 
 
-def sizes_of(plan: Plan) -> Sizes:
-    """Return the sizes of a plan's federation and of its first model."""
+def sizes_of(plan: Plan, client: int = 0) -> Sizes:
+    """Return the sizes of a plan's federation and of a client's model."""
     federation = plan.federation
-    model = build_model(plan.population.models[0], federation.input_shape, federation.num_classes)
+    reference = plan.population.model_of(client)
+    model = build_model(reference, federation.input_shape, federation.num_classes)
     norms = [
         name
         for name, module in model.named_modules()
@@ -174,7 +175,7 @@ def assert_bytes(method: Method, plan: Plan, outcome: Outcome) -> None:
         expected = down[number - 1]
         for client in range(plan.federation.num_clients):
             there = client in report.participants
-            least, most = upload(recipe, sizes) if there else (0, 0)
+            least, most = upload(recipe, sizes_of(plan, client)) if there else (0, 0)
             got = meter.up.get((client, number), 0)
             law = f"{method}: client {client} uploads {_range(least, most)} bytes in round {number}"
             assert least <= got <= most, f"{law}; but {got}"
