@@ -107,7 +107,7 @@ def test_images_of_two_shapes_are_refused(world, with_options) -> None:
         shape = (3, 8, 8) if client.id == 2 else (1, 8, 8)
         return replace(client, data=replace(client.data, input_shape=shape))
 
-    with pytest.raises(ConfigError, match=r"client 2: input-shape is .3, 8, 8. where the"):
+    with pytest.raises(ConfigError, match=r"client 2: input shape is '.3, 8, 8.' where the"):
         world(adapt=odd).start(with_options(CCST()), 1)
 
 
