@@ -1,0 +1,148 @@
+"""Equations of the methods in ``outside`` whose sign or scale would not show otherwise."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call
+
+from fedkt.clients import TrainingOptions, Work
+from fedkt.clients.learners import batches
+from fedkt.clients.learners.making import make_learner
+from fedkt.data import FederationSpec, build_federation
+from fedkt.knowledge import Knowledge
+from fedkt.objectives import Batch, CrossEntropy, Outputs
+from fedkt.recipe import Train
+from fedkt.simulations.experiment.config import parse
+from fedkt.simulations.experiment.references import read_strategy
+from fedkt.simulations.results import checkpoints
+from fedkt.simulations.runs.run import execute, prepare
+
+from .outside import FILES, reference_to
+
+RATE = 0.05
+
+
+def parts_of(stem: str) -> Any:
+    """Return the module of a method."""
+    return importlib.import_module(f".outside.{stem}", __package__)
+
+
+def batch(y: Tensor) -> Batch:
+    return Batch(torch.zeros(len(y), 3), y, torch.arange(len(y)), torch.ones(len(y)))
+
+
+class Asked:
+    """Outputs whose ``ask`` returns tensors by the name of the weights."""
+
+    def __init__(self, logits: Tensor, features: Tensor, **others: Tensor) -> None:
+        def ask(weights: Knowledge, x: Tensor) -> Outputs:
+            (name,) = weights.tensors
+            return Outputs(others[name], others[name], {})
+
+        self.outputs = Outputs(logits, features, {}, ask=ask)
+        self.knowledge = {n: Knowledge("weights", {n: torch.zeros(1)}) for n in others}
+
+
+def test_moon() -> None:
+    """Equation 3, written out: nearer to the global features than to the earlier ones."""
+    torch.manual_seed(0)
+    now, weights, previous = torch.randn(3, 5, 4)
+    asked = Asked(now, now, weights=weights, previous=previous)
+    losses = []
+    for z, g, p in zip(now, weights, previous, strict=True):
+        to = [torch.exp(F.cosine_similarity(z, other, dim=0) / 0.5) for other in (g, p)]
+        losses.append(-torch.log(to[0] / (to[0] + to[1])))
+    term = parts_of("moon").ModelContrast(mu=3.0, temperature=0.5)
+    loss = term(asked.outputs, batch(torch.zeros(5).long()), asked.knowledge)
+    assert torch.allclose(loss, 3.0 * torch.stack(losses).mean())
+
+
+def test_fedntd() -> None:
+    """The global model is the teacher; the logit of the true class has no part."""
+    torch.manual_seed(0)
+    logits, told = torch.randn(2, 4, 3)
+    y = torch.tensor([0, 1, 2, 1])
+    asked = Asked(logits, logits, weights=told)
+    losses = []
+    for z, t, label in zip(logits, told, y.tolist(), strict=True):
+        rest = [c for c in range(3) if c != label]
+        q, p = (z[rest] / 2).softmax(0), (t[rest] / 2).softmax(0)
+        losses.append((p * (p / q).log()).sum())
+    term = parts_of("fedntd").NotTrue(beta=0.5, temperature=2.0)
+    loss = term(asked.outputs, batch(y), asked.knowledge)
+    assert torch.allclose(loss, 0.5 * 4 * torch.stack(losses).mean())
+    two = Asked(logits[:, :2], logits, weights=told[:, :2])
+    assert float(term(two.outputs, batch(y % 2), two.knowledge)) == 0
+
+
+# --- SCAFFOLD -----------------------------------------------------------------------------------
+
+
+def test_scaffold_steps_and_control_variates(learner: Any, work: Any) -> None:
+    """Algorithm 1, option II, by hand: then c_i⁺ is the mean of the gradients along the way."""
+    control, term = parts_of("scaffold").Control(), parts_of("scaffold").Correction()
+    x = learner.weights().tensors
+    c, own = ({n: 0.1 * torch.randn_like(t) for n, t in x.items()} for _ in range(2))
+    named = {"weights": Knowledge("weights", x), "control": Knowledge("statistics", c)}
+    work = replace(work, knowledge=named)
+    work.keep("own-control", Knowledge("statistics", own))
+    step, data = Train("private", [CrossEntropy(), term], epochs=2), work.data.train
+    y, gradients = dict(x), []
+    for rows in (r for epoch in batches.epochs(step, work, "learn/0", len(data)) for r in epoch):
+        at = {n: t.clone().requires_grad_() for n, t in y.items()}
+        loss = F.cross_entropy(functional_call(learner.model, at, (data.x[rows],)), data.y[rows])
+        gradients.append(dict(zip(at, torch.autograd.grad(loss, list(at.values())), strict=True)))
+        y = {n: t - RATE * (gradients[-1][n] - own[n] + c[n]) for n, t in y.items()}
+    learner.train(step, work, "learn/0")
+    change = control.make(learner, work).tensors
+    for name, tensor in learner.weights().tensors.items():
+        assert torch.allclose(tensor, y[name], atol=1e-6)
+        mean = torch.stack([g[name] for g in gradients]).mean(0)
+        assert torch.allclose(work.own["own-control"].tensors[name], mean, atol=1e-4)
+        assert torch.allclose(change[name], mean - own[name], atol=1e-4)
+
+
+@pytest.fixture
+def learner() -> Any:
+    learner = make_learner("linear", (1, 8, 8), 10)
+    learner.reset(0, 0)
+    return learner
+
+
+@pytest.fixture
+def work() -> Work:
+    spec = FederationSpec(clients=2, samples_per_client=20, test_samples=10, public_samples=10)
+    options = TrainingOptions("sgd", RATE, 0.0, batch_size=8)
+    return Work(build_federation(spec).client(1), {}, options, 0, 1, 1)
+
+
+def test_the_control_variates_of_scaffold_sum_up(tmp_path: Path) -> None:
+    """Σ c_i = N c where all take part, with clients of other numbers of steps."""
+    (file,) = (f for f in FILES if f.stem == "scaffold")
+    plan = prepare(parse({
+        "rounds": 2,
+        "models": ("linear",),
+        "strategy": read_strategy(reference_to(file)),
+        "data": {
+            "clients": 3, "partition": "quantity:linear",
+            "test_samples": 20, "public_samples": 10,
+        },
+        "training": {"optimiser": "sgd", "momentum": 0.0, "learning_rate": RATE, "batch_size": 8},
+        "run": {"grid": "in-process", "workers": 1, "executor": "loop"},
+    }))  # fmt: skip
+    execute(plan, tmp_path, label="scaffold")
+    saved = checkpoints.newest(tmp_path / "checkpoints", at_most=2)
+    assert saved is not None
+    c = saved[1]["strategy"]["memory"]["control"]
+    for name, tensor in c.items():
+        kept = [s["own"]["own-control"].tensors[name] for s in saved[1]["clients"].values()]
+        assert float(tensor.abs().max()) > 0
+        assert torch.allclose(sum(kept), 3 * tensor, atol=1e-5)
