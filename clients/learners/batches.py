@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fedkt.clients.learners.base import Work
 from fedkt.errors import KnowledgeError
+from fedkt.knowledge import Knowledge
 from fedkt.objectives.term import Outputs
 from fedkt.recipe import Beside, Train
 from fedkt.rng import derive, torch_rng
@@ -60,8 +61,10 @@ def noise_key(work: Work, stream: str) -> Tensor:
 
 def beside(
     spec: Beside | None, work: Work, stream: str, ask: Callable[[Tensor], Outputs]
-) -> Iterator[Outputs] | None:
-    """Return an endless iterator of outputs for batches beside the private ones; None without.
+) -> Iterator[tuple[Outputs, Tensor | None]] | None:
+    """Return an endless iterator of outputs and labels for batches beside the private ones.
+
+    None without such batches, or where their source has not arrived.
 
     Parameters
     ----------
@@ -86,20 +89,41 @@ def beside(
         public = work.data.public
         if public is None or not len(public):
             return None
-        rows = _endless(len(public), spec.batch_size, order, whole=True)
-        return (ask(public.x[batch]) for batch in rows)
+        return (
+            (ask(public.x[rows]), None if public.y is None else public.y[rows])
+            for rows in _endless(len(public), spec.batch_size, order, whole=True)
+        )
     bank = work.knowledge.get(spec.source)
     if bank is None:
         return None
+    if {"mean", "variance"} <= set(bank.tensors):
+        mean, deviation = bank.tensors["mean"], bank.tensors["variance"].clamp_min(0).sqrt()
+        shape = spec.batch_size, len(mean)
+        noise = (torch.randn(shape, generator=order).to(mean.device) for _ in iter(int, 1))
+        return ((_known(mean + deviation * normal), None) for normal in noise)
+    features, labels = _features_in(bank, spec.source)
+    return (
+        (_known(features[rows]), None if labels is None else labels[rows])
+        for rows in _endless(len(features), spec.batch_size, order, whole=True)
+    )
+
+
+def _features_in(bank: Knowledge, name: str) -> tuple[Tensor, Tensor | None]:
+    """Return the features ``[n, d]`` that knowledge holds, and their labels ``[n]`` if it has any.
+
+    Raises
+    ------
+    KnowledgeError
+        If it holds no features.
+    """
     if bank.kind == "features":
-        rows = _endless(len(bank.values), spec.batch_size, order, whole=True)
-        return (_known(bank.values[batch]) for batch in rows)
-    if not {"mean", "variance"} <= set(bank.tensors):
-        raise KnowledgeError(f"{spec.source!r} holds neither features nor a mean and variance")
-    mean, deviation = bank.tensors["mean"], bank.tensors["variance"].clamp_min(0).sqrt()
-    shape = spec.batch_size, len(mean)
-    noise = (torch.randn(shape, generator=order).to(mean.device) for _ in iter(int, 1))
-    return (_known(mean + deviation * normal) for normal in noise)
+        return bank.values, None
+    if bank.kind == "prototypes" and bank.ids is not None:
+        there = slice(None) if bank.counts is None else bank.counts > 0
+        return bank.values[there], bank.ids[there]
+    if {"features", "labels"} <= set(bank.tensors):
+        return bank.tensors["features"], bank.tensors["labels"].long()
+    raise KnowledgeError(f"{name!r} holds neither features nor a mean and variance")
 
 
 def _known(features: Tensor) -> Outputs:

@@ -198,7 +198,7 @@ class _Losses:
         step: Train,
         work: Work,
         stream: str,
-        beside: Iterator[Outputs] | None,
+        beside: Iterator[tuple[Outputs, Tensor | None]] | None,
     ) -> None:
         self._ask, self._objective, self._beside = ask, objective, beside
         self._work, self._epochs = work, step.epochs
@@ -234,7 +234,7 @@ class _Losses:
         rows: Tensor,
         progress: float,
         key: Tensor,
-        beside: Outputs | None = None,
+        beside: tuple[Outputs, Tensor | None] | None = None,
         transforms: Sequence[Transform] = (),
         mix: tuple[Tensor, float] | None = None,
     ) -> Tensor:
@@ -251,7 +251,8 @@ class _Losses:
         batch = Batch(x, y, samples.ids[rows], weight, prior, progress, key)
         outputs = self._ask(x)
         if beside is not None:
-            outputs = replace(outputs, beside=beside)
+            outputs = replace(outputs, beside=beside[0])
+            batch = replace(batch, beside_y=beside[1])
         loss = sum_of(terms, outputs, batch, knowledge, explained)
         if mix is None:
             return loss

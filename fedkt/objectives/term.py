@@ -39,6 +39,9 @@ class Batch:
         (b + (r - 1) B) / (R B) for batch b of round r of R.
     key : Tensor, optional
         int64 scalar, the name of the batch's random numbers; the executors always give it.
+    beside_y : Tensor, optional
+        Labels of the samples beside the batch (``Train(beside=...)``), ``[B']`` int64; ``None``
+        without samples beside, or where they have no labels.
     """
 
     x: Tensor
@@ -48,6 +51,7 @@ class Batch:
     log_prior: Tensor | None = None
     progress: float = 0.0
     key: Tensor | None = None
+    beside_y: Tensor | None = None
 
     def noise(self, name: str, shape: Sequence[int]) -> Tensor:
         """Return standard normal numbers of a shape, in the dtype of ``weight``.

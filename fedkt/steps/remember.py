@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from fedkt.errors import ConfigError
 from fedkt.registry import register
@@ -42,7 +43,8 @@ class Remember(Step):
 
     def makes(self) -> tuple[Share, ...]:
         """Return the share, under the name that its knowledge is kept by."""
-        return (replace(self.share, name=self.name) if self.name else self.share,)  # type: ignore[type-var]
+        share: Any = self.share  # a dataclass with a field `name`, as all shares
+        return (replace(share, name=self.name) if self.name else share,)
 
     @property
     def uses_public(self) -> bool:

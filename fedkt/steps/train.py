@@ -43,14 +43,17 @@ def weighted(terms: Iterable[Term | Weighted]) -> list[tuple[float | Schedule, T
 class Beside:
     """Samples drawn beside every private batch, which alignment terms compare it with.
 
-    Terms find the model's outputs on them in ``outputs.beside``.
+    Terms find the model's outputs on them in ``outputs.beside``, and their labels, if they have
+    any, in ``batch.beside_y``.
 
     Parameters
     ----------
     source : str
-        ``"public"``: public samples, which go through the model as the batch does. Else the
-        name of fused knowledge: rows of its ``features``, or, if it holds ``statistics``
-        called ``mean`` and ``variance``, features drawn from that normal distribution.
+        ``"public"``: public samples, which go through the model as the batch does, labelled if the
+        public set is. Else the name of knowledge, fused or kept: rows of its ``features``; class
+        prototypes, each labelled by its class; ``statistics`` called ``features [n, d]`` and
+        ``labels [n]``, rows of both; or ``statistics`` called ``mean`` and ``variance``, features
+        drawn from that normal distribution.
     batch_size : int
         Samples in a batch; fewer where there are fewer.
     """

@@ -138,6 +138,33 @@ def test_a_normal_distribution_beside(data, work_on) -> None:
     assert torch.allclose(drawn.std(0), torch.full((16,), 0.5), atol=0.05)
 
 
+def test_labels_beside(data, work_on) -> None:
+    """Of public samples, of class prototypes (absent classes left out), and of the server's own."""
+    labels = torch.arange(50) % 10
+    labelled = replace(data, public=replace(data.public, y=labels))
+    run(Train("private", [LookBeside()], beside=Beside("public", 7)), work_on(labelled))
+    outputs, batch = SEEN[0]
+    assert batch.beside_y.shape == (7,)
+    values = torch.randn(4, 16)
+    counts, ids = torch.tensor([3, 0, 1, 2]), torch.tensor([0, 2, 5, 9])
+    there = values[counts > 0], ids[counts > 0]
+    knowledge = {
+        "means": Knowledge("prototypes", {"values": values}, ids, counts),
+        "made": Knowledge("statistics", dict(zip(("features", "labels"), there, strict=True))),
+    }
+    for source in knowledge:
+        SEEN.clear()
+        run(Train("private", [LookBeside()], beside=Beside(source, 3)), work_on(data, knowledge))
+        outputs, batch = SEEN[0]
+        assert sorted(batch.beside_y.tolist()) == [0, 5, 9]
+        for row, label in zip(outputs.beside.features, batch.beside_y, strict=True):
+            assert torch.equal(row, there[0][there[1] == label][0])
+    SEEN.clear()
+    bare = replace(data, public=replace(data.public, y=None))
+    run(Train("private", [LookBeside()], beside=Beside("public", 7)), work_on(bare))
+    assert SEEN[0][1].beside_y is None
+
+
 def test_a_bank_smaller_than_a_batch_is_taken_whole(data, work_on) -> None:
     knowledge = {"target": Knowledge.rows("features", torch.randn(3, 16))}
     run(Train("private", [LookBeside()], beside=Beside("target", 8)), work_on(data, knowledge))
