@@ -24,6 +24,7 @@ _HOME = {
     "FusionRound": "fedkt.fusion",
     "Knowledge": "fedkt.knowledge",
     "KnowledgeStrategy": "fedkt.strategies",
+    "Learner": "fedkt.clients",
     "Load": "fedkt.recipe",
     "Optimiser": "fedkt.optimisers",
     "Predict": "fedkt.recipe",
@@ -57,6 +58,7 @@ __all__ = [
     "FusionRound",
     "Knowledge",
     "KnowledgeStrategy",
+    "Learner",
     "Load",
     "Optimiser",
     "Predict",
@@ -81,6 +83,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from fedkt.clients import Learner
     from fedkt.codecs import About, Codec
     from fedkt.context import ServerNet
     from fedkt.fusion import Fusion, FusionRound

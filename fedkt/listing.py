@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+
+# Between a small letter or digit and a capital, and before the last capital of several.
+WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 Definition = ast.ClassDef | ast.FunctionDef
 
@@ -43,8 +47,8 @@ def described(part: str, packages: Iterable[str]) -> dict[str, str]:
 
 
 def part_name(identifier: str) -> str:
-    """Return the default name of a part, its identifier in lower case with ``-`` for ``_``."""
-    return identifier.lower().replace("_", "-")
+    """Return the default name of a part: its identifier in kebab case."""
+    return WORDS.sub("-", identifier).lower().replace("_", "-")
 
 
 def _definitions(package: str) -> Iterator[Definition]:

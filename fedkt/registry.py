@@ -43,6 +43,8 @@ PARTS: dict[str, tuple[str, ...]] = {
     "datasets": ("data set", "fedkt.data"),
     "partitions": ("partition", "fedkt.data"),
     "optimisers": ("optimiser", "fedkt.optimisers"),
+    "learners": ("learner", "fedkt.clients.learners"),
+    "engines": ("engine", "fedkt.simulations.engines.kinds"),
     "attacks": ("attack", "fedkt.simulations.attacks"),
 }
 
@@ -78,8 +80,8 @@ def register(
         The kind of part, a key of ``PARTS``. A class may name it in its
         ``part`` attribute (all strategies and objectives do).
     name : str, optional
-        The name; by default the class variable ``name``, else the lower-case name of the
-        object with ``-`` for ``_``. Parts of a file that is named by its path
+        The name; by default the class variable ``name``, else the name of the object in
+        kebab case (``ClassCounts``: ``class-counts``). Parts of a file that is named by its path
         (:func:`load_file`) have ``stem@digest:`` of the file before it.
     replace : bool
         Whether the part takes the place of one of the same name from another module. One of
@@ -128,7 +130,7 @@ def _prefix_of(obj: Any) -> str:
 
 
 def name_of(obj: Any) -> str:
-    """Return the plain name of a part: the attribute ``name``, else the lower-case identifier.
+    """Return the plain name of a part: the attribute ``name``, else the identifier in kebab case.
 
     A field ``name`` of a dataclass belongs to its objects, as of shares, and names no part.
     """

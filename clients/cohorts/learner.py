@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from fedkt.clients.learners.base import Work
+from fedkt.clients.learners.base import Learner, Work
 from fedkt.clients.learners.torch import TorchLearner
 from fedkt.knowledge import Knowledge
 from fedkt.recipe import Recipe, Train
@@ -16,7 +16,7 @@ from fedkt.shares import Question
 T = TypeVar("T")
 
 
-class CohortLearner:
+class CohortLearner(Learner):
     """A client's state beside the learner that it shares with its cohort.
 
     Results that the cohort computed for all clients are kept here. Everything else is done by
@@ -30,18 +30,9 @@ class CohortLearner:
 
     def __init__(self, learner: TorchLearner) -> None:
         self.learner = learner
+        self.architecture, self.num_classes = learner.architecture, learner.num_classes
         self.current: dict[str, Any] = {}  # replaced, never changed in place
         self._answers: list[tuple[Question, Tensor]] = []
-
-    @property
-    def architecture(self) -> str:
-        """Name and fingerprint of the state's names and shapes."""
-        return self.learner.architecture
-
-    @property
-    def num_classes(self) -> int:
-        """Width of the logits."""
-        return self.learner.num_classes
 
     def refuses(self, recipe: Recipe) -> str | None:
         """Return why the learner cannot follow the recipe; None if it can."""

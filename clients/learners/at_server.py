@@ -87,8 +87,9 @@ class LearnerModels:
         if hashed and name not in self.trusted:
             registry.lookup("models", name, files=False)
         reference = self.client if build == CLIENT else name or build
-        learner = make_learner(reference, shape, classes, self.device)
-        if not isinstance(learner, TorchLearner):
+        made = make_learner(reference, shape, classes, self.device)
+        learner: TorchLearner | None = made.as_network()
+        if learner is None:
             raise ConfigError(f"{reference!r} is no network, and the server's models are.")
         if hashed and learner.architecture != build:
             raise ConfigError(f"{name!r} at the server is {learner.architecture}, not {build}.")

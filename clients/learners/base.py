@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
@@ -81,22 +81,36 @@ class Work:
 
 
 class Learner(Protocol):
-    """A model that can take part in a federation.
+    """A model that can take part in a federation; base of the registered learners.
 
     A learner is loaded with one client's state, works, and hands the state back; the same
     object serves many clients. ``stream`` names the random stream of a step, e.g.
-    ``"learn/0"``.
+    ``"learn/0"``. It is made as ``Learner(build, num_classes, name, device)``, where ``build()``
+    returns a new model of one of the kinds that it :meth:`takes`.
+
+    Attributes
+    ----------
+    architecture : str
+        ``name#fingerprint``; equal for two learners whose weights can be averaged.
+    num_classes : int
+        C, the width of the logits.
+    is_network : bool
+        Whether it is a torch network, which has weights to exchange and fits into cohorts.
     """
 
-    @property
-    def architecture(self) -> str:
-        """``name#fingerprint``; equal for two learners whose weights can be averaged."""
-        ...
+    part: ClassVar[str] = "learners"
+    is_network: ClassVar[bool] = False
+    architecture: str
+    num_classes: int
 
-    @property
-    def num_classes(self) -> int:
-        """C, the width of the logits."""
-        ...
+    @staticmethod
+    def takes(model: Any) -> bool:
+        """Return whether this learner is for such a model, the result of a model's function."""
+        return False
+
+    def as_network(self) -> Any:
+        """Return the learner itself if it is a torch network; None if it is another model."""
+        return self if self.is_network else None
 
     def refuses(self, recipe: Recipe) -> str | None:
         """Return why this learner cannot follow the recipe, in one line; None if it can."""

@@ -8,22 +8,20 @@ from typing import Any
 
 from fedkt import registry
 from fedkt.clients.learners.base import Learner
-from fedkt.clients.learners.sklearn import SklearnLearner
-from fedkt.clients.learners.torch import TorchLearner
-from fedkt.models import build_model, is_torch_model
+from fedkt.errors import ConfigError
+from fedkt.models import build_model
 from fedkt.rng import global_torch_stream
 
 
 def make_learner(
     reference: str, input_shape: tuple[int, ...], num_classes: int, device: str = "cpu"
 ) -> Learner:
-    """Return a learner for a model reference: torch module or scikit-learn classifier."""
-    network = torch_models([reference], input_shape, num_classes)
+    """Return a learner for a model reference: the registered one that takes such a model."""
+    learner = _learner_class(reference, input_shape, num_classes)
     # Without the check of every build, which takes as long as the build and was done just now.
     build = _build_of(registry.lookup("models", reference), tuple(input_shape), num_classes)
-    if network:
-        return TorchLearner(build, num_classes, reference, device)
-    return SklearnLearner(build, num_classes, reference)
+    made: Learner = learner(build, num_classes, reference, device)
+    return made
 
 
 @lru_cache(maxsize=64)
@@ -34,13 +32,26 @@ def _build_of(
     return partial(part, input_shape, num_classes)
 
 
-def torch_models(
+def networks_among(
     references: Sequence[str], input_shape: tuple[int, ...], num_classes: int
 ) -> list[str]:
-    """Return the references of torch modules among model references, in order, each once."""
+    """Return the references of networks among model references, in order, each once."""
+    return [
+        reference
+        for reference in dict.fromkeys(references)
+        if _learner_class(reference, input_shape, num_classes).is_network
+    ]
+
+
+def _learner_class(reference: str, input_shape: tuple[int, ...], num_classes: int) -> Any:
+    """Return the class of the learner that takes a model; one's own come before the built-in."""
     with global_torch_stream(0, "probe"):
-        return [
-            reference
-            for reference in dict.fromkeys(references)
-            if is_torch_model(build_model(reference, input_shape, num_classes))
-        ]
+        model = build_model(reference, input_shape, num_classes)
+    learners = [registry.lookup("learners", name) for name in registry.names("learners")]
+    taking = [learner for learner in learners if learner.takes(model)]
+    if not taking:
+        raise ConfigError(
+            f"model {reference!r} is a {type(model).__name__}, neither a torch module nor an "
+            "estimator with fit and predict_proba, and no other learner takes it."
+        )
+    return min(taking, key=lambda learner: learner.__module__.startswith("fedkt."))

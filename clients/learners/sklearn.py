@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,12 +13,13 @@ from torch import Tensor
 
 from fedkt import registry
 from fedkt.answers import log_probabilities, probabilities_of, torch_softmax
-from fedkt.clients.learners.base import Work
+from fedkt.clients.learners.base import Learner, Work
 from fedkt.data.priors import empirical_bayes_prior
 from fedkt.errors import ConfigError, KnowledgeError
 from fedkt.knowledge import Knowledge
 from fedkt.objectives.term import Target, target_of
 from fedkt.recipe import Recipe, Train, trainings, weighted
+from fedkt.registry import register
 from fedkt.rng import derive
 from fedkt.schedules import at
 
@@ -28,7 +29,8 @@ FLOOR = 1e-4
 NEGLIGIBLE = 1e-2
 
 
-class SklearnLearner:
+@register
+class SklearnLearner(Learner):
     """A scikit-learn classifier as a learner; distillation is refitting.
 
     A classifier has no gradients, so the loss terms of a step are read by their meaning. A
@@ -56,6 +58,8 @@ class SklearnLearner:
         Number of classes of the task.
     name : str
         The classifier's name, for messages.
+    device : str
+        Has no effect: classifiers are fitted on the CPU.
 
     Raises
     ------
@@ -63,10 +67,15 @@ class SklearnLearner:
         If the classifier has no ``predict_proba`` or its ``fit`` takes no sample weights.
     """
 
-    def __init__(self, build: Callable[[], Any], num_classes: int, name: str) -> None:
+    name: ClassVar[str] = "scikit-learn"
+
+    def __init__(
+        self, build: Callable[[], Any], num_classes: int, name: str, device: str = "cpu"
+    ) -> None:
         from sklearn.utils.validation import has_fit_parameter
 
-        self._build, self._num_classes, self._name = build, num_classes, name
+        self._build, self.num_classes, self._name = build, num_classes, name
+        self.architecture = f"{name}#scikit-learn"  # weights of classifiers are never averaged
         template = build()
         if not hasattr(template, "predict_proba"):
             raise ConfigError(f"model {name!r} has no predict_proba.")
@@ -78,15 +87,11 @@ class SklearnLearner:
         self._adjusted = False
         self._log_prior = torch.zeros(num_classes)  # of the fitted rows, if adjusted
 
-    @property
-    def architecture(self) -> str:
-        """Name and class; weights of classifiers are never averaged."""
-        return f"{self._name}#scikit-learn"
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes of the task."""
-        return self._num_classes
+    @staticmethod
+    def takes(model: Any) -> bool:
+        """Return whether the model is an estimator that gives probabilities."""
+        fits = hasattr(model, "fit") and hasattr(model, "predict_proba")
+        return fits and not isinstance(model, type)
 
     def refuses(self, recipe: Recipe) -> str | None:
         """Return why the classifier cannot follow a recipe, in one line; None if it can."""
@@ -114,7 +119,7 @@ class SklearnLearner:
     def reset(self, seed: int, client: int) -> None:
         """Become the untrained classifier."""
         self._classifier, self._absorbed, self._adjusted = None, {}, False
-        self._log_prior = torch.zeros(self._num_classes)
+        self._log_prior = torch.zeros(self.num_classes)
 
     def train(self, step: Train, work: Work, stream: str) -> float | None:
         """Fit on the private data and the last public targets, unless already done; return None."""
@@ -132,7 +137,7 @@ class SklearnLearner:
 
     def predict(self, x: Tensor) -> Tensor:
         """Return log-probabilities ``[n, C]``, prior-corrected if so trained; uniform at first."""
-        answers = np.full((len(x), self._num_classes), 1 / self._num_classes)
+        answers = np.full((len(x), self.num_classes), 1 / self.num_classes)
         if self._classifier is not None and len(x):
             answers = np.zeros_like(answers)
             columns = self._classes.numpy()[self._classifier.classes_.astype(int)]
@@ -185,7 +190,7 @@ class SklearnLearner:
             return {"ids": knowledge.ids, "targets": _targets(knowledge, step)}
         if public.y is None:
             raise KnowledgeError("cross-entropy needs labels and this data has none")
-        return {"ids": public.ids, "targets": F.one_hot(public.y, self._num_classes).float()}
+        return {"ids": public.ids, "targets": F.one_hot(public.y, self.num_classes).float()}
 
     def _refit(self, work: Work, stream: str) -> None:
         from sklearn.dummy import DummyClassifier
@@ -214,7 +219,7 @@ class SklearnLearner:
         classifier.fit(np.concatenate(x), encoded, sample_weight=weights)
         self._classifier, self._classes = classifier, torch.from_numpy(classes)
         if self._adjusted:
-            counts = np.bincount(labels, weights=weights, minlength=self._num_classes)
+            counts = np.bincount(labels, weights=weights, minlength=self.num_classes)
             self._log_prior = empirical_bayes_prior(torch.tensor(counts)).log()
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from fedkt.clients.learners import loop
-from fedkt.clients.learners.base import Work
+from fedkt.clients.learners.base import Learner, Work
 from fedkt.clients.learners.feature_hook import feature_width
 from fedkt.clients.learners.norms import adapt_norms, norms_of
 from fedkt.clients.learners.optimisers import ModelDescent
@@ -20,11 +20,13 @@ from fedkt.objectives.heads import PREFIX as HEADS
 from fedkt.objectives.heads import Head
 from fedkt.optimisers import optimiser_of
 from fedkt.recipe import Recipe, Train
+from fedkt.registry import register
 from fedkt.rng import global_torch_stream
 from fedkt.training import TrainingOptions
 
 
-class TorchLearner:
+@register
+class TorchLearner(Learner):
     """A torch model as a learner, trained by gradient descent.
 
     Convolutional nets run in ``channels_last`` memory format, which is up to 1.6 times
@@ -42,10 +44,13 @@ class TorchLearner:
         torch's name of the device for training; state and answers are on the CPU.
     """
 
+    name: ClassVar[str] = "torch"
+    is_network: ClassVar[bool] = True
+
     def __init__(
         self, build: Callable[[], nn.Module], num_classes: int, name: str, device: str = "cpu"
     ) -> None:
-        self.build, self._num_classes, self._name = build, num_classes, name
+        self.build, self.num_classes, self._name = build, num_classes, name
         self.device = torch.device(device)
         self._optimiser: ModelDescent | None = None
         self._optimiser_state: dict[int, Any] = {}
@@ -55,17 +60,13 @@ class TorchLearner:
         with global_torch_stream(0, "template"):
             self._adopt(build())
         shapes = {n: tuple(t.shape) for n, t in self.model.state_dict().items()}
-        self._fingerprint = hashlib.sha256(repr(sorted(shapes.items())).encode()).hexdigest()[:12]
+        fingerprint = hashlib.sha256(repr(sorted(shapes.items())).encode()).hexdigest()[:12]
+        self.architecture = f"{name}#{fingerprint}"
 
-    @property
-    def architecture(self) -> str:
-        """Name and fingerprint of the state's names and shapes."""
-        return f"{self._name}#{self._fingerprint}"
-
-    @property
-    def num_classes(self) -> int:
-        """Width of the logits."""
-        return self._num_classes
+    @staticmethod
+    def takes(model: Any) -> bool:
+        """Return whether the model is a torch module."""
+        return isinstance(model, nn.Module)
 
     def refuses(self, recipe: Recipe) -> str | None:
         """Return None: a torch model follows every recipe."""
@@ -87,7 +88,7 @@ class TorchLearner:
         if self.tried is None:
             if x is None or not len(x):
                 return Nature()  # nothing to try it on, and nothing to train it on
-            self.tried = examine(self.build, x, self._num_classes, self._name)
+            self.tried = examine(self.build, x, self.num_classes, self._name)
         return self.tried
 
     def follow(self, recipe: Recipe) -> None:
@@ -122,7 +123,7 @@ class TorchLearner:
     def predict(self, x: Tensor) -> Tensor:
         """Return logits ``[n, C]`` in evaluation mode."""
         if not len(x):
-            return torch.zeros(0, self._num_classes)
+            return torch.zeros(0, self.num_classes)
         # After an average all clients have the same weights and predict on the same test set.
         # Hashing the weights costs a hundredth of predicting again. The largest set is kept.
         if self._answered is not None and len(x) < len(self._answered[0]):
@@ -182,7 +183,7 @@ class TorchLearner:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
         self._norms = set(norms_of(model))
         width = feature_width(model) if self._heads else 0
-        built = {h.name: h.build(width, self._num_classes) for h in self._heads}
+        built = {h.name: h.build(width, self.num_classes) for h in self._heads}
         self.model, self.heads = model.to(self.device), nn.ModuleDict(built).to(self.device)
         self._optimiser, self._optimiser_state = None, {}
 

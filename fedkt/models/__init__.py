@@ -7,7 +7,7 @@ generator, which the caller seeds.
 
 from __future__ import annotations
 
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,7 @@ from fedkt.errors import ConfigError
 from fedkt.registry import lookup
 from fedkt.text import raised
 
-__all__ = ["build_model", "is_torch_model"]
-
-
-def is_torch_model(obj: object) -> TypeGuard[nn.Module]:
-    """Return whether ``obj`` is a torch module."""
-    return isinstance(obj, nn.Module)
+__all__ = ["build_model"]
 
 
 def build_model(reference: str, input_shape: tuple[int, ...], num_classes: int) -> Any:
@@ -39,9 +34,9 @@ def build_model(reference: str, input_shape: tuple[int, ...], num_classes: int) 
 
     Returns
     -------
-    torch.nn.Module or estimator
-        A module that gave float ``[2, num_classes]`` for two samples, or an estimator with
-        ``fit`` and ``predict_proba``.
+    torch.nn.Module or object
+        A module that gave float ``[2, num_classes]`` for two samples, or what a learner of another
+        framework takes, as an estimator with ``fit`` and ``predict_proba``.
 
     Raises
     ------
@@ -55,13 +50,8 @@ def build_model(reference: str, input_shape: tuple[int, ...], num_classes: int) 
         raise
     except Exception as error:  # a user's code may raise anything
         raise ConfigError(f"model {reference!r} cannot be built: {raised(error)}") from error
-    if is_torch_model(model):
+    if isinstance(model, nn.Module):
         _check_outputs(reference, model, tuple(input_shape), num_classes)
-    elif isinstance(model, type) or not (hasattr(model, "fit") and hasattr(model, "predict_proba")):
-        raise ConfigError(
-            f"model {reference!r} is a {type(model).__name__}, neither a torch module nor an "
-            "estimator with fit and predict_proba"
-        )
     return model
 
 

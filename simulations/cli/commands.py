@@ -34,11 +34,11 @@ from fedkt.simulations.results.comparison_folder import (
 from fedkt.simulations.results.dropouts import failures_said
 from fedkt.simulations.results.rounds import read_rounds
 from fedkt.simulations.results.run_folder import CONFIG, Run, is_run, load_run, read_settings
-from fedkt.simulations.runs.comparison import Part, compare, plan_parts, ray_session
+from fedkt.simulations.runs.comparison import Part, compare, plan_parts
 from fedkt.simulations.runs.content import check_content
 from fedkt.simulations.runs.local_baseline import local_twin, private_training, rehearses
 from fedkt.simulations.runs.progress import RunProgress, progress_for
-from fedkt.simulations.runs.run import Plan, execute, prepare
+from fedkt.simulations.runs.run import Plan, engine_session, execute, prepare
 from fedkt.strategies.construction import make_strategy
 
 MOST_NOTES, MOST_CELLS = 10, 3  # on the console
@@ -89,7 +89,7 @@ def _simulate(plan: Plan, folder: Path, label: str, command: str, console: Conso
     beside = sum(path is not None for path in (baseline, same_epochs))
     progress = progress_for(console, experiment.rounds * (1 + beside))
     try:
-        with only_user(folder), ray_session(experiment):
+        with only_user(folder), engine_session(experiment):
             # Before the baseline, so that a run stopped early can only go on as what it is.
             if not is_run(folder):
                 config_.save(folder / CONFIG, plan.experiment)

@@ -1,18 +1,18 @@
-"""The engines of a run: our grids in this process or on Ray, and Flower's own simulation."""
+"""Engines: the base of their kinds, and the engine of a run, which is opened and closed here."""
 
 from __future__ import annotations
 
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from flwr.serverapp import ServerApp
 
-from fedkt.clients import FileStore
+from fedkt import registry
 from fedkt.clients.state import ClientState
-from fedkt.simulations.engines.grid import InProcessGrid
 from fedkt.simulations.engines.population import Population
 from fedkt.simulations.experiment.config import RunSection
 
@@ -37,6 +37,47 @@ class Engine(Protocol):
         ...
 
 
+class EngineKind(ABC):
+    """Base of the kinds of engines, which are registered classes without options.
+
+    Attributes
+    ----------
+    one_by_one : bool
+        Whether clients get their messages one by one, so that there are no cohorts.
+    many_runs : bool
+        Whether whole runs may go at once, each in a process of its own.
+    """
+
+    part: ClassVar[str] = "engines"
+    one_by_one: ClassVar[bool] = False
+    many_runs: ClassVar[bool] = False
+
+    @abstractmethod
+    def open(self, run: RunSection, population: Population, folder: Path) -> Engine:
+        """Return a new engine.
+
+        Parameters
+        ----------
+        run : RunSection
+            Section of the experiment with workers and the store of state.
+        population : Population
+            The clients.
+        folder : Path
+            The run directory. What an engine keeps in its folders ``state`` and ``flower`` is
+            deleted after the run.
+        """
+
+    def session(self, run: RunSection, workers: int) -> AbstractContextManager[None]:
+        """Keep what several runs on this kind of engine share; nothing by default."""
+        return nullcontext()
+
+
+def kind_of(run: RunSection) -> EngineKind:
+    """Return the kind of engine that an experiment runs on."""
+    kind: EngineKind = registry.lookup("engines", run.grid)()
+    return kind
+
+
 @contextmanager
 def opened(run: RunSection, population: Population, folder: Path) -> Iterator[Engine]:
     """Return the engine of an experiment; it is closed on leaving.
@@ -44,7 +85,7 @@ def opened(run: RunSection, population: Population, folder: Path) -> Iterator[En
     Parameters
     ----------
     run : RunSection
-        Section of the experiment with grid, workers and store of state.
+        Section of the experiment with grid, workers and store of state; a grid is a kind of engine.
     population : Population
         The clients.
     folder : Path
@@ -52,28 +93,13 @@ def opened(run: RunSection, population: Population, folder: Path) -> Iterator[En
     """
     _clear(folder)  # files of a run that was killed
     try:
-        engine = _engine(run, population, folder)
+        engine = kind_of(run).open(run, population, folder)
         try:
             yield engine
         finally:
             engine.close()
     finally:
         _clear(folder)
-
-
-def _engine(run: RunSection, population: Population, folder: Path) -> Engine:
-    federation = population.federation
-    state = folder / "state" if run.state == "disk" else None
-    if run.grid == "in-process":
-        store = FileStore(state) if state else None
-        return InProcessGrid(population.app(store), federation.num_clients)
-    if run.grid == "ray":
-        from fedkt.simulations.engines.ray_grid import RayGrid
-
-        return RayGrid(population.spec, federation, run.workers, run.address, state)
-    from fedkt.simulations.engines.flower_engine import FlowerEngine
-
-    return FlowerEngine(population.spec, federation, run.workers, folder / "flower")
 
 
 def _clear(folder: Path) -> None:

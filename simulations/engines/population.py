@@ -156,10 +156,11 @@ def learner_for(reference: str, federation: Federation, device: str = "cpu") -> 
         If it cannot serve several clients; see :func:`fedkt.clients.learners.probe.examine`.
     """
     learner = make_learner(reference, federation.input_shape, federation.num_classes, device)
-    if isinstance(learner, TorchLearner):
-        key = learner.build, federation.token
-        learner.tried = _natures.get(key)
-        _natures[key] = learner.nature(some_samples(federation).x)
+    network: TorchLearner | None = learner.as_network()
+    if network is not None:
+        key = network.build, federation.token
+        network.tried = _natures.get(key)
+        _natures[key] = network.nature(some_samples(federation).x)
     return learner
 
 

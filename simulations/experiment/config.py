@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from fedkt import registry
 from fedkt.data.spec import DataOptions
 from fedkt.disk import write_atomic
 from fedkt.errors import ConfigError, unknown
@@ -40,8 +41,6 @@ from fedkt.simulations.experiment.references import read_attack, read_strategy, 
 from fedkt.strategies.server.bounds import Bounds
 from fedkt.strategies.server.round import Quorum
 from fedkt.training import TrainingOptions
-
-Grid = Literal["ray", "in-process", "flower"]
 
 
 class Section(BaseModel):
@@ -63,7 +62,8 @@ def declared(options: type) -> BeforeValidator:
 class RunSection(Section):
     """``[run]``: where and how the experiment runs."""
 
-    grid: Annotated[Grid, Flag("ray, in-process or flower.")] = "ray"
+    # a registered engine, or path/to/file.py:Class
+    grid: Annotated[str, Flag("ray, in-process, flower or FILE.py:Class.")] = "ray"
     # 0: one for each CPU, at most one a client
     workers: Annotated[Count, Flag("Worker processes; 0: one a CPU.")] = 0
     executor: Annotated[
@@ -84,6 +84,15 @@ class RunSection(Section):
     oracle: bool = False  # also report the best test round, named so
     group_effect: bool = False  # measure models before the fusion as well
     bounds: Annotated[Bounds, declared(Bounds)] = Bounds()
+
+    @field_validator("grid")
+    @classmethod
+    def _known_engine(cls, grid: str) -> str:
+        try:
+            registry.lookup("engines", grid)
+        except ConfigError as error:
+            raise ConfigError(f"run.grid: {error}") from error
+        return grid
 
 
 class VerdictSection(Section):

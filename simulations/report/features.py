@@ -267,8 +267,8 @@ def _models(plan: Plan, state: Mapping[str, Any]) -> tuple[TorchLearner, str, An
     """
     population = Population(plan.population, plan.federation)
     name = plan.population.model_of(0)
-    learner = population.learner(name)
-    if not isinstance(learner, TorchLearner):
+    learner: TorchLearner | None = population.learner(name).as_network()
+    if learner is None:
         raise ConfigError(f"features: model {name!r} of client 0 is no network and has none.")
     seed, strategy = plan.experiment.seed, strategy_of(plan)
     strategy.load_state_dict(state["strategy"])

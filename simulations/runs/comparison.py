@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ import tomli_w
 from fedkt.disk import write_atomic
 from fedkt.errors import ConfigError, DiskError, RunFailedError, unknown
 from fedkt.options import hyper_parameters
+from fedkt.simulations.engines.engine import kind_of
 from fedkt.simulations.experiment import config as config_
 from fedkt.simulations.experiment.cells import Cell, cells_of, slug
 from fedkt.simulations.experiment.config import Experiment
@@ -30,11 +30,11 @@ from fedkt.simulations.runs.processes import in_processes
 from fedkt.simulations.runs.progress import RunProgress, Silent
 from fedkt.simulations.runs.run import (
     Plan,
+    engine_session,
     execute,
     federation_of,
     federation_spec,
     prepare,
-    workers_of,
 )
 from fedkt.strategies.baselines.local import Local
 from fedkt.strategies.construction import strategy_class
@@ -196,7 +196,7 @@ def compare(
     cells = list({id(p.cell): p.cell for p in parts}.values())
     failed: list[str] = []
     _check_contents([p for p in parts if p.seed == experiment.seed], out)
-    with ray_session(experiment):
+    with engine_session(experiment):
         save_settings(out, experiment, command)
         for cell in cells:
             folder = cell.folder(out)
@@ -228,7 +228,7 @@ def plan_parts(experiment: Experiment) -> list[Part]:
             'run.executor = "tune" measures anew in every run, and those of a comparison must be '
             "alike; tune one run and copy its run.plan."
         )
-    if experiment.compare.processes > 1 and experiment.run.grid != "in-process":
+    if experiment.compare.processes > 1 and not kind_of(experiment.run).many_runs:
         raise ConfigError('compare.processes above 1 needs run.grid = "in-process".')
     parts = []
     for cell in cells_of(experiment):
@@ -326,15 +326,6 @@ def _write_table(cell: Cell, out: Path, parts: Sequence[Part]) -> None:
     folders = [folder / RUNS / j.folder for j in compared]
     done = [load_run(f) for f in folders if is_finished(f)]
     write_comparison_csv(folder / TABLE, done)
-
-
-def ray_session(experiment: Experiment) -> AbstractContextManager[None]:
-    """Keep one Ray for several runs on the Ray grid; do nothing on the others."""
-    if experiment.run.grid != "ray":
-        return nullcontext()
-    from fedkt.simulations.engines.ray_session import session
-
-    return session(workers_of(experiment), experiment.run.address)
 
 
 def _experiment(experiment: Experiment, entry: Entry, offset: int) -> Experiment:

@@ -79,8 +79,9 @@ def _client_flops(
     samples += sum(_shared_rows(recipe, public))
     shape, each = federation.input_shape, []
     for reference in population.models:
-        learner = make_learner(reference, shape, federation.num_classes)
-        if not isinstance(learner, TorchLearner):
+        made = make_learner(reference, shape, federation.num_classes)
+        learner: TorchLearner | None = made.as_network()
+        if learner is None:
             return None
         with global_torch_stream(0, "probe"):
             each.append(forward_flops(learner.model, shape))

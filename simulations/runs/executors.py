@@ -22,6 +22,7 @@ from fedkt.errors import ConfigError
 from fedkt.machine import one_thread
 from fedkt.objectives import CrossEntropy
 from fedkt.recipe import Recipe, Train
+from fedkt.simulations.engines.engine import kind_of
 from fedkt.simulations.engines.population import learner_for, some_samples
 from fedkt.simulations.experiment.config import RunSection
 from fedkt.simulations.experiment.references import absolute
@@ -69,8 +70,8 @@ def resolve(
     run : RunSection
         Its ``executor``: ``auto`` takes cohorts for small networks without convolutions or
         recurrence, for whose small steps the overhead is most of the cost; ``tune`` measures.
-        Entries of its ``plan`` are settled already. Flower's engine passes clients on one by
-        one, so there it is always the loop. In any case a network gets a cohort only if a trial
+        Entries of its ``plan`` are settled already. An engine that passes clients on one by one
+        has no cohorts. In any case a network gets a cohort only if a trial
         gives what the loop gives (``fedkt.clients.cohorts.trial``); else a warning
         says why.
     models : Sequence[str]
@@ -98,13 +99,8 @@ def resolve(
     settled, plan = _settled(run, models, training.loop_only), {}
     for model in dict.fromkeys(models):
         clients = [c for c in range(federation.num_clients) if models[c % len(models)] == model]
-        learner = learner_for(model, federation, device)
-        if (
-            training.loop_only
-            or run.grid == "flower"
-            or len(clients) < 2
-            or not isinstance(learner, TorchLearner)
-        ):
+        learner: TorchLearner | None = learner_for(model, federation, device).as_network()
+        if training.loop_only or kind_of(run).one_by_one or len(clients) < 2 or learner is None:
             plan[model] = LOOP
         elif absolute(model) in settled:
             plan[model] = settled[absolute(model)]
@@ -114,7 +110,7 @@ def resolve(
                 plan[model] = measured(learner, [Work(d, {}, training, 0, 0, 0) for d in data])
         else:
             plan[model] = _rule(run.executor, learner, len(clients))
-        if plan[model] != LOOP and isinstance(learner, TorchLearner):
+        if plan[model] != LOOP and learner is not None:
             plan[model] = _tried(plan[model], model, learner, federation, recipe)
     return plan
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedkt.clients.learners.making import make_learner, torch_models
+from fedkt.clients.learners.making import make_learner, networks_among
 from fedkt.clients.phases import refuses
 from fedkt.data.federation import Federation
 from fedkt.errors import ConfigError, FedktError
@@ -84,7 +84,7 @@ def fitting_models(
     kinds = ", ".join(dict.fromkeys(models))
     if not models:
         raise ConfigError("models: name at least one model.")
-    networks = torch_models(models, federation.input_shape, federation.num_classes)
+    networks = networks_among(models, federation.input_shape, federation.num_classes)
     if strategy.settled_recipe.needs_one_architecture:
         if not networks:
             raise ConfigError(

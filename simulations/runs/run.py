@@ -6,6 +6,7 @@ import copy
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -23,7 +24,7 @@ from fedkt.errors import ConfigError
 from fedkt.machine import one_thread
 from fedkt.recipe import Recipe
 from fedkt.simulations.attacks.liars import AttackedGrid, Liars, resolved_attack
-from fedkt.simulations.engines.engine import opened
+from fedkt.simulations.engines.engine import kind_of, opened
 from fedkt.simulations.engines.grid import SimulationGrid
 from fedkt.simulations.engines.population import Population, PopulationSpec
 from fedkt.simulations.experiment import config as config_
@@ -192,7 +193,8 @@ def _resolved(
         population=population,
         strategy=strategy,
         one_architecture=None if models == experiment.models else models[0],
-        files=files | user_files(server, experiment.attack.kind if experiment.attack else ""),
+        files=files
+        | user_files(run.grid, server, experiment.attack.kind if experiment.attack else ""),
     )
 
 
@@ -214,6 +216,7 @@ def _filled_in(
         data={**data, "data_dir": folder and str(Path(folder).resolve())},
         run={
             **experiment.run.model_dump(),
+            "grid": absolute(experiment.run.grid),
             "codec": absolute(experiment.run.codec),
             "workers": workers_of(experiment),
             "device": device,
@@ -226,6 +229,11 @@ def _filled_in(
 def workers_of(experiment: Experiment) -> int:
     """Return the number of workers: as configured, else one for each CPU; at most one a client."""
     return min(experiment.run.workers or os.cpu_count() or 1, experiment.data.clients)
+
+
+def engine_session(experiment: Experiment) -> AbstractContextManager[None]:
+    """Keep what several runs on the engine of an experiment share."""
+    return kind_of(experiment.run).session(experiment.run, workers_of(experiment))
 
 
 def federation_spec(experiment: Experiment) -> FederationSpec:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedkt.answers import accuracy
 from fedkt.clients import LearnerModels
-from fedkt.clients.learners.making import make_learner, torch_models
+from fedkt.clients.learners.making import make_learner, networks_among
 from fedkt.context import Round
 from fedkt.data.federation import Federation
 from fedkt.errors import ConfigError
@@ -41,7 +41,7 @@ def server_network(
     if not asked and not networks:
         raise ConfigError(f"{strategy.title} trains a network at the server; name a server_model.")
     shape, classes = federation.input_shape, federation.num_classes
-    if asked and not torch_models([asked], shape, classes):
+    if asked and not networks_among([asked], shape, classes):
         raise ConfigError(f"server_model = {asked!r} is no network; {strategy.title} trains one.")
     return asked or networks[0]
 

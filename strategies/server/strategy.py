@@ -52,7 +52,7 @@ class KnowledgeStrategy(Strategy):
     Attributes
     ----------
     name : str
-        The registered name; by default the lower-case class name.
+        The registered name; by default the class name in kebab case.
     options : ServerOptions
         Options of the run, such as seed, participation and codec; to be set before ``start``.
     observers : Sequence[Observer]

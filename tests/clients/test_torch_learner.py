@@ -260,7 +260,7 @@ def test_a_model_that_shares_a_layer(learner_of, data, work_on) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"optimiser": "lbfgs"}, "one of adam, sgd, not 'lbfgs'"),
+        ({"optimiser": "lbfgs"}, "Unknown optimiser 'lbfgs'.* adam"),
         ({"learning_rate": 0}, "learning_rate must be .* above 0"),
         ({"batch_size": 0}, "batch_size must be .* at least 1"),
         ({"public_batch_size": 0}, "batch_size must be .* at least 1"),

@@ -125,7 +125,7 @@ def refused(here: Path, fedkt: Any) -> Callable[..., str]:
         (
             "--grid",
             "in-proces",
-            ["run.grid", "'in-proces'", "ray, in-process, flower", "mean 'in-process'"],
+            ["run.grid", "'in-proces'", "flower, in-process, ray", "mean 'in-process'"],
         ),
         ("--executor", "loup", ["run.executor", "'loup'", "'loop'"]),
         ("--attack", "wrogn:1", ["attack 'wrogn'", "'wrong'"]),

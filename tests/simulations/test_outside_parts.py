@@ -149,3 +149,139 @@ def test_a_schedule_in_the_file_of_its_strategy(tmp_path: Path) -> None:
         for executor in ("loop", "cohort")
     ]
     assert accuracies(runs[0]) == accuracies(runs[1])
+
+
+BACKWARDS = '''
+from fedkt import register
+from fedkt.clients import FileStore
+from fedkt.simulations.engines.engine import EngineKind
+from fedkt.simulations.engines.grid import InProcessGrid
+
+class Reversed(InProcessGrid):
+    def _handle(self, messages, timeout):
+        return super()._handle(messages[::-1], timeout)[::-1]
+
+@register
+class Backwards(EngineKind):
+    """The last client first."""
+
+    one_by_one = True
+
+    def open(self, run, population, folder):
+        return Reversed(population.app(), population.federation.num_clients)
+'''
+
+
+def test_an_engine(tmp_path: Path) -> None:
+    run = {"grid": f"{written(tmp_path, BACKWARDS)}:Backwards"}
+    mine = rounds(tmp_path / "mine", {"run": run})
+    assert mine == rounds(tmp_path / "usual", {})
+    assert planned({"run": {**run, "executor": "auto"}}).experiment.run.plan == {"mlp": "loop"}
+    with pytest.raises(ConfigError, match=r"run\.grid: Unknown engine in .*Did you mean 'Back"):
+        planned({"run": {"grid": run["grid"].replace("wards", "ward")}})
+
+
+DATA = '''
+import numpy as np
+from fedkt import register
+from fedkt.data import Dataset
+
+def blobs(seed):
+    """Two clouds of points."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(2, size=400)
+    x = (rng.normal(size=(400, 3)) + 3 * y[:, None]).astype(np.float32)
+    return Dataset("blobs", x[:200], y[:200], x[200:], y[200:])
+
+def halves(labels, argument, clients, seed, samples_per_client):
+    """The first half of the rows for client 0, the rest for the others."""
+    rows = np.array_split(np.arange(len(labels)), 2)
+    return [rows[0], *np.array_split(rows[1], clients - 1)]
+'''
+
+
+def test_a_data_source_and_a_partition(tmp_path: Path) -> None:
+    file = written(tmp_path, DATA)
+    data = {
+        "dataset": f"{file}:blobs",
+        "partition": f"{file}:halves",
+        "samples_per_client": 0,
+        "public_samples": 20,
+    }
+    execute(planned({"data": data}), tmp_path / "run", label="outside")
+    sizes = planned({"data": data}).federation.label_counts().sum(1)
+    assert sizes[0] > 1.5 * sizes[1]
+
+
+CENTROIDS = '''
+import torch
+import torch.nn.functional as F
+from fedkt import Learner, register
+from fedkt.recipe import trainings, weighted
+
+class Centroids:
+    """A model: the mean of each class; it has neither gradients nor scikit-learn's interface."""
+
+def centroids(input_shape, num_classes):
+    return Centroids()
+
+@register
+class CentroidLearner(Learner):
+    """Learns the mean of each class from hard or soft labels."""
+
+    @staticmethod
+    def takes(model):
+        return isinstance(model, Centroids)
+
+    def __init__(self, build, num_classes, name, device="cpu"):
+        self.num_classes, self.architecture = num_classes, name + "#centroids"
+
+    def refuses(self, recipe):
+        terms = [t for s in trainings((*recipe.learn, *recipe.absorb)) for _, t in weighted(s.terms)]
+        hard = [t for t in terms if not hasattr(t, "as_target")]
+        return f"it cannot follow {type(hard[0]).__name__}" if hard else None
+
+    def follow(self, recipe):
+        pass
+
+    def reset(self, seed, client):
+        self.sums = None
+
+    def train(self, step, work, stream):
+        data = work.data.train if step.on == "private" else work.data.public
+        if step.on == "private":
+            soft = F.one_hot(data.y, self.num_classes).float()
+        else:
+            knowledge = work.knowledge[step.needs()[0]]
+            data, soft = data.at_ids(knowledge.ids), knowledge.values.softmax(-1)
+        sums = soft.T @ data.x.flatten(1), soft.sum(0)
+        self.sums = sums if self.sums is None else tuple(a + b for a, b in zip(self.sums, sums))
+
+    def predict(self, x):
+        if self.sums is None:
+            return torch.zeros(len(x), self.num_classes)
+        means = self.sums[0] / self.sums[1].clamp_min(1e-6)[:, None]
+        return -torch.cdist(x.flatten(1), means).square() / 10
+
+    def adapt_norms(self, x):
+        pass
+
+    def state(self):
+        return {"sums": None if self.sums is None else list(self.sums)}
+
+    def load_state(self, state):
+        self.sums = None if state["sums"] is None else tuple(state["sums"])
+'''
+
+
+def test_a_learner_of_another_framework_beside_a_network(tmp_path: Path) -> None:
+    models = [f"{written(tmp_path, CENTROIDS)}:centroids", "mlp"]
+    section = {"name": "fedmd", "form": "logits"}
+    data = {"samples_per_client": 60}
+    rows = rounds(tmp_path / "run", {"models": models, "strategy": section, "data": data})
+    assert accuracies(rows)[0] > 0.4
+    with pytest.raises(ConfigError, match="needs a network as model"):
+        planned({"models": models[:1], "strategy": {"name": "fedavg"}})
+    bare = written(tmp_path, "def text(input_shape, num_classes):\n    return 'tree'\n", "bare.py")
+    with pytest.raises(ConfigError, match=r"is a str, neither a torch module nor .* takes it"):
+        planned({"models": [f"{bare}:text"]})
