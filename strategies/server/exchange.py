@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -143,22 +143,44 @@ class Exchange:
         assert self._roster is not None
         return self._roster
 
-    def begin(self, server_round: int) -> None:
-        """Start a round: a new report, and the clients drawn for it."""
+    def begin(
+        self, server_round: int, choose: Callable[[Sequence[int]], Sequence[int]] | None = None
+    ) -> None:
+        """Start a round: a new report, and the clients chosen for it; by default drawn.
+
+        Raises
+        ------
+        ConfigError
+            If ``choose`` names no client, or one that is not there.
+        """
         self.report = RoundReport(server_round, self.roster.clients, notes=self._notes)
         self._notes = []
         if self._version:  # before the first round all knowledge may be for its start
             self.latest = self._kept()
-        self.report.participants = self._draw(server_round)
+        clients = self.roster.clients
+        self.report.participants = self._checked((choose or self.drawn)(clients), clients)
         self.report.one_model = any(share.whole_model for share in self.recipe.share)
 
-    def _draw(self, server_round: int) -> list[int]:
-        clients = self.roster.clients
+    def drawn(self, clients: Sequence[int]) -> list[int]:
+        """Return as many of the clients as take part in the round, drawn uniformly."""
         count = max(1, math.floor(self.options.participation * len(clients) + 0.5))
         if count >= len(clients):
             return list(clients)
-        rng = numpy_rng(self.options.seed, "participants", server_round)
+        rng = numpy_rng(self.options.seed, "participants", self.report.round)
         return sorted(int(c) for c in rng.choice(clients, size=count, replace=False))
+
+    def _checked(self, chosen: Sequence[int], clients: Sequence[int]) -> list[int]:
+        """Return the chosen clients, each once and in order; refuse others."""
+        if (
+            not isinstance(chosen, Collection)
+            or not chosen
+            or any(c not in clients for c in chosen)
+        ):
+            raise ConfigError(
+                f"{self.title}: choose() returned {foreign(chosen)}; it must return at least one "
+                f"of the clients {foreign(list(clients))}."
+            )
+        return sorted(set(map(int, chosen)))
 
     # --- down --------------------------------------------------------------------------
 

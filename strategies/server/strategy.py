@@ -101,6 +101,18 @@ class KnowledgeStrategy(Strategy):
         """
         return {}
 
+    def choose(self, clients: Sequence[int]) -> Sequence[int]:
+        """Return the clients that take part in the round, ``self.round.number``.
+
+        By default a part of them is drawn uniformly, as large as ``options.participation`` says.
+
+        Parameters
+        ----------
+        clients : Sequence[int]
+            The clients of the run, ascending.
+        """
+        return self.exchange.drawn(clients)
+
     def fusion_flops(self, clients: int, rows: float, classes: int) -> float:
         """Return the FLOPs of a fusion whose cost grows faster than the number of clients.
 
@@ -343,7 +355,7 @@ class KnowledgeStrategy(Strategy):
     ) -> Iterable[Message]:
         """Return the messages that ask the round's clients, drawn here, to learn and share."""
         self._meet(grid, arrays, 3600)
-        self.exchange.begin(server_round)
+        self.exchange.begin(server_round, self.choose)
         return conversation.to_learn(self.exchange, config)
 
     def aggregate_train(

@@ -262,9 +262,9 @@ def test_a_file_s_part_by_its_short_name(tmp_path: Path) -> None:
         file.write_text(STRATEGY, encoding="utf-8")
         found = registry.lookup("strategies", f"{file}:MyOwn")
         if stem == "one":
-            assert registry.lookup("strategies", "myown") is found
-    with pytest.raises(ConfigError, match=r"which of one@\w+:myown, two@\w+:myown"):
-        registry.lookup("strategies", "myown")
+            assert registry.lookup("strategies", "my-own") is found
+    with pytest.raises(ConfigError, match=r"which of one@\w+:my-own, two@\w+:my-own"):
+        registry.lookup("strategies", "my-own")
 
 
 def test_an_unregistered_term_says_what_to_do() -> None:
@@ -283,7 +283,7 @@ def test_a_class_in_a_file(tmp_path: Path) -> None:
     assert issubclass(found, KnowledgeStrategy)
     assert found.__name__ == "MyOwn"
     assert registry.lookup("strategies", f"{file}:MyOwn") is found
-    assert registry.lookup("strategies", "myown") is found
+    assert registry.lookup("strategies", "my-own") is found
 
 
 def test_two_files_of_one_name_are_two_modules(tmp_path: Path) -> None:

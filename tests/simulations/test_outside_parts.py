@@ -237,7 +237,8 @@ class CentroidLearner(Learner):
         self.num_classes, self.architecture = num_classes, name + "#centroids"
 
     def refuses(self, recipe):
-        terms = [t for s in trainings((*recipe.learn, *recipe.absorb)) for _, t in weighted(s.terms)]
+        steps = trainings((*recipe.learn, *recipe.absorb))
+        terms = [term for step in steps for _, term in weighted(step.terms)]
         hard = [t for t in terms if not hasattr(t, "as_target")]
         return f"it cannot follow {type(hard[0]).__name__}" if hard else None
 

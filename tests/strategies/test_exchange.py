@@ -15,6 +15,7 @@ from flwr.server.superlink.linkstate.utils import create_message_error_unavailab
 
 from fedkt import snapshot
 from fedkt.clients import TorchLearner
+from fedkt.errors import ConfigError
 from fedkt.knowledge import Fused, Knowledge, Uploads
 from fedkt.machine import one_thread
 from fedkt.recipe import Load, Recipe, Weights
@@ -57,6 +58,29 @@ def test_draws_depend_on_seed_and_round_and_nothing_else(world, with_options) ->
     assert set().union(*first) == {0, 1, 2, 3}
     assert draws(world(models=("mlp",)), with_options, KnFu(**QUICK)) == first
     assert draws(world(), with_options, Local(local_epochs=0), seed=4) != first
+
+
+class InTurn(FedAvg):
+    """Asks one client after the other."""
+
+    def choose(self, clients):
+        return [clients[(self.round.number - 1) % len(clients)]]
+
+
+def test_a_method_chooses_its_clients(world, with_options) -> None:
+    run = world(models=("mlp",))
+    run.start(with_options(InTurn(local_epochs=0)), 5)
+    assert [r.participants for r in run.reports] == [[0], [1], [2], [3], [0]]
+
+
+@pytest.mark.parametrize("chosen", [[], None, [0, 7], "0", [[1]]])
+def test_clients_that_cannot_be_chosen(world, with_options, chosen: Any) -> None:
+    strategy = with_options(FedAvg(local_epochs=0))
+    strategy.choose = lambda clients: chosen
+    with pytest.raises(
+        ConfigError, match=r"choose\(\) returned .* one of the clients \[0, 1, 2, 3\]"
+    ):
+        world(models=("mlp",)).start(strategy, 1)
 
 
 def test_everyone_evaluates_but_only_participants_train(world, with_options) -> None:
