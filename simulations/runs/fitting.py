@@ -39,7 +39,7 @@ def check_settings(experiment: Experiment) -> None:
 
 
 def check_recipe(strategy: KnowledgeStrategy) -> None:
-    """Refuse a strategy that makes no recipe.
+    """Refuse a strategy that makes no recipe, or one that cannot travel to the clients.
 
     Raises
     ------
@@ -54,6 +54,10 @@ def check_recipe(strategy: KnowledgeStrategy) -> None:
     if not isinstance(recipe, Recipe):
         kind = type(recipe).__name__
         raise ConfigError(f"{strategy.title}: recipe() must return a Recipe, not {kind}.")
+    try:
+        Recipe.from_json(recipe.to_json())
+    except ConfigError as error:
+        raise ConfigError(f"{strategy.title}: {error}") from error
 
 
 def fitting_models(

@@ -33,6 +33,9 @@ class ClassCounts(Share):
     kind: ClassVar[str] = "statistics"
     wrong: bool = False
 
+    def about(self, model, data):
+        return {"number of layers": str(len(list(model.model.parameters())))}
+
     def refuses(self, model, data):
         return "a refusal of its own" if self.name == "refused" else None
 
@@ -137,3 +140,27 @@ def test_the_server_checks_what_arrives_against_it(file: Path, tmp_path: Path) -
 def test_a_refusal_is_heard_before_anything_runs(file: Path) -> None:
     with pytest.raises(ConfigError, match="a refusal of its own"):
         prepare(experiment(file, {"share": "refused"}))
+
+
+def test_what_its_clients_must_agree_on(file: Path, tmp_path: Path) -> None:
+    """Two architectures differ in what the share tells, unless it tells of an architecture."""
+    mixed = {"models": ("mlp", "linear")}
+    reason = (
+        "client 1: number of layers is '2' where the others have '4' "
+        r"\(the method needs one number of layers\)"
+    )
+    with pytest.raises(ConfigError, match=reason):
+        execute(prepare(experiment(file).with_values(**mixed)), tmp_path / "run", label="counting")
+    source = FILE.replace(
+        "    wrong: bool", '    group: ClassVar[str] = "architecture"\n    wrong: bool'
+    )
+    file.write_text(source, encoding="utf-8")
+    execute(prepare(experiment(file).with_values(**mixed)), tmp_path / "grouped", label="counting")
+    assert [row["failures"] for row in read_rounds(tmp_path / "grouped")] == [[], []]
+
+
+def test_an_unknown_share_is_refused_before_anything_trains(file: Path) -> None:
+    unknown = FILE.replace('@register(name="own-label-counts")\n', "")
+    file.write_text(unknown, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"ClassCounts is not registered\. Write @register"):
+        prepare(experiment(file))
