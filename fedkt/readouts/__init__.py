@@ -2,8 +2,19 @@
 
 from fedkt.readouts.gate import Gate
 from fedkt.readouts.mix import Mix
+from fedkt.readouts.nearest_prototype import NearestPrototype
 from fedkt.readouts.prior import Prior
 from fedkt.readouts.raw import Raw
 from fedkt.readouts.readout import Answers, Ask, ReadOut, SettleWork
 
-__all__ = ["Answers", "Ask", "Gate", "Mix", "Prior", "Raw", "ReadOut", "SettleWork"]
+__all__ = [
+    "Answers",
+    "Ask",
+    "Gate",
+    "Mix",
+    "NearestPrototype",
+    "Prior",
+    "Raw",
+    "ReadOut",
+    "SettleWork",
+]
