@@ -29,7 +29,8 @@ def sizes_of(plan: Plan, client: int = 0) -> Sizes:
     """Return the sizes of a plan's federation and of a client's model."""
     federation = plan.federation
     reference = plan.population.model_of(client)
-    model = build_model(reference, federation.input_shape, federation.num_classes)
+    built = build_model(reference, federation.input_shape, federation.num_classes)
+    model = built if isinstance(built, nn.Module) else nn.Module()  # a forest has no tensors
     norms = [
         name
         for name, module in model.named_modules()

@@ -44,7 +44,8 @@ class FedProto(KnowledgeStrategy):
     the global one the mean over the clients that have the class, weighted by their samples of it
     (equation 6); the loss is CE + λ d(z, C̄_y) (equation 7), d the mean squared difference of the
     authors' code. A class that nobody has yet adds nothing. Clients may be of any architecture
-    whose features are equally wide.
+    whose features are equally wide. A client answers for itself with the class of the nearest
+    global prototype.
     """
 
     name = "fedproto"
@@ -55,7 +56,9 @@ class FedProto(KnowledgeStrategy):
     def recipe(self):
         terms = [CrossEntropy(), Weighted(self.factor, PrototypeDistance())]
         return Recipe(
-            learn=[Train("private", terms, epochs=self.local_epochs)], share=[Prototypes()]
+            learn=[Train("private", terms, epochs=self.local_epochs)],
+            share=[Prototypes()],
+            readout="nearest-prototype",
         )
 
     def fuse(self, uploads):
