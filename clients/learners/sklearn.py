@@ -111,6 +111,11 @@ class SklearnLearner(Learner):
                 if target_of(term) is None:
                     name = registry.registered_name("objectives", type(term))
                     return f"a scikit-learn model ({self._name}) cannot train on {name!r}"
+            if step.on == "private" and any(t.source is not None for t in _taught(step)):
+                return (
+                    f"a scikit-learn model ({self._name}) cannot distil on private data: it is "
+                    "fitted to their labels"
+                )
         return None
 
     def follow(self, recipe: Recipe) -> None:
