@@ -6,6 +6,7 @@ import torch
 
 from fedkt.answers import of_kind
 from fedkt.calls import made
+from fedkt.codecs import codec_chain
 from fedkt.errors import ConfigError, FedktError
 from fedkt.fusion import Fusion, FusionRound, fused
 from fedkt.knowledge import Fused, Knowledge, Upload, Uploads
@@ -32,13 +33,14 @@ class Compose(KnowledgeStrategy):
     of them. The parts are named, with their options, as ``fedkt list`` shows them, or given as
     objects::
 
-        compose(objective=mse, form=logits, fusion=trimmed-mean(trim=0.2), readout=prior)
+        compose(objective=mse, form=logits, fusion=trimmed-mean(trim=0.2), codec=float16)
 
     Before a run the server's fusion and the objective are tried on made-up answers: parts that do
     not fit each other are refused in one line.
 
     Bytes a round and client, M public samples in use, C classes: up 4MC (8M for labels), down 4MC
-    (broadcast, or unicast if the fusion is personal); plus the shares of the read-out.
+    (broadcast, or unicast if the fusion is personal), half of the floats with
+    ``codec=float16``; plus the shares of the read-out.
 
     Parameters
     ----------
@@ -48,6 +50,8 @@ class Compose(KnowledgeStrategy):
         probabilities are softmax(logits / T).
     fusion : Fusion or str
         The server's rule.
+    codec : str, optional
+        Codecs of the answers on both ways, ``NAME`` or ``NAME+NAME``; by default the run's.
     readout : ReadOut or str
         The personal answer.
     form : {"logits", "probabilities", "labels"}
@@ -68,6 +72,7 @@ class Compose(KnowledgeStrategy):
         self,
         objective: Term | Divergence | str = "distil",
         fusion: Fusion | str = "mean",
+        codec: str | None = None,
         readout: ReadOut | str = "raw",
         form: Form = "probabilities",
         private: Term | str = "cross-entropy",
@@ -76,24 +81,27 @@ class Compose(KnowledgeStrategy):
         distil_epochs: Count = 3,
         public_samples: Count = 0,
     ) -> None:
-        self.objective, self.fusion, self.readout = objective, fusion, readout
-        self.form, self.private, self.rehearsal = form, private, rehearsal
+        self.objective, self.fusion, self.codec = objective, fusion, codec
+        self.readout, self.form = readout, form
+        self.private, self.rehearsal = private, rehearsal
         self.local_epochs, self.distil_epochs = local_epochs, distil_epochs
         self.public_samples = public_samples
         self._fusion: Fusion = made("fusions", fusion)
         self._private: Term = made("objectives", private)
         self._objective = distillation(objective)
+        codec_chain(codec or "none", files=True)  # a name that is none shows here
         check_fit(self._fusion, self._objective, form)
 
     def recipe(self) -> Recipe:
         """Return the recipe: private training, answers on the public set, the objective."""
-        target = target_of(self._objective)
-        softened = self.form == "probabilities" and target is not None
+        target = target_of(self._objective) if self.form == "probabilities" else None
         share = Predict(
             form=self.form,
-            temperature=target.temperature if softened and target else 1.0,
+            temperature=1.0 if target is None else target.temperature,
             samples=self.public_samples,
             partial=self._fusion.partial,
+            codec_up=self.codec,
+            codec_down=self.codec,
         )
         absorb = Train(
             on="public",
@@ -110,13 +118,8 @@ class Compose(KnowledgeStrategy):
 
     def fuse(self, uploads: Uploads) -> Fused:
         """Return what the fusion makes of the answers: broadcast, or unicast if it is personal."""
-        round_ = FusionRound(
-            self.exchange.report.round,
-            self.exchange.roster.num_classes,
-            self.options.seed,
-            self.options.public_labels,
-            self.memory,
-        )
+        facts, labels = self.round, self.options.public_labels
+        round_ = FusionRound(facts.number, facts.num_classes, facts.seed, labels, self.memory)
         return fused(SHARE, self._fusion(uploads[SHARE], round_), round_)
 
     def fusion_flops(self, clients: int, rows: float, classes: int) -> float:

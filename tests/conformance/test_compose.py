@@ -42,6 +42,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
         "knowledge-vote(gate=0.2, unsupported=true)",
         *registry.names("fusions"),
     ),
+    "codec": ("none", "float16"),
     "readout": tuple(registry.names("readouts")),
     "form": ("logits", "probabilities", "labels"),
     "private": ("cross-entropy", "adjusted-cross-entropy"),

@@ -151,11 +151,13 @@ def test_paths_in_options_are_made_absolute(here: Path) -> None:
         ("fusion=trimmed-mean(trim=0.5)", r"fusion.trim = 0.5 \(trimmed-mean\)"),
         ("fusion=meen", "Unknown fusion 'meen'. Did you mean 'mean'?"),
         ("fusion=mean(", "write name"),
+        ("codec=float61", "Unknown codec 'float61'. Did you mean 'float16'?"),
+        ("readout=priors", "Unknown read-out 'priors'. Did you mean 'prior'?"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_a_line(options: str, says: str, file: Path) -> None:
     with pytest.raises(ConfigError, match=says) as caught:
-        make_strategy(read_strategy(f"compose({options.format(file=file)})"))
+        make_strategy(read_strategy(f"compose({options.format(file=file)})")).recipe()
     assert "\n" not in str(caught.value)
 
 
