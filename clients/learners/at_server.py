@@ -22,6 +22,7 @@ from fedkt.context import CLIENT, Round, ServerNet, ServerSamples
 from fedkt.data.samples import ClientData, Samples
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge
+from fedkt.objectives.heads import PREFIX as HEADS
 from fedkt.objectives.term import Outputs
 from fedkt.recipe import Recipe, Train
 from fedkt.registry import name_of
@@ -187,7 +188,7 @@ class LearnerModel:
         """Return the outputs of the model with other weights on inputs ``[n, ...]``."""
         learner, x = self._learner, x.to(self._learner.device)
         own = dict(learner.model.named_parameters())
-        own |= {f"heads.{name}": p for name, p in learner.heads.named_parameters()}
+        own |= {f"{HEADS}.{name}": p for name, p in learner.heads.named_parameters()}
         with torch.set_grad_enabled(grad), FeatureTap(learner.model) as tap:
             if weights is None and self._minimising:
                 outputs = Outputs(learner.model(x), tap.features, own)
