@@ -153,7 +153,8 @@ class Term(Protocol):
     # for ``outputs.features``, ``outputs.beside`` or ``batch.y``; a term without samples beside
     # adds nothing. ``follows_progress`` says that the term reads ``batch.progress``. A method
     # ``as_target() -> Target | None`` says what the term teaches, if that can be said without
-    # gradients.
+    # gradients. ``per_sample`` says that the loss is a mean over the batch of losses that depend on
+    # one sample each.
 
 
 class Transform(Protocol):
