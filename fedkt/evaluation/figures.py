@@ -83,6 +83,8 @@ class Figure:
         Where it stands.
     always : bool
         Whether its column stands even if nobody measured it.
+    optional : bool
+        Whether rounds in which it is not measured have no entry of it.
     total : bool
         Whether ``summary.json`` and tables hold its sum over the rounds.
     std_name : str
@@ -113,6 +115,7 @@ class Figure:
     derived: Callable[[Row], float | None] | None = None
     places: tuple[Place, ...] = USUAL
     always: bool = False
+    optional: bool = False
     total: bool = False
     std_name: str = ""
     short: str = ""
@@ -259,12 +262,19 @@ TIME = Figure(
     places=("summary", "csv", "table", "rounds"), total=True, brief="s", yields_to="failures",
     bounds=(0, math.inf),
 )  # fmt: skip
+SIMULATED = Figure(
+    "simulated_seconds", "Simulated seconds", SECONDS, "lower", "run",
+    lambda data: data.simulated_seconds,
+    places=("summary", "csv", "table", "rounds"), total=True, optional=True, bounds=(0, math.inf),
+    definition="with [availability]: FLOPs / speed + bytes / bandwidth of the slowest client in "
+    "time; rounds are synchronous.",
+)  # fmt: skip
 
 FIGURES: tuple[Figure, ...] = (
     *(PERSONALISED, GLOBAL, VALIDATION, SERVER, TARGET),
     *(NEGATIVE_TRANSFER, NEGATIVE_TRANSFER_LOSS, TRANSFER, GROUP_EFFECT),
     *(LEAKAGE, CORRELATION, VARIATION, UNIFORM_VARIATION),
-    *(BYTES_UP, BYTES_DOWN, TIME),
+    *(BYTES_UP, BYTES_DOWN, TIME, SIMULATED),
 )
 
 
@@ -295,4 +305,5 @@ def defined() -> list[Figure]:
 
 def measured(data: Round) -> dict[str, Any]:
     """Return the figures of a round by name, as its line of ``rounds.jsonl`` has them."""
-    return {f.name: f.measure(data) for f in FIGURES if f.measure}
+    values = {f: f.measure(data) for f in FIGURES if f.measure}
+    return {f.name: v for f, v in values.items() if v is not None or not f.optional}

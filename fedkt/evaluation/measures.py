@@ -63,12 +63,15 @@ class Round:
         Malicious clients: figures are over the others.
     label_counts : Sequence[Sequence[int]]
         True training samples of each class, clients x classes; empty if they are not known.
+    simulated_seconds : float, optional
+        What the round would take, where the availability of clients is simulated.
     """
 
     report: Report
     alone: Sequence[float | None] | None = None
     lying: Collection[int] = frozenset()
     label_counts: Sequence[Sequence[int]] = ()
+    simulated_seconds: float | None = None
 
     def honest(self, metric: str) -> list[float | None]:
         """Return a metric of every client in order, None for those that lie."""

@@ -32,6 +32,7 @@ from fedkt.options import (
     Count,
     Factor,
     Flag,
+    Fraction,
     OptionError,
     Positive,
     PositiveFraction,
@@ -135,6 +136,20 @@ class AttackSection(Section):
         return dict(self.model_extra or {})
 
 
+class AvailabilitySection(Section):
+    """``[availability]``: clients that drop out or are late, and what a round would take.
+
+    The simulated time of a client is FLOPs / speed + bytes / bandwidth. Its speed and its bandwidth
+    are the medians here times a lognormal factor of its own.
+    """
+
+    dropout: Fraction = 0.0  # probability that a client drops out of a round
+    flops_per_second: Positive = 1e9
+    bytes_per_second: Positive = 1e6
+    spread: Factor = 0.0  # standard deviation of the logarithms of the factors
+    deadline: Positive | None = None  # seconds until an upload counts as failed; None: no limit
+
+
 class Experiment(Section):
     """A whole experiment.
 
@@ -155,6 +170,7 @@ class Experiment(Section):
     training: Annotated[TrainingOptions, declared(TrainingOptions)] = TrainingOptions()
     run: RunSection = RunSection()
     compare: CompareSection = CompareSection()
+    availability: AvailabilitySection | None = None
     attack: Annotated[
         AttackSection | None, Flag("KIND:CLIENTS, the first so many lie: wrong:3.", read_attack)
     ] = None

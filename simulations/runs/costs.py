@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -9,9 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from fedkt.clients import TorchLearner
 from fedkt.clients.learners.making import make_learner
 from fedkt.data.federation import Federation
+from fedkt.errors import ConfigError
 from fedkt.recipe import Recipe, trainings
 from fedkt.rng import global_torch_stream
 from fedkt.simulations.engines.population import PopulationSpec
+from fedkt.steps import Step
 from fedkt.strategies import KnowledgeStrategy
 
 PASSES = 3  # a training step: forward, and backward to the weights and to the activations
@@ -63,6 +68,32 @@ def forward_flops(model: nn.Module, input_shape: tuple[int, ...]) -> float:
     return float(counter.get_total_flops())
 
 
+def flops_by_client(
+    recipe: Recipe, population: PopulationSpec, federation: Federation
+) -> Callable[[int], tuple[float, float]]:
+    """Return a function from a client to its FLOPs in a round, before its upload and after.
+
+    Raises
+    ------
+    ConfigError
+        If those of a model are not known: it is no network, or has no matrix products.
+    """
+    public, forward = len(federation.public_x), {}
+    for model in dict.fromkeys(population.models):
+        each = _forward(model, federation)
+        if not each:
+            raise ConfigError(f"availability: the FLOPs of model {model!r} are not known.")
+        forward[model] = each
+    shared = sum(_shared_rows(recipe, public))
+
+    def of_client(client: int) -> tuple[float, float]:
+        private, each = len(federation.client(client).train), forward[population.model_of(client)]
+        learn = _trained_rows(recipe.learn, private, public) + shared
+        return each * learn, each * _trained_rows(recipe.absorb, private, public)
+
+    return lru_cache(maxsize=None)(of_client)
+
+
 def _client_flops(
     recipe: Recipe, population: PopulationSpec, federation: Federation
 ) -> float | None:
@@ -72,20 +103,30 @@ def _client_flops(
     """
     private = len(federation.rows) / federation.num_clients
     public = len(federation.public_x)
+    samples = _trained_rows((*recipe.learn, *recipe.absorb), private, public)
+    samples += sum(_shared_rows(recipe, public))
+    each = [_forward(reference, federation) for reference in population.models]
+    return samples * sum(each) / len(each) if all(each) else None
+
+
+def _forward(reference: str, federation: Federation) -> float:
+    """Return the FLOPs of a model's answer for one sample; 0 if they are not known."""
+    shape = federation.input_shape
+    made = make_learner(reference, shape, federation.num_classes)
+    learner: TorchLearner | None = made.as_network()
+    if learner is None:
+        return 0.0
+    with global_torch_stream(0, "probe"):
+        return forward_flops(learner.model, shape)
+
+
+def _trained_rows(steps: Iterable[Step], private: float, public: int) -> float:
+    """Return how many samples go through the model in training, each pass counted."""
     samples = 0.0
-    for step in trainings((*recipe.learn, *recipe.absorb)):
+    for step in trainings(steps):
         rows = _rows(step.samples, private if step.on == "private" else public)
         samples += PASSES * step.epochs * rows * (2 if step.rehearse else 1)
-    samples += sum(_shared_rows(recipe, public))
-    shape, each = federation.input_shape, []
-    for reference in population.models:
-        made = make_learner(reference, shape, federation.num_classes)
-        learner: TorchLearner | None = made.as_network()
-        if learner is None:
-            return None
-        with global_torch_stream(0, "probe"):
-            each.append(forward_flops(learner.model, shape))
-    return samples * sum(each) / len(each) if all(each) else None
+    return samples
 
 
 def _shared_rows(recipe: Recipe, public: int) -> list[int]:

@@ -25,6 +25,7 @@ from fedkt.evaluation.figures import (
 )
 from fedkt.evaluation.measures import Round
 from fedkt.simulations.attacks.liars import Liars
+from fedkt.simulations.availability.absent import Availability
 from fedkt.simulations.results.checkpoints import CHECKPOINTS
 from fedkt.simulations.results.rounds import ROUNDS, read_rounds
 from fedkt.simulations.results.selection import (
@@ -69,6 +70,7 @@ class Recorder:
         self._saved = saved
         self.clients: Callable[[], dict[int, ClientState]] = dict
         self.liars: Liars | None = None
+        self.availability: Availability | None = None
         self.label_counts: Sequence[Sequence[int]] = ()
         rows = [row for row in read_rounds(folder) if row["round"] <= rounds_done]
         lines = "".join(json.dumps(row) + "\n" for row in rows)
@@ -79,7 +81,7 @@ class Recorder:
         if self.label_counts:  # lists over clients have a place for those that are left out, too
             report = replace(report, clients=tuple(range(len(self.label_counts))))
         alone = self._alone.get(report.round)
-        row = round_row(report, alone, self.liars, self.label_counts)
+        row = round_row(report, alone, self.liars, self.label_counts, self.availability)
         log = self._folder / ROUNDS
         with writing(self._folder), log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
@@ -99,6 +101,7 @@ def round_row(
     alone: Mapping[str, Any] | None,
     liars: Liars | None = None,
     label_counts: Sequence[Sequence[int]] = (),
+    availability: Availability | None = None,
 ) -> dict[str, Any]:
     """Return the line of ``rounds.jsonl`` for a round.
 
@@ -114,12 +117,15 @@ def round_row(
         not failed.
     label_counts : Sequence[Sequence[int]]
         True training samples of each class, clients x classes; without them leakage is null.
+    availability : Availability, optional
+        Of the clients, where it is simulated: the source of the simulated seconds.
     """
+    seconds = availability.round_seconds(report.round) if availability else None
     lying, silent = (liars.clients, liars.silent) if liars else (frozenset(), frozenset())
     without = alone[PERSONALISED.name]["per_client"] if alone is not None else None
     return {
         "round": report.round,
-        **measured(Round(report, without, lying, label_counts)),
+        **measured(Round(report, without, lying, label_counts, seconds)),
         "traffic": {
             "up": report.traffic.up,
             "down_unicast": report.traffic.down_unicast,

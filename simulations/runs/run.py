@@ -24,6 +24,7 @@ from fedkt.errors import ConfigError
 from fedkt.machine import one_thread
 from fedkt.recipe import Recipe
 from fedkt.simulations.attacks.liars import AttackedGrid, Liars, resolved_attack
+from fedkt.simulations.availability.absent import Availability, UnreliableGrid
 from fedkt.simulations.engines.engine import kind_of, opened
 from fedkt.simulations.engines.grid import SimulationGrid
 from fedkt.simulations.engines.population import Population, PopulationSpec
@@ -35,7 +36,7 @@ from fedkt.simulations.results.rounds import SUMMARY, read_rounds
 from fedkt.simulations.results.run_folder import CONFIG, FEDERATION, is_finished
 from fedkt.simulations.runs.checkpoint import discard_after
 from fedkt.simulations.runs.content import check_content, user_files
-from fedkt.simulations.runs.costs import fusion_warning
+from fedkt.simulations.runs.costs import flops_by_client, fusion_warning
 from fedkt.simulations.runs.executors import resolve, size_of
 from fedkt.simulations.runs.fitting import (
     adapts,
@@ -121,6 +122,18 @@ def liars_of(plan: Plan) -> Liars | None:
     return Liars(section, plan.federation.num_classes, plan.strategy) if section else None
 
 
+def availability_of(plan: Plan) -> Availability | None:
+    """Return the availability of the clients of one run, if the experiment has a section for it.
+
+    Clients that share nothing, as in local training, wait for nobody and are always there.
+    """
+    section = plan.experiment.availability
+    if section is None or not plan.recipe.share:
+        return None
+    flops = flops_by_client(plan.recipe, plan.population, plan.federation)
+    return Availability(section, plan.experiment.seed, flops)
+
+
 def _options(experiment: Experiment, federation: Federation) -> ServerOptions:
     """Return the options of strategies in an experiment on its data."""
     run, public_y = experiment.run, federation.public_y
@@ -161,6 +174,7 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
     strategy.options = _options(experiment, federation)
     plan = _resolved(experiment.with_values(server_model=server), strategy, federation, models)
     liars_of(plan)  # an attack that does not fit shows here
+    availability_of(plan)
     return plan
 
 
@@ -322,8 +336,9 @@ def _run(plan: Plan, folder: Path, name: str, baseline: Path | None, progress: R
         if isinstance(engine, SimulationGrid):
             engine.on_progress = progress.clients_done
         recorder.clients, recorder.liars = engine.snapshot, liars
+        recorder.availability = availability = availability_of(plan)
         strategy.observers = [recorder]
-        engine.run_server(server_app(strategy, plan, population, liars))
+        engine.run_server(server_app(strategy, plan, population, liars, availability))
 
 
 def _last_checkpoint(folder: Path, every: int) -> tuple[int, dict[str, Any]] | None:
@@ -370,14 +385,20 @@ def _summary(plan: Plan, folder: Path) -> dict[str, Any]:
 
 
 def server_app(
-    strategy: KnowledgeStrategy, plan: Plan, population: Population, liars: Liars | None = None
+    strategy: KnowledgeStrategy,
+    plan: Plan,
+    population: Population,
+    liars: Liars | None = None,
+    availability: Availability | None = None,
 ) -> ServerApp:
-    """Return the ServerApp that runs a strategy, among liars if any; the same on every grid."""
+    """Return the ServerApp that runs a strategy on any grid, among liars and absent clients."""
     app, recipe = ServerApp(), plan.recipe
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         seed = plan.experiment.seed
+        if availability is not None:
+            grid = UnreliableGrid(grid, availability)
         strategy.start(
             AttackedGrid(grid, liars) if liars else grid,
             population.initial_arrays(seed, recipe) if recipe.needs_one_architecture else None,

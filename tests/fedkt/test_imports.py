@@ -136,7 +136,16 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("app", "__init__"),
     ),
     "simulations": (
-        *("__init__", "experiment", "engines", "attacks", "results", "runs", "report"),
+        *(
+            "__init__",
+            "experiment",
+            "engines",
+            "attacks",
+            "availability",
+            "results",
+            "runs",
+            "report",
+        ),
         "cli",
     ),
 }

@@ -1,0 +1,1 @@
+"""Availability of simulated clients: drop-outs, speeds, bandwidth and a deadline."""

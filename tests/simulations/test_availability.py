@@ -1,0 +1,80 @@
+"""Clients that drop out or are late, and the seconds that a round would take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedkt.errors import ConfigError
+from fedkt.simulations.experiment.config import parse
+from fedkt.simulations.results.rounds import read_rounds
+from fedkt.simulations.runs.run import execute, prepare
+
+
+def rounds(folder: Path, section: dict[str, Any], **values: Any) -> list[dict[str, Any]]:
+    """Run an experiment of four clients; return its rounds without the times."""
+    base: dict[str, Any] = {
+        "rounds": 3,
+        "models": ["mlp"],
+        "strategy": {"name": "fedmd"},
+        "data": {
+            "dataset": "digits",
+            "clients": 4,
+            "samples_per_client": 16,
+            "public_samples": 20,
+            "test_samples": 20,
+        },
+        "run": {"grid": "in-process", "workers": 1},
+        "availability": section,
+    }
+    plan = prepare(parse({**base, **values}))
+    execute(plan, folder, label="run")
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_rounds(folder)]
+
+
+def test_clients_drop_out_at_random(tmp_path: Path) -> None:
+    rows = rounds(tmp_path / "run", {"dropout": 0.3})
+    failures = [f for row in rows for f in row["failures"]]
+    assert 0 < len(failures) < 12
+    assert {f["reason"] for f in failures} == {"dropped out (availability.dropout)"}
+    for row in rows:
+        gone = {f["client"] for f in row["failures"]}
+        assert set(row["participants"]) == set(range(4)) - gone
+    assert rows == rounds(tmp_path / "again", {"dropout": 0.3})
+
+
+def test_late_answers_are_dropped_and_counted(tmp_path: Path) -> None:
+    slow = {"spread": 1.0, "flops_per_second": 1e6}
+    free = rounds(tmp_path / "free", slow)
+    seconds = free[0]["simulated_seconds"]
+    assert seconds > 0
+    assert not free[0]["failures"]
+    strict = rounds(tmp_path / "strict", {**slow, "deadline": seconds / 3})
+    late = {f["client"] for f in strict[0]["failures"]}
+    assert late
+    assert len(late) < 4
+    assert all("s, and availability.deadline is" in f["reason"] for f in strict[0]["failures"])
+    assert strict[0]["simulated_seconds"] < seconds
+
+
+def test_seconds_are_flops_by_speed_and_bytes_by_bandwidth(tmp_path: Path) -> None:
+    """With no spread all clients take the same time, and each term halves with its rate."""
+    fast = {"flops_per_second": 1e30}
+    of_bytes = rounds(tmp_path / "a", {**fast, "bytes_per_second": 1e3})[0]["simulated_seconds"]
+    halved = rounds(tmp_path / "b", {**fast, "bytes_per_second": 2e3})[0]["simulated_seconds"]
+    assert of_bytes == pytest.approx(2 * halved)
+    row = rounds(tmp_path / "c", {**fast, "bytes_per_second": 1e3})[0]
+    assert of_bytes == pytest.approx((row["bytes_up"] + row["bytes_down"]) / 1e3, rel=0.05)
+
+
+def test_without_the_section_there_is_no_such_figure(tmp_path: Path) -> None:
+    alone = rounds(tmp_path / "alone", {"dropout": 0.9}, strategy={"name": "local"})
+    assert not alone[0]["failures"]
+    assert "simulated_seconds" not in alone[0]
+
+
+def test_a_model_of_unknown_flops_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="availability: the FLOPs of model 'forest' are not"):
+        rounds(tmp_path, {}, models=["forest"])
