@@ -18,9 +18,10 @@ from fedkt.answers import of_kind
 from fedkt.clients.cohorts import cohort
 from fedkt.clients.cohorts.cohort import Row
 from fedkt.clients.learners.base import Work
+from fedkt.clients.learners.feature_hook import feature_width
 from fedkt.clients.learners.torch import TorchLearner
 from fedkt.data.samples import ClientData, Samples
-from fedkt.knowledge import ANSWERS, Knowledge
+from fedkt.knowledge import ANSWERS, CLASS_KINDS, Knowledge
 from fedkt.recipe import Recipe, Train
 from fedkt.text import one_line
 from fedkt.training import TrainingOptions
@@ -123,6 +124,12 @@ def _imagined(
             logits = torch.randn(len(public), classes, generator=random, dtype=dtype)
             values = of_kind(logits, share.kind)
             known[share.name] = Knowledge.rows(share.kind, values, public.ids)
+        elif share.kind in CLASS_KINDS:
+            width = classes if share.kind == "class-logits" else feature_width(learner.model)
+            values = torch.randn(classes, width, generator=random, dtype=dtype)
+            ids = torch.arange(classes)
+            counts = (ids != client).long()  # each client lacks a class
+            known[share.name] = Knowledge(share.kind, {"values": values}, ids, counts)
     return known
 
 

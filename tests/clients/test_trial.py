@@ -19,7 +19,7 @@ from fedkt.knowledge import Knowledge
 from fedkt.objectives import KL, CrossEntropy, Distil, Proximal
 from fedkt.objectives.heads import Head
 from fedkt.objectives.term import Batch, Outputs
-from fedkt.recipe import Predict, Recipe, Train, Weights
+from fedkt.recipe import ClassLogits, Predict, Recipe, Train, Weights
 from fedkt.registry import register
 
 from . import odd_networks as odd
@@ -230,3 +230,26 @@ def test_weights_are_made_up_for_terms_that_read_them() -> None:
     learner = TorchLearner(odd.Network, 10, "own")
     (work, *_) = trial._works(learner, AVERAGING, SAMPLES, None, (7,), torch.float64)
     assert set(work.knowledge) == {"weights"}
+
+
+@register
+@dataclass(frozen=True)
+class UnweightedClasses(Plain):
+    """A mean over rows of classes that counts padding."""
+
+    name: ClassVar[str] = "test-unweighted-classes"
+
+    def needs(self) -> tuple[str, ...]:
+        return ("class-logits",)
+
+    def __call__(self, outputs: Outputs, batch: Batch, knowledge: Mapping[str, Knowledge]) -> Any:
+        teacher, known = knowledge["class-logits"].known_at(batch.y)
+        return ((outputs.logits - teacher).square().mean(-1) * known).mean()
+
+
+def test_terms_on_what_classes_share_are_tried() -> None:
+    recipe = Recipe(learn=[Train("private", [UnweightedClasses()])], share=[ClassLogits()])
+    learner = TorchLearner(odd.Network, 10, "own")
+    reason = trial.refuses(learner, recipe, SAMPLES, PUBLIC)
+    assert reason is not None
+    assert "a cohort changes" in reason
