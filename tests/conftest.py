@@ -1,11 +1,10 @@
-"""The option that turns the conformance suite on a strategy of one's own."""
+"""How the tests are spread over processes, and which compare up to rounding."""
 
 from __future__ import annotations
 
 import inspect
 import os
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,49 +12,6 @@ import pytest
 # Small tensors are slower on two threads, and several processes test at once. torch reads it when
 # it is imported; worker processes, Ray's and pytest-xdist's, inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-OPTION = "--fedkt-strategy"
-HERE = Path(__file__).parent
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("fedkt")
-    group.addoption(
-        OPTION,
-        action="append",
-        default=[],
-        metavar="REFERENCE",
-        help="run the conformance suite on this strategy only: NAME, NAME(key=value) or "
-        "path/to/file.py:Class; may be repeated",
-    )
-    group.addoption(
-        "--fedkt-executor",
-        choices=("auto", "loop", "cohort"),
-        default="auto",
-        help="run the conformance suite with this executor",
-    )
-    group.addoption(
-        "--fedkt-level",
-        choices=("quick", "full"),
-        help="quick: laws of methods, read from one recorded run of each, and laws of messages on "
-        "one method of each kind of exchange; full: all laws on every method (the default with "
-        f"{OPTION})",
-    )
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Refuse a reference that names no strategy with one line, before anything is collected."""
-    if not config.getoption(OPTION):
-        return
-    from fedkt.errors import ConfigError
-    from fedkt.simulations.experiment.references import read_strategy
-    from fedkt.strategies.construction import make_strategy
-
-    for reference in config.getoption(OPTION):
-        try:
-            make_strategy(read_strategy(reference))
-        except ConfigError as error:
-            raise pytest.UsageError(f"{OPTION} {reference}: {error}") from error
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -88,14 +44,8 @@ def group_of(nodeid: str) -> str:
     """Return the file of a test; of a law of a method, the method up to the first dash."""
     file, _, test = nodeid.partition("::")
     over = re.search(r"\[([^-\]]+)", test)
-    by_method = "conformance/" in file and not file.endswith(("test_ray.py", "test_flower.py"))
+    by_method = "testing/laws/" in file and not file.endswith(("test_ray.py", "test_flower.py"))
     return over[1] if over and by_method else file
-
-
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With the option only the conformance suite runs: the rest tests the library."""
-    beside = collection_path.parent == HERE and collection_path.name != "conformance"
-    return True if beside and config.getoption(OPTION) else None
 
 
 # What compares numbers up to rounding, which differs between processors and numbers of threads.

@@ -36,7 +36,11 @@ OPTIONS = TrainingOptions("sgd", 0.01, 0.0, batch_size=BATCH, public_batch_size=
 
 
 def refuses(
-    learner: TorchLearner, recipe: Recipe, samples: Samples, public: Samples | None
+    learner: TorchLearner,
+    recipe: Recipe,
+    samples: Samples,
+    public: Samples | None,
+    given: Mapping[str, Knowledge] | None = None,
 ) -> str | None:
     """Return why a network's clients must not train in cohorts, in one line; None if they can.
 
@@ -53,6 +57,8 @@ def refuses(
         Labelled samples, at least one.
     public : Samples, optional
         Samples of the public set.
+    given : Mapping[str, Knowledge], optional
+        Fused knowledge by name, instead of made-up knowledge.
     """
     nature = learner.nature(samples.x)
     if nature.refusal:
@@ -63,7 +69,7 @@ def refuses(
     reason: str | None = None
     for dtype in APART:
         try:
-            works = list(_works(learner, recipe, samples, public, sizes, dtype))
+            works = list(_works(learner, recipe, samples, public, sizes, dtype, given or {}))
             return _compared(learner, steps, works, dtype)
         except Exception as error:  # whatever a network, a term or vmap raises
             reason = f"it cannot be tried ({type(error).__name__}: {one_line(error)[:150]})"
@@ -86,16 +92,19 @@ def _works(
     public: Samples | None,
     sizes: Sequence[int],
     dtype: torch.dtype,
+    given: Mapping[str, Knowledge],
 ) -> Iterator[Work]:
     """Yield the work of clients with ``sizes`` samples each."""
     rows = torch.arange(sum(sizes)) % len(samples)
     shape = tuple(samples.x.shape[1:])
-    few = None if public is None else _some(public, torch.arange(min(SAMPLES, len(public))), dtype)
+    most = 0 if public is None else len(public)
+    most = most if given else min(SAMPLES, most)  # what is given may speak about all
+    few = None if public is None else _some(public, torch.arange(most), dtype)
     for client, part in enumerate(torch.split(rows, list(sizes))):
         train = _some(samples, part, dtype)
         empty = _some(samples, part[:0], dtype)
         data = ClientData(train, empty, empty, few, None, learner.num_classes, shape)
-        known = _imagined(learner, recipe, few, client, dtype)
+        known = {**_imagined(learner, recipe, few, client, dtype), **given}
         work = Work(data, known, OPTIONS, 0, 1, client, rounds=2)
         _remember(learner, recipe, work, dtype)
         yield work

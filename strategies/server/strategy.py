@@ -64,6 +64,8 @@ class KnowledgeStrategy(Strategy):
     needs_samples: ClassVar[bool] = False
     # The name of the server's model that is evaluated; None: the global weights, if there are any.
     serves: str | None = None
+    # Laws of ``fedkt.testing`` that the method cannot keep, by name, each with the reason.
+    exempt: ClassVar[Mapping[str, str]] = {}
     # Class-level defaults, so that subclasses need no super().__init__().
     options: ServerOptions = ServerOptions()
     observers: Sequence[Observer] = ()

@@ -9,8 +9,8 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from hypothesis import strategies as st
 
-from .faults import RUBBISH, metric
-from .kit import Method
+from fedkt.testing.faults import RUBBISH, metric
+from fedkt.testing.kit import Method
 
 Spoil = Callable[[RecordDict], RecordDict]
 NAN, INF = float("nan"), float("inf")

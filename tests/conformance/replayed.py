@@ -19,8 +19,7 @@ from flwr.proto.message_pb2 import Message as Proto
 
 from fedkt.simulations.engines.grid import InProcessGrid
 from fedkt.simulations.runs.run import Plan
-
-from .kit import Method, Outcome, difference, federate, leaves, plan_for
+from fedkt.testing.kit import Method, Outcome, difference, federate, leaves, plan_for
 
 CLIENTS, ODD, ROUNDS, STRUCK = 4, 2, 3, 2
 Place = tuple[int, str, int]  # round, type of message, client

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import ClassVar
 
 import pytest
 import torch
@@ -12,12 +13,12 @@ from fedkt import registry
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Fused, Uploads
 from fedkt.strategies.answers.fedmd import FedMD
+from fedkt.testing.kit import Method, Outcome
+from fedkt.testing.laws import test_recorded as laws
+from fedkt.testing.recorded import recorded
+from fedkt.testing.strategy_laws import Strategy, check_strategy, reference_of
 
-from . import test_recorded as laws
-from .check import Strategy, check, reference_of
 from .example_strategy import Median
-from .kit import Method, Outcome
-from .recorded import recorded
 
 Law = Callable[[Method, Outcome], None]
 
@@ -95,21 +96,30 @@ def test_who_ignores_the_others_is_found() -> None:
         laws.test_others_change_a_client(Method(reference_of(Selfish)))
 
 
+def test_a_law_that_a_strategy_says_it_cannot_keep_is_left_out() -> None:
+    class Frank(Selfish):
+        """Returns everyone's own answers, and says so."""
+
+        exempt: ClassVar[Mapping[str, str]] = {"others_change_a_client": "nobody is told anything"}
+
+    check_strategy(Frank, models=["mlp"])
+
+
 @pytest.mark.parametrize("strategy", [Median, Median(distil_epochs=1)])
 def test_a_class_or_an_object_that_keeps_the_laws(strategy: Strategy) -> None:
     assert (
         Method(reference_of(strategy)).make().recipe()
         == (strategy() if isinstance(strategy, type) else strategy).recipe()
     )
-    check(strategy)
+    check_strategy(strategy)
 
 
 def test_every_broken_law_is_named() -> None:
     with pytest.raises(AssertionError) as broken:
-        check(Noisy(local_epochs=1))
+        check_strategy(Noisy(local_epochs=1))
     assert "neither global random numbers nor the order of messages" in str(broken.value)
 
 
 def test_an_unknown_level_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"level 'slow': must be one of quick, full"):
-        check("knfu", level="slow")
+        check_strategy("knfu", level="slow")

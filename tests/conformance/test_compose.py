@@ -16,8 +16,7 @@ from fedkt.simulations.experiment.config import parse
 from fedkt.simulations.experiment.references import read_strategy
 from fedkt.simulations.runs.run import Plan, prepare
 from fedkt.strategies.construction import make_strategy
-
-from .kit import federate, leaves
+from fedkt.testing.kit import federate, leaves
 
 TOLERANCE = 1e-5  # of float32 weights after a round
 COUNT = 200

@@ -12,9 +12,9 @@ from flwr.app import RecordDict
 from hypothesis import HealthCheck, given, settings
 
 from fedkt.errors import RunFailedError
+from fedkt.testing.kit import Method
 
 from .hostile import EVALUATIONS, FIGURES, PARCELS, REPLIES, Spoil, arrays, filled, uploads_for
-from .kit import Method
 from .replayed import ODD, ROUNDS, STRUCK, Replay, apart, recorded, replay, silent
 
 # What each of them shares: answers of three forms, weights, weights and statistics, nothing.

@@ -20,9 +20,9 @@ from fedkt.simulations.experiment.references import read_strategy
 from fedkt.simulations.results import checkpoints
 from fedkt.simulations.results.rounds import read_rounds
 from fedkt.simulations.runs.run import execute, prepare
+from fedkt.testing.plugin import references_in
 
-from .outside import FILES, reference_to
-
+FILES = [f for f in sorted(Path(__file__).parent.glob("outside/*.py")) if references_in(f)]
 MOST_LINES = 90
 # Methods that cohorts refuse, and the one line that says so.
 REFUSED: dict[str, str] = {}
@@ -33,7 +33,7 @@ def run(folder: Path, file: Path, executor: str) -> tuple[list[dict[str, Any]], 
     plan = prepare(parse({
         "rounds": 2,
         "models": ("mlp",),
-        "strategy": read_strategy(reference_to(file)),
+        "strategy": read_strategy(references_in(file)[0]),
         "data": {"clients": 4, "samples_per_client": 24, "test_samples": 60, "public_samples": 40},
         "training": {"batch_size": 8, "public_batch_size": 16},
         "run": {"grid": "in-process", "workers": 1, "executor": executor},

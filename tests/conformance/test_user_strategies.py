@@ -71,7 +71,7 @@ def test_relative_to_where_one_is(tmp_path: Path) -> None:
         (SUITE / "example_strategy.py").read_text(encoding="utf-8"), encoding="utf-8"
     )
     code, output = run_pytest(
-        tmp_path, SUITE, "--fedkt-strategy", "mine.py:Median", "-k", "recipe_is", "-q"
+        tmp_path, "--fedkt-strategy", "mine.py:Median", "-k", "recipe_is", "-q"
     )
     assert code == 0, output
     assert "1 passed" in output
@@ -79,7 +79,7 @@ def test_relative_to_where_one_is(tmp_path: Path) -> None:
 
 def test_wrong_reference_is_one_clear_line(tmp_path: Path) -> None:
     reference = f"{SUITE / 'example_strategy.py'}:Mediam"
-    code, output = run_pytest(tmp_path, SUITE, "--fedkt-strategy", reference)
+    code, output = run_pytest(tmp_path, "--fedkt-strategy", reference)
     assert code == 4, f"a wrong option is a usage error, before any test\n{output}"
     lines = [line for line in output.splitlines() if line.strip()]
     assert len(lines) == 1, f"one line, no traceback\n{output}"

@@ -7,8 +7,7 @@ from collections.abc import Callable, Collection
 import numpy as np
 
 from fedkt.data.federation import Federation, FederationSpec, build_federation
-
-from .kit import BATCH, CLASSES, deal
+from fedkt.testing.kit import BATCH, CLASSES, deal
 
 Hand = tuple[list[int], list[int], list[int]]  # rows to train on, to validate on, to test on
 

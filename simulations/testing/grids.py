@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import random
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from flwr.app import Message
 
@@ -14,7 +15,7 @@ from fedkt.simulations.engines.grid import InProcessGrid
 class Meter(InProcessGrid):
     """Weighs the arrays in every message, by (client, round)."""
 
-    def __init__(self, *args: object) -> None:
+    def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.up: dict[tuple[int, int], int] = {}
         self.down: dict[tuple[int, int], int] = {}
@@ -23,10 +24,11 @@ class Meter(InProcessGrid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> list[Message]:
+        """Return the replies; meter what they and the messages carry."""
         messages = list(messages)
         for message in messages:
             config = message.content.config_records["config"]
-            self.round = int(config.get("server-round", 0))
+            self.round = int(str(config.get("server-round", 0)))
             self._weigh(self.down, self.client_of(message), message)
         replies = super().send_and_receive(messages, timeout=timeout)
         for reply in replies:
@@ -44,7 +46,7 @@ class Meter(InProcessGrid):
 class Disorderly(InProcessGrid):
     """Delivers messages and returns replies in disorder: none is where its client's turn is."""
 
-    def __init__(self, *args: object) -> None:
+    def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._random = random.Random(0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
@@ -10,8 +11,7 @@ from fedkt.clients import TorchLearner, TrainingOptions
 from fedkt.clients.cohorts import trial
 from fedkt.data.federation import Federation
 from fedkt.simulations.engines.population import learner_for, some_samples
-
-from .kit import Method, deal, federate, leaves, plan_for
+from fedkt.testing.kit import Method, deal, federate, leaves, plan_for
 
 TOLERANCE = 1e-5  # of float32 weights after two rounds
 # Adam's first steps turn the rounding error of a vanishing gradient into a step of full size.
@@ -31,7 +31,7 @@ def uneven(federation: Federation) -> Federation:
 def test_cohorts_learn_what_the_loop_learns(method: Method) -> None:
     law = f"{method}: cohorts and the loop agree up to rounding"
     federation = uneven(plan_for(method, clients=len(SIZES) + 2).federation)
-    options = {"clients": len(SIZES), "federation": federation}
+    options: dict[str, Any] = {"clients": len(SIZES), "federation": federation}
     plans = [plan_for(method, executor=e, **options) for e in ("loop", "cohort")]
     plans = [replace(p, population=replace(p.population, training=PLAIN)) for p in plans]
     learner = learner_for("mlp", federation)

@@ -43,12 +43,14 @@ class Method:
 
     reference: str
     executor: str = "auto"
+    chosen: tuple[str, ...] = ()  # models; empty: a mixture
 
     def __str__(self) -> str:
         return self.reference.rpartition("/")[2].replace(" ", "")
 
     @cached_property
     def section(self) -> dict[str, Any]:
+        """Return the strategy's section of a configuration."""
         return read_strategy(self.reference)
 
     def make(self) -> KnowledgeStrategy:
@@ -57,20 +59,26 @@ class Method:
 
     @cached_property
     def recipe(self) -> Recipe:
+        """Return its recipe."""
         return self.make().recipe()
 
     @cached_property
     def title(self) -> str:
+        """Return its name for people."""
         return self.make().title
 
     @cached_property
     def models(self) -> tuple[str, ...]:
-        """Return the richest mixture of quick models that the strategy accepts."""
+        """Return the models asked for, else the richest mixture of quick ones that fit."""
+        if self.chosen:
+            return self.chosen
         return ("cnn",) if self.recipe.needs_one_architecture else self._mixture("logistic")
 
     @cached_property
     def slow_models(self) -> tuple[str, ...]:
         """Return the same with a model that is random in itself."""
+        if self.chosen:
+            return self.chosen
         return ("cnn",) if self.recipe.needs_one_architecture else self._mixture("forest")
 
     def _mixture(self, estimator: str) -> tuple[str, ...]:
@@ -137,6 +145,7 @@ class Outcome:
     until: int | None = None
 
     def round_finished(self, report: RoundReport, strategy: KnowledgeStrategy) -> None:
+        """Keep the report, the row of figures and the clients' states."""
         self.reports.append(report)
         self.rows.append(figures(round_row(report, None)))
         self.states.append(leaves(self.engine.snapshot()))
@@ -192,7 +201,7 @@ def federate(
         outcome.fused[0] = Fused(shared=made)
         return made
 
-    strategy.fuse, strategy.first = watched, watched_first
+    vars(strategy).update(fuse=watched, first=watched_first)
     with one_thread(), suppress(_StoppedError):
         engine.run_server(server_app(strategy, plan, population))
     return outcome

@@ -18,9 +18,8 @@ from fedkt.objectives.heads import Head
 from fedkt.recipe import Recipe
 from fedkt.shares import Sizes
 from fedkt.simulations.runs.run import Plan
-
-from .grids import Meter
-from .kit import Method, Outcome
+from fedkt.testing.grids import Meter
+from fedkt.testing.kit import Method, Outcome
 
 INT64 = 8
 

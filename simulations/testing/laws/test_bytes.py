@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fedkt.shares import Share, Sizes
 from fedkt.simulations.results.rounds import read_rounds
 from fedkt.simulations.runs.run import execute
-
-from .formulas import assert_bytes, sizes_of
-from .grids import Meter
-from .kit import Method, federate, plan_for
+from fedkt.testing.formulas import assert_bytes, sizes_of
+from fedkt.testing.grids import Meter
+from fedkt.testing.kit import Method, federate, plan_for
 
 CLIENTS, ROUNDS = 4, 3
 
@@ -23,7 +23,7 @@ CLIENTS, ROUNDS = 4, 3
     [{}, {"participation": 0.5}, {"codec": "float16"}],
     ids=["everyone", "half-take-part", "float16"],
 )
-def test_bytes_are_the_formula(exchange: Method, run: dict[str, object]) -> None:
+def test_bytes_are_the_formula(exchange: Method, run: dict[str, Any]) -> None:
     plan = plan_for(exchange, clients=CLIENTS, rounds=ROUNDS, **run)
     assert_bytes(exchange, plan, federate(plan, grid=Meter))
 

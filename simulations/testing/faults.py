@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
-from fedkt.clients import Client, KnowledgeClientApp, client_app
+from fedkt.clients import Client, client_app
 from fedkt.knowledge import CLASS_KINDS, KINDS, SAMPLE_KINDS
 from fedkt.recipe import Recipe
 from fedkt.simulations.engines.grid import InProcessGrid
 from fedkt.simulations.engines.population import Population
-
-from .kit import leaves
+from fedkt.testing.kit import leaves
 
 REASON = "the disk of this client is full"
 ROWS = SAMPLE_KINDS | CLASS_KINDS
@@ -69,7 +68,7 @@ class Fault:
     before: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
     after: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
 
-    def app(self, population: Population) -> KnowledgeClientApp:
+    def app(self, population: Population) -> Any:
         """Return an app that follows the recipe, but for the fault."""
         return _FaultyApp(self, population)
 
@@ -96,7 +95,7 @@ class _FaultyApp:
     def _struck(self, message: Message, context: Context) -> tuple[int, int] | None:
         fault, client = self._fault, int(context.node_config["partition-id"])
         config = message.content.config_records["config"]
-        place = client, int(config.get("server-round", 0))
+        place = client, int(str(config.get("server-round", 0)))
         strikes = (
             client in fault.clients
             and place[1] in fault.rounds
@@ -127,7 +126,8 @@ class _FaultyApp:
         client = self._population.connect(context)
         if not (self._strikes and self._fault.how == "breaks"):
             return client
-        return replace(client, learner=Breaking(client.learner, self._fault.phase))
+        breaking: Any = Breaking(client.learner, self._fault.phase)
+        return replace(client, learner=breaking)
 
 
 class Patient(InProcessGrid):
@@ -174,6 +174,7 @@ class Rubbish:
         return recipe.share[0].kind in self.kinds
 
     def __call__(self, content: RecordDict) -> RecordDict:
+        """Return the content with a spoiled upload."""
         key = next(iter(content.array_records))
         arrays = {n: a.numpy().copy() for n, a in content.array_records[key].items()}
         meta = dict(content.config_records[f"{key}.meta"].items())

@@ -9,9 +9,8 @@ from fedkt.simulations.engines.grid import InProcessGrid
 from fedkt.simulations.engines.population import Population, PopulationSpec
 from fedkt.simulations.runs.local_baseline import local_twin
 from fedkt.simulations.runs.run import prepare, strategy_of
-
-from .grids import Alone
-from .kit import MIXED, Method, assert_sound, difference, federate, model_of, plan_for
+from fedkt.testing.grids import Alone
+from fedkt.testing.kit import MIXED, Method, assert_sound, difference, federate, model_of, plan_for
 
 MIXTURES = [("cnn", "mlp"), ("cnn", "mlp", "forest"), ("forest", "mlp"), ("forest",)]
 

@@ -15,10 +15,9 @@ from fedkt.simulations.engines.grid import InProcessGrid
 from fedkt.simulations.results.checkpoints import newest
 from fedkt.simulations.runs import checkpoint
 from fedkt.simulations.runs.run import Plan
-
-from .grids import Disorderly, Meter
-from .kit import Method, Outcome, federate, plan_for
-from .odd import all_odd, ordinary
+from fedkt.testing.grids import Disorderly, Meter
+from fedkt.testing.kit import Method, Outcome, federate, plan_for
+from fedkt.testing.odd import all_odd, ordinary
 
 CLIENTS, ROUNDS, PARTICIPATION = 5, 3, 0.6
 STOPPED = 2  # the round after which the repeated run is stopped
@@ -32,7 +31,8 @@ def _odd() -> Federation:
 
 def plan_of(method: Method, seed: int = SEED) -> Plan:
     """Return the plan of a recorded run: all kinds of models that the method accepts."""
-    models = ("mlp",) if method.recipe.needs_one_architecture else method.slow_models
+    quick = method.recipe.needs_one_architecture and not method.chosen
+    models = ("mlp",) if quick else method.slow_models
     return plan_for(
         method,
         clients=CLIENTS,

@@ -1,29 +1,37 @@
-"""The conformance suite as one call."""
+"""The laws of strategies as one call."""
 
 from __future__ import annotations
 
 import copy
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
 
 from fedkt import registry
 from fedkt.errors import ConfigError
 from fedkt.strategies import KnowledgeStrategy
+from fedkt.testing.plugin import LAWS
 
-HERE = Path(__file__).parent
 LEVELS = "quick", "full"
 
 Strategy = str | type[KnowledgeStrategy] | KnowledgeStrategy
 
 
-def check(strategy: Strategy, level: str = "quick", executor: str = "auto") -> None:
+def check_strategy(
+    strategy: Strategy,
+    models: Sequence[str] = (),
+    level: str = "quick",
+    executor: str = "auto",
+) -> None:
     """Require that a strategy keeps the laws of the conformance suite.
 
     Parameters
     ----------
     strategy : str, class or object
         A reference (``knfu(beta=2)``, ``mine.py:Mine``), or the class, or an object.
+    models : Sequence[str]
+        The clients' models, by name or ``file.py:Class``; by default the richest mixture of quick
+        models that the strategy accepts.
     level : {"quick", "full"}
         The laws of methods, in a few seconds; or all laws, in minutes.
     executor : {"auto", "loop", "cohort"}
@@ -41,7 +49,11 @@ def check(strategy: Strategy, level: str = "quick", executor: str = "auto") -> N
     failures = _Failures()
     options = {"strategy": reference_of(strategy), "level": level, "executor": executor}
     arguments = [f"--fedkt-{name}={value}" for name, value in options.items()]
-    code = pytest.main([str(HERE), *arguments, "-q", "-p", "no:cacheprovider"], [failures])
+    if models:
+        arguments.append(f"--fedkt-models={','.join(models)}")
+    # Options of the project whose test calls this are not meant for the laws.
+    arguments += ["-q", "-o", "addopts=", "--import-mode=importlib", "-p", "no:cacheprovider"]
+    code = pytest.main([str(LAWS), *arguments], [failures])
     if code != pytest.ExitCode.OK:
         raise AssertionError("\n".join(failures.lines) or f"pytest ends with {code!r}")
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from .kit import Method, assert_same, assert_sound, difference, federate, of_client, plan_for
+from fedkt.testing.kit import (
+    Method,
+    assert_same,
+    assert_sound,
+    difference,
+    federate,
+    of_client,
+    plan_for,
+)
 
 pytestmark = pytest.mark.full
 CLIENTS, ROUNDS = 5, 3

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from .engines import plan_on, run_in
-from .kit import Method, difference
+from fedkt.testing.kit import Method, difference
+from fedkt.testing.on_engines import plan_on, run_in
 
 
 @pytest.mark.flower

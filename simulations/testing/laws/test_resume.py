@@ -9,9 +9,8 @@ import pytest
 
 from fedkt.simulations.runs import checkpoint
 from fedkt.simulations.runs.progress import Silent
-
-from .engines import plan_on, run_in
-from .kit import Method, difference
+from fedkt.testing.kit import Method, difference
+from fedkt.testing.on_engines import plan_on, run_in
 
 ROUNDS = 3
 
@@ -25,6 +24,7 @@ class StopAfterRound(Silent):
     def round_finished(
         self, round_: int, personalised: float | None, global_: float | None
     ) -> None:
+        """Stop the run after its last round."""
         if round_ == self._last:
             raise KeyboardInterrupt
 
@@ -36,6 +36,7 @@ class StopAtMessage(Silent):
         self._left = last
 
     def clients_done(self, done: int, total: int) -> None:
+        """Stop the run after the last of its messages."""
         self._left -= 1
         if self._left == 0:
             raise KeyboardInterrupt

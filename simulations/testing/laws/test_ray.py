@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from .engines import plan_on, run_in
-from .kit import Method, difference
-from .test_resume import StopAfterRound
+from fedkt.testing.kit import Method, difference
+from fedkt.testing.laws.test_resume import StopAfterRound
+from fedkt.testing.on_engines import plan_on, run_in
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("two_workers")]
 

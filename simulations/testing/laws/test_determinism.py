@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from fedkt.recipe import Recipe
-
-from .grids import Disorderly
-from .kit import Method, assert_same, difference, federate, plan_for
+from fedkt.testing.grids import Disorderly
+from fedkt.testing.kit import Method, assert_same, difference, federate, plan_for
 
 
 @pytest.mark.full
@@ -36,9 +35,12 @@ def test_order_of_replies_does_not_matter(variant: Method) -> None:
 
 
 def test_recipe_is_constant_plain_data(variant: Method) -> None:
-    before = torch.random.get_rng_state(), np.random.get_state()[1].tolist()
+    before = (
+        torch.random.get_rng_state(),
+        np.random.get_state(legacy=False)["state"]["key"].tolist(),
+    )
     recipe = variant.make().recipe()
-    after = torch.random.get_rng_state(), np.random.get_state()[1].tolist()
+    after = torch.random.get_rng_state(), np.random.get_state(legacy=False)["state"]["key"].tolist()
     drawn = not torch.equal(before[0], after[0]) or before[1] != after[1]
     assert not drawn, f"{variant}: making a strategy and its recipe draws no random numbers"
     law = f"{variant}: two objects with the same options do the same"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pytest
 
 from fedkt.data.federation import Federation, FederationSpec, build_federation
-
-from .kit import Method, difference, federate, plan_for
+from fedkt.testing.kit import Method, difference, federate, plan_for
 
 
 @lru_cache
@@ -36,7 +36,7 @@ def both() -> tuple[Federation, Federation]:
 def test_shuffled_target_labels_change_no_bit_of_a_model(method: Method, mixed: bool) -> None:
     """The pool's labels are not in the federation at all; those that test decide nothing."""
     models = method.models if mixed else ("mlp",)
-    run = {"personalised": "split", "group_effect": True}
+    run: dict[str, Any] = {"personalised": "split", "group_effect": True}
     after = []
     for data in both():
         outcome = federate(plan_for(method, models=models, federation=data, **run))

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from fedkt.data.federation import Federation
-
-from . import odd as odd_
-from .kit import BATCH, CLASSES, Method, assert_sound, federate, plan_for
-from .odd import ODD, nothing_to_test_on, one_sample
+from fedkt.testing import odd as odd_
+from fedkt.testing.kit import BATCH, CLASSES, Method, assert_sound, federate, plan_for
+from fedkt.testing.odd import ODD, nothing_to_test_on, one_sample
 
 
 @pytest.fixture(scope="module")

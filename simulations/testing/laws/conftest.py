@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,14 +11,17 @@ from typing import Any
 
 import pytest
 
-from fedkt import registry
+# Small tensors are slower on two threads, and several processes test at once. torch reads it when
+# it is imported; worker processes, Ray's and pytest-xdist's, inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from .faults import RUBBISH
-from .kit import Method
-from .outside import FILES, reference_to
+from fedkt import registry
+from fedkt.testing.faults import RUBBISH
+from fedkt.testing.kit import Method
+from fedkt.testing.plugin import OPTION, files_with_strategies
 
 # Options of the built-in strategies that change what is kept from round to round or what is
-# sent; checked where that matters (fixture `variant`). The last keeps all kinds of things.
+# sent; checked where that matters (fixture `variant`).
 HERE = Path(__file__).parent
 VARIANTS = (
     "knfu(neighbours=all, age_decay=0.5)",
@@ -26,7 +30,6 @@ VARIANTS = (
     "fedmd(form=probabilities, trust=root, root=20)",
     "fedpf(readout=gate)",
     "fada(disentangle=False, target_samples=16)",
-    f"{HERE / 'remembering_strategy.py'}:Remembering",
 )
 # One strategy that shares knowledge and one that shares weights stand for all on Flower's
 # own engine, which takes seconds to start.
@@ -38,15 +41,24 @@ class Asked:
     """What the options ask for."""
 
     strategies: tuple[str, ...]
+    beside: tuple[str, ...]
     executor: str
+    models: tuple[str, ...]
     level: str
 
     @classmethod
     def by(cls, config: pytest.Config) -> Asked:
         """Return what a pytest run is asked for; of one's own strategies all, by default."""
-        strategies = tuple(dict.fromkeys(config.getoption("--fedkt-strategy")))
+        strategies = tuple(dict.fromkeys(config.getoption(OPTION)))
         level = config.getoption("--fedkt-level") or ("full" if strategies else "quick")
-        return cls(strategies, config.getoption("--fedkt-executor"), level)
+        models = (config.getoption("--fedkt-models") or "").split(",")
+        return cls(
+            strategies,
+            () if strategies else (*VARIANTS, *files_with_strategies(config)),
+            config.getoption("--fedkt-executor"),
+            tuple(name.strip() for name in models if name.strip()),
+            level,
+        )
 
 
 @lru_cache
@@ -54,11 +66,10 @@ def _groups(asked: Asked) -> dict[str, list[Any]]:
     """Return over what a test runs, by the fixture it asks for."""
 
     def of(references: Iterable[str]) -> list[Method]:
-        return [Method(reference, asked.executor) for reference in references]
+        return [Method(reference, asked.executor, asked.models) for reference in references]
 
     methods = of(asked.strategies or registry.names("strategies"))
-    others = () if asked.strategies else (*VARIANTS, *map(reference_to, FILES))
-    variants = [*methods, *of(others)]
+    variants = [*methods, *of(asked.beside)]
     kinds = list({_kind(m): m for m in reversed(variants)}.values())
     if asked.level == "full":
         exchanges = variants
@@ -110,6 +121,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     found = [(item, not item.path.is_relative_to(HERE) or kept(item)) for item in items]
     config.hook.pytest_deselected(items=[item for item, stays in found if not stays])
     items[:] = [item for item, stays in found if stays]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a law that a strategy says it cannot meet."""
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    for method in parameters.values():
+        reasons = method.make().exempt if isinstance(method, Method) else {}
+        law = getattr(item, "originalname", item.name).removeprefix("test_")
+        if law in reasons:
+            pytest.skip(f"{method}: {reasons[law]}")
 
 
 def _kind(method: Method) -> tuple[Any, ...]:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from .formulas import assert_bytes
-from .grids import Alone
-from .kit import (
+from fedkt.testing.formulas import assert_bytes
+from fedkt.testing.grids import Alone
+from fedkt.testing.kit import (
     Method,
     Outcome,
     assert_sound,
@@ -19,7 +19,16 @@ from .kit import (
     of_client,
     plan_for,
 )
-from .recorded import CLIENTS, ROUNDS, STOPPED, another, beginning, plan_of, recorded, repeated
+from fedkt.testing.recorded import (
+    CLIENTS,
+    ROUNDS,
+    STOPPED,
+    another,
+    beginning,
+    plan_of,
+    recorded,
+    repeated,
+)
 
 
 @pytest.fixture

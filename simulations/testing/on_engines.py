@@ -10,8 +10,7 @@ from fedkt.simulations.results.checkpoints import newest
 from fedkt.simulations.results.rounds import read_rounds
 from fedkt.simulations.runs.progress import Silent
 from fedkt.simulations.runs.run import Plan, execute
-
-from .kit import BATCH, Method, figures, plan_for
+from fedkt.testing.kit import BATCH, Method, figures, plan_for
 
 
 @lru_cache
@@ -31,7 +30,7 @@ def plan_on(
         batch=2 * BATCH,
         grid=grid,
         workers=workers,
-        **({"executor": executor} if executor else {}),
+        **({"executor": executor} if executor else {}),  # type: ignore[arg-type]
     )
 
 

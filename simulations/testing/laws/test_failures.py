@@ -11,8 +11,7 @@ import pytest
 
 from fedkt.errors import RunFailedError
 from fedkt.simulations.runs.run import Plan
-
-from .faults import (
+from fedkt.testing.faults import (
     REASON,
     Fault,
     Patient,
@@ -26,7 +25,7 @@ from .faults import (
     unknown_dtype,
     unreadable,
 )
-from .kit import Method, Outcome, difference, federate, of_client, plan_for
+from fedkt.testing.kit import Method, Outcome, difference, federate, of_client, plan_for
 
 CLIENTS, ODD, ROUNDS = 4, 2, 3
 UPLOADING, ABSORBING = ("learn", "share"), ("absorb", "evaluate")  # the phases a failure may name
