@@ -127,7 +127,8 @@ def downloads(
         What ``fuse`` returned in each round, for the shapes of what it makes; under 0 what
         ``first`` returned.
     """
-    first = {s.name: s.upload_bytes(sizes) for s in recipe.share if s.kind == "weights"}
+    uploads = {s.name: s.upload_bytes(sizes) for s in recipe.share if s.kind == "weights"}
+    first = {name: size for name, size in uploads.items() if isinstance(size, int)}
     held: dict[tuple[int, str], int] = {}
     version, rounds = 0, []
 
