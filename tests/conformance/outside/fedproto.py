@@ -43,7 +43,8 @@ class FedProto(KnowledgeStrategy):
     arXiv:2105.00243. A prototype is the mean feature of a client's samples of a class (equation 3),
     the global one the mean over the clients that have the class, weighted by their samples of it
     (equation 6); the loss is CE + λ d(z, C̄_y) (equation 7), d the mean squared difference of the
-    authors' code. A class that nobody has yet adds nothing. Clients may be of any architecture
+    authors' code. A class that nobody has yet adds nothing. A client answers for itself by the
+    nearest global prototype. Clients may be of any architecture
     whose features are equally wide. A client answers for itself with the class of the nearest
     global prototype.
     """
