@@ -38,9 +38,11 @@ _HOME = {
     "Share": "fedkt.shares",
     "Sizes": "fedkt.shares",
     "Stack": "fedkt.knowledge",
+    "Step": "fedkt.recipe",
     "Term": "fedkt.objectives",
     "Train": "fedkt.recipe",
     "TrainingOptions": "fedkt.training",
+    "Transform": "fedkt.objectives",
     "Upload": "fedkt.knowledge",
     "Uploads": "fedkt.knowledge",
     "Weights": "fedkt.recipe",
@@ -72,9 +74,11 @@ __all__ = [
     "Share",
     "Sizes",
     "Stack",
+    "Step",
     "Term",
     "Train",
     "TrainingOptions",
+    "Transform",
     "Upload",
     "Uploads",
     "Weights",
@@ -88,10 +92,10 @@ if TYPE_CHECKING:
     from fedkt.context import ServerNet
     from fedkt.fusion import Fusion, FusionRound
     from fedkt.knowledge import Fused, Knowledge, Stack, Upload, Uploads
-    from fedkt.objectives import Term
+    from fedkt.objectives import Term, Transform
     from fedkt.optimisers import Optimiser
     from fedkt.readouts import ReadOut
-    from fedkt.recipe import Load, Predict, Recipe, Remember, Train, Weights
+    from fedkt.recipe import Load, Predict, Recipe, Remember, Step, Train, Weights
     from fedkt.registry import register
     from fedkt.schedules import Schedule
     from fedkt.shares import ClassCounts, ClassLogits, Features, Prototypes, Question, Share, Sizes

@@ -11,7 +11,7 @@ from typing import Any
 from fedkt.objectives.distillation import KL, MAE, MSE, Distil, Supported
 from fedkt.objectives.regularisers import Proximal
 from fedkt.objectives.supervised import AdjustedCrossEntropy, CrossEntropy
-from fedkt.objectives.term import Batch, Divergence, Outputs, Term, weighted_mean
+from fedkt.objectives.term import Batch, Divergence, Outputs, Term, Transform, weighted_mean
 
 __all__ = [
     "KL",
@@ -26,6 +26,7 @@ __all__ = [
     "Proximal",
     "Supported",
     "Term",
+    "Transform",
     "weighted_mean",
 ]
 

@@ -146,8 +146,8 @@ class Term(Protocol):
         ...
 
     def needs(self) -> tuple[str, ...]:
-        """Return the names of the fused knowledge the term reads."""
-        ...
+        """Return the names of the knowledge, fused or kept, that the term reads."""
+        return ()
 
     # A class attribute ``needs_features``, ``needs_beside`` or ``needs_labels`` that is true asks
     # for ``outputs.features``, ``outputs.beside`` or ``batch.y``; a term without samples beside
@@ -163,15 +163,15 @@ class Transform(Protocol):
     Implementations are frozen dataclasses as terms are, registered as part ``transforms``.
     """
 
-    part: ClassVar[str]
+    part: ClassVar[str] = "transforms"
 
     def __call__(self, x: Tensor, knowledge: Mapping[str, Knowledge]) -> Tensor:
         """Return inputs of the shape of ``x [B, ...]``."""
         ...
 
     def needs(self) -> tuple[str, ...]:
-        """Return the names of the fused knowledge that the transform reads."""
-        ...
+        """Return the names of the knowledge, fused or kept, that the transform reads."""
+        return ()
 
 
 @runtime_checkable

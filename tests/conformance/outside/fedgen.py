@@ -76,11 +76,10 @@ class Generated:
 
 @register
 class FedGen(KnowledgeStrategy):
-    """Average the weights, and train a generator that all classifiers understand.
+    """Average the classifiers, and train a generator that all of them understand.
 
-    Client k uploads its weights θ_k and its class counts. The server averages θ_k (algorithm 1:
-    by examples here, equally there) and trains the generator with the last layers g(· ; θ_k):
-    min E_y E_z Σ_k α_ky l(g(z; θ_k), y) (equation 4, in the form of the authors'
+    Client k uploads its last layer θ_k and its class counts. The server averages θ_k and trains
+    the generator: min E_y E_z Σ_k α_ky l(g(z; θ_k), y) (equation 4, in the form of the authors'
     program: α_ky is k's share of the samples of class y), with the program's term for diversity,
     exp(-mean |z_i - z_j| |ε_i - ε_j|). Clients learn generated features from the second round on.
     """

@@ -1,0 +1,224 @@
+"""Every file that the documentation shows works as it is shown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fedkt import Fused, Knowledge, KnowledgeStrategy, Recipe, Train, Uploads, registry
+from fedkt.objectives import CrossEntropy
+from fedkt.recipe import Weighted
+from fedkt.simulations.attacks import View
+from fedkt.simulations.experiment.config import parse
+from fedkt.simulations.experiment.references import read_strategy
+from fedkt.simulations.results.rounds import read_rounds
+from fedkt.simulations.runs.run import Plan, execute, prepare
+from fedkt.testing import (
+    check_codec,
+    check_fusion,
+    check_learner,
+    check_share,
+    check_strategy,
+    check_term,
+)
+
+DOCS = Path(__file__).parents[2] / "docs"
+TEXT = "".join((DOCS / page).read_text("utf-8") for page in ("extending.md", "attacks.md"))
+BLOCKS = re.findall(r"```python\n# (\S+)\n(.*?)```", TEXT, re.DOTALL)
+CHECKS: dict[str, Callable[[], None]] = {}
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put all files of the page into the working directory."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in BLOCKS:
+        Path(name).write_text(text, encoding="utf-8")
+
+
+def checks(name: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """Return a decorator for the check of a file."""
+    return lambda check: CHECKS.setdefault(name, check)
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize("name", [name for name, _ in BLOCKS])
+def test_the_file_works(name: str) -> None:
+    CHECKS[name]()
+
+
+def test_every_block_is_a_file_and_is_checked() -> None:
+    assert TEXT.count("```python\n") == len(BLOCKS)
+    assert sorted(CHECKS) == sorted(name for name, _ in BLOCKS)
+
+
+def part(kind: str, reference: str, **options: Any) -> Any:
+    """Return a part of a file."""
+    return registry.lookup(kind, reference)(**options)
+
+
+def planned(strategy: str = "fedmd", **sections: Any) -> Plan:
+    """Return the plan of a small experiment with some other sections or values."""
+    base: dict[str, Any] = {
+        "rounds": 2,
+        "models": ["mlp"],
+        "strategy": read_strategy(strategy),
+        "data": {"clients": 3, "samples_per_client": 24, "public_samples": 24, "test_samples": 40},
+        "training": {"batch_size": 8, "public_batch_size": 12},
+        "run": {"grid": "in-process", "workers": 1, "executor": "loop"},
+    }
+    for name, section in sections.items():
+        base[name] = {**base[name], **section} if isinstance(section, dict) else section
+    return prepare(parse(base))
+
+
+def rounds(strategy: str = "fedmd", **sections: Any) -> list[dict[str, Any]]:
+    """Run an experiment without failures; return its rounds without the times."""
+    folder = Path(f"run-{len(list(Path().glob('run-*')))}")
+    execute(planned(strategy, **sections), folder, label="shown")
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in read_rounds(folder)]
+    assert [row["failures"] for row in rows] == [[], []]
+    return rows
+
+
+def in_both(strategy: str = "fedmd", **sections: Any) -> list[dict[str, Any]]:
+    """Run an experiment in the loop and in cohorts, which end at equal accuracies."""
+    loop = rounds(strategy, **sections)
+    cohort = rounds(strategy, **sections, run={"executor": "cohort"})
+    assert accuracies(loop) == accuracies(cohort)
+    return loop
+
+
+def accuracies(rows: list[dict[str, Any]]) -> list[float]:
+    """Return the clients' accuracies after the last round."""
+    return [float(a) for a in rows[-1]["personalised_accuracy"]["per_client"]]
+
+
+def following(recipe: Recipe) -> str:
+    """Return a reference to a method whose clients follow a recipe, and get nothing back."""
+
+    class Following(KnowledgeStrategy):
+        def recipe(self) -> Recipe:
+            return recipe
+
+        def fuse(self, uploads: Uploads) -> Fused:
+            return Fused()
+
+    registry.register_as(Following, "strategies", "following", replace=True)
+    return "following"
+
+
+@checks("mine.py")
+def mine() -> None:
+    in_both("mine.py:Mine(temperature=2)")
+    check_strategy("mine.py:Mine", models=["mlp"], level="quick")
+
+
+@checks("confidence.py")
+def confidence() -> None:
+    term = part("objectives", "confidence.py:Confidence", factor=0.5)
+    check_term(term)
+    in_both(following(Recipe(learn=[Train("private", [CrossEntropy(), term])])))
+
+
+@checks("speckle.py")
+def speckle() -> None:
+    step = Train("private", [CrossEntropy()], transforms=[part("transforms", "speckle.py:Speckle")])
+    recipe = Recipe(learn=[step])
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    noisy, again = (rounds(following(recipe)) for _ in range(2))
+    assert noisy == again
+    assert noisy != rounds(following(Recipe(learn=[Train("private", step.terms)])))
+
+
+@checks("doubt.py")
+def doubt() -> None:
+    check_share(part("shares", "doubt.py:Doubt"))
+
+
+@checks("shrink.py")
+def shrink() -> None:
+    train, step = Train("private", [CrossEntropy()]), part("steps", "shrink.py:Shrink", factor=0.0)
+    rows = in_both(following(Recipe(learn=[train, step])))
+    assert len(set(rows[-1]["global_accuracy"]["per_client"])) == 1, "weights of 0 answer the same"
+
+
+@checks("cautious.py")
+def cautious() -> None:
+    in_both("compose(readout=cautious.py:Cautious)", data={"validation_fraction": 0.25})
+
+
+@checks("eight_bits.py")
+def eight_bits() -> None:
+    check_codec(part("codecs", "eight_bits.py:EightBits"), error=0.05)
+    plain, coded = rounds(), rounds(run={"codec": "eight_bits.py:EightBits"})
+    assert coded[0]["traffic"]["up"] < plain[0]["traffic"]["up"] / 3
+
+
+@checks("geometric.py")
+def geometric() -> None:
+    check_fusion(part("fusions", "geometric.py:GeometricMean", power=2.0))
+    in_both("compose(fusion=geometric.py:GeometricMean(power=2))")
+
+
+@checks("small.py")
+def small() -> None:
+    check_learner("small.py:small")
+
+
+@checks("centroids.py")
+def centroids() -> None:
+    check_learner("centroids.py:centroids")
+    rounds("fedmd", models=["mlp", "centroids.py:centroids"])
+
+
+@checks("lion.py")
+def lion() -> None:
+    in_both(training={"optimiser": "lion.py:Lion", "learning_rate": 0.003})
+
+
+@checks("sawtooth.py")
+def sawtooth() -> None:
+    schedule = part("schedules", "sawtooth.py:Sawtooth", teeth=3)
+    recipe = Recipe(learn=[Train("private", [Weighted(schedule, CrossEntropy())], rate=schedule)])
+    assert recipe.follows_progress
+    in_both(following(recipe))
+
+
+@checks("student.py")
+def student() -> None:
+    rows = rounds("student.py:Student")
+    assert rows[-1]["server_accuracy"] is not None
+    assert rows[-1]["strategy"]["student_loss"] > 0
+    check_strategy("student.py:Student", models=["mlp"])
+
+
+@checks("blobs.py")
+def blobs() -> None:
+    data = {
+        "dataset": "blobs.py:blobs", "partition": "blobs.py:halves",
+        "samples_per_client": 0, "public_samples": 20,
+    }  # fmt: skip
+    rounds(data=data)
+    sizes = planned(data=data).federation.label_counts().sum(1)
+    assert sizes[0] > 1.5 * sizes[1]
+
+
+@checks("backwards.py")
+def backwards() -> None:
+    assert rounds(run={"grid": "backwards.py:Backwards"}) == rounds()
+
+
+@checks("sceptic.py")
+def sceptic() -> None:
+    assert rounds(attack="sceptic.py:sceptic:1") != rounds()
+    own = torch.eye(4)
+    target = Knowledge.rows("probabilities", own)
+    view = View(own, own[None], own[None], own, torch.arange(4), target, seed=0, round=2, client=0)
+    doubted = part("attacks", "sceptic.py:sceptic", view=view, doubt=1.0).softmax(-1)
+    assert torch.allclose(doubted.diagonal(), torch.zeros(4), atol=1e-5), "not what was fused"
