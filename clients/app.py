@@ -104,7 +104,8 @@ def predict(
         float32 ``[n, ...]``, preprocessed as the training data.
     readout : {"personal", "global"}
         Answers for the client's own distribution of classes, as in personalised accuracy, or
-        for all classes alike, as in global accuracy.
+        for all classes alike: those that global accuracy is of, unless the recipe counts the
+        answers of a net beside the model (``Recipe(world=...)``).
 
     Returns
     -------

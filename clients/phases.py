@@ -83,6 +83,7 @@ def evaluate(
     data: ClientData,
     personalised: str = "split",
     readout: PersonalAnswer | None = None,
+    world: str = "model",
 ) -> dict[str, float]:
     """Return the accuracies of a client's model.
 
@@ -103,6 +104,8 @@ def evaluate(
         when a client holds out a dozen samples. q is the distribution that its samples were
         drawn from if known (the partition ``draw``), else the class frequencies of its
         training samples.
+    world : str
+        Whose logits count as global accuracy; see ``Recipe``.
 
     Returns
     -------
@@ -121,20 +124,29 @@ def evaluate(
     common = data.common_test
     if common is not None and len(common):
         assert common.y is not None
-        logits = learner.predict(common.x)
+        logits = _of_world(learner, common.x, world)
         measured["global-accuracy"] = accuracy(logits, common.y)
         if personalised == "matched":
             samples = data.matched_test
             assert samples is not None
-            logits = logits if samples is common else learner.predict(samples.x)
+            known = samples is common and world == "model"
+            logits = logits if known else learner.predict(samples.x)
             answers = _personal(readout, samples.x, logits)
             measured["personalised-accuracy"] = _matched(answers, samples, data)
     return {name: value for name, value in measured.items() if value is not None}
 
 
-def common_accuracy(learner: Learner, data: ClientData) -> float | None:
-    """Return the accuracy of a model's logits on the common test set, None without one."""
-    return None if data.common_test is None else _accuracy(learner, None, data.common_test)
+def common_accuracy(learner: Learner, data: ClientData, world: str = "model") -> float | None:
+    """Return the accuracy of logits on the common test set, None without one."""
+    common = data.common_test
+    if common is None or common.y is None or not len(common):
+        return None
+    return accuracy(_of_world(learner, common.x, world), common.y)
+
+
+def _of_world(learner: Learner, x: Tensor, world: str) -> Tensor:
+    """Return the logits that global accuracy is of; only learners with nets know other worlds."""
+    return learner.predict(x) if world == "model" else learner.predict(x, world)
 
 
 def _personal(readout: PersonalAnswer | None, x: Tensor, logits: Tensor) -> Tensor:

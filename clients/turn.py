@@ -295,7 +295,8 @@ class Turn:
         """Add the accuracy after learning, or the reason why it cannot be measured."""
         try:
             with self.named("group effect"):
-                learnt = common_accuracy(self.client.learner, self.client.data)
+                world = self.order.recipe.world
+                learnt = common_accuracy(self.client.learner, self.client.data, world)
         except NotFiniteError as error:
             content["unmeasured"] = ConfigRecord({"group-effect": str(error)})
         else:
@@ -309,7 +310,8 @@ class Turn:
                 changed = settle(client.learner, order.recipe, self.work)
             log_prior, readout = client.data.log_prior, order.recipe.personal
             answer = personal_answer(readout, client.learner, self.work.own, log_prior)
-            metrics = evaluate(client.learner, client.data, client.personalised, answer)
+            how = client.personalised, answer, order.recipe.world
+            metrics = evaluate(client.learner, client.data, *how)
         # Training and measurements of the read-out are kept even where nothing was absorbed.
         if order.absorbs or (kept.known and changed):
             self._save(kept.started, settled=True)

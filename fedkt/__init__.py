@@ -22,10 +22,13 @@ _HOME = {
     "Fused": "fedkt.knowledge",
     "Fusion": "fedkt.fusion",
     "FusionRound": "fedkt.fusion",
+    "Head": "fedkt.objectives",
+    "HeadPart": "fedkt.objectives",
     "Knowledge": "fedkt.knowledge",
     "KnowledgeStrategy": "fedkt.strategies",
     "Learner": "fedkt.clients",
     "Load": "fedkt.recipe",
+    "Net": "fedkt.objectives",
     "Optimiser": "fedkt.optimisers",
     "Predict": "fedkt.recipe",
     "Prototypes": "fedkt.shares",
@@ -58,10 +61,13 @@ __all__ = [
     "Fused",
     "Fusion",
     "FusionRound",
+    "Head",
+    "HeadPart",
     "Knowledge",
     "KnowledgeStrategy",
     "Learner",
     "Load",
+    "Net",
     "Optimiser",
     "Predict",
     "Prototypes",
@@ -92,7 +98,7 @@ if TYPE_CHECKING:
     from fedkt.context import ServerNet
     from fedkt.fusion import Fusion, FusionRound
     from fedkt.knowledge import Fused, Knowledge, Stack, Upload, Uploads
-    from fedkt.objectives import Term, Transform
+    from fedkt.objectives import Head, HeadPart, Net, Term, Transform
     from fedkt.optimisers import Optimiser
     from fedkt.readouts import ReadOut
     from fedkt.recipe import Load, Predict, Recipe, Remember, Step, Train, Weights

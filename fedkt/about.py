@@ -29,20 +29,20 @@ class Model(Protocol):
         """``name#fingerprint``; equal for models whose weights can be averaged."""
         ...
 
-    def predict(self, x: Tensor) -> Tensor:
-        """Return logits ``[n, C]`` float32 for inputs ``[n, ...]``."""
+    def predict(self, x: Tensor, world: str = "model") -> Tensor:
+        """Return logits ``[n, C]`` float32 for inputs ``[n, ...]``: the model's, or a net's."""
         ...
 
     def features(self, x: Tensor) -> Tensor:
         """Return features ``[n, d]`` float32."""
         ...
 
-    def weights(self, local_norms: bool = False) -> Knowledge:
-        """Return the weights."""
+    def weights(self, local_norms: bool = False, of: str = "", but: str = "") -> Knowledge:
+        """Return the weights, or a part of them."""
         ...
 
-    def load_weights(self, weights: Knowledge) -> None:
-        """Replace the weights."""
+    def load_weights(self, weights: Knowledge, of: str = "", rate: float = 1.0) -> None:
+        """Replace weights."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -56,8 +56,23 @@ class Model(Protocol):
 
 def of_weights(model: Model, data: ClientData) -> About:
     """Return what must be equal where weights are exchanged."""
+    return {"architecture": model.architecture, **_of_samples(data)}
+
+
+def of_part(name: str, weights: Knowledge, data: ClientData) -> About:
+    """Return what must be equal where a part of a model is exchanged: its names and shapes."""
+    lines = [f"{n} {list(tensor.shape)}" for n, tensor in weights.tensors.items()]
+    return {name: "\n".join(lines), **_of_samples(data)}
+
+
+def named(lines: str) -> list[str]:
+    """Return the names of the tensors in what :func:`of_part` tells."""
+    return [line.rpartition(" [")[0] for line in lines.split("\n")]
+
+
+def _of_samples(data: ClientData) -> About:
     done = "\n".join(f"{name}: {how}" for name, how in data.preprocessing.items())
-    return {"architecture": model.architecture, **of_inputs(data), "preprocessing": done}
+    return {**of_inputs(data), "preprocessing": done}
 
 
 def of_public(data: ClientData) -> About:

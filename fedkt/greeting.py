@@ -126,7 +126,7 @@ def read_facts(greeting: Mapping[str, object]) -> Facts:
 def told(recipe: Recipe, model: Model, data: ClientData) -> dict[str, str]:
     """Return what the parts of a recipe tell of a client, by its keys in the greeting."""
     texts = {}
-    for part in recipe.steps:
+    for part in recipe.telling:
         for key, value in part.about(model, data).items():
             texts[f"{TOLD[part.group]}{key}"] = value
     return texts

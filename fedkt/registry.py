@@ -34,6 +34,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "objectives": ("objective", "fedkt.objectives", "fedkt.adaptation"),
     "transforms": ("transform", "fedkt.adaptation"),
     "schedules": ("schedule", "fedkt.schedules"),
+    "heads": ("head", "fedkt.objectives"),
     "steps": ("step", "fedkt.steps"),
     "shares": ("share", "fedkt.shares", "fedkt.readouts"),
     "readouts": ("read-out", "fedkt.readouts"),

@@ -9,6 +9,7 @@ transforms and mixup. Every network is tried before a run (``fedkt.clients.cohor
 
 from __future__ import annotations
 
+import copy
 import itertools
 import weakref
 from collections.abc import Mapping, Sequence
@@ -24,11 +25,13 @@ from fedkt.clients.cohorts.vector_step import Advance, vectorised
 from fedkt.clients.learners import batches
 from fedkt.clients.learners.base import Work
 from fedkt.clients.learners.feature_hook import FeatureTap
+from fedkt.clients.learners.nets import answers_of
 from fedkt.clients.learners.objective import Objective, extent
 from fedkt.clients.learners.optimisers import Descent, finite_rows, unstack
 from fedkt.clients.learners.torch import TorchLearner
 from fedkt.knowledge import SAMPLE_KINDS, Knowledge
 from fedkt.objectives.heads import PREFIX as HEADS
+from fedkt.objectives.heads import Answer
 from fedkt.optimisers import optimiser_of
 from fedkt.recipe import Train
 from fedkt.rng import global_torch_stream
@@ -233,6 +236,12 @@ def _task(
     return _Task(kind, objective, known, padded, private)
 
 
+def _nets(learner: TorchLearner) -> Mapping[str, Answer]:
+    """Return the nets of a recipe as functions, of modules whose own weights are never used."""
+    copies = {name: vectorised(copy.deepcopy(net)) for name, net in learner.heads.items()}
+    return answers_of(learner.head_parts, copies)
+
+
 def _have(task: _Task | None) -> _Task:
     assert task is not None
     return task
@@ -271,12 +280,13 @@ class _Stacked:
         self._names, self._buffers = trained, stacked  # frozen parameters too
         terms, rehearse = tasks[0].objective.terms, tasks[0].objective.rehearse
         kinds = {name: knowledge.kind for name, knowledge in tasks[0].knowledge.items()}
+        part = learner.names_in(step.only, trained)
+        moves = [name in part for name in trained]
         about = trained, terms, rehearse, sorted(kinds.items()), options, step.rate
-        key = repr(about), type(self._optimiser)
+        key = repr((about, moves, learner.head_parts)), type(self._optimiser)
         if key not in template.steps:
-            template.steps[key] = Advance(
-                template.model, trained, terms, rehearse, kinds, options, step, learner.nature()
-            )
+            more = options, step, learner.nature(), moves, _nets(learner)
+            template.steps[key] = Advance(template.model, trained, terms, rehearse, kinds, *more)
         self._advance = template.steps[key]
         # A compiled step needs batches of one size.
         where = device, self._advance.compiled

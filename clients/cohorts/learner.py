@@ -51,13 +51,13 @@ class CohortLearner(Learner):
         """Train without the cohort; return the loss if there is one."""
         return self._alone(lambda: self.learner.train(step, work, stream))
 
-    def predict(self, x: Tensor) -> Tensor:
+    def predict(self, x: Tensor, world: str = "model") -> Tensor:
         """Return logits ``[n, C]``: those that the cohort computed, else the learner's."""
-        answer = self._remembered(x, features=False)
+        answer = self._remembered(x, features=False) if world == "model" else None
         if answer is not None:
             return answer
         self.learner.load_state(self.current)
-        return self.learner.predict(x)
+        return self.learner.predict(x, world)
 
     def features(self, x: Tensor) -> Tensor:
         """Return features ``[n, d]``: those that the cohort computed, else the learner's."""
@@ -71,15 +71,15 @@ class CohortLearner(Learner):
         """Replace the statistics of batch normalisation by those of samples ``[n, ...]``."""
         self._alone(lambda: self.learner.adapt_norms(x))
 
-    def weights(self, local_norms: bool = False) -> Knowledge:
+    def weights(self, local_norms: bool = False, of: str = "", but: str = "") -> Knowledge:
         """Return the weights."""
-        return self.learner.weights_in(self.current, local_norms)
+        return self.learner.weights_in(self.current, local_norms, of, but)
 
-    def load_weights(self, weights: Knowledge) -> None:
-        """Load weights; the optimiser starts anew."""
-        new = weights.tensors
-        model = {n: new[n].to(t.dtype) if n in new else t for n, t in self.current["model"].items()}
-        self.take({"model": model, "optimiser": {}})
+    def load_weights(self, weights: Knowledge, of: str = "", rate: float = 1.0) -> None:
+        """Load weights; the optimiser starts anew where they go."""
+        model, moments = self.current["model"], self.current["optimiser"]
+        new, kept = self.learner.loaded(model, moments, weights, of, rate)
+        self.take({"model": {**model, **new}, "optimiser": kept})
 
     def state(self) -> dict[str, Any]:
         """Return the state; it is never changed in place."""

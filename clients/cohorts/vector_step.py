@@ -22,6 +22,7 @@ from fedkt.clients.learners.optimisers import Descent, choose, descend
 from fedkt.clients.learners.probe import Nature
 from fedkt.knowledge import Knowledge
 from fedkt.objectives.heads import PREFIX as HEADS
+from fedkt.objectives.heads import Answer, answering
 from fedkt.objectives.term import Batch, Outputs
 from fedkt.optimisers import optimiser_of
 from fedkt.recipe import Train
@@ -50,6 +51,10 @@ class Advance:
         The step of the recipe, for its rate.
     nature : Nature
         Properties of the model.
+    moves : Sequence[bool]
+        Of each parameter, whether the step trains it.
+    answers : Mapping[str, Answer]
+        The recipe's nets as functions, by name.
     """
 
     def __init__(
@@ -62,7 +67,10 @@ class Advance:
         options: TrainingOptions,
         step: Train,
         nature: Nature,
+        moves: Sequence[bool],
+        answers: Mapping[str, Answer],
     ) -> None:
+        self._moves, self._answers = tuple(moves), answers
         self._model, self._names, self._kinds = model, names, kinds
         self._optimiser, self._train, self._options = optimiser_of(options), step, options
         self._terms = (terms, rehearse)
@@ -71,8 +79,8 @@ class Advance:
         self._tap, self._coupled = FeatureTap(model, tapped, nature.open_ended), nature.coupled
         self._norms = list(norms_of(model).values())
         self._frozen = [n for n, p in model.named_parameters() if not p.requires_grad]
-        # The compiler cannot handle hooks, batch sizes that change, or schedules.
-        hindered = tapped or self._coupled or _straight(model) or is_scheduled(step)
+        # The compiler cannot handle hooks, batch sizes that change, schedules, or nets.
+        hindered = tapped or self._coupled or _straight(model) or is_scheduled(step) or answers
         self.compiled = options.compile and not hindered
         self._step: Step = self._compiled() if self.compiled else self._pure
         self._reached: tuple[bool, ...] | None = None  # whether the loss reaches each parameter
@@ -84,7 +92,7 @@ class Advance:
         if not self.compiled:  # a compiled step has it as a constant
             self._reached = None
         try:
-            with self._tap:
+            with self._tap, answering(self._answers):
                 yield
         finally:
             self._model.eval()
@@ -120,11 +128,11 @@ class Advance:
         if self._reached is None and self._inside:
             separate = knowledge[0], [fields for fields, _ in batches]
             loss = self._loss_beside(knowledge, batches)
-            parameters = tuple(p.detach().requires_grad_() for p in at.parameters)
+            parameters = self._leaves(at)
             # Copies, because batch normalisation changes its buffers in place.
             copies = {n: b.clone() for n, b in buffers.items()}
             losses, _ = vmap(loss)(parameters, copies, *separate)
-            gradients = torch.autograd.grad(losses.sum(), parameters, allow_unused=True)
+            gradients = _gradients(losses, parameters)
             self._reached = tuple(gradient is not None for gradient in gradients)
         return self._step(at, buffers, knowledge, batches, active)
 
@@ -132,6 +140,11 @@ class Advance:
     def _inside(self) -> bool:
         """Whether gradients are taken inside vmap, which gives zeros for parameters not reached."""
         return self.compiled or self._coupled
+
+    def _leaves(self, at: Descent) -> tuple[Tensor, ...]:
+        """Return the parameters, of which those that move take gradients."""
+        pairs = zip(at.parameters, self._moves, strict=True)
+        return tuple(p.detach().requires_grad_(moves) for p, moves in pairs)
 
     def _loss_beside(
         self, knowledge: OwnAndCommon, batches: Sequence[OwnAndCommon]
@@ -161,9 +174,9 @@ class Advance:
             # The losses of clients are independent, so the gradient of the sum is that of each. One
             # function transform less saves a third of the overhead of a step. Not with batch
             # normalisation, whose backward goes wrong here for a single sample in channels_last.
-            parameters = tuple(p.detach().requires_grad_() for p in at.parameters)
+            parameters = self._leaves(at)
             losses, after = vmap(loss)(parameters, buffers, *separate)
-            gradients = list(torch.autograd.grad(losses.sum(), parameters, allow_unused=True))
+            gradients = _gradients(losses, parameters)
         after = {n: b.detach() for n, b in after.items()}
         if active is not None:
             after = {n: choose(active, b, before[n]) for n, b in after.items()}
@@ -224,6 +237,13 @@ class Advance:
         ask = asking(self._model, self._tap, parameters, buffers)
         outputs = Outputs(logits, self._tap.features, parameters, classify=classify, ask=ask)
         return sum_of(terms, outputs, batch, knowledge)
+
+
+def _gradients(losses: Tensor, parameters: Sequence[Tensor]) -> list[Tensor | None]:
+    """Return the gradient of a sum for each parameter; None where it does not reach or move it."""
+    sought = [p for p in parameters if p.requires_grad]
+    gradients = iter(torch.autograd.grad(losses.sum(), sought, allow_unused=True))
+    return [next(gradients) if p.requires_grad else None for p in parameters]
 
 
 def vectorised(model: nn.Module) -> nn.Module:

@@ -94,6 +94,8 @@ class Learner(Protocol):
         ``name#fingerprint``; equal for two learners whose weights can be averaged.
     num_classes : int
         C, the width of the logits.
+    input_shape : tuple[int, ...], optional
+        The shape of one sample, for nets that a recipe puts beside the model; None if unknown.
     is_network : bool
         Whether it is a torch network, which has weights to exchange and fits into cohorts.
     """
@@ -102,6 +104,7 @@ class Learner(Protocol):
     is_network: ClassVar[bool] = False
     architecture: str
     num_classes: int
+    input_shape: tuple[int, ...] | None = None
 
     @staticmethod
     def takes(model: Any) -> bool:
@@ -128,8 +131,11 @@ class Learner(Protocol):
         """Train by one step; return the mean loss of its last epoch if there is one."""
         ...
 
-    def predict(self, x: Tensor) -> Tensor:
-        """Return logits ``[n, C]`` float32 for inputs ``[n, ...]``, in evaluation mode."""
+    def predict(self, x: Tensor, world: str = "model") -> Tensor:
+        """Return logits ``[n, C]`` float32 for inputs ``[n, ...]``, in evaluation mode.
+
+        ``world`` says whose: the model's, or those of a net beside it, ``"heads.NAME"``.
+        """
         ...
 
     def features(self, x: Tensor) -> Tensor:
@@ -140,12 +146,12 @@ class Learner(Protocol):
         """Replace the statistics of batch normalisation by those of samples ``[n, ...]``."""
         ...
 
-    def weights(self, local_norms: bool = False) -> Knowledge:
-        """Return the weights (learners that exchange weights only)."""
+    def weights(self, local_norms: bool = False, of: str = "", but: str = "") -> Knowledge:
+        """Return the weights, or a part of them; see ``fedkt.shares.Weights``."""
         ...
 
-    def load_weights(self, weights: Knowledge) -> None:
-        """Load weights; the optimiser starts anew."""
+    def load_weights(self, weights: Knowledge, of: str = "", rate: float = 1.0) -> None:
+        """Load weights, or take a step towards them; the optimiser starts anew where they go."""
         ...
 
     def state(self) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedkt.errors import ConfigError
+from fedkt.objectives.heads import PREFIX as HEADS
 
 # From features [n, d], and weights that replace the model's, by its names, to logits [n, C].
 Classify = Callable[..., Tensor]
@@ -34,6 +35,40 @@ def feature_layer(model: nn.Module) -> nn.Module | None:
             ) from None
     linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
     return linear[-1] if linear else None
+
+
+def selected(names: Iterable[str], pattern: str, model: nn.Module) -> set[str]:
+    """Return the names of a model's tensors, those of its heads included, that a pattern means.
+
+    Parameters
+    ----------
+    names : Iterable[str]
+        All names.
+    pattern : str
+        The beginning of a name (``""``: of all); ``"@head"``: the layer behind the features, which
+        classifies; ``"@body"``: the rest of the model, without heads of the recipe.
+    model : torch.nn.Module
+        The model.
+
+    Raises
+    ------
+    ConfigError
+        If the pattern begins with ``@`` and is neither.
+    """
+    if not pattern.startswith("@"):
+        return {name for name in names if name.startswith(pattern)}
+    if pattern not in ("@head", "@body"):
+        raise ConfigError(f"{pattern!r} is no part of a model: @head, @body or a name's beginning.")
+    layer = feature_layer(model)
+    own = {name for name in names if not name.startswith(f"{HEADS}.")}
+    head = {n for n in own if n.startswith(_place_of(layer, model))} if layer else set()
+    return head if pattern == "@head" else own - head
+
+
+def _place_of(layer: nn.Module | None, model: nn.Module) -> str:
+    """Return what the names of a layer's tensors begin with."""
+    name = next((place for place, module in model.named_modules() if module is layer), "")
+    return f"{name}." if name else ""
 
 
 def feature_width(model: nn.Module) -> int:
@@ -68,9 +103,7 @@ class FeatureTap:
         self.layer = feature_layer(model) if wanted else None
         self.features: Tensor | None = None
         self._model, self._open_ended = type(model).__name__, open_ended
-        places = (place for place, module in model.named_modules() if module is self.layer)
-        name = next(places, "")
-        self._prefix = f"{name}." if name else ""
+        self._prefix = _place_of(self.layer, model)
 
     def __enter__(self) -> FeatureTap:
         if self.layer is not None:

@@ -119,6 +119,8 @@ def features(model: nn.Module, x: Tensor, batch_size: int = 64) -> Tensor:
 
 def descend(optimiser: ModelDescent, loss: Tensor, rate: float) -> Tensor:
     """Take a step down the gradient of a loss; return the loss."""
+    if not loss.requires_grad:
+        raise ConfigError("the loss of a step reaches none of the parameters that it trains")
     optimiser.clear()
     torch.autograd.backward(loss)
     optimiser.step(rate)

@@ -9,7 +9,9 @@ from typing import Any
 from fedkt import registry
 from fedkt.clients.learners.base import Learner
 from fedkt.errors import ConfigError
+from fedkt.knowledge import Knowledge
 from fedkt.models import build_model
+from fedkt.recipe import Recipe
 from fedkt.rng import global_torch_stream
 
 
@@ -21,7 +23,28 @@ def make_learner(
     # Without the check of every build, which takes as long as the build and was done just now.
     build = _build_of(registry.lookup("models", reference), tuple(input_shape), num_classes)
     made: Learner = learner(build, num_classes, reference, device)
+    made.input_shape = tuple(input_shape)
     return made
+
+
+def first_weights(learner: Learner, recipe: Recipe, seed: int, name: int) -> Knowledge:
+    """Return the first global weights of a recipe: of all shares that begin with some.
+
+    Parameters
+    ----------
+    learner : Learner
+        A learner of the clients' architecture; where only nets beside the models are shared, of any
+        that can follow the recipe. It ends as the untrained model with these weights.
+    recipe : Recipe
+        The recipe.
+    seed, name : int
+        They name the random stream; ``name`` is the server's.
+    """
+    learner.follow(recipe)
+    learner.reset(seed, name)
+    parts = [share.first(learner) for share in recipe.share if share.begins]
+    tensors = {n: t for part in parts if part is not None for n, t in part.tensors.items()}
+    return Knowledge("weights", tensors) if tensors else learner.weights()
 
 
 @lru_cache(maxsize=64)

@@ -97,6 +97,8 @@ class SklearnLearner(Learner):
         """Return why the classifier cannot follow a recipe, in one line; None if it can."""
         if recipe.needs_one_architecture or any(s.kind == "weights" for s in recipe.share):
             return f"a scikit-learn model ({self._name}) has no weights to exchange"
+        if recipe.heads:
+            return f"a scikit-learn model ({self._name}) has no networks beside it"
         if recipe.personal.needs_features:
             name = registry.registered_name("readouts", type(recipe.personal))
             return f"a scikit-learn model ({self._name}) has no features for the read-out {name!r}"
@@ -104,8 +106,8 @@ class SklearnLearner(Learner):
             return f"a scikit-learn model ({self._name}) has no weights to remember"
         for step in trainings((*recipe.start, *recipe.learn, *recipe.absorb)):
             drawn = step.samples and step.pace is None
-            if step.beside or step.transforms or drawn or step.rate != 1:
-                what = "align" if step.beside else "draw samples or change its inputs"
+            if step.beside or step.transforms or drawn or step.only or step.rate != 1:
+                what = "align" if step.beside else "draw samples, change its inputs or train a part"
                 return f"a scikit-learn model ({self._name}) cannot {what}: it is fitted at once"
             for _, term in weighted((*step.terms, *step.rehearse)):
                 if target_of(term) is None:
@@ -119,7 +121,7 @@ class SklearnLearner(Learner):
         return None
 
     def follow(self, recipe: Recipe) -> None:
-        """Do nothing: recipes with heads align, and those are refused."""
+        """Do nothing: recipes with heads are refused."""
 
     def reset(self, seed: int, client: int) -> None:
         """Become the untrained classifier."""
@@ -140,7 +142,7 @@ class SklearnLearner(Learner):
             self._refit(work, stream)
         return None
 
-    def predict(self, x: Tensor) -> Tensor:
+    def predict(self, x: Tensor, world: str = "model") -> Tensor:
         """Return log-probabilities ``[n, C]``, prior-corrected if so trained; uniform at first."""
         answers = np.full((len(x), self.num_classes), 1 / self.num_classes)
         if self._classifier is not None and len(x):
@@ -159,11 +161,11 @@ class SklearnLearner(Learner):
     def adapt_norms(self, x: Tensor) -> None:
         """Do nothing: there is no batch normalisation."""
 
-    def weights(self, local_norms: bool = False) -> Knowledge:
+    def weights(self, local_norms: bool = False, of: str = "", but: str = "") -> Knowledge:
         """Refuse: there are no weights."""
         raise ConfigError(f"model {self._name!r} has no weights to share.")
 
-    def load_weights(self, weights: Knowledge) -> None:
+    def load_weights(self, weights: Knowledge, of: str = "", rate: float = 1.0) -> None:
         """Refuse: there are no weights."""
         raise ConfigError(f"model {self._name!r} cannot load weights.")
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -11,15 +12,17 @@ from torch import Tensor, nn
 
 from fedkt.clients.learners import loop
 from fedkt.clients.learners.base import Learner, Work
-from fedkt.clients.learners.feature_hook import feature_width
+from fedkt.clients.learners.feature_hook import selected
+from fedkt.clients.learners.nets import answers_of, built_heads, in_layout
 from fedkt.clients.learners.norms import adapt_norms, norms_of
 from fedkt.clients.learners.optimisers import ModelDescent
 from fedkt.clients.learners.probe import Nature, examine
+from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge
 from fedkt.objectives.heads import PREFIX as HEADS
-from fedkt.objectives.heads import Head
+from fedkt.objectives.heads import HeadPart, answering
 from fedkt.optimisers import optimiser_of
-from fedkt.recipe import Recipe, Train
+from fedkt.recipe import Recipe, Train, trainings
 from fedkt.registry import register
 from fedkt.rng import global_torch_stream
 from fedkt.training import TrainingOptions
@@ -48,13 +51,17 @@ class TorchLearner(Learner):
     is_network: ClassVar[bool] = True
 
     def __init__(
-        self, build: Callable[[], nn.Module], num_classes: int, name: str, device: str = "cpu"
+        self,
+        build: Callable[[], nn.Module],
+        num_classes: int,
+        name: str,
+        device: str = "cpu",
     ) -> None:
         self.build, self.num_classes, self._name = build, num_classes, name
         self.device = torch.device(device)
         self._optimiser: ModelDescent | None = None
         self._optimiser_state: dict[int, Any] = {}
-        self._heads: tuple[Head, ...] = ()
+        self.head_parts: tuple[HeadPart, ...] = ()
         self.tried: Nature | None = None  # see nature()
         self._answered: tuple[Tensor, bytes, Tensor] | None = None  # samples, weights, logits
         with global_torch_stream(0, "template"):
@@ -69,8 +76,28 @@ class TorchLearner(Learner):
         return isinstance(model, nn.Module)
 
     def refuses(self, recipe: Recipe) -> str | None:
-        """Return None: a torch model follows every recipe."""
+        """Return why no head of a recipe, or no part of the model, can be as it says; else None.
+
+        The learner follows the recipe from then on.
+        """
+        try:
+            self.follow(recipe)
+            for step in trainings((*recipe.start, *recipe.learn, *recipe.absorb)):
+                if step.only and not self.names_in(step.only, self.trained):
+                    return f"Train(only={step.only!r}): {self._name} has no parameter there"
+        except ConfigError as error:
+            return str(error).rstrip(".")
         return None
+
+    @property
+    def trained(self) -> list[str]:
+        """Names of the trainable parameters, in the order of the optimiser."""
+        names = [n for n, p in self.model.named_parameters() if p.requires_grad]
+        return names + [f"{HEADS}.{n}" for n, p in self.heads.named_parameters() if p.requires_grad]
+
+    def names_in(self, pattern: str, names: Iterable[str]) -> set[str]:
+        """Return those names that a pattern means; see ``feature_hook.selected``."""
+        return selected(names, pattern, self.model)
 
     def nature(self, x: Tensor | None = None) -> Nature:
         """Return the nature of the network, which is tried once.
@@ -93,11 +120,15 @@ class TorchLearner(Learner):
 
     def follow(self, recipe: Recipe) -> None:
         """Put a recipe's heads beside a new model; heads of another recipe are dropped."""
-        heads = tuple(recipe.heads)
-        if heads != self._heads:
-            self._heads = heads
+        before, self.head_parts = self.head_parts, tuple(recipe.heads)
+        if self.head_parts == before:
+            return
+        try:
             with global_torch_stream(0, "template"):
                 self._adopt(self.build())
+        except ConfigError:
+            self.head_parts = before
+            raise
 
     def reset(self, seed: int, client: int) -> None:
         """Become the untrained model of a client."""
@@ -109,21 +140,36 @@ class TorchLearner(Learner):
         optimiser = self.optimiser(work.options)
         samples = work.data.train if len(work.data.train) else work.data.public
         open_ended = self.nature(None if samples is None else samples.x).open_ended
-        return loop.train(self.model, optimiser, step, work, stream, self.heads, open_ended)
+        outside = set(self.trained) - self.names_in(step.only, self.trained)
+        answers = answers_of(self.head_parts, self.heads)
+        parts = self.model, optimiser, step, work, stream
+        with answering(answers), self._frozen(outside):
+            return loop.train(*parts, self.heads.train(), open_ended)
 
     def optimiser(self, options: TrainingOptions) -> ModelDescent:
         """Return the optimiser of the model and the heads, which goes on or starts anew."""
         reset = options.optimiser_state == "reset"
         if self._optimiser is None or reset:
-            trained = [p for p in self._parameters() if p.requires_grad]
+            parameters = (*self.model.parameters(), *self.heads.parameters())
+            trained = [p for p in parameters if p.requires_grad]
             state = {} if reset else self._optimiser_state
             self._optimiser = ModelDescent(trained, optimiser_of(options), state)
         return self._optimiser
 
-    def predict(self, x: Tensor) -> Tensor:
-        """Return logits ``[n, C]`` in evaluation mode."""
+    def predict(self, x: Tensor, world: str = "model") -> Tensor:
+        """Return logits ``[n, C]`` in evaluation mode.
+
+        Parameters
+        ----------
+        x : Tensor
+            float32 ``[n, ...]``.
+        world : str
+            Whose: ``"model"``, or a net of the recipe's, ``"heads.NAME"``.
+        """
         if not len(x):
             return torch.zeros(0, self.num_classes)
+        if world != "model":
+            return loop.predict(self._net(world), self._layout(x))
         # After an average all clients have the same weights and predict on the same test set.
         # Hashing the weights costs a hundredth of predicting again. The largest set is kept.
         if self._answered is not None and len(x) < len(self._answered[0]):
@@ -141,28 +187,74 @@ class TorchLearner(Learner):
         """Replace the statistics of batch normalisation by those of samples ``[n, ...]``."""
         adapt_norms(self.model, self._layout(x))
 
-    def weights(self, local_norms: bool = False) -> Knowledge:
+    def weights(self, local_norms: bool = False, of: str = "", but: str = "") -> Knowledge:
         """Return parameters and float buffers in float32; integer buffers are only counters.
 
         Parameters
         ----------
         local_norms : bool
             Whether to leave out batch normalisation.
+        of, but : str
+            Which part of the model or its heads, and which part of that to leave out; see
+            ``feature_hook.selected``.
         """
-        return self.weights_in({"model": self._tensors()}, local_norms)
+        return self.weights_in({"model": self._tensors()}, local_norms, of, but)
 
-    def weights_in(self, state: Mapping[str, Any], local_norms: bool = False) -> Knowledge:
+    def weights_in(
+        self, state: Mapping[str, Any], local_norms: bool = False, of: str = "", but: str = ""
+    ) -> Knowledge:
         """Return the weights in a state of this learner; see :meth:`weights`."""
         floats = {n: t for n, t in state["model"].items() if t.is_floating_point()}
         if local_norms:
             floats = {n: t for n, t in floats.items() if n.rpartition(".")[0] not in self._norms}
+        chosen = self.names_in(of, floats) - (self.names_in(but, floats) if but else set())
+        floats = {n: t for n, t in floats.items() if n in chosen}
         copies = {n: t.to("cpu", torch.float32, copy=True) for n, t in floats.items()}
         return Knowledge("weights", copies)
 
-    def load_weights(self, weights: Knowledge) -> None:
-        """Load weights; the optimiser starts anew."""
-        self._load(weights.tensors, strict=False)
-        self._optimiser, self._optimiser_state = None, {}
+    def load_weights(self, weights: Knowledge, of: str = "", rate: float = 1.0) -> None:
+        """Load weights; the optimiser starts anew where they go.
+
+        Parameters
+        ----------
+        weights : Knowledge
+            The weights; what they lack stays.
+        of : str
+            Which part of them to load.
+        rate : float
+            The step towards them: w + rate (weights - w).
+        """
+        moments = self._optimiser.state() if self._optimiser else self._optimiser_state
+        tensors, kept = self.loaded(self._tensors(), moments, weights, of, rate)
+        self._load(tensors, strict=False)
+        self._optimiser, self._optimiser_state = None, kept
+
+    def loaded(
+        self,
+        tensors: Mapping[str, Tensor],
+        moments: Mapping[int, Any],
+        weights: Knowledge,
+        of: str = "",
+        rate: float = 1.0,
+    ) -> tuple[dict[str, Tensor], dict[int, Any]]:
+        """Return the tensors that change by loading weights, and the moments that stay.
+
+        Batch normalisation begins anew with the model's other parameters, even if it stays.
+        """
+        chosen = self.names_in(of, weights.tensors) & tensors.keys()
+        new = {n: w.to(tensors[n].dtype) for n, w in weights.tensors.items() if n in chosen}
+        if rate != 1:
+            new = {
+                n: tensors[n] + rate * (w.to(tensors[n].device) - tensors[n])
+                for n, w in new.items()
+            }
+        of_model = any(not _of_a_head(n) for n in new)
+        again = {
+            n for n in self.trained if of_model and n.rpartition(".")[0] in self._norms
+        } | new.keys()
+        return new, {
+            i: moments[i] for i, n in enumerate(self.trained) if i in moments and n not in again
+        }
 
     def state(self) -> dict[str, Any]:
         """Return a copy of the model's and the optimiser's state."""
@@ -179,11 +271,10 @@ class TorchLearner(Learner):
 
     def _adopt(self, model: nn.Module) -> None:
         self._images = any(isinstance(m, nn.Conv2d) for m in model.modules())
-        if self._images:
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+        model = in_layout(model)
         self._norms = set(norms_of(model))
-        width = feature_width(model) if self._heads else 0
-        built = {h.name: h.build(width, self.num_classes) for h in self._heads}
+        shape, classes = self.input_shape, self.num_classes
+        built = built_heads(self.head_parts, model, self.build, shape, classes)
         self.model, self.heads = model.to(self.device), nn.ModuleDict(built).to(self.device)
         self._optimiser, self._optimiser_state = None, {}
 
@@ -213,8 +304,30 @@ class TorchLearner(Learner):
             digest.update(layout.contiguous().cpu().numpy())
         return digest.digest()
 
-    def _parameters(self) -> list[nn.Parameter]:
-        return [*self.model.parameters(), *self.heads.parameters()]
+    def _net(self, world: str) -> nn.Module:
+        name = world.removeprefix(f"{HEADS}.")
+        nets = [head.name for head in self.head_parts if head.answers()]
+        if name not in nets:
+            raise ConfigError(
+                f"{self._name} has no network {world!r} that answers; it follows no "
+                "recipe with one."
+            )
+        return self.heads[name]
+
+    @contextmanager
+    def _frozen(self, names: Collection[str]) -> Iterator[None]:
+        """Keep parameters out of training while inside."""
+        found = {
+            **dict(self.model.named_parameters()),
+            **{f"{HEADS}.{n}": p for n, p in self.heads.named_parameters()},
+        }
+        for name in names:
+            found[name].requires_grad_(False)
+        try:
+            yield
+        finally:
+            for name in names:
+                found[name].requires_grad_(True)
 
     def _layout(self, x: Tensor) -> Tensor:
         return x.contiguous(memory_format=torch.channels_last) if self._images else x

@@ -20,7 +20,9 @@ from fedkt.text import raised
 __all__ = ["build_model"]
 
 
-def build_model(reference: str, input_shape: tuple[int, ...], num_classes: int) -> Any:
+def build_model(
+    reference: str, input_shape: tuple[int, ...], num_classes: int, files: bool = True
+) -> Any:
     """Return a new model, checked against the shape of the data.
 
     Parameters
@@ -31,6 +33,8 @@ def build_model(reference: str, input_shape: tuple[int, ...], num_classes: int) 
         The shape of one sample: ``(C, H, W)``, ``(T, C)`` or ``(d,)``.
     num_classes : int
         The width that the outputs must have.
+    files : bool
+        Whether a file may be named; never in what came over the wire.
 
     Returns
     -------
@@ -43,7 +47,7 @@ def build_model(reference: str, input_shape: tuple[int, ...], num_classes: int) 
     ConfigError
         If there is no such model, or it does not fit the data.
     """
-    part = lookup("models", reference)
+    part = lookup("models", reference, files)
     try:
         model = part(tuple(input_shape), num_classes)
     except ConfigError:

@@ -9,6 +9,7 @@ import importlib
 from typing import Any
 
 from fedkt.objectives.distillation import KL, MAE, MSE, Distil, Supported
+from fedkt.objectives.heads import Head, HeadPart, Net, Place, apply_head
 from fedkt.objectives.regularisers import Proximal
 from fedkt.objectives.supervised import AdjustedCrossEntropy, CrossEntropy
 from fedkt.objectives.term import Batch, Divergence, Outputs, Term, Transform, weighted_mean
@@ -22,11 +23,16 @@ __all__ = [
     "CrossEntropy",
     "Distil",
     "Divergence",
+    "Head",
+    "HeadPart",
+    "Net",
     "Outputs",
+    "Place",
     "Proximal",
     "Supported",
     "Term",
     "Transform",
+    "apply_head",
     "weighted_mean",
 ]
 

@@ -8,13 +8,12 @@ from typing import Any
 
 from fedkt import registry
 from fedkt.errors import ConfigError, unknown
-from fedkt.objectives.heads import Head
 from fedkt.steps import Beside, Weighted
 
 # The registered parts that a recipe holds: nothing else is looked up by what comes over the wire.
-PARTS = frozenset({"steps", "shares", "objectives", "schedules", "transforms", "readouts"})
+PARTS = frozenset({"steps", "shares", "objectives", "heads", "schedules", "transforms", "readouts"})
 # What it holds beside them.
-_PLAIN: Mapping[str, type[Any]] = {c.__name__: c for c in (Weighted, Beside, Head)}
+_PLAIN: Mapping[str, type[Any]] = {c.__name__: c for c in (Weighted, Beside)}
 
 
 def plain(value: Any) -> Any:

@@ -20,7 +20,8 @@ from fedkt.calls import made
 from fedkt.codecs import wire_name
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge
-from fedkt.objectives.heads import Head
+from fedkt.objectives.heads import PREFIX as HEADS
+from fedkt.objectives.heads import HeadPart
 from fedkt.options import checked
 from fedkt.readouts import ReadOut
 from fedkt.recipe.json import build, plain
@@ -45,23 +46,28 @@ class Recipe:
         After the fused knowledge came back, in the same round.
     start : Sequence[Step]
         Once, before a client's first ``learn``.
-    heads : Sequence[Head]
-        Small networks on the features that only the terms use.
+    heads : Sequence[HeadPart]
+        Networks beside the model that only the terms use: ``Head`` on its features, ``Net`` on the
+        inputs, or one's own.
     given : Sequence[str]
         Names of knowledge that nobody shares: the server makes it itself.
     readout : ReadOut or str
         How a client answers for itself (personalised accuracy), by name or as an object
-        (``fedkt.readouts``). Global accuracy is always that of its logits. The shares that the
+        (``fedkt.readouts``). Global accuracy is always that of logits. The shares that the
         read-out needs are added to ``share``.
+    world : str
+        Whose logits count as global accuracy: those of the ``"model"``, or of a :class:`Net` beside
+        it, ``"heads.NAME"``.
     """
 
     learn: Sequence[Step] = field(default_factory=tuple)
     share: Sequence[Share] = field(default_factory=tuple)
     absorb: Sequence[Step] = field(default_factory=tuple)
     start: Sequence[Step] = field(default_factory=tuple)
-    heads: Sequence[Head] = ()
+    heads: Sequence[HeadPart] = ()
     given: Sequence[str] = ()
     readout: ReadOut | str = "raw"
+    world: str = "model"
 
     def __post_init__(self) -> None:
         for phase, kinds in _HELD.items():
@@ -69,6 +75,7 @@ class Recipe:
             object.__setattr__(self, phase, steps)
         object.__setattr__(self, "readout", made("readouts", self.readout))
         object.__setattr__(self, "share", _with(self.share, self.personal))
+        self._check_heads()
         names = [s.name for s in self.share] + list(self.given)
         if len(set(names)) != len(names) or set(names) & set(self.keeps):
             taken = ", ".join([*names, *self.keeps])
@@ -82,6 +89,16 @@ class Recipe:
                 )
         self._check_private()
 
+    def _check_heads(self) -> None:
+        names = [head.name for head in self.heads]
+        if len(set(names)) != len(names):
+            raise ConfigError(f"Two heads have one name: {', '.join(names)}.")
+        worlds = ["model", *(f"{HEADS}.{head.name}" for head in self.heads if head.answers())]
+        if self.world not in worlds:
+            raise ConfigError(
+                f"Recipe: world must be one of {', '.join(worlds)}, not {self.world!r}."
+            )
+
     @classmethod
     def sharing_weights(
         cls,
@@ -89,7 +106,7 @@ class Recipe:
         *,
         also: Sequence[Share] = (),
         local_norms: bool = False,
-        heads: Sequence[Head] = (),
+        heads: Sequence[HeadPart] = (),
         given: Sequence[str] = (),
     ) -> Recipe:
         """Return the recipe of FedAvg and its relatives: load weights, train, share, load.
@@ -172,7 +189,20 @@ class Recipe:
     @property
     def needs_one_architecture(self) -> bool:
         """Whether weights are exchanged, so that all clients must have one architecture."""
-        return any(step.one_architecture for step in self.steps)
+        return any(part.one_architecture for part in self.telling)
+
+    @property
+    def begins_with_weights(self) -> bool:
+        """Whether the server gives clients first global weights."""
+        return self.needs_one_architecture or any(share.begins for share in self.share)
+
+    @property
+    def telling(self) -> tuple[Step | Share, ...]:
+        """The parts that tell in the greeting; of weights that are shared, the share does."""
+        shared = {share.name for share in self.share}
+        acts = (*self.start, *self.learn, *self.absorb)
+        silent = [step for step in acts if step.loads() and shared.issuperset(step.loads())]
+        return (*self.share, *(step for step in acts if step not in silent))
 
     @property
     def needs_public(self) -> bool:
@@ -250,6 +280,7 @@ class Recipe:
         """Return the recipe as JSON."""
         lists = ("start", "learn", "share", "absorb", "heads", "given")
         content: dict[str, Any] = {p: [plain(s) for s in getattr(self, p)] for p in lists}
+        content["world"] = self.world
         return json.dumps({**content, "readout": plain(self.readout)})
 
     @classmethod
@@ -284,6 +315,6 @@ def _with(shares: Sequence[Share], readout: ReadOut) -> tuple[Share, ...]:
 _HELD: Mapping[str, tuple[type[Any], ...]] = {
     **dict.fromkeys(("learn", "absorb", "start"), (Step,)),
     "share": (Share,),
-    "heads": (Head,),
+    "heads": (HeadPart,),
     "given": (str,),
 }

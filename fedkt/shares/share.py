@@ -97,7 +97,8 @@ class Asked:
     input_shape : tuple[int, ...]
         The shape of one sample.
     weights : Mapping[str, tuple[int, ...]]
-        The shapes of the first global weights, by name; empty where the server has none.
+        The shapes of the first global weights, of all shares that begin with some, by name; empty
+        where the server has none.
     latest : Knowledge, optional
         The last fused knowledge of the share's name, as the client has it; None where later
         rounds do not read it.
@@ -145,8 +146,8 @@ class Share(_Travels, ABC):
         Whether it reads private data other than through the trained model.
     uses_public : bool
         Whether it needs the public set.
-    whole_model : bool
-        Whether what is fused of it is a whole model, the server's and every client's.
+    begins : bool
+        Whether the server gives clients first global weights of it, made before the run.
     partial : bool
         Whether a client may lack rows, which it does not send or sends with a count of 0. The
         ids of the stack are then the union of all clients', and its counts the mask.
@@ -175,9 +176,31 @@ class Share(_Travels, ABC):
         return False
 
     @property
-    def whole_model(self) -> bool:
-        """Whether what is fused of it is a whole model."""
+    def begins(self) -> bool:
+        """Whether clients are given first global weights of it."""
+        return self.one_architecture
+
+    def whole(self, world: str) -> bool:
+        """Return whether what is fused of it has all of a network, the server's and every client's.
+
+        Parameters
+        ----------
+        world : str
+            ``"model"``, or a net beside it, ``"heads.NAME"``.
+        """
         return False
+
+    def share_of(self, weights: Knowledge, about: Mapping[str, str]) -> Knowledge:
+        """Return what clients get of it from the first global weights.
+
+        Parameters
+        ----------
+        weights : Knowledge
+            The first global weights of all shares that begin with some.
+        about : Mapping[str, str]
+            What the clients told; see :meth:`about`.
+        """
+        return weights
 
     @property
     def one_architecture(self) -> bool:

@@ -25,6 +25,8 @@ class Sizes:
         ``heads.``.
     norms : frozenset[str]
         The names of tensors that belong to batch normalisation.
+    head : frozenset[str]
+        The names of the tensors of the layer that classifies the features.
     features : int
         d, the width of the model's features; 0 if it has none.
     floats : int
@@ -36,5 +38,12 @@ class Sizes:
     input_shape: tuple[int, ...]
     tensors: Mapping[str, int] = field(default_factory=dict)
     norms: frozenset[str] = frozenset()
+    head: frozenset[str] = frozenset()
     features: int = 0
     floats: int = 4
+
+    def part(self, pattern: str) -> frozenset[str]:
+        """Return the names of the tensors that a part's pattern means; see ``Weights``."""
+        own = frozenset(name for name in self.tensors if not name.startswith("heads."))
+        parts = {"@head": self.head, "@body": own - self.head}
+        return parts.get(pattern) or frozenset(n for n in self.tensors if n.startswith(pattern))

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from fedkt import about
-from fedkt.about import Model
+from fedkt.about import Model, named
 from fedkt.data.samples import ClientData
+from fedkt.errors import ConfigError
 from fedkt.knowledge import Kind, Knowledge
+from fedkt.objectives.heads import PREFIX
 from fedkt.registry import register
 from fedkt.shares.share import Asked, Share, ShareWork
 from fedkt.shares.sizes import Sizes
@@ -19,7 +21,9 @@ from fedkt.upload_check import Expected
 @register(name="weights")
 @dataclass(frozen=True)
 class Weights(Share):
-    """The model's weights (float parameters and buffers).
+    """The weights of a model or of a part of it (float parameters and buffers).
+
+    What must be equal among clients is the architecture of that part.
 
     Parameters
     ----------
@@ -31,11 +35,19 @@ class Weights(Share):
     group : {"", "architecture"}
         Whether all clients have one architecture, or the server stacks those of each architecture
         by themselves (``Uploads.groups``).
+    of : str
+        The part: the beginning of the names of its tensors, such as ``"heads.NAME."`` for a network
+        beside the model; ``"@head"``, the layer that classifies the features; ``"@body"``, the rest
+        of the model without the recipe's heads. Empty: all.
+    but : str
+        The part to leave out, in the same words. Empty: none.
     """
 
     name: str = "weights"
     local_norms: bool = False
     group: Literal["", "architecture"] = ""
+    of: str = ""
+    but: str = ""
     private: ClassVar[bool] = False
 
     @property
@@ -44,32 +56,76 @@ class Weights(Share):
         return "weights"
 
     @property
-    def whole_model(self) -> bool:
-        """Whether all weights are shared, by all clients alike."""
-        return not self.local_norms and not self.group
+    def one_architecture(self) -> bool:
+        """Whether all clients must have one architecture; of heads, those are equal by the recipe.
+
+        A net like the client's own is equal only where the models are, which the greeting finds.
+        """
+        return not self.group and not self.of.startswith(f"{PREFIX}.")
 
     @property
-    def one_architecture(self) -> bool:
-        """Whether all clients must have one architecture."""
+    def begins(self) -> bool:
+        """Whether all clients begin with the same weights."""
         return not self.group
 
+    def whole(self, world: str) -> bool:
+        """Return whether all weights of a network are shared, by all clients alike."""
+        parts = ("",) if world == "model" else ("", f"{world}.")
+        return not (self.local_norms or self.group or self.but) and self.of in parts
+
+    def refuses(self, model: Model, data: ClientData) -> str | None:
+        """Refuse a part that the model does not have."""
+        try:
+            some = not self._is_part or model.weights(self.local_norms, self.of, self.but).tensors
+        except ConfigError as error:
+            return str(error).rstrip(".")
+        return None if some else f"share {self.name!r}: the {self._what} has no weights here"
+
     def about(self, model: Model, data: ClientData) -> Mapping[str, str]:
-        """Return the architecture, the inputs and their preprocessing."""
-        return about.of_weights(model, data)
+        """Return the architecture, of the part if it is one, the inputs and their preprocessing."""
+        if not self._is_part:
+            return about.of_weights(model, data)
+        return about.of_part(self._what, self.first(model), data)
 
     def make(self, model: Model, work: ShareWork) -> Knowledge:
         """Return the weights."""
-        return model.weights(self.local_norms)
+        return self.first(model)
 
     def first(self, model: Model) -> Knowledge:
-        """Return the weights of an untrained model."""
-        return model.weights(self.local_norms)
+        """Return the weights of a model."""
+        return model.weights(self.local_norms, self.of, self.but)
+
+    def share_of(self, weights: Knowledge, about: Mapping[str, str]) -> Knowledge:
+        """Return the part of the first global weights that clients share."""
+        if not self._is_part:
+            return weights
+        names = named(about[self._what])
+        if missing := [name for name in names if name not in weights.tensors]:
+            raise ConfigError(
+                f"The first global weights have no {missing[0]!r}, which clients share as "
+                f"{self.name!r}."
+            )
+        return Knowledge("weights", {name: weights.tensors[name] for name in names})
 
     def expected(self, asked: Asked) -> Expected:
         """Return tensors of the shapes of the first global weights; of any if there are none."""
-        return Expected(self.kind, None, asked.weights or None)
+        if self.group or not asked.weights:
+            return Expected(self.kind, None, None)
+        told = asked.about.get(self._what)  # of a part only
+        names = asked.weights if told is None else named(told)
+        return Expected(self.kind, None, {name: asked.weights[name] for name in names})
 
     def upload_bytes(self, sizes: Sizes) -> int:
-        """Return the bytes of all floats of the model and its heads, but for those that stay."""
-        left_out = sizes.norms if self.local_norms else frozenset()
-        return sizes.floats * sum(n for name, n in sizes.tensors.items() if name not in left_out)
+        """Return the bytes of all floats of the part, but for those that stay."""
+        left_out = sizes.part(self.but) if self.but else frozenset()
+        left_out |= sizes.norms if self.local_norms else frozenset()
+        return sizes.floats * sum(sizes.tensors[n] for n in sizes.part(self.of) - left_out)
+
+    @property
+    def _is_part(self) -> bool:
+        return bool(self.of or self.but)
+
+    @property
+    def _what(self) -> str:
+        """The part in words, which name it in the greeting."""
+        return f"part {self.of or 'model'}" + (f" without {self.but}" if self.but else "")

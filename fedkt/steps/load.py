@@ -9,6 +9,7 @@ from typing import Literal
 from fedkt import about
 from fedkt.about import Model
 from fedkt.data.samples import ClientData
+from fedkt.options import Factor
 from fedkt.registry import register
 from fedkt.steps.train import Step, StepWork, Trainee
 
@@ -16,7 +17,9 @@ from fedkt.steps.train import Step, StepWork, Trainee
 @register(name="load")
 @dataclass(frozen=True)
 class Load(Step):
-    """A step that replaces the model's weights by fused ones, with a new optimiser state.
+    """A step that replaces weights by fused ones, with a new optimiser state where they go.
+
+    What the fused weights lack stays as it is.
 
     Parameters
     ----------
@@ -25,10 +28,16 @@ class Load(Step):
     group : {"", "architecture"}
         Whether all clients have one architecture, or the server returns weights for each
         (``Fused.personal``).
+    of : str
+        Which part of them to load, as in ``Weights(of=...)``; empty: all.
+    rate : float
+        The step towards them, θ ← θ + rate (θ_fused - θ); 1 replaces the weights.
     """
 
     source: str = "weights"
     group: Literal["", "architecture"] = ""
+    of: str = ""
+    rate: Factor = 1.0
 
     @property
     def one_architecture(self) -> bool:
@@ -39,6 +48,10 @@ class Load(Step):
         """Return the name of the weights."""
         return (self.source,)
 
+    def loads(self) -> tuple[str, ...]:
+        """Return the name of the weights."""
+        return (self.source,)
+
     def about(self, model: Model, data: ClientData) -> Mapping[str, str]:
         """Return the architecture, the inputs and their preprocessing."""
         return about.of_weights(model, data)
@@ -46,5 +59,5 @@ class Load(Step):
     def run(self, learner: Trainee, work: StepWork, stream: str) -> float | None:
         """Load the weights, if they have arrived."""
         if self.source in work.knowledge:
-            learner.load_weights(work.knowledge[self.source])
+            learner.load_weights(work.knowledge[self.source], self.of, self.rate)
         return None

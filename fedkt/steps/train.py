@@ -117,6 +117,13 @@ class Step(ABC):
         """Return the inputs that the model is asked about, which a cohort may answer at once."""
         return ()
 
+    def loads(self) -> tuple[str, ...]:
+        """Return the names of the weights that the step puts into the model.
+
+        Where a share has such a name, the share tells what clients must agree on.
+        """
+        return ()
+
     def about(self, model: Model, data: ClientData) -> Mapping[str, str]:
         """Return texts that must be equal among clients, told in the greeting; see ``Share``."""
         return {}
@@ -195,6 +202,10 @@ class Train(Step):
     pace : {"public"}, optional
         On ``"private"``: an epoch has as many batches as one on public data would (of which
         ``batch_size`` and ``samples`` then speak), and they are drawn as those of a rehearsal.
+    only : str
+        The part of the model or its heads that is trained, as in ``Weights(of=...)``: ``"@head"``,
+        ``"@body"`` or the beginning of names; empty: all. Other parameters get no gradient and keep
+        their values and moments; running statistics move all the same.
     """
 
     on: Data
@@ -208,6 +219,7 @@ class Train(Step):
     transforms: Sequence[Transform] = ()
     mixup: Factor = 0.0
     pace: Literal["public"] | None = None
+    only: str = ""
 
     def __post_init__(self) -> None:
         for option in ("terms", "rehearse", "transforms"):

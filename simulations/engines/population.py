@@ -22,7 +22,7 @@ from fedkt.clients import (
 from fedkt.clients.cohorts.trial import SAMPLES
 from fedkt.clients.learners.at_server import SERVER
 from fedkt.clients.learners.base import Learner
-from fedkt.clients.learners.making import make_learner
+from fedkt.clients.learners.making import first_weights, make_learner
 from fedkt.clients.learners.probe import Nature
 from fedkt.clients.state import StateStore
 from fedkt.data.federation import Federation
@@ -134,13 +134,9 @@ class Population:
         return client_app(self.connect, store, self.cohort_of)
 
     def initial_arrays(self, seed: int, recipe: Recipe | None = None) -> ArrayRecord:
-        """Return the first global weights of a federation of one torch architecture."""
-        recipe = recipe or Recipe()
+        """Return the first global weights, made with the first model of the federation."""
         learner = self.learner(self.spec.models[0])
-        learner.follow(recipe)
-        learner.reset(seed, SERVER)
-        weights = (share.first(learner) for share in recipe.share)
-        return arrays_of(next(filter(None, weights), None) or learner.weights())
+        return arrays_of(first_weights(learner, recipe or Recipe(), seed, SERVER))
 
 
 def _number(context: Context) -> int:

@@ -8,6 +8,7 @@ from fedkt.clients.learners.making import make_learner, networks_among
 from fedkt.clients.phases import refuses
 from fedkt.data.federation import Federation
 from fedkt.errors import ConfigError, FedktError
+from fedkt.greeting import told
 from fedkt.recipe import Recipe, trainings, weighted
 from fedkt.simulations.experiment.config import Experiment
 from fedkt.simulations.runs.server_model import check_models, server_network
@@ -95,17 +96,30 @@ def fitting_models(
                 f"{title} exchanges weights and needs a network as model, e.g. cnn; "
                 f"{kinds} have none to exchange."
             )
-        if len(set(models)) > 1 and not reduce_to_one:
+        differ = len(set(models)) > 1 and not _agree(strategy.settled_recipe, models, federation)
+        if differ and not reduce_to_one:
             raise ConfigError(
                 f"{title} exchanges weights and needs one architecture; the federation "
                 f"has {kinds}. Choose one, e.g. --models {networks[0]}."
             )
-        if len(set(models)) > 1:
+        if differ:
             models = (networks[0],)
     check_fits(strategy, models, federation)
     server = server_network(strategy, experiment, networks, federation)
     check_models(strategy, models, server, federation, experiment.seed)
     return models, server
+
+
+def _agree(recipe: Recipe, models: Sequence[str], federation: Federation) -> bool:
+    """Return whether clients of several models tell the same of all that a recipe's parts share."""
+    shape, classes, data = federation.input_shape, federation.num_classes, federation.client(0)
+    texts = []
+    for model in dict.fromkeys(models):
+        learner = make_learner(model, shape, classes)
+        if learner.refuses(recipe) or refuses(recipe, learner, data):
+            return False
+        texts.append(told(recipe, learner, data))
+    return all(text == texts[0] for text in texts)
 
 
 def check_fits(strategy: KnowledgeStrategy, models: Sequence[str], federation: Federation) -> None:

@@ -401,7 +401,7 @@ def server_app(
             grid = UnreliableGrid(grid, availability)
         strategy.start(
             AttackedGrid(grid, liars) if liars else grid,
-            population.initial_arrays(seed, recipe) if recipe.needs_one_architecture else None,
+            population.initial_arrays(seed, recipe) if recipe.begins_with_weights else None,
             num_rounds=plan.experiment.rounds,
             timeout=plan.experiment.run.timeout,
             evaluate_fn=server_evaluation(strategy, population),

@@ -112,7 +112,7 @@ def server_evaluation(
             return strategy.model[strategy.serves].predict(x)  # which has these weights
         learner = population.learner(population.spec.models[0])
         learner.load_weights(weights_of(arrays))
-        return learner.predict(x)
+        return learner.predict(x, strategy.settled_recipe.world)
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         if test is None or test.y is None or not len(test):

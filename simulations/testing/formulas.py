@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 
+from fedkt.clients.learners.nets import built_heads
 from fedkt.knowledge import Fused, Knowledge
 from fedkt.models import build_model
-from fedkt.objectives.heads import Head
 from fedkt.recipe import Recipe
 from fedkt.shares import Sizes
 from fedkt.simulations.runs.run import Plan
@@ -27,8 +28,9 @@ INT64 = 8
 def sizes_of(plan: Plan, client: int = 0) -> Sizes:
     """Return the sizes of a plan's federation and of a client's model."""
     federation = plan.federation
+    shape, classes = federation.input_shape, federation.num_classes
     reference = plan.population.model_of(client)
-    built = build_model(reference, federation.input_shape, federation.num_classes)
+    built = build_model(reference, shape, classes)
     model = built if isinstance(built, nn.Module) else nn.Module()  # a forest has no tensors
     norms = [
         name
@@ -36,16 +38,16 @@ def sizes_of(plan: Plan, client: int = 0) -> Sizes:
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
     ]
     floats, width = _floats(model), _features(model)
-    heads = {
-        f"heads.{head.name}": _head(head, width, federation.num_classes)
-        for head in plan.recipe.heads
-    }
+    build = partial(build_model, reference, shape, classes)
+    modules = built_heads(plan.recipe.heads, model, build, shape, classes)
+    heads = {f"heads.{n}.{t}": size for n, m in modules.items() for t, size in _floats(m).items()}
     return Sizes(
         public=len(federation.public_x),
         classes=federation.num_classes,
         input_shape=federation.input_shape,
         tensors={**floats, **heads},
         norms=frozenset(n for n in floats if n.rpartition(".")[0] in norms),
+        head=frozenset(n for n in floats if n.startswith(_classifier(model))),
         features=width,
         floats=2 if plan.experiment.run.codec == "float16" else 4,
     )
@@ -55,23 +57,19 @@ def _floats(module: nn.Module) -> dict[str, int]:
     return {n: t.numel() for n, t in module.state_dict().items() if t.is_floating_point()}
 
 
+def _classifier(model: nn.Module) -> str:
+    """Return what the names of the tensors begin with that the features go into."""
+    linear = [name for name, m in model.named_modules() if isinstance(m, nn.Linear)]
+    named = getattr(model, "feature_layer", None)
+    return f"{named or linear[-1]}." if named or linear else "none"
+
+
 def _features(model: nn.Module) -> int:
     """Return d: the inputs of the last linear layer, or of the part the model names."""
     named = getattr(model, "feature_layer", None)
     where = model.get_submodule(named) if named else model
     linear = [m for m in where.modules() if isinstance(m, nn.Linear)]
     return linear[0 if named else -1].in_features if linear else 0
-
-
-def _head(head: Head, features: int, classes: int) -> int:
-    """Return the parameters of a head: weights and biases, and two a normalised unit."""
-    total, before = 0, {"features": features, "classes": classes, "pair": 2 * features}[head.inputs]
-    for number, layer in enumerate(head.layers, 1):
-        after = {0: features, -1: classes}.get(layer, layer)
-        hidden = number < len(head.layers)
-        total += before * after + after + (2 * after if head.norm and hidden else 0)
-        before = after
-    return total
 
 
 def upload(recipe: Recipe, sizes: Sizes) -> tuple[int, int]:

@@ -126,13 +126,18 @@ class Exchange:
         if self._roster is None:
             self._roster = meet(grid, self.recipe, self.title, self.options, timeout)
             self._notes = [f"left out of the run: {node}" for node in self._roster.left_out]
-            if self.recipe.needs_one_architecture and self._version == 0:
+            if self.recipe.begins_with_weights and self._version == 0:
                 if not len(arrays):
                     raise ConfigError(f"{self.title} exchanges weights and needs initial_arrays.")
                 weights = wire.weights_of(arrays)
+                told = next(iter(self._roster.values())).told  # as the others
+                begun = {
+                    share.name: share.share_of(weights, told)
+                    for share in self.recipe.share
+                    if share.begins
+                }
                 self._shapes = {n: tuple(t.shape) for n, t in weights.tensors.items()}
-                names = [s.name for s in self.recipe.share if s.kind == "weights"]
-                self.latest = Fused({**dict.fromkeys(names, weights), **first(weights)})
+                self.latest = Fused({**begun, **first(weights)})
             elif self._version == 0:
                 self.latest = Fused(first(None))
         return self._roster
@@ -159,7 +164,7 @@ class Exchange:
             self.latest = self._kept()
         clients = self.roster.clients
         self.report.participants = self._checked((choose or self.drawn)(clients), clients)
-        self.report.one_model = any(share.whole_model for share in self.recipe.share)
+        self.report.one_model = any(share.whole(self.recipe.world) for share in self.recipe.share)
 
     def drawn(self, clients: Sequence[int]) -> list[int]:
         """Return as many of the clients as take part in the round, drawn uniformly."""

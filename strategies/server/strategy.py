@@ -154,7 +154,7 @@ class KnowledgeStrategy(Strategy):
         if self.serves is not None:
             return self.model[self.serves].weights()
         for share in self.exchange.recipe.share:
-            if share.whole_model:
+            if share.whole(self.exchange.recipe.world):
                 return self.exchange.latest.shared.get(share.name)
         return None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import io
 import tokenize
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,13 @@ MOST_LINES = 90
 REFUSED: dict[str, str] = {}
 
 
-def run(folder: Path, file: Path, executor: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def run(
+    folder: Path, file: Path, executor: str, models: Sequence[str] = ("mlp",)
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Run a method for two rounds; return its rounds and the clients' states."""
     plan = prepare(parse({
         "rounds": 2,
-        "models": ("mlp",),
+        "models": models,
         "strategy": read_strategy(references_in(file)[0]),
         "data": {"clients": 4, "samples_per_client": 24, "test_samples": 60, "public_samples": 40},
         "training": {"batch_size": 8, "public_batch_size": 16},
@@ -54,10 +57,26 @@ def test_the_executors_agree(file: Path, tmp_path: Path) -> None:
         return
     rounds, cohort = run(tmp_path / "cohort", file, "cohort")
     assert [row["failures"] for row in rounds] == [[], []]
+    assert_alike(loop, cohort)
+
+
+def assert_alike(loop: dict[str, Any], cohort: dict[str, Any]) -> None:
     for client, state in loop.items():
         for name, tensor in state["learner"]["model"].items():
             other = cohort[client]["learner"]["model"][name]
             assert torch.allclose(tensor, other, atol=1e-4), f"client {client}: {name}"
+
+
+MIXED = ("fml",)  # methods for clients of several architectures
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_clients_of_two_architectures_in_either_executor(name: str, tmp_path: Path) -> None:
+    (file,) = (file for file in FILES if file.stem == name)
+    rounds, loop = run(tmp_path / "loop", file, "loop", ("cnn", "mlp"))
+    assert [row["failures"] for row in rounds] == [[], []]
+    _, cohort = run(tmp_path / "cohort", file, "cohort", ("cnn", "mlp"))
+    assert_alike(loop, cohort)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

@@ -28,7 +28,7 @@ HEADS = (Head("identifier", (5, 2)), *disentangler_heads(5))
 def parameters() -> dict[str, torch.Tensor]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        built = {h.name: h.build(D, C) for h in HEADS}
+        built = {h.name: h.module(D, C) for h in HEADS}
     return {f"heads.{n}.{p}": t for n, m in built.items() for p, t in m.named_parameters()}
 
 
@@ -163,7 +163,7 @@ def estimate(dependent: bool) -> float:
     """Train a critic on pairs of numbers; return its estimate on fresh ones."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        module = Head("T", (32, 1), inputs="pair").build(1, C)
+        module = Head("T", (32, 1), inputs="pair").module(1, C)
         own = {f"heads.T.{n}": p for n, p in module.named_parameters()}
         optimiser = torch.optim.Adam(module.parameters(), 1e-2)
 

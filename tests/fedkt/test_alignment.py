@@ -97,7 +97,7 @@ TERMS = [*BESIDE, *ALONE]
 
 def head_of(seed: int = 0) -> dict[str, Tensor]:
     torch.manual_seed(seed)
-    module = HEAD.build(D, 3).double()
+    module = HEAD.module(D, 3).double()
     return {f"heads.domain.{n}": p.detach() for n, p in module.named_parameters()}
 
 

@@ -14,7 +14,7 @@ from fedkt.recipe import Recipe, Train
 
 def parameters_of(head: Head, features: int = 6, classes: int = 4) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
-    module = head.build(features, classes)
+    module = head.module(features, classes)
     return {f"heads.{head.name}.{n}": p for n, p in module.named_parameters()}
 
 

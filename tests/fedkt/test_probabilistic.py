@@ -24,7 +24,7 @@ def case() -> tuple[Outputs, Batch]:
     torch.manual_seed(0)
     own = {}
     for head in Probabilistic.heads():
-        built = head.build(D, C).named_parameters()
+        built = head.module(D, C).named_parameters()
         own |= {f"heads.{head.name}.{n}": p for n, p in built}
     layer = nn.Linear(D, C)
     features = torch.randn(N, D, requires_grad=True)
