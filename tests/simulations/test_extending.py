@@ -166,6 +166,13 @@ def geometric() -> None:
     in_both("compose(fusion=geometric.py:GeometricMean(power=2))")
 
 
+@checks("centres.py")
+def centres() -> None:
+    heads, term = [part("heads", "centres.py:Centres")], part("objectives", "centres.py:CentreLoss")
+    check_term(term, heads=heads)
+    in_both(following(Recipe(learn=[Train("private", [CrossEntropy(), term])], heads=heads)))
+
+
 @checks("small.py")
 def small() -> None:
     check_learner("small.py:small")
@@ -173,8 +180,8 @@ def small() -> None:
 
 @checks("centroids.py")
 def centroids() -> None:
-    check_learner("centroids.py:centroids")
-    rounds("fedmd", models=["mlp", "centroids.py:centroids"])
+    check_learner("centroids.py:Centroids")
+    rounds("fedmd", models=["mlp", "centroids.py:Centroids"])
 
 
 @checks("lion.py")
