@@ -19,13 +19,13 @@ from fedkt.clients.learners.making import make_learner
 from fedkt.data import FederationSpec, build_federation
 from fedkt.knowledge import Knowledge
 from fedkt.objectives import Batch, CrossEntropy, Outputs
+from fedkt.objectives.heads import answering
 from fedkt.recipe import Train
 from fedkt.simulations.experiment.config import parse
 from fedkt.simulations.experiment.references import read_strategy
 from fedkt.simulations.results import checkpoints
 from fedkt.simulations.runs.run import execute, prepare
-
-from .outside import FILES, reference_to
+from fedkt.testing.plugin import references_in
 
 RATE = 0.05
 
@@ -126,11 +126,11 @@ def work() -> Work:
 
 def test_the_control_variates_of_scaffold_sum_up(tmp_path: Path) -> None:
     """Σ c_i = N c where all take part, with clients of other numbers of steps."""
-    (file,) = (f for f in FILES if f.stem == "scaffold")
+    file = Path(__file__).parent / "outside" / "scaffold.py"
     plan = prepare(parse({
         "rounds": 2,
         "models": ("linear",),
-        "strategy": read_strategy(reference_to(file)),
+        "strategy": read_strategy(references_in(file)[0]),
         "data": {
             "clients": 3, "partition": "quantity:linear",
             "test_samples": 20, "public_samples": 10,
@@ -146,3 +146,41 @@ def test_the_control_variates_of_scaffold_sum_up(tmp_path: Path) -> None:
         kept = [s["own"]["own-control"].tensors[name] for s in saved[1]["clients"].values()]
         assert float(tensor.abs().max()) > 0
         assert torch.allclose(sum(kept), 3 * tensor, atol=1e-5)
+
+
+def test_fml() -> None:
+    """Equations 4 and 5: each network's gradient is that of its own loss alone."""
+    fml, y = parts_of("fml"), torch.tensor([0, 3, 1])
+    torch.manual_seed(0)
+    local, meme = (torch.randn(3, 4, requires_grad=True) for _ in range(2))
+    with answering({"meme": lambda tensors, x: Outputs(meme, None, {})}):
+        loss = fml.Mutual(0.3, 0.6)(Outputs(local, None, {}), batch(y), {})
+    expected = torch.zeros(())
+    for part, student, teacher in ((0.3, local, meme.detach()), (0.6, meme, local.detach())):
+        p, q = teacher.softmax(1), student.softmax(1)
+        for n in range(3):
+            expected = expected - part * q[n, y[n]].log() / 3
+            expected = expected + (1 - part) * (p[n] * (p[n] / q[n]).log()).sum() / 3
+    assert torch.allclose(loss, expected)
+    gradients = (torch.autograd.grad(total, (local, meme)) for total in (loss, expected))
+    for ours, theirs in zip(*gradients, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_fedrep() -> None:
+    """Algorithm 1: the head first, with the server's body; then the body, with the new head."""
+    recipe = parts_of("fedrep").FedRep(head_epochs=2, body_epochs=1).recipe()
+    learner = make_learner("mlp", (1, 8, 8), 10)
+    learner.reset(0, 0)
+    data = build_federation(FederationSpec(clients=2, samples_per_client=24)).client(0)
+    options = TrainingOptions("sgd", RATE, momentum=0.0)
+    work = Work(data, {}, options, 0, 1, 0)
+    moved = []
+    for number, step in enumerate(recipe.learn[1:]):
+        before = learner.weights().tensors
+        step.run(learner, work, f"learn/{number}")
+        after = learner.weights().tensors
+        moved.append(
+            {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+        )
+    assert moved == [{"3.weight", "3.bias"}, {"1.weight", "1.bias"}]

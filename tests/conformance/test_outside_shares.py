@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,10 @@ from torch import Tensor
 from fedkt import registry
 from fedkt.knowledge import CLASS_KINDS, Knowledge, Upload, Uploads
 from fedkt.objectives import KL, Batch, Outputs
+from fedkt.testing.plugin import references_in
 
-from .outside import FILES, reference_to
-
-METHODS = {file.stem: reference_to(file) for file in FILES}
+OUTSIDE = sorted((Path(__file__).parent / "outside").glob("*.py"))
+METHODS = {f.stem: references_in(f)[0] for f in OUTSIDE if references_in(f)}
 
 
 def strategy(stem: str, **options: Any) -> Any:

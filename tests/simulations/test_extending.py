@@ -126,6 +126,15 @@ def confidence() -> None:
     in_both(following(Recipe(learn=[Train("private", [CrossEntropy(), term])])))
 
 
+@checks("scaled.py")
+def scaled() -> None:
+    head = part("heads", "scaled.py:Scale", name="scale")
+    term = part("objectives", "scaled.py:Scaled")
+    recipe = Recipe(learn=[Train("private", [term])], heads=[head])
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    in_both(following(recipe))
+
+
 @checks("speckle.py")
 def speckle() -> None:
     step = Train("private", [CrossEntropy()], transforms=[part("transforms", "speckle.py:Speckle")])
