@@ -63,13 +63,13 @@ def test_no_images_no_style(data, work_on, learner_of, empty) -> None:
         shared(learner_of(), work_on(replace(data, train=empty)), Styles())
 
 
-def test_feature_vectors_are_refused(data) -> None:
-    recipe = Recipe(share=[Styles()])
-    assert phases.refuses(recipe, data) is None
-    reason = phases.refuses(recipe, replace(data, input_shape=(64,)))
+def test_feature_vectors_are_refused(data, learner_of) -> None:
+    recipe, learner = Recipe(share=[Styles()]), learner_of()
+    assert phases.refuses(recipe, learner, data) is None
+    reason = phases.refuses(recipe, learner, replace(data, input_shape=(64,)))
     assert reason is not None
     assert r"images (C, H, W) and its samples have shape [64]" in reason
-    assert phases.refuses(Recipe(learn=LEARN, share=[Weights()]), data) is None
+    assert phases.refuses(Recipe(learn=LEARN, share=[Weights()]), learner, data) is None
 
 
 # --- validation ------------------------------------------------------------------------------
