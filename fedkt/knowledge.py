@@ -6,6 +6,7 @@ ids, never to batch positions, and probabilities, logits and labels are never co
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -414,7 +415,8 @@ class Fused:
     shared : Mapping[str, Knowledge]
         By share name, the same for every client (broadcast).
     personal : Mapping[int, Mapping[str, Knowledge]]
-        By client id and share name, one for each client (unicast).
+        By client id and share name, one for each client (unicast). An object that several clients
+        get is encoded once, and counts as broadcast.
     diagnostics : Mapping[str, Any]
         JSON-like values or tensors about the round; written to the run's ``rounds.jsonl``.
     """
@@ -426,6 +428,14 @@ class Fused:
     def for_client(self, client: int) -> dict[str, Knowledge]:
         """Return all that ``client`` receives, by share name."""
         return {**self.shared, **self.personal.get(client, {})}
+
+    @cached_property
+    def of_several(self) -> frozenset[int]:
+        """The ``id()`` of the objects that several clients get, or all."""
+        gifts = [{id(knowledge) for knowledge in own.values()} for own in self.personal.values()]
+        receivers = Counter(key for gift in gifts for key in gift)
+        shared = {id(knowledge) for knowledge in self.shared.values()}
+        return frozenset(shared.union(key for key, count in receivers.items() if count > 1))
 
     def without_absent(self) -> Fused:
         """Return the same without rows of samples that nobody has: no client learns from them."""

@@ -136,11 +136,11 @@ def downloads(
             if held.get((client, name)) == version:
                 continue
             latest = fused.get(version, Fused())
-            own = latest.personal.get(client, {})
-            if name in own:
-                unicast += knowledge(own[name], recipe, name, sizes)
-            elif name in latest.shared:
-                broadcast += knowledge(latest.shared[name], recipe, name, sizes)
+            due = latest.for_client(client).get(name)
+            if due is not None and id(due) not in latest.of_several:
+                unicast += knowledge(due, recipe, name, sizes)
+            elif due is not None:
+                broadcast += knowledge(due, recipe, name, sizes)
             elif version == 0 and name in first:
                 broadcast += first[name]
             else:

@@ -1,7 +1,7 @@
 """The exchange of messages between a strategy and its clients.
 
-It keeps the server's state of the clients between rounds: their roster, the version of the fused
-knowledge that each one holds, and the messages sent.
+It keeps the server's state of the clients between rounds: their roster and the messages sent; what
+they hold is in ``delivery``.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, Metadata, RecordDict
 from flwr.serverapp import Grid
-from torch import Tensor
 
 from fedkt import wire
 from fedkt.codecs import uses_base
@@ -25,14 +24,12 @@ from fedkt.knowledge import ANSWERS, Fused, Knowledge, Upload
 from fedkt.recipe import Recipe
 from fedkt.rng import numpy_rng
 from fedkt.shares import Asked, Share
-from fedkt.strategies.server.bases import Held
+from fedkt.strategies.server.delivery import Delivery, Made
 from fedkt.strategies.server.forms import of_other_form
 from fedkt.strategies.server.roster import Roster, meet
 from fedkt.strategies.server.round import Failure, RoundReport, ServerOptions
 from fedkt.text import foreign, last_line
 from fedkt.upload_check import Expected, check
-
-_Made = tuple[wire.Packet, wire.Base | None]  # the second where a codec refers to it
 
 # A client says in which part of a message's work something was not finite; see ``clients.turn``.
 NAMED_PHASE = re.compile(r"NotFiniteError: client \d+, (start|learn|share|absorb|evaluate): ")
@@ -55,13 +52,9 @@ class Exchange:
         self.title, self.recipe, self.options = title, recipe, options
         self.next_round, self.rounds = 1, 0  # rounds of the run, 0 if unknown
         self.report = RoundReport(0, ())
-        self.latest = Fused()
+        self.delivery = Delivery(recipe, options)
         self._roster: Roster | None = None
         self._notes: list[str] = []  # of the greeting, for the next round's report
-        self._version = 0  # the round in which `latest` was fused; 0 is before the first
-        self._holdings: dict[int, dict[str, int]] = {}  # client -> share name -> version
-        self._sent: dict[int, dict[str, int]] = {}  # the same for the messages of this phase
-        self._bases = Held()
         self._asked: dict[int, Metadata] = {}  # of the last message to each client
         self._learnt: dict[int, bool] = {}  # whether a client asked to learn has ever done so
         self._shapes: dict[str, tuple[int, ...]] = {}  # of the first weights, and so of all others
@@ -70,37 +63,23 @@ class Exchange:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state after a finished round; see ``fedkt.snapshot`` for types."""
-        kept = self._kept()
         return {
             "next_round": self.next_round,
-            "version": self._version,
-            "held": {c: dict(h) for c, h in self._holdings.items()},
             "learnt": dict(self._learnt),
             "shapes": dict(self._shapes),
-            "bases": self._bases.state_dict(),
-            "shared": dict(kept.shared),
-            "personal": {c: dict(own) for c, own in kept.personal.items()},
+            **self.delivery.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load a state."""
-        self.next_round, self._version = state["next_round"], state["version"]
-        self._holdings = {c: dict(h) for c, h in state["held"].items()}
-        self._learnt = dict(state["learnt"])
+        self.next_round, self._learnt = state["next_round"], dict(state["learnt"])
         self._shapes = {name: tuple(shape) for name, shape in state["shapes"].items()}
-        self._bases.load_state_dict(state["bases"])
-        self.latest = Fused(state["shared"], state["personal"])
+        self.delivery.load_state_dict(state)
 
-    def _kept(self) -> Fused:
-        """Return the fused knowledge that later rounds read."""
-        keep = set(self.recipe.needs("learn"))
-        return Fused(
-            {n: k for n, k in self.latest.shared.items() if n in keep},
-            {
-                client: {n: k for n, k in own.items() if n in keep}
-                for client, own in self.latest.personal.items()
-            },
-        )
+    @property
+    def latest(self) -> Fused:
+        """The latest fused knowledge."""
+        return self.delivery.latest
 
     # --- the clients ------------------------------------------------------------------
 
@@ -126,21 +105,24 @@ class Exchange:
         if self._roster is None:
             self._roster = meet(grid, self.recipe, self.title, self.options, timeout)
             self._notes = [f"left out of the run: {node}" for node in self._roster.left_out]
-            if self.recipe.begins_with_weights and self._version == 0:
-                if not len(arrays):
-                    raise ConfigError(f"{self.title} exchanges weights and needs initial_arrays.")
-                weights = wire.weights_of(arrays)
-                told = next(iter(self._roster.values())).told  # as the others
-                begun = {
-                    share.name: share.share_of(weights, told)
-                    for share in self.recipe.share
-                    if share.begins
-                }
-                self._shapes = {n: tuple(t.shape) for n, t in weights.tensors.items()}
-                self.latest = Fused({**begun, **first(weights)})
-            elif self._version == 0:
-                self.latest = Fused(first(None))
+            self.delivery.public_size = self._roster.public_size
+            if not self.delivery.version:  # not resumed
+                self.delivery.accept(self._begun(arrays, first), 0)
         return self._roster
+
+    def _begun(
+        self, arrays: ArrayRecord, first: Callable[[Knowledge | None], Mapping[str, Knowledge]]
+    ) -> Fused:
+        """Return the knowledge for the first round; see :meth:`meet`."""
+        if not self.recipe.begins_with_weights:
+            return Fused(first(None))
+        if not len(arrays):
+            raise ConfigError(f"{self.title} exchanges weights and needs initial_arrays.")
+        weights = wire.weights_of(arrays)
+        self._shapes = {n: tuple(t.shape) for n, t in weights.tensors.items()}
+        told = next(iter(self.roster.values())).told  # as the others
+        shares = (share for share in self.recipe.share if share.begins)
+        return Fused({**{s.name: s.share_of(weights, told) for s in shares}, **first(weights)})
 
     @property
     def roster(self) -> Roster:
@@ -160,8 +142,8 @@ class Exchange:
         """
         self.report = RoundReport(server_round, self.roster.clients, notes=self._notes)
         self._notes = []
-        if self._version:  # before the first round all knowledge may be for its start
-            self.latest = self._kept()
+        if self.delivery.version:  # before the first round all knowledge may be for its start
+            self.delivery.latest = self.delivery.kept()
         clients = self.roster.clients
         self.report.participants = self._checked((choose or self.drawn)(clients), clients)
         self.report.one_model = any(share.whole(self.recipe.world) for share in self.recipe.share)
@@ -201,62 +183,18 @@ class Exchange:
             "recipe": self.recipe.to_json(),
             "num-rounds": self.rounds,
         })  # fmt: skip
-        made: dict[tuple[str, int, int], _Made] = {}
+        made: Made = {}
         built = []
         for client in clients:
-            packets = self._due(client, names, made)
-            self._sent[client] = dict.fromkeys(packets, self._version)
             content = RecordDict({"config": base})
-            if decoded := self._bases.acknowledgement(client):
+            if decoded := self.delivery.bases.acknowledgement(client):
                 content["acknowledged"] = ConfigRecord({**decoded})
-            wire.attach(content, packets)
+            self.delivery.attach(content, client, names, made, self.report.traffic)
             node, group = self.roster[client].node, str(self.report.round)
             message = Message(content, node, message_type, group_id=group)
             self._asked[client] = message.metadata  # the grid writes the id of the message into it
             built.append(message)
         return built
-
-    def _due(
-        self, client: int, names: Iterable[str], made: dict[tuple[str, int, int], _Made]
-    ) -> dict[str, wire.Packet]:
-        """Return the named knowledge that a client does not hold yet, and meter it."""
-        personal, holdings = self.latest.personal.get(client, {}), self._holdings.get(client, {})
-        packets, bases, traffic = {}, {}, self.report.traffic
-        for name in names:
-            knowledge = personal.get(name) or self.latest.shared.get(name)
-            if knowledge is None or holdings.get(name) == self._version:
-                continue
-            base = self._bases.of_client(client, name)
-            # One packet object for all receivers: grids recognise a broadcast by identity.
-            key = name, id(knowledge), id(base)
-            if key not in made:
-                made[key] = self._encode(name, knowledge, base)
-            packets[name], decoded = made[key]
-            if decoded is not None:
-                bases[name] = decoded
-            if name in personal:
-                traffic.down_unicast += packets[name].num_bytes
-            else:
-                traffic.down_broadcast += packets[name].num_bytes
-        self._bases.send(client, bases)
-        return packets
-
-    def _encode(self, name: str, knowledge: Knowledge, base: wire.Base | None) -> _Made:
-        """Return knowledge as a packet, and as its receivers will hold it if the codec asks."""
-        ids, codec = partial(self._ids, name), self._codec(name, "down")
-        packet = wire.encode(knowledge, self._version, ids(self._version), codec, base)
-        if not uses_base(codec):
-            return packet, None
-        return packet, wire.Base(self._version, wire.decode(packet, ids, codec, base=base))
-
-    def _codec(self, name: str, way: Literal["up", "down"]) -> str:
-        return self.recipe.codec(name, way, self.options.codec)
-
-    def _ids(
-        self, name: str, round_: int, known: Mapping[str, Knowledge] | None = None
-    ) -> Tensor | None:
-        size = self.roster.public_size
-        return self.recipe.ids(name, size, self.options.seed, round_, known)
 
     # --- up ----------------------------------------------------------------------------
 
@@ -287,8 +225,7 @@ class Exchange:
 
     def acknowledge(self, client: int) -> None:
         """Note that a client holds the knowledge sent to it, since its reply was sound."""
-        self._holdings.setdefault(client, {}).update(self._sent.get(client, {}))
-        self._bases.acknowledge(client)
+        self.delivery.acknowledge(client)
 
     def note_learning(self, asked: Sequence[int], sound: Iterable[int]) -> None:
         """Note the clients that have learnt, and in the report those that never have."""
@@ -312,13 +249,14 @@ class Exchange:
         KnowledgeError
             If the upload is not sound; the message names the reason.
         """
-        packets, knowledge = wire.extract(content), {}
+        packets, knowledge, delivery = wire.extract(content), {}, self.delivery
         self.report.traffic.up += sum(p.num_bytes for p in packets.values())
         for share in self.recipe.share:
             if share.name not in packets:
                 raise KnowledgeError(f"no knowledge called {share.name!r} in the reply")
-            ids = partial(self._ids, share.name, known=self.latest.for_client(client))
-            codec, base = self._codec(share.name, "up"), self._bases.of_server(client, share.name)
+            ids = partial(delivery.ids, share.name, known=self.latest.for_client(client))
+            base = delivery.bases.of_server(client, share.name)
+            codec = delivery.codec(share.name, "up")
             decoded = wire.decode(packets[share.name], ids, codec, self.report.round, base)
             check(decoded, self._expected(share, client), self.roster.num_classes)
             knowledge[share.name] = decoded
@@ -326,8 +264,9 @@ class Exchange:
         examples = wire.scalar(metrics, "num-examples", 0, most)
         if examples is None:
             raise KnowledgeError("the reply does not say num-examples")
-        kept = [n for n in knowledge if uses_base(self._codec(n, "up"))]
-        self._bases.receive(client, {n: wire.Base(self.report.round, knowledge[n]) for n in kept})
+        kept = [n for n in knowledge if uses_base(delivery.codec(n, "up"))]
+        bases = {name: wire.Base(self.report.round, knowledge[name]) for name in kept}
+        delivery.bases.receive(client, bases)
         return Upload(client, int(examples), knowledge, self.roster[client].architecture)
 
     def withdraw(self, client: int, phase: str, reason: str) -> None:
@@ -356,7 +295,7 @@ class Exchange:
     def _expected(self, share: Share, client: int) -> Expected:
         roster, known = self.roster, self.latest.for_client(client)
         asked = Asked(
-            self._ids(share.name, self.report.round, known),
+            self.delivery.ids(share.name, self.report.round, known),
             roster.num_classes,
             roster.input_shape,
             self._shapes,
@@ -389,7 +328,7 @@ class Exchange:
 
     def accept(self, fused: Fused) -> None:
         """Set the latest fused knowledge and the diagnostics of the report."""
-        self.latest, self._version = fused, self.report.round
+        self.delivery.accept(fused, self.report.round)
         self.report.diagnostics = fused.diagnostics
 
     def check_form(self, fused: Any) -> None:
@@ -430,7 +369,7 @@ class Exchange:
     def fail(self, client: int, phase: str, reason: str) -> None:
         """Note that a client drops out of this phase."""
         self.report.failures.append(Failure(client, phase, foreign(reason)))
-        self._bases.forget(client)
+        self.delivery.bases.forget(client)
 
     def stop_unless(self, alive: Sequence[Any], phase: str) -> None:
         """Stop the run if a phase has left no client.

@@ -197,6 +197,35 @@ def test_weights_are_known_by_the_shapes_of_the_first_ones(
     assert all(r.traffic.up == 4 * 4 * P for r in run.reports)
 
 
+class Halves(FedAvg):
+    """Gives two clients one object, and the others one each, to learn from in the next round."""
+
+    def recipe(self) -> Recipe:
+        return replace(super().recipe(), absorb=[])
+
+    def fuse(self, uploads: Uploads) -> Fused:
+        gift = super().fuse(uploads).shared["weights"]
+        single = {client: Knowledge("weights", dict(gift.tensors)) for client in (2, 3)}
+        gifts = {0: gift, 1: gift, **single}
+        return Fused(personal={client: {"weights": gift} for client, gift in gifts.items()})
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_one_object_for_several_clients_is_encoded_once_and_is_a_broadcast(
+    world, with_options, tmp_path, resumed
+) -> None:
+    run, strategy = world(), with_options(Halves(local_epochs=0))
+    run.start(strategy, 1)
+    if resumed:
+        snapshot.save(tmp_path / "state", strategy.state_dict())
+        strategy = with_options(Halves(local_epochs=0))
+        strategy.load_state_dict(snapshot.load(tmp_path / "state"))
+    run.start(strategy, 2)
+    first, second = (r.traffic for r in run.reports)
+    assert (first.down_broadcast, first.down_unicast) == (4 * 4 * P, 0)
+    assert (second.down_broadcast, second.down_unicast) == (2 * 4 * P, 2 * 4 * P)
+
+
 # --- failures ------------------------------------------------------------------------------
 
 
