@@ -46,6 +46,7 @@ _HOME = {
     "Train": "fedkt.recipe",
     "TrainingOptions": "fedkt.training",
     "Transform": "fedkt.objectives",
+    "TrustRule": "fedkt.fusion",
     "Upload": "fedkt.knowledge",
     "Uploads": "fedkt.knowledge",
     "Weights": "fedkt.recipe",
@@ -85,6 +86,7 @@ __all__ = [
     "Train",
     "TrainingOptions",
     "Transform",
+    "TrustRule",
     "Upload",
     "Uploads",
     "Weights",
@@ -96,7 +98,7 @@ if TYPE_CHECKING:
     from fedkt.clients import Learner
     from fedkt.codecs import About, Codec
     from fedkt.context import ServerNet
-    from fedkt.fusion import Fusion, FusionRound
+    from fedkt.fusion import Fusion, FusionRound, TrustRule
     from fedkt.knowledge import Fused, Knowledge, Stack, Upload, Uploads
     from fedkt.objectives import Head, HeadPart, Net, Term, Transform
     from fedkt.optimisers import Optimiser

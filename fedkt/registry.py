@@ -39,6 +39,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "shares": ("share", "fedkt.shares", "fedkt.readouts"),
     "readouts": ("read-out", "fedkt.readouts"),
     "fusions": ("fusion", "fedkt.fusion"),
+    "trust-rules": ("trust rule", "fedkt.fusion"),
     "codecs": ("codec", "fedkt.codecs"),
     "models": ("model", "fedkt.models"),
     "datasets": ("data set", "fedkt.data"),

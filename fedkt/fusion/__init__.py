@@ -19,7 +19,8 @@ from fedkt.fusion.fusion import Fusion, FusionRound, WeightedMean, fused
 from fedkt.fusion.knowledge_vote import KnowledgeVote
 from fedkt.fusion.neighbours import SemanticNeighbours
 from fedkt.fusion.robust import Median, TrimmedMean
-from fedkt.fusion.trusted import TrustedMean
+from fedkt.fusion.trust_rules import TrustRule, trust_rule
+from fedkt.fusion.trusted import TrustedMean, trusted_mean
 from fedkt.fusion.voting import Vote
 from fedkt.fusion.weighting import SampleWeightedMean, sample_weighted_mean
 
@@ -35,6 +36,7 @@ __all__ = [
     "SampleWeightedMean",
     "SemanticNeighbours",
     "TrimmedMean",
+    "TrustRule",
     "TrustedMean",
     "Vote",
     "WeightedMean",
@@ -45,4 +47,6 @@ __all__ = [
     "mean_by_examples",
     "personalised_mean",
     "sample_weighted_mean",
+    "trust_rule",
+    "trusted_mean",
 ]

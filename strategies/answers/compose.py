@@ -18,6 +18,7 @@ from fedkt.recipe import Predict, Recipe, Train, Weighted
 from fedkt.registry import register, short_name
 from fedkt.schedules import at
 from fedkt.shares.predict import Form
+from fedkt.strategies.server.fusing import fusion_round
 from fedkt.strategies.server.strategy import KnowledgeStrategy
 from fedkt.text import raised
 
@@ -118,8 +119,7 @@ class Compose(KnowledgeStrategy):
 
     def fuse(self, uploads: Uploads) -> Fused:
         """Return what the fusion makes of the answers: broadcast, or unicast if it is personal."""
-        facts, labels = self.round, self.options.public_labels
-        round_ = FusionRound(facts.number, facts.num_classes, facts.seed, labels, self.memory)
+        round_ = fusion_round(self)
         return fused(SHARE, self._fusion(uploads[SHARE], round_), round_)
 
     def fusion_flops(self, clients: int, rows: float, classes: int) -> float:

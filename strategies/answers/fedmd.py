@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 from fedkt.errors import ConfigError
-from fedkt.fusion import mean
-from fedkt.fusion.trusted import Choice, Trust, trusted_mean
+from fedkt.fusion import TrustRule, mean, trust_rule, trusted_mean
+from fedkt.fusion.trust_rules import Root
 from fedkt.knowledge import Fused, Uploads
 from fedkt.objectives import KL, MAE, MSE, CrossEntropy, Distil, Divergence
 from fedkt.options import AtLeastOne, Count, Factor, Positive
 from fedkt.recipe import Predict, Recipe, Train, Weighted
 from fedkt.registry import register
+from fedkt.strategies.server.fusing import fusion_round
 from fedkt.strategies.server.strategy import KnowledgeStrategy
 
 
@@ -47,11 +48,12 @@ class FedMD(KnowledgeStrategy):
     rehearsal : float
         μ ≥ 0: while distilling, every step also draws a private batch, whose cross-entropy
         counts μ times.
-    trust : {"off", "correlation", "per-class", "median", "root"}
-        The clients that the average relies on; see ``fedkt.fusion.trusted.Trust``. Not in the
-        paper. With logits, trust acts on logits: softened logits are averaged with weights
-        r_n. ``root`` is for probabilities, and needs ``options.public_labels``, the labels of
-        some public samples at the server.
+    trust : TrustRule or str
+        The clients that the average relies on: ``off``, ``correlation``, ``per-class``,
+        ``median``, ``root`` or another rule (``fedkt list trust-rules``). Not in the paper. With
+        logits, trust acts on logits: softened logits are averaged with weights r_n. ``root`` is for
+        probabilities, and needs ``options.public_labels``, the labels of some public samples at the
+        server.
     root : int
         For ``trust="root"``: public samples with ids below it are its labelled rows.
     """
@@ -68,20 +70,21 @@ class FedMD(KnowledgeStrategy):
         transfer_epochs: Count = 0,
         public_samples: Count = 0,
         rehearsal: Factor = 0.0,
-        trust: Choice = "off",
-        root: AtLeastOne = 50,
+        trust: TrustRule | str = "off",
+        root: AtLeastOne = Root.root,
     ) -> None:
         loss = loss or ("mae" if form == "logits" else "kl")
         divergences: dict[str, Divergence] = {"mae": MAE(), "mse": MSE(), "kl": KL(temperature)}
         if loss not in divergences or (form == "probabilities" and loss != "kl"):
             raise ConfigError(f"fedmd: loss {loss!r} does not fit form {form!r}.")
-        if form == "logits" and trust == "root":
-            raise ConfigError("fedmd: trust 'root' needs form = 'probabilities'.")
+        self._rule = trust_rule(trust, root=root)
+        if form not in self._rule.forms:
+            forms = " or ".join(map(repr, self._rule.forms))
+            raise ConfigError(f"fedmd: trust {self._rule.title!r} needs form = {forms}.")
         self.form, self.loss, self.temperature = form, loss, temperature
         self.local_epochs, self.distil_epochs = local_epochs, distil_epochs
         self.transfer_epochs, self.public_samples = transfer_epochs, public_samples
         self.rehearsal, self.trust, self.root = rehearsal, trust, root
-        self._rule = Trust(trust, root=root)
         self._divergence = divergences[loss]
 
     def recipe(self) -> Recipe:
@@ -97,7 +100,7 @@ class FedMD(KnowledgeStrategy):
             form=self.form,
             temperature=self.temperature if self.form == "probabilities" else 1.0,
             samples=self.public_samples,
-            partial=self.trust == "off",  # averages leave absent rows out; trust needs them all
+            partial=self._rule.partial,  # averages leave absent rows out
         )
         return Recipe(
             start=[transfer] if self.transfer_epochs else [],
@@ -108,7 +111,6 @@ class FedMD(KnowledgeStrategy):
 
     def fuse(self, uploads: Uploads) -> Fused:
         """Return the mean of the answers, with equal weights or weights by trust; broadcast."""
-        if self.trust == "off":
+        if not self._rule.judges:
             return mean(uploads["public"])
-        labels = self.options.public_labels
-        return trusted_mean(uploads["public"], self._rule, self.memory, labels=labels)
+        return trusted_mean(uploads["public"], self._rule, fusion_round(self))

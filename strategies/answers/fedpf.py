@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fedkt.fusion.trusted import Choice, Trust, trusted_mean
+from fedkt.fusion import TrustRule, trust_rule, trusted_mean
+from fedkt.fusion.trust_rules import Root
 from fedkt.fusion.weighting import Weighting, sample_weights
 from fedkt.knowledge import Fused, Uploads
 from fedkt.objectives import KL, AdjustedCrossEntropy, CrossEntropy, Distil, Term
@@ -12,6 +13,7 @@ from fedkt.options import AtLeastOne, Count, Factor, Memory
 from fedkt.readouts import ReadOut
 from fedkt.recipe import Predict, Recipe, Train, Weighted
 from fedkt.registry import register
+from fedkt.strategies.server.fusing import fusion_round
 from fedkt.strategies.server.strategy import KnowledgeStrategy
 
 
@@ -50,8 +52,9 @@ class FedPF(KnowledgeStrategy):
         ``fedkt.readouts``. ``gate`` chooses by the validation
         samples, which must be held out for it (``data.validation_fraction = 0.15``). Validation
         accuracy is then slightly too high.
-    trust : {"correlation", "per-class", "median", "root", "off"}
-        The clients that the server relies on; see ``fedkt.fusion.trusted.Trust``. ``root`` needs
+    trust : TrustRule or str
+        The clients that the server relies on: ``correlation``, ``per-class``, ``median``, ``root``,
+        ``off`` or another rule (``fedkt list trust-rules``). ``root`` needs
         ``options.public_labels``, the labels of some public samples at the server.
     weighting : {"entropy", "variance", "uniform"}
         Per-sample weights; γ is for ``entropy``.
@@ -73,17 +76,17 @@ class FedPF(KnowledgeStrategy):
         mu: Factor = 1.0,
         prior: Literal["eb", "off"] = "eb",
         readout: ReadOut | str = "prior",
-        trust: Choice = "correlation",
+        trust: TrustRule | str = "correlation",
         weighting: Weighting = "entropy",
-        history: Memory = 0.5,
+        history: Memory = Root.history,
         local_epochs: Count = 5,
         distil_epochs: Count = 3,
         public_samples: Count = 0,
-        root: AtLeastOne = 50,
+        root: AtLeastOne = Root.root,
     ) -> None:
         self.gamma, self.mu, self.prior, self.readout = gamma, mu, prior, readout
         self.trust, self.weighting, self.history = trust, weighting, history
-        self.root, self._rule = root, Trust(trust, history, root)
+        self.root, self._rule = root, trust_rule(trust, history=history, root=root)
         self.local_epochs, self.distil_epochs = local_epochs, distil_epochs
         self.public_samples = public_samples
 
@@ -108,8 +111,7 @@ class FedPF(KnowledgeStrategy):
         return trusted_mean(
             uploads["public"],
             self._rule,
-            self.memory,
+            fusion_round(self),
             "probabilities",
             weigh=lambda logits: sample_weights(logits, self.weighting, self.gamma),
-            labels=self.options.public_labels,
         )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedkt.errors import ConfigError
-from fedkt.fusion import personalised_mean
+from fedkt.fusion import TrustRule, personalised_mean, trust_rule
 from fedkt.fusion.neighbours import (
     ESTIMATE,
     Divergence,
@@ -18,12 +18,12 @@ from fedkt.fusion.neighbours import (
     keep_nearest,
 )
 from fedkt.fusion.trust import FLOOR
-from fedkt.fusion.trusted import peer_trust
 from fedkt.knowledge import Fused, Stack, Uploads
 from fedkt.objectives import KL, CrossEntropy, Distil
 from fedkt.options import Count, Factor, Positive, PositiveFraction
 from fedkt.recipe import Predict, Recipe, Train, Weighted
 from fedkt.registry import register
+from fedkt.strategies.server.fusing import fusion_round
 from fedkt.strategies.server.strategy import KnowledgeStrategy
 
 MOST_SHOWN = 200  # clients: up to so many the whole matrix of weights is in the diagnostics
@@ -81,12 +81,12 @@ class KnFu(KnowledgeStrategy):
     rehearsal : float
         μ ≥ 0: while distilling, every step also draws a private batch, whose cross-entropy
         counts μ times.
-    trust : {"off", "correlation"}
-        Not in the paper. ``correlation``: the weights a_nm of the others, m ≠ n, are multiplied
-        by the trust r_m in each client m (at least 0.001; see
-        ``fedkt.fusion.trusted.peer_trust``) and the rows normalised again. a_nn is unchanged, so
-        a client that is unlike all others keeps its own knowledge. The answers are not softened:
-        unlike entropy weights, KnFu's do not reward confidence in single samples.
+    trust : TrustRule or str
+        Not in the paper. ``correlation`` or another rule that does no more than weigh clients
+        (``fedkt.fusion.trust_rules``): the weights a_nm of the others, m ≠ n, are multiplied by the
+        trust r_m in each client m (at least 0.001) and the rows normalised again. a_nn is
+        unchanged, so a client that is unlike all others keeps its own knowledge. The answers are
+        not softened: unlike entropy weights, KnFu's do not reward confidence in single samples.
     """
 
     name = "knfu"
@@ -106,7 +106,7 @@ class KnFu(KnowledgeStrategy):
         distil_epochs: Count = 3,
         public_samples: Count = 0,
         rehearsal: Factor = 0.0,
-        trust: Literal["off", "correlation"] = "off",
+        trust: TrustRule | str = "off",
     ) -> None:
         if neighbours == "all" and public_samples:
             raise ConfigError("knfu: neighbours='all' needs public_samples = 0 (the same rows).")
@@ -116,7 +116,12 @@ class KnFu(KnowledgeStrategy):
         self.neighbours, self.nearest, self.age_decay = neighbours, nearest, age_decay
         self.local_epochs, self.distil_epochs = local_epochs, distil_epochs
         self.public_samples, self.rehearsal = public_samples, rehearsal
-        self.trust = trust
+        self.trust, self._trusts = trust, trust_rule(trust)
+        if not self._trusts.by_client:
+            raise ConfigError(
+                "knfu: trust must be one of off, correlation, or another rule that does no more "
+                f"than weigh clients, not {self._trusts.title!r}."
+            )
 
     def recipe(self) -> Recipe:
         """Return the recipe: private training, answers on the public set, distillation."""
@@ -146,8 +151,8 @@ class KnFu(KnowledgeStrategy):
         q = self._distributions(stack_all)
         weights = self._rule.weights(q, -math.log(self.age_decay) * age)
         judged: dict[str, Tensor] = {}
-        if self.trust == "correlation":
-            judged["trust"] = peer_trust(stack_all, self.memory)
+        if self._trusts.judges:
+            judged["trust"] = self._trusts(stack_all, fusion_round(self))
             diagonal = weights.diagonal().clone()  # a client relies on itself without trust
             weights = weights * judged["trust"].clamp_min(FLOOR)
             weights.diagonal().copy_(diagonal)

@@ -130,6 +130,11 @@ class Exchange:
         assert self._roster is not None
         return self._roster
 
+    @property
+    def num_classes(self) -> int:
+        """C; 0 before the greeting."""
+        return 0 if self._roster is None else self._roster.num_classes
+
     def begin(
         self, server_round: int, choose: Callable[[Sequence[int]], Sequence[int]] | None = None
     ) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from fedkt.errors import FedktError, KnowledgeError, NotFiniteError, RunFailedError
+from fedkt.fusion import FusionRound
 from fedkt.knowledge import Fused, Upload, Uploads
 from fedkt.readouts import ReadOut
 from fedkt.strategies.server.bounds import magnitude
@@ -121,6 +122,14 @@ def _attempt(strategy: Fusing, uploads: Uploads) -> Fused:
     except KnowledgeError as error:
         raise RunFailedError(f"{_where(strategy)}: {error}") from error
     return fused.without_absent()
+
+
+def fusion_round(strategy: Fusing) -> FusionRound:
+    """Return the facts of a strategy's round for a fusion by name, with the strategy's memory."""
+    exchange = strategy.exchange
+    number, options = exchange.report.round, exchange.options
+    labels, memory = options.public_labels, strategy.memory
+    return FusionRound(number, exchange.num_classes, options.seed, labels, memory)
 
 
 def with_readout(readout: ReadOut, uploads: Uploads, fused: Fused) -> Fused:

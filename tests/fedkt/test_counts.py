@@ -12,8 +12,17 @@ from torch import Tensor
 
 from fedkt.errors import KnowledgeError
 from fedkt.evaluation.leakage import mean_prediction
-from fedkt.fusion import average, mean, mean_by_examples, personalised_mean, sample_weighted_mean
-from fedkt.fusion.trusted import Trust, peer_trust, trusted_mean
+from fedkt.fusion import (
+    FusionRound,
+    average,
+    mean,
+    mean_by_examples,
+    personalised_mean,
+    sample_weighted_mean,
+    trust_rule,
+    trusted_mean,
+)
+from fedkt.fusion.trust_rules import NoTrust
 from fedkt.knowledge import Knowledge, Stack, Upload, Uploads
 from fedkt.upload_check import LARGEST_COUNT, Expected, check
 
@@ -126,7 +135,7 @@ AVERAGES: dict[str, tuple[Callable[[Stack], Any], Tensor]] = {
     "average": (partial(average, weights=WEIGHTS), WEIGHTS[:, None].expand(3, 4)),
     "sample_weighted_mean": (partial(sample_weighted_mean, weights=ROWS), ROWS),
     "trusted_mean": (
-        lambda stack: trusted_mean(stack, Trust("off"), {}, weigh=lambda z: ROWS),
+        lambda stack: trusted_mean(stack, NoTrust(), FusionRound(), weigh=lambda z: ROWS),
         ROWS,
     ),
 }
@@ -204,9 +213,7 @@ def test_what_needs_all_rows_says_so(choice: Any) -> None:
     stack = stacked(None, [1, 0, 1, 1], None, kind="probabilities")
     said = "needs all rows of every client, and client 1 lacks some"
     with pytest.raises(KnowledgeError, match=f"trust '{choice}' {said}"):
-        trusted_mean(stack, Trust(choice), {}, labels=torch.zeros(9, dtype=torch.int64))
-    with pytest.raises(KnowledgeError, match=f"trust {said}"):
-        peer_trust(stack, {})
+        trusted_mean(stack, trust_rule(choice), FusionRound())
 
 
 def test_what_an_upload_gives_away_is_of_its_rows() -> None:

@@ -16,7 +16,6 @@ from fedkt import registry
 from fedkt.clients import TrainingOptions
 from fedkt.data import FederationSpec
 from fedkt.errors import ConfigError
-from fedkt.fusion.trusted import Trust
 from fedkt.objectives import KL, CrossEntropy
 from fedkt.objectives.heads import Head
 from fedkt.options import Count, Fraction, Positive, checked
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path as Unknown
 
 OTHERS = (Beside, FederationSpec, Head, Load, Predict, Recipe, ServerOptions, Styles, Train,
-          TrainingOptions, Trust, Validation, Weighted, Weights)  # fmt: skip
+          TrainingOptions, Validation, Weighted, Weights)  # fmt: skip
 # What must be given to make one; fields without a default are found here by their name.
 NEEDED = {"on": "private", "terms": [CrossEntropy()], "term": CrossEntropy(), "factor": 1.0,
           "name": "own", "layers": (2,)}  # fmt: skip
@@ -48,7 +47,7 @@ NUMBERS = (math.nan, math.inf, -math.inf, -3, -3.0, True, "three", None, [1], np
 
 
 def parts() -> Iterator[Any]:
-    for kind in ("strategies", "objectives", "transforms"):
+    for kind in ("strategies", "objectives", "transforms", "trust-rules"):
         for name in registry.names(kind):
             part = registry.lookup(kind, name)
             if part.__module__.startswith("fedkt."):  # not those that other tests register

@@ -9,8 +9,8 @@ import torch
 
 from fedkt.answers import logits_of
 from fedkt.errors import ConfigError, KnowledgeError
-from fedkt.fusion import mean, trust
-from fedkt.fusion.trusted import Trust, peer_trust, trusted_mean
+from fedkt.fusion import FusionRound, TrustedMean, mean, trust, trust_rule, trusted_mean
+from fedkt.fusion.trust_rules import Correlation, Root
 from fedkt.fusion.weighting import sample_weights
 from fedkt.knowledge import Stack
 
@@ -35,7 +35,7 @@ def stack_of(values: torch.Tensor, kind: Any = "logits", ids: torch.Tensor | Non
 
 def fuse(stack: Stack, choice: Any, **more: Any) -> Any:
     root = more.pop("root", 50)
-    return trusted_mean(stack, Trust(choice, root=root), {}, labels=truth(), **more)
+    return trusted_mean(stack, trust_rule(choice, root=root), FusionRound(labels=truth()), **more)
 
 
 @pytest.mark.parametrize("kind", ["logits", "probabilities"])
@@ -105,7 +105,7 @@ def test_few_clients_are_all_trusted_and_nothing_is_remembered() -> None:
     memory: dict[str, Any] = {}
     z = logits(4)
     z[0] = -z[0]
-    assert torch.equal(peer_trust(stack_of(z), memory), torch.ones(4))
+    assert torch.equal(Correlation()(stack_of(z), FusionRound(memory=memory)), torch.ones(4))
     assert memory == {}
 
 
@@ -113,8 +113,8 @@ def test_the_past_counts_as_it_is_told_to() -> None:
     memory: dict[str, Any] = {}
     first, second = logits(6), logits(6, seed=1)
     second[0] = -second[0]
-    peer_trust(stack_of(first), memory, 0.25)
-    peer_trust(stack_of(second), memory, 0.25)
+    for z in (first, second):
+        Correlation(0.25)(stack_of(z), FusionRound(memory=memory))
     expected = 0.25 * trust.correlations(first) + 0.75 * trust.correlations(second)
     assert memory["agreement"]["0/1"] == pytest.approx(float(expected[0, 1]), abs=1e-6)
 
@@ -168,22 +168,20 @@ def test_root_rows_are_those_in_use_with_a_low_id_and_a_label() -> None:
     z = logits(6)[:, ids]
     labels = truth().clone()
     labels[4] = -1
-    fused = trusted_mean(
-        stack_of(z, ids=ids), Trust("root", root=30), {}, "probabilities", labels=labels
-    )
+    stack = stack_of(z, ids=ids)
+    fused = trusted_mean(stack, Root(root=30), FusionRound(labels=labels), "probabilities")
     assert fused.diagnostics["root_rows"] == 2, "ids 1 and 7"
     elsewhere = torch.full((M,), -1)
     elsewhere[[1, 7]] = truth()[[1, 7]]
-    again = trusted_mean(
-        stack_of(z, ids=ids), Trust("root", root=M), {}, "probabilities", labels=elsewhere
-    )
+    again = trusted_mean(stack, Root(root=M), FusionRound(labels=elsewhere), "probabilities")
     assert torch.equal(fused.shared["public"].values, again.shared["public"].values)
 
 
 def test_without_a_root_row_in_use_it_is_correlation() -> None:
     z, late = logits(6), torch.arange(M) + 100
     labels = torch.cat([truth(), torch.full((100,), -1)])
-    fused = trusted_mean(stack_of(z, ids=late), Trust("root"), {}, "probabilities", labels=labels)
+    round_ = FusionRound(labels=labels)
+    fused = trusted_mean(stack_of(z, ids=late), Root(), round_, "probabilities")
     plain = fuse(stack_of(z, ids=late), "correlation", kind="probabilities")
     assert fused.diagnostics["root_rows"] == 0
     assert torch.allclose(fused.shared["public"].values, plain.shared["public"].values, atol=1e-6)
@@ -192,17 +190,18 @@ def test_without_a_root_row_in_use_it_is_correlation() -> None:
 @pytest.mark.parametrize("labels", [None, torch.full((M,), -1)], ids=["none", "unknown"])
 def test_a_root_needs_labels(labels: Any) -> None:
     with pytest.raises(ConfigError, match=r"root.*labels of public samples.*below 50"):
-        trusted_mean(stack_of(logits(6)), Trust("root"), {}, "probabilities", labels=labels)
+        trusted_mean(stack_of(logits(6)), Root(), FusionRound(labels=labels), "probabilities")
 
 
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"choice": "blind"}, "choice must be one of .*root, not 'blind'"),
+        ({"choice": "blind"}, "trust rule 'blind'.*root"),
         ({"history": 1.0}, "history"),
         ({"root": 0}, "root must be .* at least 1"),
+        ({"choice": "correlation(root=3)"}, "root"),
     ],
 )
 def test_bad_rules(wrong: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        Trust(**wrong)
+        TrustedMean(**wrong)

@@ -182,6 +182,14 @@ def centres() -> None:
     in_both(following(Recipe(learn=[Train("private", [CrossEntropy(), term])], heads=heads)))
 
 
+@checks("near.py")
+def near() -> None:
+    for method in ("fedmd", "fedpf", "knfu"):
+        rows = rounds(f"{method}(trust=near.py:NearMedian(k=0.9))", data={"clients": 5})
+        assert min(rows[0]["strategy"]["trust"]) == 0.0, "somebody is far"
+    check_fusion(part("fusions", "trusted-mean", choice="near.py:NearMedian"))
+
+
 @checks("small.py")
 def small() -> None:
     check_learner("small.py:small")

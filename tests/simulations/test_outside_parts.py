@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fedkt.errors import ConfigError
+from fedkt.errors import ConfigError, KnowledgeError
 from fedkt.simulations.experiment.config import parse
 from fedkt.simulations.results.rounds import read_rounds
 from fedkt.simulations.runs.run import Plan, execute, prepare
@@ -149,6 +149,51 @@ def test_a_schedule_in_the_file_of_its_strategy(tmp_path: Path) -> None:
         for executor in ("loop", "cohort")
     ]
     assert accuracies(runs[0]) == accuracies(runs[1])
+
+
+NEAR = '''
+from dataclasses import dataclass
+import torch
+from fedkt import register
+from fedkt.fusion import TrustRule
+
+@register
+@dataclass(frozen=True)
+class NearMedian(TrustRule):
+    """Trust whoever is at most k times as far from the median answer as the typical client."""
+
+    k: float = 3.0
+
+    def trust(self, stack, round):
+        far = (stack.values - stack.values.quantile(0.5, dim=0)).flatten(1).norm(dim=1)
+        round.memory["k"] = self.k
+        return (far <= self.k * far.median()).float()
+
+@register
+@dataclass(frozen=True)
+class Doubtful(TrustRule):
+    """Trust nobody in particular, and in no number."""
+
+    def trust(self, stack, round):
+        return torch.full((len(stack),), float("nan"))
+'''
+
+
+def test_a_trust_rule(tmp_path: Path) -> None:
+    rule = f"{written(tmp_path, NEAR)}:NearMedian(k=0.99)"
+    for form in ("logits", "probabilities"):
+        strategy = {"name": "fedmd", "trust": rule, "form": form}
+        plan = planned({"strategy": strategy})
+        assert not plan.recipe.share[0].partial, "it compares clients on the same rows"
+        (first, *_) = rounds(tmp_path / form, {"strategy": strategy})
+        assert set(first["strategy"]["trust"]) <= {0.0, 1.0}
+        assert min(first["strategy"]["trust"]) == 0.0
+    planned({"strategy": {"name": "knfu", "trust": rule}})
+    with pytest.raises(ConfigError, match=r"option of trust rule .*NearMedian"):
+        planned({"strategy": {"name": "fedpf", "trust": rule.replace("k=", "j=")}})
+    strategy = {"name": "fedmd", "trust": f"{tmp_path / 'mine.py'}:Doubtful"}
+    with pytest.raises(KnowledgeError, match=r"'doubtful' must give 3 numbers in \[0, 1\]"):
+        rounds(tmp_path / "doubtful", {"strategy": strategy})
 
 
 BACKWARDS = '''
