@@ -68,7 +68,8 @@ def _groups(asked: Asked) -> dict[str, list[Any]]:
     def of(references: Iterable[str]) -> list[Method]:
         return [Method(reference, asked.executor, asked.models) for reference in references]
 
-    methods = of(asked.strategies or registry.names("strategies"))
+    known = [name for name in registry.names("strategies") if ":" not in name]  # of no loaded file
+    methods = of(asked.strategies or known)
     variants = [*methods, *of(asked.beside)]
     kinds = list({_kind(m): m for m in reversed(variants)}.values())
     if asked.level == "full":
