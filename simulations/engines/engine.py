@@ -53,7 +53,7 @@ class EngineKind(ABC):
     many_runs: ClassVar[bool] = False
 
     @abstractmethod
-    def open(self, run: RunSection, population: Population, folder: Path) -> Engine:
+    def start(self, run: RunSection, population: Population, folder: Path) -> Engine:
         """Return a new engine.
 
         Parameters
@@ -93,7 +93,7 @@ def opened(run: RunSection, population: Population, folder: Path) -> Iterator[En
     """
     _clear(folder)  # files of a run that was killed
     try:
-        engine = kind_of(run).open(run, population, folder)
+        engine = kind_of(run).start(run, population, folder)
         try:
             yield engine
         finally:

@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from fedkt import registry
+from fedkt.codecs import codec_chain
 from fedkt.data.spec import DataOptions
 from fedkt.disk import write_atomic
 from fedkt.errors import ConfigError, unknown
@@ -94,6 +95,15 @@ class RunSection(Section):
         except ConfigError as error:
             raise ConfigError(f"run.grid: {error}") from error
         return grid
+
+    @field_validator("codec")
+    @classmethod
+    def _known_codecs(cls, codec: str) -> str:
+        try:
+            codec_chain(codec, files=True)
+        except ConfigError as error:
+            raise ConfigError(f"run.codec: {error}") from error
+        return codec
 
 
 class VerdictSection(Section):

@@ -114,7 +114,6 @@ def table_of(
         figure
         for figure in target_first(figures_at("table"))
         if (with_cost if figure.total else figure.always or any(row[figure.name] for row in rows))
-        and (not figure.optional or any(row[figure.name] for row in rows))
     ]
     failing = with_cost and any(row.get("failures") for row in rows)
     header = ["Strategy", *([] if with_cost else ["Round"]), *(f.headed() for f in columns)]

@@ -14,14 +14,9 @@ from fedkt.simulations.results.comparison_folder import KEYS, Comparison
 from fedkt.simulations.results.run_folder import Run
 
 
-def columns(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Return the columns of ``comparison.csv``, in order; optional ones where they are measured."""
-    figures = (
-        figure.name
-        for figure in figures_at("csv")
-        if not figure.optional or any(row[figure.name] is not None for row in rows)
-    )
-    return (*KEYS, *figures)
+def columns() -> tuple[str, ...]:
+    """Return the columns of ``comparison.csv``, in order."""
+    return (*KEYS, *(figure.name for figure in figures_at("csv")))
 
 
 def comparison_rows(runs: Iterable[Run]) -> list[dict[str, Any]]:
@@ -42,8 +37,7 @@ def comparison_rows(runs: Iterable[Run]) -> list[dict[str, Any]]:
 
 def write_comparison_csv(path: str | Path, runs: Iterable[Run]) -> None:
     """Write ``comparison.csv`` (see `comparison_rows`), all at once or not at all."""
-    rows = comparison_rows(runs)
-    _write(Path(path), columns(rows), rows)
+    _write(Path(path), columns(), comparison_rows(runs))
 
 
 def write_cells_csv(path: Path, results: Mapping[str, Comparison]) -> None:
@@ -53,12 +47,12 @@ def write_cells_csv(path: Path, results: Mapping[str, Comparison]) -> None:
         for cell, comparison in results.items()
         for row in comparison_rows(comparison.runs)
     ]
-    _write(path, ("cell", *columns(rows)), rows)
+    _write(path, ("cell", *columns()), rows)
 
 
 def _write(path: Path, names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, names, extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(buffer, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_atomic(path, buffer.getvalue())

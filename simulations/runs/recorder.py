@@ -166,7 +166,11 @@ def summarise(
     """
     last, validated = last_round(rows), source_validation(rows)
     assert last is not None
-    totals = [figure for figure in figures_at("summary") if figure.total]
+    totals = [
+        figure
+        for figure in figures_at("summary")
+        if figure.total and not (figure.optional and all(figure.name not in r for r in rows))
+    ]
     summary = {
         "last": _headline(last, target),
         "validation_selected": None if validated is None else _headline(validated, target),

@@ -94,7 +94,7 @@ def test_a_trial_keeps_what_a_client_keeps(learner_of) -> None:
     terms = [CrossEntropy(), Proximal(0.1, "old"), Distil(MSE(), source="before")]
     recipe = Recipe(learn=[Train("private", terms), Remember(BEFORE), Remember(Weights("old"))])
     assert recipe.needs("learn") == ()
-    (tried, *_) = trial._works(learner, recipe, work.data.train, None, (7,), torch.float64)
+    (tried, *_) = trial._works(learner, recipe, work.data.train, None, (7,), torch.float64, {})
     assert set(tried.own) == {"before", "old"}
     assert trial.refuses(learner, recipe, work.data.train, None) is None
 

@@ -228,7 +228,7 @@ def test_classify_needs_the_layer_to_be_the_last() -> None:
 def test_weights_are_made_up_for_terms_that_read_them() -> None:
     assert any(isinstance(share, Weights) for share in AVERAGING.share)
     learner = TorchLearner(odd.Network, 10, "own")
-    (work, *_) = trial._works(learner, AVERAGING, SAMPLES, None, (7,), torch.float64)
+    (work, *_) = trial._works(learner, AVERAGING, SAMPLES, None, (7,), torch.float64, {})
     assert set(work.knowledge) == {"weights"}
 
 

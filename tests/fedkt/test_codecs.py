@@ -175,7 +175,8 @@ def test_a_file_is_named_by_what_clients_know(tmp_path: Path) -> None:
     file.write_text(
         "from fedkt import Codec, register\n@register\nclass Same(Codec):\n"
         "    def encode(self, arrays, about):\n        return arrays\n"
-        "    def decode(self, arrays, about):\n        return arrays\n"
+        "    def decode(self, arrays, about):\n        return arrays\n",
+        encoding="utf-8",
     )
     name = wire_name(f"{file}:Same+float16")
     assert name.startswith("own@")

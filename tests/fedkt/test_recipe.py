@@ -272,7 +272,7 @@ def test_unknown_read_outs_are_named(readout: Any, words: str) -> None:
 @pytest.mark.parametrize("readout", ["raw", "evil.py:ReadOut", None, {"@readouts": "evil.py:R"}])
 def test_a_recipe_that_arrives_names_no_file_to_execute(tmp_path: Path, readout: Any) -> None:
     trace = tmp_path / "trace"
-    (tmp_path / "evil.py").write_text(f"open({str(trace)!r}, 'w')")
+    (tmp_path / "evil.py").write_text(f"open({str(trace)!r}, 'w')", encoding="utf-8")
     fields = {**json.loads(Recipe().to_json()), "readout": readout}
     text = json.dumps(fields).replace("evil.py", str(tmp_path / "evil.py"))
     with pytest.raises(ConfigError):

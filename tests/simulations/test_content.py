@@ -137,7 +137,8 @@ def test_an_edited_model_is_built_as_it_is_now(tmp_path: Path) -> None:
 def test_an_edited_file_replaces_its_own_parts_and_recipes_read_before(tmp_path: Path) -> None:
     file = tmp_path / "terms.py"
     terms = '[{"@objectives": "edited-term"}]'
-    text = f'{{"learn": [{{"@steps": "train", "on": "private", "terms": {terms}}}]}}'
+    learn = f'{{"@steps": "train", "on": "private", "terms": {terms}}}'
+    text = f'{{"learn": [{learn}], "readout": {{"@readouts": "raw"}}}}'
     for version in (1, 2):
         file.write_text(TERM.format(version=version), encoding="utf-8")
         registry.load_file(file)

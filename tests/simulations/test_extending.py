@@ -28,7 +28,7 @@ from fedkt.testing import (
 )
 
 DOCS = Path(__file__).parents[2] / "docs"
-TEXT = "".join((DOCS / page).read_text("utf-8") for page in ("extending.md", "attacks.md"))
+TEXT = "".join((DOCS / page).read_text(encoding="utf-8") for page in ("extending.md", "attacks.md"))
 BLOCKS = re.findall(r"```python\n# (\S+)\n(.*?)```", TEXT, re.DOTALL)
 CHECKS: dict[str, Callable[[], None]] = {}
 

@@ -212,7 +212,7 @@ class Backwards(EngineKind):
 
     one_by_one = True
 
-    def open(self, run, population, folder):
+    def start(self, run, population, folder):
         return Reversed(population.app(), population.federation.num_clients)
 '''
 

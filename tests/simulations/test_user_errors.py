@@ -238,7 +238,7 @@ def strategy(name: str) -> dict[str, Any]:
 
 SCALAR = "must return a scalar tensor"
 CASES: list[tuple[dict[str, Any], int, list[str]]] = [
-    (strategy("ATensor"), 2, ["atensor: fuse() must return Fused", "Knowledge", "not Tensor"]),
+    (strategy("ATensor"), 2, ["a-tensor: fuse() must return Fused", "Knowledge", "not Tensor"]),
     (strategy("Nothing"), 2, ["nothing: fuse() must return Fused", "not NoneType"]),
     (strategy("SharedTensor"), 2, ["fuse() gave everyone", "'public'", "Knowledge", "Tensor"]),
     (strategy("PersonalTensor"), 2, ["fuse() gave client 0", "name", "Tensor"]),
@@ -246,7 +246,7 @@ CASES: list[tuple[dict[str, Any], int, list[str]]] = [
     (strategy("ASet"), 2, ["memory.seen.clients", "a set", "tensors", "lists"]),
     (strategy("PairsForKeys"), 2, ["memory.pairs", "keys", "text or whole numbers"]),
     (strategy("NumpyNumber"), 2, ["memory.last.1", "a float32"]),
-    (strategy("NoRecipe"), 2, ["norecipe: recipe() must return a Recipe, not list"]),
+    (strategy("NoRecipe"), 2, ["no-recipe: recipe() must return a Recipe, not list"]),
     (strategy("BrokenRecipe"), 2, ["recipe() raised AttributeError", "'steps'"]),
     (strategy("BrokenStart"), 2, ["mine.py:BrokenStart", "ZeroDivisionError"]),
     (strategy("UsingForgotten"), 2, ["Forgotten is not registered", "@register"]),
@@ -256,8 +256,8 @@ CASES: list[tuple[dict[str, Any], int, list[str]]] = [
     (strategy("UsingUnpaired"), 1, ["term unpaired", "'NoneType'", "needs_beside = True"]),
     (strategy("UsingBuggy"), 1, ["term buggy", "RuntimeError", "shape '[7, -1]' is invalid"]),
     (strategy("UsingUnread"), 1, ["term unread", "KeyError: 'public'", "in its needs()"]),
-    (strategy("UsingOneName"), 2, ["onename: needs() must return a tuple", "('public',)"]),
-    (strategy("UsingNoNames"), 2, ["nonames: needs() must return a tuple", "None"]),
+    (strategy("UsingOneName"), 2, ["one-name: needs() must return a tuple", "('public',)"]),
+    (strategy("UsingNoNames"), 2, ["no-names: needs() must return a tuple", "None"]),
     (strategy("UsingAClass"), 2, ["terms", "CrossEntropy()"]),
     (strategy("UsingAFunction"), 2, ["terms", "len"]),
     (strategy("OwnShare"), 2, ["share", "Plain", "a list of Share"]),

@@ -20,7 +20,7 @@ class InProcess(EngineKind):
     name: ClassVar[str] = "in-process"
     many_runs: ClassVar[bool] = True
 
-    def open(self, run: RunSection, population: Population, folder: Path) -> Engine:
+    def start(self, run: RunSection, population: Population, folder: Path) -> Engine:
         """Return a grid in this process."""
         store = FileStore(folder / "state") if run.state == "disk" else None
         return InProcessGrid(population.app(store), population.federation.num_clients)

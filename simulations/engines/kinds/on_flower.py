@@ -18,7 +18,7 @@ class OnFlower(EngineKind):
     name: ClassVar[str] = "flower"
     one_by_one: ClassVar[bool] = True
 
-    def open(self, run: RunSection, population: Population, folder: Path) -> Engine:
+    def start(self, run: RunSection, population: Population, folder: Path) -> Engine:
         """Return Flower's engine."""
         from fedkt.simulations.engines.flower_engine import FlowerEngine
 

@@ -18,7 +18,7 @@ class OnRay(EngineKind):
 
     name: ClassVar[str] = "ray"
 
-    def open(self, run: RunSection, population: Population, folder: Path) -> Engine:
+    def start(self, run: RunSection, population: Population, folder: Path) -> Engine:
         """Return a grid on Ray."""
         from fedkt.simulations.engines.ray_grid import RayGrid
 
