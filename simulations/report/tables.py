@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from fedkt.evaluation.figures import POINTS, Figure, figures_at, target_first
+from fedkt.evaluation.figures import FIGURES, POINTS, Figure, figures_at, target_first
 from fedkt.simulations.report.drawing import MEGABYTE
 from fedkt.simulations.results.aggregates import aggregate
 from fedkt.simulations.results.comparison_folder import Comparison
@@ -25,13 +25,16 @@ DIFFERENCES_NOTE = (
     "never with fewer than 3 seeds or where all of them give the same difference (no spread)."
 )
 
+TERMINAL, LABEL = 78, 10  # columns of the terminal within its margins; at least, for a label
+
 FAILURES = "Failures"  # a column where there are any: over all rounds and seeds
 
 
 def comparison_table(comparison: Comparison) -> Table:
     """Return a comparison for the terminal: last round, mean ± std over seeds.
 
-    One row a strategy, figures to one decimal; the marks † and ‡ are explained below.
+    One row a strategy, figures to one decimal; the marks † and ‡ are explained below. Costs that
+    eighty columns have no room for are left to the report.
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -41,7 +44,14 @@ def comparison_table(comparison: Comparison) -> Table:
     header, *body = table_of(rows, digits=1)
     brief = _terminal_headings(header)
     columns = [i for i, name in enumerate(header) if brief[name]]
+    widths = [
+        max(len(brief[name]), *(len(line[i]) for line in body)) for i, name in enumerate(header)
+    ]
+    costs = [i for i in columns if header[i] in {f.headed() for f in FIGURES if f.total}]
+    while costs and LABEL + sum(2 + widths[i] for i in columns[1:]) > TERMINAL:
+        columns.remove(costs.pop())
     header, *body = [[line[i] for i in columns] for line in [header, *body]]
+    widths = [widths[i] for i in columns]
     # Text, not str: a label in square brackets is no markup.
     caption = Text("\n".join(_below(comparison, rows)))
     title = "Accuracies after the last round"
@@ -52,13 +62,12 @@ def comparison_table(comparison: Comparison) -> Table:
     for index, name in enumerate(header):
         side: Literal["left", "right"] = "right" if index else "left"
         # A long label may take several lines; a figure must never be cut.
-        width = max(len(brief[name]), *(len(line[index]) for line in body))
         table.add_column(
             brief[name],
             justify=side,
             overflow="fold",
             no_wrap=bool(index),
-            min_width=width if index else 10,
+            min_width=widths[index] if index else LABEL,
         )
     for line in body:
         table.add_row(*map(Text, line))

@@ -14,6 +14,7 @@ import tomli_w
 from rich.console import Console
 
 from fedkt.errors import ConfigError
+from fedkt.simulations.report import tables
 from fedkt.simulations.report.pages import write_comparison_report, write_run_report
 from fedkt.simulations.report.tables import comparison_table, plain_table
 from fedkt.simulations.results.aggregates import aggregate
@@ -352,6 +353,18 @@ def test_terminal_table_fits_eighty_columns_uncut(comparison_dir: Path) -> None:
         for key in ("personalised_accuracy", "global_accuracy"):
             assert f"{100 * row[key]['mean']:.1f} ± {100 * row[key]['std']:.1f}" in terminal
         assert f"{row['seconds']['mean']:.1f} ± {row['seconds']['std']:.1f}" in terminal
+
+
+def test_costs_without_room_are_left_out_and_not_the_labels(
+    comparison_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "TERMINAL", 60)
+    console = Console(width=62, record=True)
+    console.print(comparison_table(load_comparison(comparison_dir)))
+    lines = console.export_text().splitlines()
+    (head,) = (line for line in lines if "Strategy" in line)
+    assert head.split()[-1] == "up"
+    assert any(line.strip().startswith("knfu") for line in lines)
 
 
 def test_terminal_and_markdown_tables_hold_the_same_rows(comparison_dir: Path) -> None:
