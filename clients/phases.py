@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from fedkt.clients.learners.base import Learner, Work
 from fedkt.data.samples import ClientData, Samples
 from fedkt.errors import NotFiniteError
 from fedkt.knowledge import Knowledge
+from fedkt.metrics import Measured
 from fedkt.recipe import Recipe, Step
 
 # From inputs [n, ...] and the client's logits for them [n, C] to its personal logits [n, C].
@@ -84,8 +87,9 @@ def evaluate(
     personalised: str = "split",
     readout: PersonalAnswer | None = None,
     world: str = "model",
+    metrics: Sequence[Measured] = (),
 ) -> dict[str, float]:
-    """Return the accuracies of a client's model.
+    """Return the accuracies of a client's model, and other metrics of the same answers.
 
     Parameters
     ----------
@@ -106,34 +110,37 @@ def evaluate(
         training samples.
     world : str
         Whose logits count as global accuracy; see ``Recipe``.
+    metrics : Sequence[Measured]
+        What to measure beside accuracy.
 
     Returns
     -------
     dict[str, float]
-        ``personalised-accuracy``, ``validation-accuracy``, ``global-accuracy`` in [0, 1],
-        each only if there are samples to measure it on.
+        ``personalised-accuracy``, ``validation-accuracy``, ``global-accuracy`` in [0, 1], and the
+        same of each metric (``personalised-macro-f1``), each only if there are samples to measure
+        it on.
 
     Raises
     ------
     NotFiniteError
         If an answer is not finite.
     """
-    measured = {"validation-accuracy": _accuracy(learner, readout, data.validation)}
+    answers = partial(_answers, learner, readout)
+    figures = _figures("validation", answers(data.validation), metrics)
     if personalised == "split":
-        measured["personalised-accuracy"] = _accuracy(learner, readout, data.test)
+        figures |= _figures("personalised", answers(data.test), metrics)
     common = data.common_test
     if common is not None and len(common):
         assert common.y is not None
         logits = _of_world(learner, common.x, world)
-        measured["global-accuracy"] = accuracy(logits, common.y)
+        figures |= _figures("global", _Answers(logits, common.y), metrics)
         if personalised == "matched":
             samples = data.matched_test
             assert samples is not None
             known = samples is common and world == "model"
-            logits = logits if known else learner.predict(samples.x)
-            answers = _personal(readout, samples.x, logits)
-            measured["personalised-accuracy"] = _matched(answers, samples, data)
-    return {name: value for name, value in measured.items() if value is not None}
+            matched = answers(samples, logits if known else None)
+            figures |= _figures("personalised", matched, metrics, data)
+    return figures
 
 
 def common_accuracy(learner: Learner, data: ClientData, world: str = "model") -> float | None:
@@ -149,25 +156,72 @@ def _of_world(learner: Learner, x: Tensor, world: str) -> Tensor:
     return learner.predict(x) if world == "model" else learner.predict(x, world)
 
 
-def _personal(readout: PersonalAnswer | None, x: Tensor, logits: Tensor) -> Tensor:
-    return logits if readout is None else readout(x, logits)
+class _Answers(NamedTuple):
+    """Logits ``[n, C]`` for labelled samples, and their labels ``[n]``."""
+
+    logits: Tensor
+    labels: Tensor
 
 
-def _accuracy(learner: Learner, readout: PersonalAnswer | None, samples: Samples) -> float | None:
+def _answers(
+    learner: Learner,
+    readout: PersonalAnswer | None,
+    samples: Samples,
+    logits: Tensor | None = None,
+) -> _Answers | None:
+    """Return the personal answers for samples, of their logits if known; None without labels."""
     if not len(samples) or samples.y is None:
         return None
-    answers = _personal(readout, samples.x, learner.predict(samples.x))
-    return accuracy(answers, samples.y)
+    logits = learner.predict(samples.x) if logits is None else logits
+    return _Answers(logits if readout is None else readout(samples.x, logits), samples.y)
 
 
-def _matched(answers: Tensor, samples: Samples, data: ClientData) -> float | None:
-    """Return the expected accuracy of answers ``[n, C]`` under the client's class distribution."""
-    assert samples.y is not None
+def _figures(
+    on: str, answers: _Answers | None, metrics: Sequence[Measured], like: ClientData | None = None
+) -> dict[str, float]:
+    """Return accuracy and metrics of answers by name, ``on`` in front.
+
+    Parameters
+    ----------
+    like : ClientData, optional
+        The client whose class distribution the samples stand for; None for their own.
+    """
+    if answers is None:
+        return {}
+    if like is None:
+        values = {"accuracy": accuracy(*answers)}
+        weight = torch.ones(len(answers.labels), dtype=torch.float64)
+    else:
+        shares, there = _measurable(answers.labels, like)
+        if shares.sum() == 0:
+            return {}
+        values = {"accuracy": _matched(answers, shares, there)}
+        weight = (shares / there.clamp_min(1))[answers.labels]
+    values |= _metrics(answers, weight, metrics)
+    return {f"{on}-{name}": value for name, value in values.items()}
+
+
+def _metrics(
+    answers: _Answers, weight: Tensor, metrics: Sequence[Measured]
+) -> Iterator[tuple[str, float]]:
+    """Yield name and value of the metrics that are defined; samples of no weight are left out."""
+    rows = weight > 0
+    weight = weight[rows] / weight[rows].mean()
+    for metric in metrics:
+        value = metric.compute(answers.logits[rows], answers.labels[rows], weight)
+        if value is not None:
+            yield metric.facts.name, float(value)
+
+
+def _measurable(labels: Tensor, data: ClientData) -> tuple[Tensor, Tensor]:
+    """Return a client's shares of the classes with test samples, and the numbers of these."""
     shares = data.class_counts.double() if data.class_shares is None else data.class_shares
-    right, classes = correct(answers, samples.y).double(), data.num_classes
-    there = torch.bincount(samples.y, minlength=classes).double()
-    hits = torch.bincount(samples.y, weights=right, minlength=classes)
-    shares = shares * (there > 0)  # a class without test samples cannot be measured
-    if shares.sum() == 0:
-        return None
+    there = torch.bincount(labels, minlength=data.num_classes).double()
+    return shares * (there > 0), there  # a class without test samples cannot be measured
+
+
+def _matched(answers: _Answers, shares: Tensor, there: Tensor) -> float:
+    """Return the expected accuracy of answers under a distribution of classes."""
+    right = correct(*answers).double()
+    hits = torch.bincount(answers.labels, weights=right, minlength=len(shares))
     return float((shares / shares.sum() * hits / there.clamp_min(1)).sum())

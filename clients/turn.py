@@ -22,6 +22,7 @@ from fedkt.codecs import uses_base
 from fedkt.data.samples import ClientData
 from fedkt.errors import ConfigError, DiskError, NotFiniteError
 from fedkt.knowledge import Knowledge
+from fedkt.metrics import metrics_of
 from fedkt.recipe import Recipe, Step
 from fedkt.recipe.json import plain
 from fedkt.shares import Question
@@ -50,6 +51,8 @@ class Order:
         Whether to absorb before evaluating.
     group_effect : bool
         Whether to measure the accuracy after learning.
+    metrics : tuple[str, ...]
+        The metrics to measure beside accuracy.
     """
 
     trains: bool
@@ -61,6 +64,7 @@ class Order:
     rounds: int
     absorbs: bool
     group_effect: bool
+    metrics: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, message: Message) -> Order:
@@ -77,6 +81,7 @@ class Order:
             rounds=int(cast(int, config.get("num-rounds", 0))),
             absorbs=bool(config.get("absorb", False)),
             group_effect=bool(config.get("group-effect", False)),
+            metrics=tuple(map(str, cast(list[str], config.get("metrics", [])))),
         )
 
     def ids(
@@ -310,12 +315,13 @@ class Turn:
                 changed = settle(client.learner, order.recipe, self.work)
             log_prior, readout = client.data.log_prior, order.recipe.personal
             answer = personal_answer(readout, client.learner, self.work.own, log_prior)
-            how = client.personalised, answer, order.recipe.world
-            metrics = evaluate(client.learner, client.data, *how)
+            metrics = metrics_of(order.metrics)
+            how = client.personalised, answer, order.recipe.world, metrics
+            figures = evaluate(client.learner, client.data, *how)
         # Training and measurements of the read-out are kept even where nothing was absorbed.
         if order.absorbs or (kept.known and changed):
             self._save(kept.started, settled=True)
-        return RecordDict({"metrics": MetricRecord({**metrics})})
+        return RecordDict({"metrics": MetricRecord({**figures})})
 
     def _save(self, started: bool, settled: bool = False) -> None:
         # Other knowledge is used within its round only. What the server sends for learning alone

@@ -28,6 +28,7 @@ _HOME = {
     "KnowledgeStrategy": "fedkt.strategies",
     "Learner": "fedkt.clients",
     "Load": "fedkt.recipe",
+    "Metric": "fedkt.metrics",
     "Net": "fedkt.objectives",
     "Optimiser": "fedkt.optimisers",
     "Predict": "fedkt.recipe",
@@ -68,6 +69,7 @@ __all__ = [
     "KnowledgeStrategy",
     "Learner",
     "Load",
+    "Metric",
     "Net",
     "Optimiser",
     "Predict",
@@ -100,6 +102,7 @@ if TYPE_CHECKING:
     from fedkt.context import ServerNet
     from fedkt.fusion import Fusion, FusionRound, TrustRule
     from fedkt.knowledge import Fused, Knowledge, Stack, Upload, Uploads
+    from fedkt.metrics import Metric
     from fedkt.objectives import Head, HeadPart, Net, Term, Transform
     from fedkt.optimisers import Optimiser
     from fedkt.readouts import ReadOut

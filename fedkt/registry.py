@@ -45,6 +45,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "datasets": ("data set", "fedkt.data"),
     "partitions": ("partition", "fedkt.data"),
     "optimisers": ("optimiser", "fedkt.optimisers"),
+    "metrics": ("metric", "fedkt.metrics"),
     "learners": ("learner", "fedkt.clients.learners"),
     "engines": ("engine", "fedkt.simulations.engines.kinds"),
     "attacks": ("attack", "fedkt.simulations.attacks"),
@@ -142,8 +143,12 @@ def name_of(obj: Any) -> str:
 
 def registered_name(part: str, obj: Any) -> str:
     """Return the name that ``obj`` is registered under, or would be."""
-    names_of_obj = (name for name, registered in _known[part].items() if registered is obj)
-    return next(names_of_obj, _prefix_of(obj) + name_of(obj))
+    return name_in(part, obj) or _prefix_of(obj) + name_of(obj)
+
+
+def name_in(part: str, obj: Any) -> str | None:
+    """Return the name that ``obj`` is registered under; None if it is not."""
+    return next((name for name, known in _known[part].items() if known is obj), None)
 
 
 def short_name(part: str, obj: Any) -> str:

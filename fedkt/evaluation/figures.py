@@ -3,6 +3,7 @@
 ``rounds.jsonl``, ``summary.json``, ``comparison.csv``, the tables of reports and of the terminal,
 and the panels drawn against the round derive from ``FIGURES``. A new figure of a round is one row
 of it and the function that measures it from the round's report; ``csv`` needs ``summary`` too.
+The metrics of a run (``run.metrics``) bring rows of their own: :func:`add_metrics`.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from fedkt.evaluation.measures import (
     Measure,
     Round,
     accuracy,
+    answers,
     group_effect_of,
     leakage_of,
     loss_of_worse,
     share_worse,
     transfer_of,
 )
+from fedkt.metrics import Facts
 
 Place = Literal["summary", "csv", "table", "rounds", "panel", "judged"]
 """``summary``: the chosen rounds in ``summary.json``, and the results of a run's page; ``csv``:
@@ -54,6 +57,7 @@ class Unit:
 
 
 PERCENT, POINTS = Unit("%", 100), Unit("points", 100)
+UNITS = {"%": PERCENT, "": Unit(digits=3)}  # of metrics
 MEGABYTES, SECONDS, NUMBER = Unit(scale=1e-6, digits=None), Unit(digits=1), Unit()
 
 
@@ -84,7 +88,8 @@ class Figure:
     always : bool
         Whether its column stands even if nobody measured it.
     optional : bool
-        Whether rounds in which it is not measured have no entry of it.
+        Whether it stands only where it is measured: other rounds have no entry of it, other runs
+        no column.
     total : bool
         Whether ``summary.json`` and tables hold its sum over the rounds.
     std_name : str
@@ -278,9 +283,51 @@ FIGURES: tuple[Figure, ...] = (
 )
 
 
+# The rows of metrics, by the name of the metric: those of this process's runs, or read with them.
+_of_metrics: dict[str, tuple[Figure, ...]] = {}
+
+
+def add_metrics(metrics: Iterable[Facts]) -> None:
+    """Add the rows of metrics to the table; those of the same names are replaced."""
+    for facts in metrics:
+        _of_metrics[facts.name] = _rows(facts)
+
+
+def _rows(facts: Facts) -> tuple[Figure, ...]:
+    """Return the rows of a metric: on what personalised, global and validation accuracy are on."""
+    what = facts.definition.rstrip(".")
+    over = {
+        PERSONALISED: f"{what}; samples and mean as of personalised accuracy.",
+        GLOBAL: f"as personalised {facts.title}, on the common test set.",
+        VALIDATION: "",
+    }
+    return tuple(
+        Figure(
+            f"{basis.narrow.lower()}_{facts.name.replace('-', '_')}",
+            f"{basis.narrow} {facts.title}",
+            UNITS[facts.unit],
+            facts.better,
+            "clients",
+            answers(f"{basis.narrow.lower()}-{facts.name}"),
+            places=VALIDATION.places if basis is VALIDATION else USUAL,
+            optional=True,
+            short=f"{basis.narrow} {facts.short}",
+            clause=f"{basis.narrow.lower()} {facts.short}" if basis is not VALIDATION else "",
+            bounds=facts.bounds,
+            definition=definition,
+        )
+        for basis, definition in over.items()
+    )
+
+
+def table() -> tuple[Figure, ...]:
+    """Return all rows of the table, those of metrics last."""
+    return (*FIGURES, *(figure for rows in _of_metrics.values() for figure in rows))
+
+
 def figures_at(place: Place) -> list[Figure]:
     """Return the figures that stand in a place, in order; those summed over the rounds last."""
-    return sorted((f for f in FIGURES if place in f.places), key=lambda f: f.total)
+    return sorted((f for f in table() if place in f.places), key=lambda f: f.total)
 
 
 def panels_of(picture: str) -> list[Figure]:
@@ -295,15 +342,10 @@ def target_first(figures: Iterable[Figure]) -> list[Figure]:
 
 def over_clients_at_once() -> list[str]:
     """Return the names of the figures whose rows are objects over the clients."""
-    return [f.name for f in FIGURES if f.over == "clients" and f.measure]
-
-
-def defined() -> list[Figure]:
-    """Return the figures that reports define."""
-    return [f for f in FIGURES if f.definition]
+    return [f.name for f in table() if f.over == "clients" and f.measure]
 
 
 def measured(data: Round) -> dict[str, Any]:
     """Return the figures of a round by name, as its line of ``rounds.jsonl`` has them."""
-    values = {f: f.measure(data) for f in FIGURES if f.measure}
+    values = {f: f.measure(data) for f in table() if f.measure}
     return {f.name: v for f, v in values.items() if v is not None or not f.optional}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fedkt.answers import probabilities_of
-from fedkt.evaluation.metrics import OverClients, over_clients
+from fedkt.evaluation.transfer import OverClients, over_clients
 from fedkt.knowledge import Knowledge
 
 # A vector whose values differ by less than this share of the largest is constant: softmax in

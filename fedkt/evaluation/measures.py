@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from fedkt.evaluation.leakage import Leakage, histogram_leakage
-from fedkt.evaluation.metrics import (
+from fedkt.evaluation.transfer import (
     OverClients,
     group_effect,
     negative_transfer,
@@ -85,6 +85,16 @@ Measure = Callable[[Round], Any]
 def accuracy(metric: str) -> Measure:
     """Return the measure of an accuracy that clients report."""
     return lambda data: over_clients(data.honest(metric))
+
+
+def answers(metric: str) -> Measure:
+    """Return the measure of a metric that clients report; None if none of them does."""
+
+    def measure(data: Round) -> OverClients | None:
+        values = data.honest(metric)
+        return None if all(value is None for value in values) else over_clients(values)
+
+    return measure
 
 
 def _beside_alone(data: Round) -> tuple[Sequence[float | None], Sequence[float | None]] | None:

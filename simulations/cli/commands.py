@@ -22,7 +22,12 @@ from fedkt.simulations.experiment.config import Experiment
 from fedkt.simulations.experiment.labels import titles
 from fedkt.simulations.report.cells_report import cells_markdown, print_cells, write_cells_report
 from fedkt.simulations.report.pages import write_comparison_report, write_run_report
-from fedkt.simulations.report.tables import ABSENT, comparison_table, plain_differences, plain_table
+from fedkt.simulations.report.tables import (
+    comparison_table,
+    plain_differences,
+    plain_table,
+    shown,
+)
 from fedkt.simulations.results.comparison_folder import (
     CELLS,
     COMPARISON,
@@ -300,4 +305,6 @@ def _failed(run: Run) -> Iterator[str]:
 
 
 def _with_unit(figure: Figure, value: float | None) -> str:
-    return ABSENT if value is None else f"{figure.unit.scale * value:.1f} {figure.unit.name}"
+    if value is None or not figure.unit.name:
+        return shown(figure, value)
+    return f"{figure.unit.scale * value:.1f} {figure.unit.name}"

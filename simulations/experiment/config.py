@@ -83,6 +83,10 @@ class RunSection(Section):
     codec: str = "none"
     timeout: Positive = 3600.0  # seconds that a phase may take
     personalised: Literal["split", "matched"] = "split"
+    # measured at the clients beside accuracy: registered names or path/to/file.py:Class
+    metrics: Annotated[
+        tuple[str, ...], Flag("Beside accuracy: macro-f1,log-loss,FILE.py:Class.", split_references)
+    ] = ()
     oracle: bool = False  # also report the best test round, named so
     group_effect: bool = False  # measure models before the fusion as well
     bounds: Annotated[Bounds, declared(Bounds)] = Bounds()

@@ -26,7 +26,7 @@ from fedkt.simulations.report.drawing import canvas
 from fedkt.simulations.report.pages import by_round, embed, render
 from fedkt.simulations.report.tables import ABSENT, markdown
 from fedkt.simulations.results.comparison_folder import COMPARISON, Comparison, load_cells
-from fedkt.simulations.results.run_folder import read_settings
+from fedkt.simulations.results.run_folder import defined, read_settings
 from fedkt.simulations.results.verdict import (
     CellVerdict,
     Margin,
@@ -78,6 +78,7 @@ def write_cells_report(out: str | Path) -> Path:
     return render(
         out,
         "cells.html",
+        defined=defined([run for comparison in results.values() for run in comparison.runs]),
         facts=_facts(out, cells, results),
         verdict=verdict,
         summary=summary_line(verdict) if verdict else "",

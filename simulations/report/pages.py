@@ -19,8 +19,6 @@ from fedkt.evaluation.figures import (
     TARGET,
     TRANSFER,
     Figure,
-    defined,
-    figures_at,
     panels_of,
     value_of,
 )
@@ -42,7 +40,7 @@ from fedkt.simulations.report.tables import (
 from fedkt.simulations.results.aggregates import aggregate
 from fedkt.simulations.results.comparison_folder import Comparison, load_comparison
 from fedkt.simulations.results.dropouts import failure_lines, failures_said
-from fedkt.simulations.results.run_folder import Run, load_run
+from fedkt.simulations.results.run_folder import Run, defined, figures_of, load_run
 from fedkt.simulations.results.selection import SELECTIONS
 from fedkt.text import one_line
 
@@ -77,6 +75,7 @@ def write_run_report(run_dir: str | Path) -> Path:
     return render(
         run.path,
         "run.html",
+        defined=defined([run]),
         run=run,
         baseline=baseline,
         same_epochs=run.same_epochs(),
@@ -92,10 +91,10 @@ def write_run_report(run_dir: str | Path) -> Path:
         ),
         headline=[
             figure
-            for figure in figures_at("summary")
+            for figure in figures_of("summary", [run])
             if not figure.total and (figure is not TARGET or run.federation.get("target"))
         ],
-        by_row=figures_at("rounds"),
+        by_row=figures_of("rounds", [run]),
         clients=_clients(run, baseline),
         failures=_failures([run]),
         failed=[(r.label, failures_said(r)) for r in (run, baseline) if r and failures_said(r)],
@@ -131,6 +130,7 @@ def write_comparison_report(directory: str | Path) -> Path:
     return render(
         comparison.path,
         "comparison.html",
+        defined=defined(comparison.runs),
         comparison=comparison,
         facts=_facts(comparison.runs, comparison.config),
         tables={name: table_of(lines, name == "last") for name, lines in rows.items()},
@@ -163,7 +163,6 @@ def render(folder: Path, template: str, **context: Any) -> Path:
     )
     pages.filters |= {"percent": percent, "megabytes": megabytes, "compact": _compact}
     pages.filters["figure"] = lambda row, figure: shown(figure, value_of(row, figure.name))
-    pages.globals["defined"] = defined()
     page = folder / "report.html"
     write_atomic(page, pages.get_template(template).render(context, absent=ABSENT))
     return page

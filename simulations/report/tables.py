@@ -122,7 +122,8 @@ def table_of(
     columns = [
         figure
         for figure in target_first(figures_at("table"))
-        if (with_cost if figure.total else figure.always or any(row[figure.name] for row in rows))
+        if with_cost or not figure.total
+        if figure.always or any(row[figure.name] for row in rows)
     ]
     failing = with_cost and any(row.get("failures") for row in rows)
     header = ["Strategy", *([] if with_cost else ["Round"]), *(f.headed() for f in columns)]

@@ -7,7 +7,7 @@ Nothing here trains or draws. A folder is read once into a `Run`; everything tha
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,10 +19,15 @@ from fedkt.evaluation.figures import (
     BYTES_UP,
     PERSONALISED,
     Figure,
+    Place,
+    add_metrics,
+    figures_at,
     spread_of,
+    table,
     value_of,
 )
-from fedkt.evaluation.metrics import transfer
+from fedkt.evaluation.transfer import transfer
+from fedkt.metrics import Facts
 from fedkt.simulations.experiment import config as config_
 from fedkt.simulations.experiment.config import Experiment
 from fedkt.simulations.results.rounds import ROUNDS, SUMMARY, parse_object, read_rounds
@@ -183,6 +188,7 @@ def load_run(path: str | Path) -> Run:
     config = read_file(path / CONFIG, "run", tomllib.loads)
     summary = read_file(path / SUMMARY, "run", parse_object)
     federation = read_file(path / FEDERATION, "run", parse_object)
+    add_metrics(Facts(**facts) for facts in summary.get("metrics", ()))
     rounds = read_rounds(path)
     if not (path / ROUNDS).is_file():
         raise _no_folder(path / ROUNDS, "run")
@@ -192,6 +198,21 @@ def load_run(path: str | Path) -> Run:
     if wrong:
         raise ConfigError(f"{path / SUMMARY} is damaged: {wrong[0]} is not an object.")
     return Run(path, config, rounds, summary, federation)
+
+
+def figures_of(place: Place, runs: Sequence[Run]) -> list[Figure]:
+    """Return the figures that stand in a place for some runs: optional ones if any measured it."""
+    return [figure for figure in figures_at(place) if _stands(figure, runs)]
+
+
+def defined(runs: Sequence[Run]) -> list[Figure]:
+    """Return the figures that reports on some runs define."""
+    return [figure for figure in table() if figure.definition and _stands(figure, runs)]
+
+
+def _stands(figure: Figure, runs: Sequence[Run]) -> bool:
+    measured = (value_of(row, figure.name) for run in runs for row in run.rounds)
+    return not figure.optional or any(value is not None for value in measured)
 
 
 def is_run(folder: Path) -> bool:

@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from fedkt.disk import write_atomic
-from fedkt.evaluation.figures import figures_at
 from fedkt.simulations.results.comparison_folder import KEYS, Comparison
-from fedkt.simulations.results.run_folder import Run
+from fedkt.simulations.results.run_folder import Run, figures_of
 
 
-def columns() -> tuple[str, ...]:
-    """Return the columns of ``comparison.csv``, in order."""
-    return (*KEYS, *(figure.name for figure in figures_at("csv")))
+def columns(runs: Sequence[Run]) -> tuple[str, ...]:
+    """Return the columns of ``comparison.csv`` for some runs, in order."""
+    return (*KEYS, *(figure.name for figure in figures_of("csv", runs)))
 
 
-def comparison_rows(runs: Iterable[Run]) -> list[dict[str, Any]]:
+def comparison_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Tabulate runs: one row a run, with the figures of the last round.
 
     Returns
@@ -28,26 +27,26 @@ def comparison_rows(runs: Iterable[Run]) -> list[dict[str, Any]]:
         Rows with the keys `columns`; accuracies in [0, 1] or None, bytes per client
         over the run.
     """
+    figures = figures_of("csv", runs)
     return [
         {"strategy": run.label, "seed": run.seed}
-        | {figure.name: run.figure(figure) for figure in figures_at("csv")}
+        | {figure.name: run.figure(figure) for figure in figures}
         for run in runs
     ]
 
 
-def write_comparison_csv(path: str | Path, runs: Iterable[Run]) -> None:
+def write_comparison_csv(path: str | Path, runs: Sequence[Run]) -> None:
     """Write ``comparison.csv`` (see `comparison_rows`), all at once or not at all."""
-    _write(Path(path), columns(), comparison_rows(runs))
+    _write(Path(path), columns(runs), comparison_rows(runs))
 
 
 def write_cells_csv(path: Path, results: Mapping[str, Comparison]) -> None:
     """Write ``cells.csv``: the rows of every cell's ``comparison.csv``, the cell in front."""
-    rows = [
-        {"cell": cell, **row}
-        for cell, comparison in results.items()
-        for row in comparison_rows(comparison.runs)
-    ]
-    _write(path, ("cell", *columns()), rows)
+    every = [run for comparison in results.values() for run in comparison.runs]
+    cells = [cell for cell, comparison in results.items() for _ in comparison.runs]
+    tabled = zip(cells, comparison_rows(every), strict=True)
+    rows = [{"cell": cell, **row} for cell, row in tabled]
+    _write(path, ("cell", *columns(every)), rows)
 
 
 def _write(path: Path, names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

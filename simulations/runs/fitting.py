@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+
+import torch
 
 from fedkt.clients.learners.making import make_learner, networks_among
 from fedkt.clients.phases import refuses
 from fedkt.data.federation import Federation
 from fedkt.errors import ConfigError, FedktError
 from fedkt.greeting import told
+from fedkt.metrics import metrics_of
 from fedkt.recipe import Recipe, trainings, weighted
 from fedkt.simulations.experiment.config import Experiment
 from fedkt.simulations.runs.server_model import check_models, server_network
@@ -37,6 +41,39 @@ def check_settings(experiment: Experiment) -> None:
             f"run.personalised is 'matched' and data.target is {experiment.data.target!r}: no "
             'common test samples are of the clients\' own domains; use personalised = "split".'
         )
+
+
+def check_metrics(metrics: Sequence[str], num_classes: int) -> None:
+    """Refuse metrics that fail, or are out of their bounds, on a few made-up answers.
+
+    Parameters
+    ----------
+    metrics : Sequence[str]
+        As texts for the wire.
+    num_classes : int
+        C, of the federation.
+
+    Raises
+    ------
+    ConfigError
+        Naming the metric.
+    """
+    labels = torch.arange(2 * num_classes) % num_classes
+    rows = torch.arange(2 * num_classes)[:, None]
+    logits = torch.sin(7.0 * rows + torch.arange(num_classes))  # some right, some wrong
+    weight = torch.ones(len(labels), dtype=torch.float64)
+    for metric in metrics_of(metrics):
+        low, high = metric.facts.bounds
+        try:
+            value = metric.compute(logits, labels, weight)
+            number = low if value is None else float(value)
+        except Exception as error:  # a user's code may raise anything
+            raise ConfigError(f"metric {metric.facts.name}: {raised(error)}.") from error
+        if not (value is None or (math.isfinite(number) and low <= number <= high)):
+            raise ConfigError(
+                f"metric {metric.facts.name} is {number:g} for some answers; its bounds are "
+                f"{low:g} and {high:g}."
+            )
 
 
 def check_recipe(strategy: KnowledgeStrategy) -> None:

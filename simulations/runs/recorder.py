@@ -217,6 +217,8 @@ def _headline(row: Mapping[str, Any], target: bool) -> dict[str, Any]:
         if figure.total:
             continue  # summed over the rounds
         value = figure.derived(row) if figure.derived else value_of(row, figure.name)
+        if figure.optional and value is None:
+            continue
         headline[figure.name] = value if target or figure is not TARGET else None
         if figure.std_name:
             headline[figure.std_name] = None if value is None else spread_of(row, figure.name)

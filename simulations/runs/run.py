@@ -21,7 +21,9 @@ from fedkt.clients.learners import devices
 from fedkt.data.federation import Federation, FederationSpec, build_federation
 from fedkt.data.identity import content_of
 from fedkt.errors import ConfigError
+from fedkt.evaluation.figures import add_metrics
 from fedkt.machine import one_thread
+from fedkt.metrics import metrics_of
 from fedkt.recipe import Recipe
 from fedkt.simulations.attacks.liars import AttackedGrid, Liars, resolved_attack
 from fedkt.simulations.availability.absent import Availability, UnreliableGrid
@@ -40,6 +42,7 @@ from fedkt.simulations.runs.costs import flops_by_client, fusion_warning
 from fedkt.simulations.runs.executors import resolve, size_of
 from fedkt.simulations.runs.fitting import (
     adapts,
+    check_metrics,
     check_recipe,
     check_settings,
     fitting_models,
@@ -146,6 +149,7 @@ def _options(experiment: Experiment, federation: Federation) -> ServerOptions:
         public_labels=None if public_y is None else torch.tensor(public_y, dtype=torch.int64),
         group_effect=run.group_effect,
         bounds=run.bounds,
+        metrics=run.metrics,
         schedule_rounds=experiment.schedule_rounds,
     )
 
@@ -172,6 +176,7 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
     federation = federation_of(federation_spec(experiment))
     models, server = fitting_models(strategy, experiment, federation, reduce_to_one)
     strategy.options = _options(experiment, federation)
+    check_metrics(strategy.options.metrics, federation.num_classes)
     plan = _resolved(experiment.with_values(server_model=server), strategy, federation, models)
     liars_of(plan)  # an attack that does not fit shows here
     availability_of(plan)
@@ -190,7 +195,7 @@ def _resolved(
     executors = resolve(run, models, federation, experiment.training, recipe, device)
     training = replace(experiment.training, optimiser=absolute(experiment.training.optimiser))
     texts = [value for value in experiment.strategy.values() if isinstance(value, str)]
-    files = user_files(*texts, run.codec, *experiment.models, training.optimiser)
+    files = user_files(*texts, run.codec, *run.metrics, *experiment.models, training.optimiser)
     population = PopulationSpec(
         models=models,
         cohorts=tuple(size_of(executors[m]) for m in models),
@@ -232,6 +237,7 @@ def _filled_in(
             **experiment.run.model_dump(),
             "grid": absolute(experiment.run.grid),
             "codec": absolute(experiment.run.codec),
+            "metrics": [absolute(metric) for metric in experiment.run.metrics],
             "workers": workers_of(experiment),
             "device": device,
             "plan": {absolute(model): entry for model, entry in executors.items()},
@@ -321,6 +327,7 @@ def _run(plan: Plan, folder: Path, name: str, baseline: Path | None, progress: R
     """Run a plan's strategy over its clients, from the newest checkpoint in the folder if any."""
     experiment, run = plan.experiment, plan.experiment.run
     population = Population(plan.population, plan.federation)
+    add_metrics(metric.facts for metric in metrics_of(plan.strategy.options.metrics))
     strategy, liars = strategy_of(plan), liars_of(plan)
     if warning := fusion_warning(strategy, plan.population, plan.federation, run.participation):
         logger.warning(warning)
@@ -372,6 +379,7 @@ def _summary(plan: Plan, folder: Path) -> dict[str, Any]:
     experiment, about = plan.experiment, plan.federation.describe()
     rows, target = read_rounds(folder), bool(about.get("target"))
     adapting = adapts(plan.strategy)
+    metrics = [asdict(metric.facts) for metric in metrics_of(plan.strategy.options.metrics)]
     return {
         **summarise(rows, oracle=experiment.run.oracle, target=target),
         "strategy": experiment.strategy["name"],
@@ -381,6 +389,7 @@ def _summary(plan: Plan, folder: Path) -> dict[str, Any]:
         "adapts": bool(target) and adapting,
         "transductive": plan.federation.transductive and adapting,
         "notes": [*about["notes"], *run_notes(rows)],
+        **({"metrics": metrics} if metrics else {}),
     }
 
 

@@ -14,7 +14,7 @@ from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Upload, Uploads
 from fedkt.recipe import Recipe
 from fedkt.strategies.server.exchange import Exchange
-from fedkt.strategies.server.replies import ACCURACIES, LearnFigures, accuracies
+from fedkt.strategies.server.replies import LearnFigures, figures_in, measured_by
 
 
 def round_of(exchange: Exchange) -> Round:
@@ -123,6 +123,8 @@ def to_absorb(exchange: Exchange, config: ConfigRecord) -> list[Message]:
     taking_part = exchange.report.participants if exchange.recipe.absorbs else []
     others = [c for c in exchange.report.clients if c not in set(taking_part)]
     names = exchange.recipe.needs("absorb")
+    if exchange.options.metrics:
+        config = ConfigRecord({**config, "metrics": list(exchange.options.metrics)})
     absorb = ConfigRecord({**config, "absorb": True})
     idle = ConfigRecord({**config, "absorb": False})
     return exchange.messages(MessageType.EVALUATE, taking_part, names, absorb) + (
@@ -131,24 +133,24 @@ def to_absorb(exchange: Exchange, config: ConfigRecord) -> list[Message]:
 
 
 def read_accuracies(exchange: Exchange, replies: Iterable[Message]) -> MetricRecord:
-    """Return the means of the clients' accuracies.
+    """Return the means of the clients' accuracies and of their other metrics.
 
     Raises
     ------
     RunFailedError
         If no client has any.
     """
-    report = exchange.report
+    report, metrics = exchange.report, exchange.options.metrics
     for client, content in exchange.contents(replies, "absorb", report.clients):
         try:
-            report.metrics[client] = accuracies(content)
+            report.metrics[client] = figures_in(content, metrics)
         except KnowledgeError as error:
             exchange.fail(client, "evaluate", str(error))
         else:
             exchange.acknowledge(client)
     exchange.stop_unless(list(report.metrics), "absorb and evaluate")
     means = MetricRecord()
-    for name in ACCURACIES:
+    for name in measured_by(metrics):
         values = [v for v in report.per_client(name) if v is not None]
         if values:
             means[name] = float(np.mean(values))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from flwr.app import RecordDict
 
 from fedkt import wire
 from fedkt.errors import KnowledgeError
+from fedkt.metrics import metrics_of
 from fedkt.text import last_line
 
-ACCURACIES = ("personalised-accuracy", "global-accuracy", "validation-accuracy")
+SAMPLES = ("personalised", "global", "validation")  # what accuracies and metrics are taken on
 LEARNT = "learnt-accuracy"  # before the fusion; only where the run asks for the group effect
 
 
@@ -33,16 +35,32 @@ class LearnFigures(NamedTuple):
         )
 
 
-def accuracies(content: RecordDict) -> dict[str, float]:
-    """Return the accuracies in a reply to evaluate, by name.
+def measured_by(metrics: Sequence[str]) -> Mapping[str, tuple[float, float]]:
+    """Return the names of the figures in a reply to evaluate, each with its bounds.
+
+    Parameters
+    ----------
+    metrics : Sequence[str]
+        Those that the clients measure beside accuracy, as texts for the wire.
+    """
+    bounds = {"accuracy": (0.0, 1.0)}
+    bounds |= {m.facts.name: m.facts.bounds for m in metrics_of(metrics)}
+    return {f"{on}-{name}": both for name, both in bounds.items() for on in SAMPLES}
+
+
+def figures_in(content: RecordDict, metrics: Sequence[str] = ()) -> dict[str, float]:
+    """Return the accuracies in a reply to evaluate, and the figures of metrics, by name.
 
     Raises
     ------
     KnowledgeError
-        If there is no record of metrics, or an accuracy does not lie in [0, 1].
+        If there is no record of them, or one is not finite or out of its bounds.
     """
-    metrics = content.metric_records.get("metrics")
-    if metrics is None:  # a client without any test data sends an empty record
+    record = content.metric_records.get("metrics")
+    if record is None:  # a client without any test data sends an empty record
         raise KnowledgeError("no metrics in the reply")
-    measured = {name: wire.scalar(metrics, name, 0, 1) for name in ACCURACIES}
-    return {name: value for name, value in measured.items() if value is not None}
+    values = {
+        name: wire.scalar(record, name, max(low, -wire.FLOAT32), min(high, wire.FLOAT32))
+        for name, (low, high) in measured_by(metrics).items()
+    }
+    return {name: value for name, value in values.items() if value is not None}

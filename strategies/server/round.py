@@ -14,6 +14,7 @@ from fedkt.codecs import wire_name
 from fedkt.context import ServerSamples
 from fedkt.data.samples import Samples
 from fedkt.errors import ConfigError
+from fedkt.metrics import wire_metrics
 from fedkt.options import AtLeastOne, Count, Factor, PositiveFraction, checked
 from fedkt.strategies.server.bounds import Bounds
 from fedkt.strategies.server.model import MakeModel
@@ -64,6 +65,8 @@ class ServerOptions:
         gates of ``kd3a``), if this run is the beginning of a longer one; 0: this run's.
     bounds : Bounds
         Bounds on uploads.
+    metrics : tuple[str, ...]
+        Metrics that the clients measure beside accuracy: ``macro-f1``, ``mine.py:Kappa``.
     """
 
     seed: Count = 0
@@ -80,6 +83,7 @@ class ServerOptions:
     group_effect: bool = False
     schedule_rounds: Count = 0
     bounds: Bounds = field(default_factory=Bounds)
+    metrics: tuple[str, ...] = ()
 
     @cached_property
     def samples(self) -> ServerSamples:
@@ -96,6 +100,7 @@ class ServerOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "codec", wire_name(self.codec))
+        object.__setattr__(self, "metrics", wire_metrics(self.metrics))
 
     def needed(self, expected: int) -> int:
         """Return the number of clients that a run needs, of those expected."""
@@ -144,7 +149,8 @@ class RoundReport:
         far as is known they still have their first model, so they get no figure.
     metrics : dict[int, dict[str, float]]
         By client: ``personalised-accuracy``, ``global-accuracy`` and
-        ``validation-accuracy`` in [0, 1], if the client has measured them.
+        ``validation-accuracy`` in [0, 1], and the same of each metric (``personalised-macro-f1``),
+        if the client has measured them.
     server_accuracy : float, optional
         Accuracy of the server's own model, if there is one.
     one_model : bool

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedkt import answers
 from fedkt.errors import KnowledgeError, NotFiniteError
-from fedkt.evaluation.metrics import group_effect, negative_transfer, over_clients, transfer
+from fedkt.evaluation.transfer import group_effect, negative_transfer, over_clients, transfer
 from fedkt.fusion.voting import vote
 from fedkt.knowledge import Stack
 from fedkt.readouts.gate import held_out_losses

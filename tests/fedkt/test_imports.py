@@ -107,7 +107,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
             "disk",
         ),
         *("row_union", "knowledge", "upload_check", "snapshot"),
-        *("fusion", "objectives", "adaptation", "codecs"),
+        *("fusion", "objectives", "adaptation", "codecs", "metrics"),
         *(
             "models",
             "data",

@@ -1,86 +1,138 @@
+"""Metrics by name, against scikit-learn; refused replies."""
+
 from __future__ import annotations
 
-import statistics
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from flwr.app import MetricRecord, RecordDict
+from sklearn import metrics as sklearn_metrics
+from sklearn.calibration import calibration_curve
 
-from fedkt.evaluation.metrics import group_effect, negative_transfer, over_clients, transfer
-
-
-def test_over_clients() -> None:
-    figure = over_clients([0.5, 0.7, 0.9])
-    assert figure["mean"] == pytest.approx(0.7)
-    assert figure["std"] == pytest.approx(statistics.pstdev([0.5, 0.7, 0.9]))
-    assert figure["per_client"] == [0.5, 0.7, 0.9]
-
-
-def test_clients_without_a_figure_are_left_out_of_the_mean_only() -> None:
-    figure = over_clients([None, 0.4, None, 0.8])
-    assert figure["mean"] == pytest.approx(0.6)
-    assert figure["std"] == pytest.approx(0.2)
-    assert figure["per_client"] == [None, 0.4, None, 0.8]
+from fedkt.errors import ConfigError, KnowledgeError
+from fedkt.metrics import metric_of, metrics_of, wire_metrics
+from fedkt.strategies.server.replies import figures_in
 
 
-@pytest.mark.parametrize("values", [[], [None], [None, None]])
-def test_no_figure_at_all(values: list[None]) -> None:
-    assert over_clients(values) == {"mean": None, "std": None, "per_client": values}
+def samples(weighted: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return logits for 200 samples of 4 of 6 classes, labels and weights."""
+    draw = torch.Generator().manual_seed(3)
+    labels = torch.randint(4, (200,), generator=draw)
+    logits = torch.randn(200, 6, generator=draw)
+    logits[torch.arange(200), labels] += 1.5
+    by_class = torch.tensor([0.2, 3.0, 1.0, 0.5], dtype=torch.float64)[labels]
+    weight = by_class / by_class.mean() if weighted else torch.ones(200, dtype=torch.float64)
+    return logits, labels, weight
 
 
-def test_zero_is_a_figure() -> None:
-    assert over_clients([0.0, None]) == {"mean": 0.0, "std": 0.0, "per_client": [0.0, None]}
+def calibration(probabilities: np.ndarray, labels: np.ndarray, weight: np.ndarray) -> float:
+    """Return the expected calibration error from scikit-learn's curve, for equal weights."""
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    true, said = calibration_curve(right, confidence, n_bins=15)
+    sizes = np.histogram(confidence, np.linspace(0, 1, 16))[0]
+    return float(np.abs(true - said) @ sizes[sizes > 0] / len(labels))
 
 
-def test_one_client_has_no_spread() -> None:
-    assert over_clients([0.3])["std"] == 0.0
+THEIRS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], float]] = {
+    "balanced-accuracy": lambda p, y, w: sklearn_metrics.balanced_accuracy_score(
+        y, p.argmax(1), sample_weight=w
+    ),
+    "macro-f1": lambda p, y, w: sklearn_metrics.f1_score(
+        y, p.argmax(1), average="macro", sample_weight=w
+    ),
+    "log-loss": lambda p, y, w: sklearn_metrics.log_loss(
+        y, p, labels=range(6), sample_weight=w
+    ),
+    "expected-calibration-error": calibration,
+}  # fmt: skip
 
 
-def test_negative_transfer_by_hand() -> None:
-    # worse by .2 and .1, equal, better: 2 of 4, mean loss .15
-    rate, loss = negative_transfer([0.5, 0.6, 0.7, 0.9], [0.7, 0.7, 0.7, 0.8])
-    assert rate == pytest.approx(0.5)
-    assert loss == pytest.approx(0.15)
+@pytest.mark.filterwarnings("ignore:y_pred contains classes")
+@pytest.mark.parametrize(
+    ("name", "weighted"),
+    [(name, False) for name in THEIRS]
+    + [(name, True) for name in THEIRS if name != "expected-calibration-error"],  # its curve: equal
+)
+def test_built_in_metrics_are_those_of_scikit_learn(name: str, weighted: bool) -> None:
+    logits, labels, weight = samples(weighted)
+    probabilities = logits.double().softmax(-1).numpy()
+    theirs = THEIRS[name](probabilities, labels.numpy(), weight.numpy())
+    ours = metric_of(name).compute(logits, labels, weight)
+    assert ours == pytest.approx(theirs, abs=1e-6)
 
 
-def test_nobody_is_worse_off() -> None:
-    assert negative_transfer([0.5, 0.6], [0.5, 0.1]) == (0.0, 0.0)
+def test_a_weight_counts_like_copies_of_a_sample() -> None:
+    logits, labels, _ = samples(False)
+    times = 1 + (labels == 2).long()
+    copies = torch.arange(200).repeat_interleave(times)
+    weight = times / times.double().mean()
+    ones = torch.ones(len(copies), dtype=torch.float64)
+    for name in THEIRS:
+        compute = metric_of(name).compute
+        repeated = compute(logits[copies], labels[copies], ones)
+        assert compute(logits, labels, weight) == pytest.approx(repeated), name
 
 
-def test_only_clients_with_both_figures_count() -> None:
-    rate, loss = negative_transfer([None, 0.0, 0.2, 0.9], [0.9, 0.5, None, 0.1])
-    assert rate == pytest.approx(0.5)
-    assert loss == pytest.approx(0.5)
+def test_a_metric_with_options_and_its_facts() -> None:
+    few = metric_of("expected-calibration-error(bins=2)")
+    assert few.wire == "expected-calibration-error(bins=2)"
+    assert few.facts.name == "expected-calibration-error"
+    assert few.compute(*samples(False)) != metric_of(few.facts.name).compute(*samples(False))
+    assert metric_of("log-loss").facts.bounds == (0, math.inf)
 
 
-@pytest.mark.parametrize(("a", "b"), [([], []), ([None], [0.5]), ([0.5], [None])])
-def test_nothing_to_compare(a: list[float | None], b: list[float | None]) -> None:
-    assert negative_transfer(a, b) == (None, None)
+FUNCTION = '''
+from fedkt import register
+
+@register(part="metrics")
+def top_two(logits, labels, weight):
+    """Share of samples whose label is among the two likeliest."""
+    right = (logits.topk(2).indices == labels[:, None]).any(-1)
+    return (weight * right).sum() / weight.sum()
+
+top_two.unit, top_two.bounds = "%", (0, 1)
+
+def bare(logits, labels, weight):
+    return 0.0
+'''
 
 
-def test_the_same_clients_are_needed() -> None:
-    with pytest.raises(ValueError, match=r"shorter|longer"):
-        negative_transfer([0.1], [0.1, 0.2])
+def test_a_function_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(FUNCTION, encoding="utf-8")
+    (wire,) = wire_metrics([f"{file}:top_two"])
+    assert wire.startswith("mine@")
+    assert wire.endswith(":top-two")
+    metric = metric_of(wire)
+    assert (metric.facts.title, metric.facts.unit, metric.facts.better) == (
+        "top two",
+        "%",
+        "higher",
+    )
+    for reference, reason in [
+        (f"{file}:bare", r'not registered: write @register\(part="metrics"\)'),
+        (f"{file}:top_two(k=2)", "is a function and has no options"),
+        ("macro-f2", "Did you mean 'macro-f1'"),
+        ("macro-f1(beta=2)", "beta"),
+    ]:
+        with pytest.raises(ConfigError, match=reason):
+            metric_of(reference, files=True)
+    with pytest.raises(ConfigError):
+        metric_of(f"{file}:top_two")  # as over the wire: no file is executed
+    with pytest.raises(ConfigError, match="'log-loss' is there twice"):
+        metrics_of(["log-loss", "log-loss"])
 
 
-def test_transfer_is_the_difference_of_each_client() -> None:
-    gained = transfer([0.5, None, 0.75, 0.5], [0.25, 0.5, None, 0.75])
-    assert gained == [0.25, None, None, -0.25]
-
-
-@pytest.mark.parametrize("clients", [1, 3, 7, 10, 49])
-@pytest.mark.parametrize("accuracy", [0.1, 1 / 3, 0.7, 0.0])
-def test_group_effect_of_equal_models_is_exactly_nil(clients: int, accuracy: float) -> None:
-    assert group_effect([accuracy] * clients, accuracy) == 0.0
-    assert group_effect([accuracy] * clients, [accuracy] * clients) == 0.0
-
-
-def test_group_effect_is_positive_where_fusing_destroys() -> None:
-    assert group_effect([0.6, 0.8], 0.5) == pytest.approx(0.2)
-    assert group_effect([0.6, 0.8], 0.9) == pytest.approx(-0.2)
-    assert group_effect([0.6, 0.8], [0.5, 0.8]) == pytest.approx(0.05)
-
-
-def test_group_effect_is_over_the_clients_that_have_both() -> None:
-    assert group_effect([0.6, None, 0.9], [0.5, 0.1, None]) == pytest.approx(0.1)
-    assert group_effect([0.6, None, 0.8], 0.5) == pytest.approx(0.2)
-    for learnt, fused in (([], 0.5), ([None], 0.5), ([0.5], None), ([0.5], [None])):
-        assert group_effect(learnt, fused) is None
+@pytest.mark.parametrize("value", [1.5, -0.1, math.nan, math.inf, [0.5, 0.5]])
+def test_a_reply_with_a_wrong_metric_is_refused(value: Any) -> None:
+    content = RecordDict({"metrics": MetricRecord({"global-macro-f1": value})})
+    assert figures_in(content) == {}
+    with pytest.raises(KnowledgeError, match="global-macro-f1 is"):
+        figures_in(content, ["macro-f1"])
+    sound = RecordDict({"metrics": MetricRecord({"global-macro-f1": 0.5})})
+    assert figures_in(sound, ["macro-f1"]) == {"global-macro-f1": 0.5}

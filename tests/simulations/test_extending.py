@@ -28,7 +28,8 @@ from fedkt.testing import (
 )
 
 DOCS = Path(__file__).parents[2] / "docs"
-TEXT = "".join((DOCS / page).read_text(encoding="utf-8") for page in ("extending.md", "attacks.md"))
+PAGES = ("extending.md", "attacks.md", "comparisons.md")
+TEXT = "".join((DOCS / page).read_text(encoding="utf-8") for page in PAGES)
 BLOCKS = re.findall(r"```python\n# (\S+)\n(.*?)```", TEXT, re.DOTALL)
 CHECKS: dict[str, Callable[[], None]] = {}
 
@@ -246,3 +247,9 @@ def sceptic() -> None:
     view = View(own, own[None], own[None], own, torch.arange(4), target, seed=0, round=2, client=0)
     doubted = part("attacks", "sceptic.py:sceptic", view=view, doubt=1.0).softmax(-1)
     assert torch.allclose(doubted.diagonal(), torch.zeros(4), atol=1e-5), "not what was fused"
+
+
+@checks("kappa.py")
+def kappa() -> None:
+    rows = rounds(run={"metrics": ["kappa.py:Kappa"]})
+    assert rows[-1]["global_kappa"]["mean"] < rows[-1]["global_accuracy"]["mean"]

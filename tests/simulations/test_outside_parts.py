@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from fedkt.errors import ConfigError, KnowledgeError
 from fedkt.simulations.experiment.config import parse
-from fedkt.simulations.results.rounds import read_rounds
+from fedkt.simulations.results.rounds import SUMMARY, read_rounds
 from fedkt.simulations.runs.run import Plan, execute, prepare
 
 LION = '''
@@ -331,3 +332,60 @@ def test_a_learner_of_another_framework_beside_a_network(tmp_path: Path) -> None
     bare = written(tmp_path, "def text(input_shape, num_classes):\n    return 'tree'\n", "bare.py")
     with pytest.raises(ConfigError, match=r"is a str, neither a torch module nor .* takes it"):
         planned({"models": [f"{bare}:text"]})
+
+
+KAPPA = '''
+from dataclasses import dataclass
+
+import torch
+from fedkt import Metric, register
+
+@register
+@dataclass(frozen=True)
+class Kappa(Metric):
+    """Agreement of predictions and labels beyond chance (Cohen, 1960)."""
+
+    title = "Cohen's kappa"
+    short = "kappa"
+    bounds = (-1.0, 1.0)
+
+    def __call__(self, logits, labels, weight):
+        C = logits.shape[-1]
+        cells = torch.bincount(labels * C + logits.argmax(-1), weight, C * C).view(C, C)
+        cells = cells / cells.sum()
+        chance = float(cells.sum(0) @ cells.sum(1))
+        return None if chance == 1 else (float(cells.trace()) - chance) / (1 - chance)
+'''
+
+
+@pytest.mark.parametrize("personalised", ["split", "matched"])
+def test_a_metric(tmp_path: Path, personalised: str) -> None:
+    names = ["macro-f1", f"{written(tmp_path, KAPPA)}:Kappa"]
+    base = {"personalised": personalised}
+    plain = rounds(tmp_path / "plain", {"run": base})
+    runs = {
+        executor: rounds(
+            tmp_path / executor, {"run": {**base, "metrics": names, "executor": executor}}
+        )
+        for executor in ("loop", "cohort")
+    }
+    keys = {f"{on}_{name}" for on in ("personalised", "global", "validation")
+            for name in ("macro_f1", "kappa")}  # fmt: skip
+    for row, before in zip(runs["loop"], plain, strict=True):
+        assert {k: v for k, v in row.items() if k not in keys} == before, "nothing else changes"
+        assert all(None not in row[key]["per_client"] for key in keys)
+        assert abs(row["global_kappa"]["mean"]) < row["global_accuracy"]["mean"] + 0.2
+    for key in keys:
+        assert runs["cohort"][-1][key]["mean"] == pytest.approx(runs["loop"][-1][key]["mean"])
+    last = json.loads((tmp_path / "loop" / SUMMARY).read_text(encoding="utf-8"))["last"]
+    assert last["personalised_kappa"] == runs["loop"][-1]["personalised_kappa"]["mean"]
+    assert "personalised_kappa" not in (tmp_path / "plain" / SUMMARY).read_text(encoding="utf-8")
+
+
+def test_a_metric_that_cannot_be_measured_is_refused_before_the_run(tmp_path: Path) -> None:
+    for text, reason in [
+        (KAPPA.replace("(-1.0, 1.0)", "(-2.0, -1.0)"), "metric kappa is .* its bounds are -2 and"),
+        (KAPPA.replace("cells.trace()", "cells.track()"), "metric kappa: AttributeError"),
+    ]:
+        with pytest.raises(ConfigError, match=reason):
+            planned({"run": {"metrics": [f"{written(tmp_path, text)}:Kappa"]}})

@@ -158,8 +158,9 @@ def test_csv_has_exactly_the_documented_columns(tmp_path: Path) -> None:
         "",
     ]
     assert [path.name for path in home.iterdir() if "tmp" in path.name] == []
-    rows = comparison_rows(load_comparison(home).runs)
-    assert [tuple(row) for row in rows] == [columns(), columns()]
+    runs = load_comparison(home).runs
+    rows = comparison_rows(runs)
+    assert [tuple(row) for row in rows] == [columns(runs), columns(runs)]
 
 
 def test_comparison_keeps_file_order_and_ignores_other_folders(tmp_path: Path) -> None:
