@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class FedktError(Exception):
@@ -36,6 +39,27 @@ class RunFailedError(FedktError, RuntimeError):
 
 class DiskError(RunFailedError):
     """The disk takes no more: it is full, a quota is used up, or it fails."""
+
+
+def of_class(value: Any, cls: type[T], line: str) -> T:
+    """Return a value that a user's code gave, if it is of a class.
+
+    Raises
+    ------
+    ConfigError
+        With the line, if it is not.
+    """
+    if not isinstance(value, cls):
+        raise ConfigError(line)
+    return value
+
+
+def subclass_of(value: Any, cls: type[T], line: str) -> type[T]:
+    """Return a class that a user's code gave, if it is a subclass; as :func:`of_class`."""
+    if not issubclass(of_class(value, type, line), cls):
+        raise ConfigError(line)
+    given: type[T] = value
+    return given
 
 
 def unknown(what: str, given: str, allowed: Iterable[str]) -> ConfigError:

@@ -467,3 +467,13 @@ def _stacked_counts(items: Sequence[Knowledge]) -> Tensor | None:
 def dtype_name(dtype: torch.dtype) -> str:
     """Return the name of a dtype for messages."""
     return str(dtype).removeprefix("torch.")
+
+
+def tensors_of(weights: Knowledge | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return weights by name, given as knowledge or as a mapping."""
+    return weights.tensors if isinstance(weights, Knowledge) else weights
+
+
+def knowledge_in(values: Mapping[str, Any]) -> dict[str, Knowledge]:
+    """Return the knowledge among values, by name; a client may keep other values beside it."""
+    return {name: value for name, value in values.items() if isinstance(value, Knowledge)}

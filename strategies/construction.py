@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedkt import registry
-from fedkt.errors import ConfigError, FedktError
+from fedkt.errors import ConfigError, FedktError, subclass_of
 from fedkt.options import given_options, plain_defaults
 from fedkt.strategies.server.strategy import KnowledgeStrategy
 from fedkt.text import raised
@@ -22,8 +22,8 @@ def strategy_class(name: str) -> type[KnowledgeStrategy]:
         If there is no such strategy, or the part of that name is no complete strategy.
     """
     cls = registry.lookup("strategies", name)
-    if not (isinstance(cls, type) and issubclass(cls, KnowledgeStrategy)):
-        raise ConfigError(f"{name} is not a KnowledgeStrategy (a class with recipe and fuse).")
+    line = f"{name} is not a KnowledgeStrategy (a class with recipe and fuse)."
+    cls = subclass_of(cls, KnowledgeStrategy, line)
     if inspect.isabstract(cls):
         missing = ", ".join(sorted(cls.__abstractmethods__))
         raise ConfigError(f"{name} is not complete: it does not define {missing}.")

@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from fedkt.clients.learners.feature_hook import FeatureTap
 from fedkt.errors import ConfigError
-from fedkt.knowledge import Knowledge
+from fedkt.knowledge import Knowledge, tensors_of
 from fedkt.objectives.heads import PREFIX as HEADS
 from fedkt.objectives.term import Outputs
 
@@ -67,7 +67,7 @@ def _fitting(
     weights: Knowledge | Mapping[str, Tensor], own: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Return the weights in the dtypes of the network; refuse names and shapes that it lacks."""
-    given = weights.tensors if isinstance(weights, Knowledge) else weights
+    given = tensors_of(weights)
     for name, tensor in given.items():
         if name not in own or tensor.shape != own[name].shape:
             what = list(own[name].shape) if name in own else "nothing"

@@ -21,7 +21,7 @@ from fedkt.clients.learners.torch import TorchLearner
 from fedkt.context import CLIENT, Round, ServerNet, ServerSamples
 from fedkt.data.samples import ClientData, Samples
 from fedkt.errors import ConfigError
-from fedkt.knowledge import Knowledge
+from fedkt.knowledge import Knowledge, tensors_of
 from fedkt.objectives.heads import PREFIX as HEADS
 from fedkt.objectives.term import Outputs
 from fedkt.recipe import Recipe, Train
@@ -249,5 +249,5 @@ def _present(x: Tensor) -> Tensor:
 
 def _tensors(weights: Weights | None, device: torch.device) -> dict[str, Tensor]:
     """Return weights by name, on a device."""
-    named = weights.tensors if isinstance(weights, Knowledge) else weights or {}
+    named = {} if weights is None else tensors_of(weights)
     return {name: tensor.to(device) for name, tensor in named.items()}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fedkt.clients.learners.base import Work
 from fedkt.data.samples import Samples
 from fedkt.errors import ConfigError
-from fedkt.knowledge import Knowledge
+from fedkt.knowledge import Knowledge, knowledge_in
 
 CPU = torch.device("cpu")
 
@@ -51,8 +51,7 @@ def on(work: Work, device: torch.device) -> Work:
     data.__dict__["log_prior"] = work.data.log_prior.to(device)
     knowledge = {
         name: knowledge_on(k, device)
-        for name, k in work.knowledge.items()
-        if isinstance(k, Knowledge)  # the client may keep other values, which no term reads
+        for name, k in knowledge_in(work.knowledge).items()  # no term reads other values
     }
     return replace(work, data=data, knowledge=knowledge, own={})
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from fedkt.clients.learners.base import Work
 from fedkt.data.samples import Samples
 from fedkt.errors import ConfigError, FedktError, KnowledgeError
-from fedkt.knowledge import SAMPLE_KINDS, Knowledge
+from fedkt.knowledge import SAMPLE_KINDS, Knowledge, knowledge_in
 from fedkt.objectives.term import Batch, Outputs, Term, Transform
 from fedkt.recipe import Train, Weighted, weighted
 from fedkt.registry import name_of
@@ -163,8 +163,9 @@ def _ready(terms: Sequence[Term | Weighted], work: Work, beside: bool = False) -
         if work.knowledge.keys() >= set(t.needs())
         and (beside or not getattr(t, "needs_beside", False))
     ]
+    known = knowledge_in(work.knowledge)
     for name in dict.fromkeys(name for _, term in ready for name in term.needs()):
-        if not isinstance(work.knowledge[name], Knowledge):  # of the client's own
+        if name not in known:  # of the client's own
             what = type(work.knowledge[name]).__name__
             raise KnowledgeError(f"a term reads {name!r}, which is kept as {what}, not Knowledge")
     return ready

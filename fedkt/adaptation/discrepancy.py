@@ -60,6 +60,8 @@ def gaussian_mmd(
         The middle bandwidth; None takes the mean squared distance between different rows of
         the joint sample, as a constant.
     """
+    if estimator not in ("biased", "unbiased"):
+        raise ConfigError(f"mmd: estimator must be biased or unbiased, not {estimator!r}.")
     p, q = _weights(x, weight), _weights(y, other_weight)
     joint, distances = torch.cat([p, q]), _distances(x, y, p, q)
     if sigma is None:
@@ -77,8 +79,6 @@ def gaussian_mmd(
         side = torch.where(first, pairs_x, pairs_y)
         factors = torch.where(same, factors / side.clamp_min(TINY), factors) * _off_diagonal(joint)
         enough = enough * (side.min() > 0)
-    elif estimator != "biased":
-        raise ConfigError(f"mmd: estimator must be biased or unbiased, not {estimator!r}.")
     return (factors * kernel).sum() * enough
 
 

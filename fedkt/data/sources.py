@@ -23,7 +23,7 @@ import numpy as np
 
 from fedkt.data.dataset import Dataset, complete, held_out, laid_out
 from fedkt.data.splits import Array
-from fedkt.errors import ConfigError, unknown
+from fedkt.errors import ConfigError, of_class, unknown
 from fedkt.registry import lookup, names, register
 from fedkt.text import raised, reason_of
 
@@ -186,8 +186,6 @@ def _from_function(reference: str, seed: int) -> Dataset:
         raise
     except Exception as error:  # a user's code may raise anything
         raise ConfigError(f"Data set {reference!r} cannot be made: {raised(error)}.") from error
-    if not isinstance(dataset, Dataset):
-        raise ConfigError(
-            f"Data set {reference!r} returns {type(dataset).__name__}, not a fedkt.data.Dataset."
-        )
-    return dataset
+    kind = type(dataset).__name__
+    line = f"Data set {reference!r} returns {kind}, not a fedkt.data.Dataset."
+    return of_class(dataset, Dataset, line)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 from fedkt.errors import ConfigError
 from fedkt.options import Varying
@@ -73,6 +73,6 @@ def is_scheduled(value: Any) -> bool:
 
 def settled(value: float | Schedule) -> float:
     """Return a number; refuse a schedule, of which only a step of a run knows the moment."""
-    if isinstance(value, Schedule):
+    if is_scheduled(value):
         raise ConfigError(f"{value!r} has a value within a Train step of a run only.")
-    return value
+    return cast(float, value)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fedkt.errors import ConfigError
+from fedkt.errors import of_class
 from fedkt.registry import register
 from fedkt.shares.share import Question, Share
 from fedkt.steps.train import Step, StepWork, Trainee
@@ -34,8 +34,8 @@ class Remember(Step):
     name: str = ""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.share, Share):
-            raise ConfigError(f"Remember holds a share such as Weights(), not {self.share!r}.")
+        line = f"Remember holds a share such as Weights(), not {self.share!r}."
+        of_class(self.share, Share, line)  # type: ignore[type-abstract]
 
     def needs(self) -> tuple[str, ...]:
         """Return the names of the knowledge that the share reads."""

@@ -224,8 +224,8 @@ class Train(Step):
     def __post_init__(self) -> None:
         for option in ("terms", "rehearse", "transforms"):
             object.__setattr__(self, option, listed("Train", option, getattr(self, option)))
-            for term in getattr(self, option):
-                _check_term(option, term.term if isinstance(term, Weighted) else term)
+            for _, term in weighted(getattr(self, option)):
+                _check_term(option, term)
         if self.rehearse and self.on != "public":
             raise ConfigError("Only a step on public data can rehearse private data.")
         if (self.beside or self.transforms) and self.on != "private":

@@ -149,9 +149,9 @@ def main() -> None:
         print(f"error: {error.format_message()}", file=sys.stderr)
         sys.exit(error.exit_code)
     except click.Abort:  # end of input where typer asks for some
-        sys.exit(_say("Stopped.", Stopped(signal.SIGINT)))
+        sys.exit(_say("Stopped.", Stopped(signal.SIGINT), 128 + signal.SIGINT))
     except Stopped as stopped:
-        sys.exit(_say("Stopped.", stopped))
+        sys.exit(_say("Stopped.", stopped, stopped.status))
     except FedktError as error:
         sys.exit(_say(f"error: {error}", error))
     except OSError as error:
@@ -160,11 +160,12 @@ def main() -> None:
         sys.exit(_say(f"error: {refusal or foreign(error)}", refusal or error))
 
 
-def _say(line: str, error: BaseException) -> int:
-    """Print the error that ended a command and how to resume; return the exit status."""
-    if isinstance(error, Stopped):
-        status = error.status
-    else:
+def _say(line: str, error: BaseException, status: int = 0) -> int:
+    """Print the error that ended a command and how to resume; return the exit status.
+
+    Without a given status it is 2 for what the user can mend, else 1.
+    """
+    if not status:
         status = 2 if isinstance(error, ConfigError) else 1
         if "--debug" in sys.argv:
             traceback.print_exc()

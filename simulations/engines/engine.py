@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -16,9 +16,19 @@ from fedkt.clients.state import ClientState
 from fedkt.simulations.engines.population import Population
 from fedkt.simulations.experiment.config import RunSection
 
+Progress = Callable[[int, int], None]  # messages handled, messages in all
+
 
 class Engine(Protocol):
-    """An engine: it runs a ServerApp over simulated clients and holds their state."""
+    """An engine: it runs a ServerApp over simulated clients and holds their state.
+
+    Attributes
+    ----------
+    on_progress : callable, optional
+        A function of the number of clients that are done and of all, for engines that count them.
+    """
+
+    on_progress: Progress | None
 
     def run_server(self, server_app: ServerApp) -> None:
         """Run a ServerApp to its end; its exceptions are raised here."""

@@ -21,6 +21,7 @@ from fedkt.clients import FileStore, KnowledgeClientApp
 from fedkt.clients.state import ClientState
 from fedkt.data.federation import Federation
 from fedkt.errors import RunFailedError
+from fedkt.simulations.engines.engine import Progress
 from fedkt.simulations.engines.grid import Before
 from fedkt.simulations.engines.population import Population, PopulationSpec
 from fedkt.simulations.engines.ray_session import check_alive, session
@@ -108,6 +109,8 @@ class FlowerEngine:
     folder : Path
         Folder for the federation and the state; may be deleted after the run.
     """
+
+    on_progress: Progress | None = None  # Flower does not say
 
     def __init__(
         self, spec: PopulationSpec, federation: Federation, workers: int, folder: Path

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import gc
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
-from typing import Protocol, runtime_checkable
 
 from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
@@ -18,9 +17,8 @@ from fedkt.clients.turn import error_reply
 from fedkt.errors import ConfigError
 from fedkt.machine import collect_rarely, one_thread
 from fedkt.simulations.engines import _flwr_shim as shim
+from fedkt.simulations.engines.engine import Progress
 from fedkt.simulations.engines.stopping import check
-
-Progress = Callable[[int, int], None]  # messages handled, messages in all
 
 
 class SimulationGrid(Grid):
@@ -209,17 +207,6 @@ class Before(Grid):
         return self._grid.run
 
 
-@runtime_checkable
-class CohortApp(Protocol):
-    """An app that handles the messages of a cohort together; other apps get them one by one."""
-
-    def handle_cohorts(
-        self, messages: Sequence[Message], contexts: Sequence[Context]
-    ) -> dict[int, Message]:
-        """Return replies by place, of the clients in cohorts."""
-        ...
-
-
 def deliver_all(
     app: KnowledgeClientApp,
     messages: Sequence[Message],
@@ -232,7 +219,7 @@ def deliver_all(
         contexts.setdefault(c, shim.new_context(c, clients))
         for c in map(SimulationGrid.client_of, messages)
     ]
-    replies = app.handle_cohorts(messages, in_order) if isinstance(app, CohortApp) else {}
+    replies = app.handle_cohorts(messages, in_order)
     for place, message in enumerate(messages):
         if place not in replies:
             replies[place] = deliver(app, message, contexts, clients)

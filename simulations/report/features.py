@@ -7,8 +7,9 @@ play no part.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -20,7 +21,6 @@ from fedkt.answers import finite
 from fedkt.clients import TorchLearner
 from fedkt.data.federation import Federation
 from fedkt.errors import ConfigError, NotFiniteError, unknown
-from fedkt.knowledge import Knowledge
 from fedkt.machine import one_thread
 from fedkt.rng import derive, numpy_rng
 from fedkt.simulations.engines.population import Population
@@ -191,12 +191,9 @@ def draw_features(folder: Path, method: str = "pca", samples: int = SAMPLES) -> 
     seed = plan.experiment.seed
     chosen = domain_samples(plan.federation, samples, seed)
     with one_thread():
-        learner, whose, trained = _models(plan, saved[1])
+        learner, whose, load_trained = _models(plan, saved[1])
         first = _panel(learner, f"{whose}, before training", chosen, method, seed)
-        if isinstance(trained, Knowledge):
-            learner.load_weights(trained)
-        else:
-            learner.load_state(trained)
+        load_trained()
         last = _panel(learner, f"{whose}, after round {saved[0]}", chosen, method, seed)
     aim = str(plan.federation.describe().get("target") or "")
     picture = folder / "figures" / "features.png"
@@ -260,8 +257,8 @@ def features_of(learner: TorchLearner, x: Tensor) -> Array:
     return features
 
 
-def _models(plan: Plan, state: Mapping[str, Any]) -> tuple[TorchLearner, str, Any]:
-    """Return a learner with an untrained model, the model's title, and its trained weights.
+def _models(plan: Plan, state: Mapping[str, Any]) -> tuple[TorchLearner, str, Callable[[], None]]:
+    """Return a learner with an untrained model, the model's title, and what loads it.
 
     The model is the server's where weights are exchanged, else client 0's.
     """
@@ -275,9 +272,10 @@ def _models(plan: Plan, state: Mapping[str, Any]) -> tuple[TorchLearner, str, An
     weights = strategy.server_weights() if plan.recipe.needs_one_architecture else None
     if weights is not None:
         population.initial_arrays(seed, plan.recipe)  # leaves the learner with them
-        return learner, "Server's model", weights
+        return learner, "Server's model", partial(learner.load_weights, weights)
     learner.reset(seed, 0)
-    return learner, "Model of client 0", state["clients"][0]["learner"]
+    trained = state["clients"][0]["learner"]
+    return learner, "Model of client 0", partial(learner.load_state, trained)
 
 
 def _panel(

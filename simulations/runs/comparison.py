@@ -36,7 +36,6 @@ from fedkt.simulations.runs.run import (
     federation_spec,
     prepare,
 )
-from fedkt.strategies.baselines.local import Local
 from fedkt.strategies.construction import strategy_class
 from fedkt.text import one_line
 
@@ -334,7 +333,7 @@ def _experiment(experiment: Experiment, entry: Entry, offset: int) -> Experiment
 
 def _alone(entry: Entry) -> bool:
     """Return whether the clients of a strategy train alone: it is a baseline of the others."""
-    return issubclass(strategy_class(str(entry.section["name"])), Local)
+    return strategy_class(str(entry.section["name"])).alone
 
 
 def _baseline_label(plan: Plan, experiment: Experiment, rehearsal: bool) -> str:

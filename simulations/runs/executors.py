@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
 
 from torch import nn
@@ -104,12 +104,10 @@ def resolve(
             plan[model] = LOOP
         elif absolute(model) in settled:
             plan[model] = settled[absolute(model)]
-        elif run.executor == "tune":
-            data = [federation.client(c) for c in clients[:LARGEST]]
-            with one_thread():
-                plan[model] = measured(learner, [Work(d, {}, training, 0, 0, 0) for d in data])
         else:
-            plan[model] = _rule(run.executor, learner, len(clients))
+            data = (federation.client(c) for c in clients[:LARGEST])
+            works = (Work(d, {}, training, 0, 0, 0) for d in data)
+            plan[model] = _chosen(run.executor, learner, works, len(clients))
         if plan[model] != LOOP and learner is not None:
             plan[model] = _tried(plan[model], model, learner, federation, recipe)
     return plan
@@ -183,6 +181,14 @@ def _cost(act: Callable[[], None], clients: int) -> float:
         act()
         times.append(time.process_time() - began)
     return min(times[1:]) / clients
+
+
+def _chosen(executor: str, learner: TorchLearner, works: Iterable[Work], count: int) -> str:
+    """Return the entry of a network with ``count`` clients; ``works`` are read for trials."""
+    if executor != "tune":
+        return _rule(executor, learner, count)
+    with one_thread():
+        return measured(learner, list(works))
 
 
 def _rule(executor: str, learner: TorchLearner, count: int) -> str:

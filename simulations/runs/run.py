@@ -28,7 +28,6 @@ from fedkt.recipe import Recipe
 from fedkt.simulations.attacks.liars import AttackedGrid, Liars, resolved_attack
 from fedkt.simulations.availability.absent import Availability, UnreliableGrid
 from fedkt.simulations.engines.engine import kind_of, opened
-from fedkt.simulations.engines.grid import SimulationGrid
 from fedkt.simulations.engines.population import Population, PopulationSpec
 from fedkt.simulations.experiment import config as config_
 from fedkt.simulations.experiment.config import Experiment
@@ -340,8 +339,7 @@ def _run(plan: Plan, folder: Path, name: str, baseline: Path | None, progress: R
             engine.restore(saved["clients"])
             if liars is not None:
                 liars.load_state_dict(saved["attack"])
-        if isinstance(engine, SimulationGrid):
-            engine.on_progress = progress.clients_done
+        engine.on_progress = progress.clients_done
         recorder.clients, recorder.liars = engine.snapshot, liars
         recorder.availability = availability = availability_of(plan)
         strategy.observers = [recorder]

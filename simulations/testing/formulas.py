@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 from torch import nn
@@ -165,8 +166,7 @@ def _range(least: int, most: int) -> str:
 
 def assert_bytes(method: Method, plan: Plan, outcome: Outcome) -> None:
     """Require that a metered run in which nobody failed sent what the formulas say."""
-    meter = outcome.engine
-    assert isinstance(meter, Meter)
+    meter = cast(Meter, outcome.engine)
     recipe, sizes = method.recipe, sizes_of(plan)
     taking_part = [report.participants for report in outcome.reports]
     down = downloads(recipe, sizes, taking_part, outcome.fused)

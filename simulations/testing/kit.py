@@ -62,6 +62,11 @@ class Method:
         """Return its recipe."""
         return self.make().recipe()
 
+    @property
+    def exempt(self) -> Mapping[str, str]:
+        """Return the laws that it cannot keep, by name, each with the reason."""
+        return self.make().exempt
+
     @cached_property
     def title(self) -> str:
         """Return its name for people."""
@@ -190,7 +195,8 @@ def federate(
 
     def watched(uploads: Uploads) -> Fused:
         fused, readout = fuse(uploads), strategy.settled_recipe.personal
-        whole = with_readout(readout, uploads, fused) if isinstance(fused, Fused) else fused
+        strategy.exchange.check_form(fused)
+        whole = with_readout(readout, uploads, fused)
         outcome.fused[strategy.exchange.report.round] = whole
         return fused
 

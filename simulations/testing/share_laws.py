@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 
@@ -94,8 +95,7 @@ def _uploads(recipe: Recipe, models: Sequence[str], executor: str) -> list[Uploa
     outcome = federate(plan_for(method, models=models, rounds=ROUNDS))
     failures = [f"{f['reason']}" for row in outcome.rows for f in row["failures"]]
     assert not failures, f"the server refuses what was shared: {failures[0]}"
-    assert isinstance(outcome.strategy, Sharing)
-    return outcome.strategy.seen
+    return cast(Sharing, outcome.strategy).seen
 
 
 def _plain(uploads: Sequence[Upload]) -> list[tuple[int, int, dict[str, Knowledge]]]:

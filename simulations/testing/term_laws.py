@@ -59,8 +59,8 @@ def check_term(
     step = Train(on=on, terms=[term], beside=beside)  # type: ignore[arg-type]
     recipe = Recipe(learn=[step], heads=tuple(heads), given=tuple(known))
     assert Recipe.from_json(recipe.to_json()) == recipe, f"{name}: it travels as plain data"
-    learner = learner_for(model, small_federation())
-    assert isinstance(learner, TorchLearner), f"{name}: {model} is no network"
+    learner = learner_for(model, small_federation()).as_network()
+    assert learner is not None, f"{name}: {model} is no network"
     learner.follow(recipe)
     first, second = (_trained(learner, step, known, name) for _ in range(2))
     apart = difference(first, second)

@@ -39,6 +39,7 @@ class Local(KnowledgeStrategy):
     """
 
     name = "local"
+    alone = True
 
     def __init__(
         self,

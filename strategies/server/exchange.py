@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 
 from fedkt import wire
 from fedkt.codecs import uses_base
-from fedkt.errors import ConfigError, KnowledgeError, RunFailedError
+from fedkt.errors import ConfigError, KnowledgeError, RunFailedError, of_class
 from fedkt.evaluation.leakage import mean_prediction
 from fedkt.knowledge import ANSWERS, Fused, Knowledge, Upload
 from fedkt.recipe import Recipe
@@ -345,18 +345,16 @@ class Exchange:
             If it is something else.
         """
         form = "Fused(shared={name: Knowledge}) or Fused(personal={client: {name: Knowledge}})"
-        if not isinstance(fused, Fused):
-            raise ConfigError(
-                f"{self.title}: fuse() must return {form}, not {type(fused).__name__}."
-            )
+        line = f"{self.title}: fuse() must return {form}, not {type(fused).__name__}."
+        of_class(fused, Fused, line)
         gifts: list[tuple[str, Any]] = [("everyone", fused.shared)]
         gifts += [(f"client {client}", gift) for client, gift in fused.personal.items()]
         for whom, gift in gifts:
             named = gift.items() if isinstance(gift, Mapping) else [("its share", gift)]
             for name, knowledge in named:
-                if not isinstance(knowledge, Knowledge):
-                    what = f"{type(knowledge).__name__} as {name!r}"
-                    raise ConfigError(f"{self.title}: fuse() gave {whom} {what}, not {form}.")
+                what = f"{type(knowledge).__name__} as {name!r}"
+                line = f"{self.title}: fuse() gave {whom} {what}, not {form}."
+                of_class(knowledge, Knowledge, line)
 
     def _check_fused(self, name: str, knowledge: Knowledge, receiver: object) -> None:
         shapes = {n: tuple(t.shape) for n, t in knowledge.tensors.items()}

@@ -148,18 +148,25 @@ def meet(grid: Grid, recipe: Recipe, method: str, options: ServerOptions, timeou
     content = RecordDict({"config": ConfigRecord({"recipe": recipe.to_json()})})
     messages = [Message(content, node, MessageType.QUERY, group_id="hello") for node in nodes]
     replies = _by_receiver(messages, grid.send_and_receive(messages, timeout=timeout))
-    answers = [_introduced(node, replies.get(node)) for node in nodes]
-    members, unfit = _fitting([node for node in answers if isinstance(node, Member)], recipe)
-    left_out = [*(node for node in answers if isinstance(node, LeftOut)), *unfit]
+    came: list[Member] = []
+    left_out: list[LeftOut] = []
+    for node in nodes:
+        answer = _introduced(node, replies.get(node))
+        if isinstance(answer, Member):
+            came.append(answer)
+        else:
+            left_out.append(answer)
+    members, unfit = _fitting(came, recipe)
+    left_out += unfit
     taken = {member.client for member in members}
     left_out = sorted(
-        (replace(node, client=None) if node.client in taken else node for node in left_out),
-        key=lambda node: node.node,
+        (replace(gone, client=None) if gone.client in taken else gone for gone in left_out),
+        key=lambda gone: gone.node,
     )
     if len(members) < options.needed(max(options.clients, len(nodes))):
         raise _too_few(len(members), len(nodes), left_out, method, options)
-    for node in left_out:
-        logger.warning("left out of %s: %s", method, node)
+    for gone in left_out:
+        logger.warning("left out of %s: %s", method, gone)
     return Roster(members, left_out)
 
 

@@ -22,7 +22,7 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from fedkt import wire
 from fedkt.context import Round, ServerNet, ServerSamples
-from fedkt.errors import ConfigError, NotFiniteError
+from fedkt.errors import ConfigError, NotFiniteError, of_class
 from fedkt.knowledge import Fused, Knowledge, Uploads
 from fedkt.options import checked
 from fedkt.recipe import Recipe
@@ -60,6 +60,8 @@ class KnowledgeStrategy(Strategy):
     """
 
     part: ClassVar[str] = "strategies"
+    # Whether the clients train alone, the yardstick of other methods.
+    alone: ClassVar[bool] = False
     # Whether the server works on public samples of its own (``samples.public``).
     needs_samples: ClassVar[bool] = False
     # The name of the server's model that is evaluated; None: the global weights, if there are any.
@@ -221,9 +223,9 @@ class KnowledgeStrategy(Strategy):
     def settled_recipe(self) -> Recipe:
         """The recipe of the run: made by :meth:`recipe` once, on first use."""
         if "_settled_recipe" not in self.__dict__:
-            made: object = self.recipe()  # a user's may return anything
-            settled = made.for_the_wire() if isinstance(made, Recipe) else made
-            self.__dict__["_settled_recipe"] = settled
+            made = self.recipe()  # a user's may return anything
+            line = f"recipe() must return a Recipe, not {type(made).__name__}."
+            self.__dict__["_settled_recipe"] = of_class(made, Recipe, line).for_the_wire()
         recipe: Recipe = self.__dict__["_settled_recipe"]
         return recipe
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fedkt.clients import TorchLearner, TrainingOptions
+from fedkt.clients import TrainingOptions
 from fedkt.clients.cohorts import trial
 from fedkt.data.federation import Federation
 from fedkt.simulations.engines.population import learner_for, some_samples
@@ -34,8 +34,8 @@ def test_cohorts_learn_what_the_loop_learns(method: Method) -> None:
     options: dict[str, Any] = {"clients": len(SIZES), "federation": federation}
     plans = [plan_for(method, executor=e, **options) for e in ("loop", "cohort")]
     plans = [replace(p, population=replace(p.population, training=PLAIN)) for p in plans]
-    learner = learner_for("mlp", federation)
-    assert isinstance(learner, TorchLearner)
+    learner = learner_for("mlp", federation).as_network()
+    assert learner is not None
     public = federation.client(0).public
     refused = trial.refuses(learner, method.recipe, some_samples(federation), public)
     assert [p.population.cohorts for p in plans] == [(0,), (0 if refused else len(SIZES),)]
