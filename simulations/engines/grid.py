@@ -219,7 +219,9 @@ def deliver_all(
         contexts.setdefault(c, shim.new_context(c, clients))
         for c in map(SimulationGrid.client_of, messages)
     ]
-    replies = app.handle_cohorts(messages, in_order)
+    # A plain ClientApp of Flower gets all of them one by one.
+    handle_cohorts = getattr(app, "handle_cohorts", None)
+    replies = {} if handle_cohorts is None else handle_cohorts(messages, in_order)
     for place, message in enumerate(messages):
         if place not in replies:
             replies[place] = deliver(app, message, contexts, clients)
