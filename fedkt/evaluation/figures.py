@@ -297,8 +297,8 @@ def _rows(facts: Facts) -> tuple[Figure, ...]:
     """Return the rows of a metric: on what personalised, global and validation accuracy are on."""
     what = facts.definition.rstrip(".")
     over = {
-        PERSONALISED: f"{what}; samples and mean as of personalised accuracy.",
-        GLOBAL: f"as personalised {facts.title}, on the common test set.",
+        PERSONALISED: f"{what}. Mean over clients, each on the samples of personalised accuracy.",
+        GLOBAL: f"as personalised {facts.title}, each client on the common test set.",
         VALIDATION: "",
     }
     return tuple(

@@ -188,7 +188,10 @@ def load_run(path: str | Path) -> Run:
     config = read_file(path / CONFIG, "run", tomllib.loads)
     summary = read_file(path / SUMMARY, "run", parse_object)
     federation = read_file(path / FEDERATION, "run", parse_object)
-    add_metrics(Facts(**facts) for facts in summary.get("metrics", ()))
+    try:
+        add_metrics(Facts(**facts) for facts in summary.get("metrics", ()))
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"{path / SUMMARY} is damaged: metrics: {one_line(error)}.") from error
     rounds = read_rounds(path)
     if not (path / ROUNDS).is_file():
         raise _no_folder(path / ROUNDS, "run")
