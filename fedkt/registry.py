@@ -141,6 +141,11 @@ def name_of(obj: Any) -> str:
     return name if isinstance(name, str) else part_name(obj.__name__)
 
 
+def file_of(obj: Any) -> Path | None:
+    """Return the user's file in which a class or function was loaded; None for all others."""
+    return next((f for f, module in _files.items() if module.__name__ == obj.__module__), None)
+
+
 def registered_name(part: str, obj: Any) -> str:
     """Return the name that ``obj`` is registered under, or would be."""
     return name_in(part, obj) or _prefix_of(obj) + name_of(obj)

@@ -17,7 +17,7 @@ from typing import Any, Literal, cast
 from torch import Tensor
 
 from fedkt.calls import made
-from fedkt.codecs import wire_name
+from fedkt.codecs import Codec, codec_chain, wire_name
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge
 from fedkt.objectives.heads import PREFIX as HEADS
@@ -265,6 +265,12 @@ class Recipe:
         share = next((s for s in self.share if s.name == name), None)
         of_share: str | None = getattr(share, f"codec_{way}", None)
         return run if of_share is None else of_share
+
+    @property
+    def codecs(self) -> tuple[Codec, ...]:
+        """The codecs of the shares' own."""
+        ways = (way for share in self.share for way in (share.codec_up, share.codec_down))
+        return tuple(codec for text in ways if text is not None for codec in codec_chain(text))
 
     def for_the_wire(self) -> Recipe:
         """Return the recipe with its shares' codecs by the names that clients know.

@@ -16,6 +16,7 @@ import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedkt import registry
 from fedkt.clients import LearnerModels
 from fedkt.clients.learners import devices
 from fedkt.data.federation import Federation, FederationSpec, build_federation
@@ -194,6 +195,8 @@ def _resolved(
     executors = resolve(run, models, federation, experiment.training, recipe, device)
     training = replace(experiment.training, optimiser=absolute(experiment.training.optimiser))
     texts = [value for value in experiment.strategy.values() if isinstance(value, str)]
+    of_codecs = [registry.file_of(type(codec)) for codec in recipe.codecs]  # of shares
+    texts += [f"{file}:" for file in of_codecs if file is not None]
     files = user_files(*texts, run.codec, *run.metrics, *experiment.models, training.optimiser)
     population = PopulationSpec(
         models=models,

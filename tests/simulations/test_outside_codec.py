@@ -230,6 +230,47 @@ def test_workers_find_it_by_its_file(file: Path, tmp_path: Path) -> None:
     assert [row["traffic"] for row in there] == [row["traffic"] for row in here]
 
 
+@pytest.mark.flower
+def test_flower_s_engine_finds_it_too(file: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"codec": f"{file}:Differences", "rounds": 2}
+    here, _ = run(tmp_path / "here", FEDMD, **settings)
+    there, _ = run(tmp_path / "there", FEDMD, grid="flower", **settings)
+    assert figures(there) == figures(here)
+    assert [row["traffic"] for row in there] == [row["traffic"] for row in here]
+
+
+CODEC = """
+from dataclasses import dataclass
+from fedkt import Codec, register
+
+@register(name="mirrored")
+@dataclass(frozen=True)
+class Mirrored(Codec):
+    def encode(self, arrays, about):
+        return {name: -array for name, array in arrays.items()}
+
+    def decode(self, arrays, about):
+        return {name: -array for name, array in arrays.items()}
+"""
+
+
+@pytest.mark.ray
+def test_workers_find_a_share_s_codec_in_a_file_of_its_own(file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "mirrored.py"
+    other.write_text(CODEC, encoding="utf-8")
+    strategy = {"name": f"{file}:Answers", "rows": 20}
+    code = file.read_text(encoding="utf-8").replace("differences", "others")  # names of this test
+    named = code.replace('up: str = "none"', f'up: str = "{other}:Mirrored"')
+    file.write_text(named, encoding="utf-8")  # in the recipe, not in the experiment
+    here, _ = run(tmp_path / "here", strategy, rounds=1)
+    plan = prepare(experiment(strategy, rounds=1, grid="ray"))
+    assert str(other) in plan.files
+    execute(plan, tmp_path / "there", label="coded")
+    there, _ = result(tmp_path / "there")
+    assert there[0]["failures"] == []
+    assert figures(there) == figures(here)
+
+
 def test_a_share_has_codecs_of_its_own(file: Path, tmp_path: Path) -> None:
     size = 4 * 30 * 10 * 4  # float32, 30 samples, 10 classes, 4 clients
     for up, down, bytes_of in (
