@@ -110,6 +110,10 @@ def _attempt(strategy: Fusing, uploads: Uploads) -> Fused:
         fused = strategy.fuse(uploads)
         strategy.exchange.check_form(fused)
         fused = with_readout(strategy.exchange.recipe.personal, uploads, fused)
+    except NotFiniteError:
+        raise
+    except KnowledgeError as error:  # such as a fusion that needs the rows that a client lacks
+        raise RunFailedError(f"{_where(strategy)}: {error}") from error
     except FedktError:
         raise
     except Exception as error:
