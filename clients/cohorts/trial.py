@@ -7,22 +7,23 @@ padding. So every kind of training is done both ways for a few clients, and comp
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from fedkt.answers import of_kind
 from fedkt.clients.cohorts import cohort
 from fedkt.clients.cohorts.cohort import Row
 from fedkt.clients.learners.base import Work
-from fedkt.clients.learners.feature_hook import feature_width
 from fedkt.clients.learners.torch import TorchLearner
 from fedkt.data.samples import ClientData, Samples
-from fedkt.knowledge import ANSWERS, CLASS_KINDS, Knowledge
+from fedkt.knowledge import SAMPLE_KINDS, Knowledge, Upload, Uploads
 from fedkt.recipe import Recipe, Train
+from fedkt.shares import Asked, Share
 from fedkt.text import one_line
 from fedkt.training import TrainingOptions
 
@@ -30,6 +31,7 @@ BATCH = 4
 # Samples of the clients: batches that are padded, and a client that is done before the others.
 UNEVEN, EVEN = (7, 6, 4), (6, 6)
 SAMPLES = sum(UNEVEN)  # used at most
+OTHERS = 100  # the first id of clients whose models make knowledge up
 # Tolerance by precision: relative to a tensor's own movement, and to the largest of all.
 APART = {torch.float64: (1e-6, 1e-9), torch.float32: (1e-2, 1e-3)}
 OPTIONS = TrainingOptions("sgd", 0.01, 0.0, batch_size=BATCH, public_batch_size=BATCH)
@@ -45,7 +47,8 @@ def refuses(
     """Return why a network's clients must not train in cohorts, in one line; None if they can.
 
     Both executors take every training step of the recipe by plain gradient descent, with made-up
-    knowledge where possible, in float64 (in float32 where the network cannot).
+    knowledge where possible, in float64 (in float32 where the network cannot). What is fused of
+    labels is tried as labels, and where that cannot be as a vote's probabilities.
 
     Parameters
     ----------
@@ -67,9 +70,9 @@ def refuses(
     steps = {name: step for name, step in _steps(recipe) if not cohort.refuses(step)}
     sizes = EVEN if nature.coupled else UNEVEN
     reason: str | None = None
-    for dtype in APART:
+    for dtype, fused in itertools.product(APART, (_as_shared, _as_voted)):
         try:
-            works = list(_works(learner, recipe, samples, public, sizes, dtype, given or {}))
+            works = list(_works(learner, recipe, samples, public, sizes, dtype, fused, given or {}))
             return _compared(learner, steps, works, dtype)
         except Exception as error:  # whatever a network, a term or vmap raises
             reason = f"it cannot be tried ({type(error).__name__}: {one_line(error)[:150]})"
@@ -92,20 +95,27 @@ def _works(
     public: Samples | None,
     sizes: Sequence[int],
     dtype: torch.dtype,
+    fused: Callable[[Knowledge, int], Knowledge],
     given: Mapping[str, Knowledge],
 ) -> Iterator[Work]:
-    """Yield the work of clients with ``sizes`` samples each."""
+    """Yield the work of clients with ``sizes`` samples each.
+
+    ``fused`` returns what the server makes of shared knowledge, in kind.
+    """
     rows = torch.arange(sum(sizes)) % len(samples)
     shape = tuple(samples.x.shape[1:])
     most = 0 if public is None else len(public)
     most = most if given else min(SAMPLES, most)  # what is given may speak about all
     few = None if public is None else _some(public, torch.arange(most), dtype)
-    for client, part in enumerate(torch.split(rows, list(sizes))):
+    hands = []
+    for part in torch.split(rows, list(sizes)):
         train = _some(samples, part, dtype)
         empty = _some(samples, part[:0], dtype)
-        data = ClientData(train, empty, empty, few, None, learner.num_classes, shape)
-        known = {**_imagined(learner, recipe, few, client, dtype), **given}
-        work = Work(data, known, OPTIONS, 0, 1, client, rounds=2)
+        hands.append(ClientData(train, empty, empty, few, None, learner.num_classes, shape))
+    imagined = _imagined(learner, recipe, hands, dtype)
+    for client, (data, made_up) in enumerate(zip(hands, imagined, strict=True)):
+        known = {name: fused(k, learner.num_classes) for name, k in made_up.items()}
+        work = Work(data, {**known, **given}, OPTIONS, 0, 1, client, rounds=2)
         _remember(learner, recipe, work, dtype)
         yield work
 
@@ -116,37 +126,74 @@ def _some(samples: Samples, rows: Tensor, dtype: torch.dtype) -> Samples:
 
 
 def _imagined(
-    learner: TorchLearner,
-    recipe: Recipe,
-    public: Samples | None,
-    client: int,
-    dtype: torch.dtype,
-) -> dict[str, Knowledge]:
-    """Return made-up fused knowledge of a client, without that which only the server can make."""
-    random = torch.Generator().manual_seed(client)
-    classes, known = learner.num_classes, {}
+    learner: TorchLearner, recipe: Recipe, hands: Sequence[ClientData], dtype: torch.dtype
+) -> list[dict[str, Knowledge]]:
+    """Return made-up fused knowledge of clients: what other untrained models share.
+
+    Knowledge that cannot be made so is missing: the server's own, or what reads it.
+    """
+    known: list[dict[str, Knowledge]] = [{} for _ in hands]
     for share in recipe.share:
-        if share.kind == "weights":
-            learner.reset(0, 99)
-            known[share.name] = learner.weights()
-        elif public is not None and share.kind in ANSWERS:
-            logits = torch.randn(len(public), classes, generator=random, dtype=dtype)
-            values = of_kind(logits, share.kind)
-            known[share.name] = Knowledge.rows(share.kind, values, public.ids)
-        elif share.kind in CLASS_KINDS:
-            width = classes if share.kind == "class-logits" else feature_width(learner.model)
-            values = torch.randn(classes, width, generator=random, dtype=dtype)
-            ids = torch.arange(classes)
-            counts = (ids != client).long()  # each client lacks a class
-            known[share.name] = Knowledge(share.kind, {"values": values}, ids, counts)
+        with suppress(Exception):  # whatever a share that lacks the server's knowledge raises
+            uploads = []
+            for client, data in enumerate(hands):
+                _begin(learner, OTHERS + client, dtype)
+                work = Work(data, known[client], OPTIONS, 0, 1, client, rounds=2)
+                uploads.append(share.make(learner, work))
+            for received, knowledge in zip(known, _of_all_rows(share, uploads, hands), strict=True):
+                received[share.name] = knowledge
     return known
+
+
+def _of_all_rows(
+    share: Share, uploads: Sequence[Knowledge], hands: Sequence[ClientData]
+) -> list[Knowledge]:
+    """Return the clients' uploads in the form of fused knowledge: with the same rows for all.
+
+    A class that a client lacks has a count of 0. For a sample that it lacks it has another's row.
+    """
+    size = 0 if hands[0].public is None else len(hands[0].public)
+    asked = Asked(share.ids(size, 0, 1), hands[0].num_classes, hands[0].input_shape)
+    ids = share.expected(asked).ids
+    if ids is None or all(u.ids is not None and torch.equal(u.ids, ids) for u in uploads):
+        return list(uploads)
+    values = uploads[0].values.new_zeros((len(ids), *uploads[0].values.shape[1:]))
+    nobody = Knowledge(share.kind, {"values": values}, ids, torch.zeros_like(ids))
+    named = enumerate({share.name: knowledge} for knowledge in (*uploads, nobody))
+    stack = Uploads([Upload(k, 1, knowledge) for k, knowledge in named])[share.name]
+    assert stack.counts is not None
+    whole = []
+    for k in range(len(uploads)):
+        rows, counts = stack.values[k], stack.counts[k]
+        if share.kind in SAMPLE_KINDS:
+            holder = torch.where(counts > 0, k, (stack.counts > 0).int().argmax(0))
+            rows, counts = stack.values[holder, torch.arange(len(rows))], stack.counts.amax(0)
+        whole.append(Knowledge(share.kind, {"values": rows}, stack.ids, counts).without_absent())
+    return whole
+
+
+def _as_shared(knowledge: Knowledge, classes: int) -> Knowledge:
+    return knowledge
+
+
+def _as_voted(knowledge: Knowledge, classes: int) -> Knowledge:
+    """Return labels as a vote gives them, as probabilities of 0 and 1; all else as it is."""
+    if knowledge.kind != "labels":
+        return knowledge
+    values = F.one_hot(knowledge.values, classes).to(torch.float32)
+    return Knowledge("probabilities", {"values": values}, knowledge.ids, knowledge.counts)
+
+
+def _begin(learner: TorchLearner, client: int, dtype: torch.dtype) -> None:
+    """Reset a learner to the untrained model of a client."""
+    learner.reset(0, client)
+    learner.model.to(dtype)
+    learner.heads.to(dtype)
 
 
 def _remember(learner: TorchLearner, recipe: Recipe, work: Work, dtype: torch.dtype) -> None:
     """Let an untrained model of a client keep what it can keep without the server's knowledge."""
-    learner.reset(0, 100 + work.client)
-    learner.model.to(dtype)
-    learner.heads.to(dtype)
+    _begin(learner, OTHERS + len(UNEVEN) + work.client, dtype)
     for step in (*recipe.start, *recipe.learn, *recipe.absorb):
         if step.makes():
             with suppress(Exception):  # as fused knowledge that cannot be made up: not tried
@@ -158,9 +205,7 @@ def _compared(
 ) -> str | None:
     begins = []
     for work in works:
-        learner.reset(0, work.client)
-        learner.model.to(dtype)
-        learner.heads.to(dtype)
+        _begin(learner, work.client, dtype)
         begins.append(learner.state())
     for name, step in steps.items():
         rows = [Row(state, work) for state, work in zip(begins, works, strict=True)]

@@ -19,8 +19,12 @@ from fedkt.knowledge import Knowledge
 from fedkt.objectives import KL, CrossEntropy, Distil, Proximal
 from fedkt.objectives.heads import Head
 from fedkt.objectives.term import Batch, Outputs
-from fedkt.recipe import ClassLogits, Predict, Recipe, Train, Weights
+from fedkt.recipe import ClassLogits, Predict, Prototypes, Recipe, Share, Train, Weights
 from fedkt.registry import register
+from fedkt.shares import Asked as AskedOf
+from fedkt.strategies.answers.compose import Compose
+from fedkt.strategies.domains.fedka_free import FedKAFree
+from fedkt.upload_check import Expected
 
 from . import odd_networks as odd
 
@@ -228,7 +232,8 @@ def test_classify_needs_the_layer_to_be_the_last() -> None:
 def test_weights_are_made_up_for_terms_that_read_them() -> None:
     assert any(isinstance(share, Weights) for share in AVERAGING.share)
     learner = TorchLearner(odd.Network, 10, "own")
-    (work, *_) = trial._works(learner, AVERAGING, SAMPLES, None, (7,), torch.float64, {})
+    how: Any = torch.float64, trial._as_shared, {}
+    (work, *_) = trial._works(learner, AVERAGING, SAMPLES, None, (7,), *how)
     assert set(work.knowledge) == {"weights"}
 
 
@@ -253,3 +258,63 @@ def test_terms_on_what_classes_share_are_tried() -> None:
     reason = trial.refuses(learner, recipe, SAMPLES, PUBLIC)
     assert reason is not None
     assert "a cohort changes" in reason
+
+
+@pytest.mark.parametrize(
+    "strategy", [Compose(form="labels", fusion="vote"), FedKAFree(votes="majority")]
+)
+def test_what_a_vote_gives_is_tried(strategy: Any) -> None:
+    """Labels are shared, and probabilities come back."""
+    assert refuses(odd.Network, strategy.recipe()) is None
+
+
+@register(name="test-moments")
+@dataclass(frozen=True)
+class Moments(Share):
+    """A stranger's share: mean and variance of what the model says of each class."""
+
+    name: str = "moments"
+    kind: ClassVar[Any] = "statistics"
+
+    def make(self, model: Any, work: Any) -> Knowledge:
+        logits = model.predict(work.data.train.x)
+        return Knowledge("statistics", {"mean": logits.mean(0), "variance": logits.var(0)})
+
+    def expected(self, asked: AskedOf) -> Expected:
+        return Expected("statistics", None, dict.fromkeys(("mean", "variance"), (10,)))
+
+
+@register
+@dataclass(frozen=True)
+class ToMoments(Plain):
+    """A stranger's term on it, whose mean counts padding or not."""
+
+    name: ClassVar[str] = "test-to-moments"
+    padding: bool = False
+
+    def needs(self) -> tuple[str, ...]:
+        return ("moments",)
+
+    def __call__(self, outputs: Outputs, batch: Batch, knowledge: Mapping[str, Knowledge]) -> Any:
+        if "moments" not in knowledge:
+            return outputs.logits.sum() * 0.0
+        moments = knowledge["moments"].tensors
+        losses = ((outputs.logits - moments["mean"]).square() / (moments["variance"] + 1)).sum(-1)
+        weight = torch.ones_like(batch.weight) if self.padding else batch.weight
+        return (losses * weight).sum() / weight.sum().clamp_min(1e-12)
+
+
+@pytest.mark.parametrize("padding", [False, True])
+def test_a_stranger_s_share_is_made_up_for_a_stranger_s_term(padding: bool) -> None:
+    recipe = Recipe(learn=[Train("private", [ToMoments(padding)])], share=[Moments()])
+    assert (refuses(odd.Network, recipe) is not None) is padding
+
+
+def test_made_up_knowledge_has_the_same_rows_for_all() -> None:
+    shares = [ClassLogits(), Prototypes(), Predict(partial=True)]
+    recipe, learner = Recipe(share=shares), TorchLearner(odd.Network, 10, "own")
+    how: Any = torch.float64, trial._as_shared, {}
+    works = list(trial._works(learner, recipe, SAMPLES, PUBLIC, (7, 6, 4), *how))
+    for name, rows in (("class-logits", 10), ("prototypes", 10), ("public", 17)):
+        assert [len(work.knowledge[name].values) for work in works] == [rows] * 3
+    assert all(work.knowledge["prototypes"].absent > 2 for work in works)
