@@ -228,11 +228,11 @@ class Noisy(TorchLearner):
 class Forgetful(TorchLearner):
     """Keeps something outside its state."""
 
-    trained = 0
+    calls = 0
 
     def train(self, step: Train, work: Work, stream: str) -> float | None:
-        self.trained += 1
-        return super().train(replace(step, rate=1 + 0.1 * self.trained), work, stream)
+        self.calls += 1
+        return super().train(replace(step, rate=1 + 0.1 * self.calls), work, stream)
 
 
 @pytest.mark.parametrize(
