@@ -202,9 +202,9 @@ def federate(
 
     first = strategy.first
 
-    def watched_first(weights: Knowledge | None) -> Mapping[str, Knowledge]:
+    def watched_first(weights: Knowledge | None) -> Fused:
         made = first(weights)
-        outcome.fused[0] = Fused(shared=made)
+        outcome.fused[0] = made
         return made
 
     vars(strategy).update(fuse=watched, first=watched_first)

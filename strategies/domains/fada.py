@@ -123,10 +123,10 @@ class FADA(KnowledgeStrategy):
         """Return the global model, which the server asks about the target."""
         return {"global": ServerNet()}
 
-    def first(self, weights: Knowledge | None) -> dict[str, Knowledge]:
+    def first(self, weights: Knowledge | None) -> Fused:
         """Return the target's features under the first weights."""
         assert weights is not None
-        return {TARGET: self._target(weights, 0)}
+        return Fused({TARGET: self._target(weights, 0)})
 
     def fuse(self, uploads: Uploads) -> Fused:
         """Return the mean of the weights by dynamic attention, and target features; broadcast."""

@@ -158,10 +158,10 @@ class FedKA(KnowledgeStrategy):
         """Return the global model, which the server asks about the target and trains."""
         return {"global": ServerNet()}
 
-    def first(self, weights: Knowledge | None) -> Mapping[str, Knowledge]:
+    def first(self, weights: Knowledge | None) -> Fused:
         """Return the workspace under the first global weights."""
         assert weights is not None
-        return self._workspace(weights, round_=1)
+        return Fused(self._workspace(weights, round_=1))
 
     def fuse(self, uploads: Uploads) -> Fused:
         """Return the mean of the weights, trained on the clients' votes, and the workspace."""

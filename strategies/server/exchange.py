@@ -88,7 +88,7 @@ class Exchange:
         grid: Grid,
         arrays: ArrayRecord,
         timeout: float,
-        first: Callable[[Knowledge | None], Mapping[str, Knowledge]] = lambda weights: {},
+        first: Callable[[Knowledge | None], Fused] = lambda weights: Fused(),
     ) -> Roster:
         """Greet the clients, once; return the roster.
 
@@ -110,19 +110,19 @@ class Exchange:
                 self.delivery.accept(self._begun(arrays, first), 0)
         return self._roster
 
-    def _begun(
-        self, arrays: ArrayRecord, first: Callable[[Knowledge | None], Mapping[str, Knowledge]]
-    ) -> Fused:
+    def _begun(self, arrays: ArrayRecord, first: Callable[[Knowledge | None], Fused]) -> Fused:
         """Return the knowledge for the first round; see :meth:`meet`."""
         if not self.recipe.begins_with_weights:
-            return Fused(first(None))
+            return first(None)
         if not len(arrays):
             raise ConfigError(f"{self.title} exchanges weights and needs initial_arrays.")
         weights = wire.weights_of(arrays)
         self._shapes = {n: tuple(t.shape) for n, t in weights.tensors.items()}
         told = next(iter(self.roster.values())).told  # as the others
         shares = (share for share in self.recipe.share if share.begins)
-        return Fused({**{s.name: s.share_of(weights, told) for s in shares}, **first(weights)})
+        begun = {s.name: s.share_of(weights, told) for s in shares}
+        given = first(weights)
+        return Fused({**begun, **given.shared}, given.personal)
 
     @property
     def roster(self) -> Roster:

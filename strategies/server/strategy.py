@@ -133,7 +133,7 @@ class KnowledgeStrategy(Strategy):
         """
         return 0.0
 
-    def first(self, weights: Knowledge | None) -> Mapping[str, Knowledge]:
+    def first(self, weights: Knowledge | None) -> Fused:
         """Return knowledge from the server for the clients in the first round.
 
         Parameters
@@ -143,10 +143,11 @@ class KnowledgeStrategy(Strategy):
 
         Returns
         -------
-        Mapping[str, Knowledge]
-            Knowledge by the names that the recipe lists as ``given``.
+        Fused
+            Knowledge by the names that the recipe lists as ``given``, and by those of shares that
+            begin with knowledge of the server's: for all clients, or by client.
         """
-        return {}
+        return Fused()
 
     def server_weights(self) -> Knowledge | None:
         """Return the weights of the server's model for its evaluation; None if it has none.

@@ -30,18 +30,18 @@ REFUSED: dict[str, str] = {}
 
 
 def run(
-    folder: Path, file: Path, executor: str, models: Sequence[str] = ("mlp",)
+    folder: Path, reference: str, executor: str, models: Sequence[str] = ("mlp",)
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Run a method for two rounds; return its rounds and the clients' states."""
     plan = prepare(parse({
         "rounds": 2,
         "models": models,
-        "strategy": read_strategy(references_in(file)[0]),
+        "strategy": read_strategy(reference),
         "data": {"clients": 4, "samples_per_client": 24, "test_samples": 60, "public_samples": 40},
         "training": {"batch_size": 8, "public_batch_size": 16},
         "run": {"grid": "in-process", "workers": 1, "executor": executor},
     }))  # fmt: skip
-    execute(plan, folder, label=file.stem)
+    execute(plan, folder, label="outside")
     saved = checkpoints.newest(folder / "checkpoints", at_most=2)
     assert saved is not None
     return list(read_rounds(folder)), saved[1]["clients"]
@@ -49,13 +49,13 @@ def run(
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_the_executors_agree(file: Path, tmp_path: Path) -> None:
-    rounds, loop = run(tmp_path / "loop", file, "loop")
+    rounds, loop = run(tmp_path / "loop", references_in(file)[0], "loop")
     assert [row["failures"] for row in rounds] == [[], []]
     if file.stem in REFUSED:
         with pytest.raises(ConfigError, match=REFUSED[file.stem]):
-            run(tmp_path / "cohort", file, "cohort")
+            run(tmp_path / "cohort", references_in(file)[0], "cohort")
         return
-    rounds, cohort = run(tmp_path / "cohort", file, "cohort")
+    rounds, cohort = run(tmp_path / "cohort", references_in(file)[0], "cohort")
     assert [row["failures"] for row in rounds] == [[], []]
     assert_alike(loop, cohort)
 
@@ -67,15 +67,28 @@ def assert_alike(loop: dict[str, Any], cohort: dict[str, Any]) -> None:
             assert torch.allclose(tensor, other, atol=1e-4), f"client {client}: {name}"
 
 
-MIXED = ("fml",)  # methods for clients of several architectures
+def test_feddf_without_distillation_is_fedavg(tmp_path: Path) -> None:
+    """Of one architecture, from the same first weights: to the bit, and in what the server has."""
+    (file,) = (file for file in FILES if file.stem == "feddf")
+    ours = run(tmp_path / "a", f"{references_in(file)[0]}(distil_epochs=0)", "loop")
+    theirs = run(tmp_path / "b", "fedavg(local_epochs=1)", "loop")
+    for client, state in theirs[1].items():
+        for name, tensor in state["learner"]["model"].items():
+            assert torch.equal(ours[1][client]["learner"]["model"][name], tensor)
+    names = ("personalised_accuracy", "global_accuracy", "server_accuracy")
+    for one, other in zip(ours[0], theirs[0], strict=True):
+        assert [one[name] for name in names] == [other[name] for name in names]
+
+
+MIXED = ("fml", "feddf")  # methods for clients of several architectures
 
 
 @pytest.mark.parametrize("name", MIXED)
 def test_clients_of_two_architectures_in_either_executor(name: str, tmp_path: Path) -> None:
     (file,) = (file for file in FILES if file.stem == name)
-    rounds, loop = run(tmp_path / "loop", file, "loop", ("cnn", "mlp"))
+    rounds, loop = run(tmp_path / "loop", references_in(file)[0], "loop", ("cnn", "mlp"))
     assert [row["failures"] for row in rounds] == [[], []]
-    _, cohort = run(tmp_path / "cohort", file, "cohort", ("cnn", "mlp"))
+    _, cohort = run(tmp_path / "cohort", references_in(file)[0], "cohort", ("cnn", "mlp"))
     assert_alike(loop, cohort)
 
 

@@ -54,15 +54,15 @@ def test_every_round_draws_the_target_anew_and_first_gives_the_first_model_s(
 ) -> None:
     strategy = with_options(FADA(target_samples=20), model="mlp")
     weights = world(models=("mlp",)).meet(strategy)
-    first = strategy.first(weights)["target"]
+    first = strategy.first(weights).shared["target"]
     x = strategy.samples.public.x[first.ids]
     assert torch.equal(first.values, strategy.model["global"].features(x))
-    again = strategy.first(weights)["target"]
+    again = strategy.first(weights).shared["target"]
     assert torch.equal(first.ids, again.ids)
     assert not torch.equal(first.ids, strategy._target(weights, 1).ids)
     whole = with_options(FADA(target_samples=0), model="mlp")
     world(models=("mlp",)).meet(whole)
-    assert torch.equal(whole.first(weights)["target"].ids, torch.arange(50))
+    assert torch.equal(whole.first(weights).shared["target"].ids, torch.arange(50))
 
 
 def test_clients_align_from_the_first_round(world, with_options) -> None:

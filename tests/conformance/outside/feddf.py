@@ -53,7 +53,10 @@ class FedDF(KnowledgeStrategy):
 
     def recipe(self) -> Recipe:
         return Recipe(
-            learn=[Train(on="private", terms=[CrossEntropy()], epochs=self.local_epochs)],
+            learn=[
+                Load(group="architecture"),
+                Train(on="private", terms=[CrossEntropy()], epochs=self.local_epochs),
+            ],
             share=[Weights(group="architecture")],
             absorb=[Load(group="architecture")],
         )
@@ -63,6 +66,16 @@ class FedDF(KnowledgeStrategy):
         self.serves = kinds.most_common(1)[0][0]
         options = TrainingOptions("adam", self.learning_rate)
         return {kind: ServerNet(kind, options) for kind in sorted(kinds)}
+
+    def first(self, weights: Knowledge | None) -> Fused:
+        students = {kind: model.weights() for kind, model in self.model.items()}
+        about = self.round.about
+        return Fused(
+            personal={
+                client: {"weights": students[str(told["architecture"])]}
+                for client, told in about.items()
+            }
+        )
 
     def fuse(self, uploads: Uploads) -> Fused:
         groups, x = uploads.groups("weights"), self.samples.public.x
