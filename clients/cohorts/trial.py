@@ -8,7 +8,7 @@ padding. So every kind of training is done both ways for a few clients, and comp
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -70,9 +70,9 @@ def refuses(
     steps = {name: step for name, step in _steps(recipe) if not cohort.refuses(step)}
     sizes = EVEN if nature.coupled else UNEVEN
     reason: str | None = None
-    for dtype, fused in itertools.product(APART, (_as_shared, _as_voted)):
+    for dtype, voted in itertools.product(APART, (False, True)):
         try:
-            works = list(_works(learner, recipe, samples, public, sizes, dtype, fused, given or {}))
+            works = list(_works(learner, recipe, samples, public, sizes, dtype, given or {}, voted))
             return _compared(learner, steps, works, dtype)
         except Exception as error:  # whatever a network, a term or vmap raises
             reason = f"it cannot be tried ({type(error).__name__}: {one_line(error)[:150]})"
@@ -95,12 +95,12 @@ def _works(
     public: Samples | None,
     sizes: Sequence[int],
     dtype: torch.dtype,
-    fused: Callable[[Knowledge, int], Knowledge],
     given: Mapping[str, Knowledge],
+    voted: bool = False,
 ) -> Iterator[Work]:
     """Yield the work of clients with ``sizes`` samples each.
 
-    ``fused`` returns what the server makes of shared knowledge, in kind.
+    ``voted`` says whether the server makes probabilities of labels.
     """
     rows = torch.arange(sum(sizes)) % len(samples)
     shape = tuple(samples.x.shape[1:])
@@ -114,8 +114,9 @@ def _works(
         hands.append(ClientData(train, empty, empty, few, None, learner.num_classes, shape))
     imagined = _imagined(learner, recipe, hands, dtype)
     for client, (data, made_up) in enumerate(zip(hands, imagined, strict=True)):
-        known = {name: fused(k, learner.num_classes) for name, k in made_up.items()}
-        work = Work(data, {**known, **given}, OPTIONS, 0, 1, client, rounds=2)
+        if voted:
+            made_up = {name: _voted(k, learner.num_classes) for name, k in made_up.items()}
+        work = Work(data, {**made_up, **given}, OPTIONS, 0, 1, client, rounds=2)
         _remember(learner, recipe, work, dtype)
         yield work
 
@@ -172,11 +173,7 @@ def _of_all_rows(
     return whole
 
 
-def _as_shared(knowledge: Knowledge, classes: int) -> Knowledge:
-    return knowledge
-
-
-def _as_voted(knowledge: Knowledge, classes: int) -> Knowledge:
+def _voted(knowledge: Knowledge, classes: int) -> Knowledge:
     """Return labels as a vote gives them, as probabilities of 0 and 1; all else as it is."""
     if knowledge.kind != "labels":
         return knowledge

@@ -232,7 +232,7 @@ def test_classify_needs_the_layer_to_be_the_last() -> None:
 def test_weights_are_made_up_for_terms_that_read_them() -> None:
     assert any(isinstance(share, Weights) for share in AVERAGING.share)
     learner = TorchLearner(odd.Network, 10, "own")
-    how: Any = torch.float64, trial._as_shared, {}
+    how: Any = torch.float64, {}
     (work, *_) = trial._works(learner, AVERAGING, SAMPLES, None, (7,), *how)
     assert set(work.knowledge) == {"weights"}
 
@@ -313,7 +313,7 @@ def test_a_stranger_s_share_is_made_up_for_a_stranger_s_term(padding: bool) -> N
 def test_made_up_knowledge_has_the_same_rows_for_all() -> None:
     shares = [ClassLogits(), Prototypes(), Predict(partial=True)]
     recipe, learner = Recipe(share=shares), TorchLearner(odd.Network, 10, "own")
-    how: Any = torch.float64, trial._as_shared, {}
+    how: Any = torch.float64, {}
     works = list(trial._works(learner, recipe, SAMPLES, PUBLIC, (7, 6, 4), *how))
     for name, rows in (("class-logits", 10), ("prototypes", 10), ("public", 17)):
         assert [len(work.knowledge[name].values) for work in works] == [rows] * 3
