@@ -13,7 +13,7 @@ from torch import Tensor
 from fedkt.answers import accuracy, correct, is_finite
 from fedkt.clients.learners.base import Learner, Work
 from fedkt.data.samples import ClientData, Samples
-from fedkt.errors import NotFiniteError
+from fedkt.errors import ConfigError, NotFiniteError
 from fedkt.knowledge import Knowledge
 from fedkt.metrics import Measured
 from fedkt.recipe import Recipe, Step
@@ -48,8 +48,21 @@ def run_steps(learner: Learner, steps: Sequence[Step], work: Work, phase: str) -
 
 
 def run_step(learner: Learner, step: Step, work: Work, stream: str) -> float | None:
-    """Run a step; return its loss if it has one; see :func:`run_steps`."""
-    return sound(step.run(learner, work, stream))
+    """Run a step; return its loss if it has one; see :func:`run_steps`.
+
+    Raises
+    ------
+    ConfigError
+        If the step trains and does not say so: training alone would get a smaller budget.
+    """
+    before = len(work.done)
+    loss = sound(step.run(learner, work, stream))
+    if len(work.done) > before and step.as_train() is None:
+        raise ConfigError(
+            f"the step {type(step).__name__} trains and its as_train() gives no Train, so that "
+            "training alone cannot have the same budget"
+        )
+    return loss
 
 
 def sound(loss: float | None) -> float | None:

@@ -14,12 +14,12 @@ from fedkt.clients import TrainingOptions, Work
 from fedkt.clients.cohorts import cohort, trial
 from fedkt.clients.cohorts.cohort import Row
 from fedkt.clients.learners.making import make_learner
-from fedkt.clients.phases import refuses
+from fedkt.clients.phases import refuses, run_step
 from fedkt.data import ClientData, Samples
 from fedkt.errors import ConfigError, KnowledgeError
 from fedkt.knowledge import Knowledge
 from fedkt.objectives import MSE, Batch, CrossEntropy, Distil, Outputs, Proximal
-from fedkt.recipe import Load, Predict, Recipe, Remember, Train, Weights
+from fedkt.recipe import Load, Predict, Recipe, Remember, Step, Train, Weights
 from fedkt.recipe.budget import alone
 from fedkt.registry import register
 from fedkt.training import Trained
@@ -225,3 +225,18 @@ def test_a_step_says_its_private_budget(learner_of, step: Any) -> None:
     assert step.budget(21, 40, sizes) == sum(SEEN)
     plain = alone(Recipe(learn=[step])).learn
     assert sum(s.budget(21, 40, sizes) for s in plain) == step.budget(21, 40, sizes)
+
+
+@dataclass(frozen=True)
+class Secretly(Step):
+    """A step that trains and does not say so."""
+
+    def run(self, learner, work, stream):
+        return learner.train(Train("private", [CrossEntropy()]), work, stream)
+
+
+def test_a_step_that_trains_says_so(learner_of) -> None:
+    learner, _, (work,) = parties(learner_of, 16)
+    learner.reset(0, 0)
+    with pytest.raises(ConfigError, match="the step Secretly trains and its as_train"):
+        run_step(learner, Secretly(), work, "learn/0")
