@@ -20,8 +20,8 @@ FOREIGN = {"ast", "nn"}  # modules with classes that are called like some of our
 PART_NAMES = {name for part in registry.PARTS for name in registry.names(part)}
 # File and class, with the reason. At most ten: a new line asks its part instead.
 ALLOWED = {
-    ("fedkt/knowledge.py", "weights Knowledge"): "weights are knowledge or a mapping, as data",
-    ("fedkt/knowledge.py", "value Knowledge"): "a client keeps knowledge beside other values",
+    ("fedkt/knowledge/piece.py", "weights Knowledge"): "knowledge or a mapping, as data",
+    ("fedkt/knowledge/piece.py", "value Knowledge"): "a client keeps knowledge beside other values",
     ("fedkt/snapshot.py", "value Knowledge"): "one of the types that a snapshot writes",
     ("fedkt/options.py", "hint Varying"): "a type hint is read, not a part",
     ("fedkt/options.py", "value Varying"): "a user's number or schedule; numbers cannot be asked",

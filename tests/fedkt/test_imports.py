@@ -106,7 +106,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
             "machine",
             "disk",
         ),
-        *("row_union", "knowledge", "upload_check", "snapshot"),
+        *("knowledge", "upload_check", "snapshot"),
         *("fusion", "objectives", "adaptation", "codecs", "metrics"),
         *(
             "models",

@@ -1,4 +1,4 @@
-"""Knowledge: the only thing that crosses between server and clients.
+"""A piece of knowledge.
 
 A :class:`Knowledge` is typed and immutable. Its rows belong to *sample ids* or class
 ids, never to batch positions, and probabilities, logits and labels are never confused.
@@ -6,20 +6,17 @@ ids, never to batch positions, and probabilities, logits and labels are never co
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, get_args, overload
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedkt.errors import KnowledgeError, unknown
-from fedkt.machine import empty, give_back
-from fedkt.row_union import united
+from fedkt.errors import KnowledgeError
 
 Kind = Literal[
     "logits",
@@ -235,233 +232,6 @@ def _check_ids(kind: Kind, ids: Tensor, version: int) -> None:
         raise KnowledgeError(f"{kind}: an id occurs twice")
     if len(ids) and int(ids.min()) < 0:
         raise KnowledgeError(f"{kind}: id {int(ids.min())} is negative")
-
-
-@dataclass(frozen=True)
-class Upload:
-    """One client's knowledge, by share name, the number of examples behind it, and its model."""
-
-    client: int
-    num_examples: int
-    knowledge: Mapping[str, Knowledge]
-    architecture: str = ""
-
-
-@dataclass(frozen=True)
-class Stack:
-    """The same share of N clients, stacked: the input of a fusion.
-
-    Parameters
-    ----------
-    name : str
-        The share name, e.g. ``"public"``.
-    kind : str
-        The common kind.
-    tensors : Mapping[str, Tensor]
-        As in :class:`Knowledge` with a leading axis of N clients.
-    ids : Tensor, optional
-        int64 ``[M]``, the common ids; where clients sent different rows, the ids that any of them
-        sent, ascending.
-    clients : tuple[int, ...]
-        The N client ids, ascending.
-    num_examples : Tensor
-        float32 ``[N]``.
-    counts : Tensor, optional
-        int64 ``[N, M]``: how many examples stand behind each client's row, 0 where the client has
-        no such row; 1 for a client that sent no counts. ``None`` if no client sent any.
-    """
-
-    name: str
-    kind: Kind
-    tensors: Mapping[str, Tensor]
-    ids: Tensor | None
-    clients: tuple[int, ...]
-    num_examples: Tensor
-    counts: Tensor | None = None
-
-    @property
-    def values(self) -> Tensor:
-        """The rows of all clients, ``[N, M, ...]``."""
-        return self.tensors["values"]
-
-    @property
-    def present(self) -> Tensor | None:
-        """Which rows each client has, bool ``[N, M]``; ``None`` if every client has all."""
-        if self.counts is None or bool((self.counts > 0).all()):
-            return None
-        return self.counts > 0
-
-    def need_all_rows(self, what: str) -> None:
-        """Raise an error if a client lacks rows.
-
-        Parameters
-        ----------
-        what : str
-            Name of the function that needs them, for the message.
-
-        Raises
-        ------
-        KnowledgeError
-            Naming it, and a client that lacks rows.
-        """
-        present = self.present
-        if present is not None:
-            client = self.clients[int((~present).any(1).nonzero()[0])]
-            raise KnowledgeError(
-                f"{what} needs all rows of every client, and client {client} lacks some"
-            )
-
-    def __len__(self) -> int:
-        return len(self.clients)
-
-
-class Uploads(Sequence[Upload]):
-    """The accepted uploads of one round, ordered by client.
-
-    ``uploads["public"]`` is the :class:`Stack` of one share; ``uploads[0]`` and iteration
-    give single uploads. ``uploads.groups("weights")`` are the stacks of each architecture.
-
-    Parameters
-    ----------
-    uploads : Sequence[Upload]
-        At least one; every upload holds the same share names.
-    """
-
-    def __init__(self, uploads: Sequence[Upload]) -> None:
-        self._uploads = sorted(uploads, key=lambda u: u.client)
-        self._stacks: dict[str, Stack] = {}
-
-    @property
-    def clients(self) -> tuple[int, ...]:
-        """The client ids, ascending."""
-        return tuple(u.client for u in self._uploads)
-
-    def __len__(self) -> int:
-        return len(self._uploads)
-
-    def __iter__(self) -> Iterator[Upload]:
-        return iter(self._uploads)
-
-    @overload
-    def __getitem__(self, key: str) -> Stack: ...
-    @overload
-    def __getitem__(self, key: int) -> Upload: ...
-    @overload
-    def __getitem__(self, key: slice) -> Sequence[Upload]: ...
-
-    def __getitem__(self, key: str | int | slice) -> Stack | Upload | Sequence[Upload]:
-        if not isinstance(key, str):
-            return self._uploads[key]
-        if key not in self._stacks:
-            self._stacks[key] = self._stack(key)
-        return self._stacks[key]
-
-    def groups(self, name: str) -> Mapping[str, Stack]:
-        """Return the stacks of a share by architecture, in the order of the clients."""
-        by: dict[str, list[Upload]] = {}
-        for upload in self._uploads:
-            by.setdefault(upload.architecture, []).append(upload)
-        if len(by) == 1:
-            return {next(iter(by)): self[name]}
-        return {architecture: Uploads(alike)[name] for architecture, alike in by.items()}
-
-    def _stack(self, name: str) -> Stack:
-        names = list(self._uploads[0].knowledge)
-        if name not in names:
-            raise KnowledgeError(str(unknown("share", name, names)))
-        examples = torch.tensor([u.num_examples for u in self._uploads], dtype=torch.float32)
-        items = [upload.knowledge[name] for upload in self._uploads]
-        kind, ids = items[0].kind, [item.ids for item in items if item.ids is not None]
-        if all(torch.equal(ids[0], others) for others in ids[1:]):
-            common, counts = ids[0] if ids else None, _stacked_counts(items)
-            del items  # so that each of them is freed once its rows are in the stack
-            tensors = self._whole(name)
-        else:
-            told = [item.values for item in items], [item.counts for item in items]
-            common, rows, counts = united(name, self.clients, ids, *told)
-            tensors = {"values": rows}
-        return Stack(name, kind, tensors, common, self.clients, examples, counts)
-
-    def _whole(self, name: str) -> dict[str, Tensor]:
-        """Return the stacked tensors of uploads that hold the same rows."""
-        first = self._uploads[0].knowledge[name]
-        count = len(self._uploads)
-        tensors = {key: empty((count, *t.shape), t.dtype) for key, t in first.tensors.items()}
-        for k, upload in enumerate(self._uploads):
-            upload_tensors = upload.knowledge[name].tensors
-            for key, stacked in tensors.items():
-                if upload_tensors[key].shape != stacked.shape[1:]:
-                    shape = list(upload_tensors[key].shape)
-                    raise KnowledgeError(
-                        f"{name}: client {upload.client} has {key} of shape {shape}, "
-                        f"client {self._uploads[0].client} of {list(stacked.shape[1:])}"
-                    )
-                stacked[k] = upload_tensors[key]
-            # The upload is a part of the stack from now on: thousands of answers fit once.
-            rows = {key: stacked[k] for key, stacked in tensors.items()}
-            knowledge = {**upload.knowledge, name: upload.knowledge[name].with_tensors(rows)}
-            self._uploads[k] = replace(upload, knowledge=knowledge)
-        del upload, upload_tensors, knowledge
-        give_back(sum(t.nbytes for t in tensors.values()))
-        return tensors
-
-
-@dataclass(frozen=True)
-class Fused:
-    """Fused knowledge that the server returns, for everyone or for single clients.
-
-    Parameters
-    ----------
-    shared : Mapping[str, Knowledge]
-        By share name, the same for every client (broadcast).
-    personal : Mapping[int, Mapping[str, Knowledge]]
-        By client id and share name, one for each client (unicast). An object that several clients
-        get is encoded once, and counts as broadcast.
-    diagnostics : Mapping[str, Any]
-        JSON-like values or tensors about the round; written to the run's ``rounds.jsonl``.
-    """
-
-    shared: Mapping[str, Knowledge] = field(default_factory=dict)
-    personal: Mapping[int, Mapping[str, Knowledge]] = field(default_factory=dict)
-    diagnostics: Mapping[str, Any] = field(default_factory=dict)
-
-    def for_client(self, client: int) -> dict[str, Knowledge]:
-        """Return all that ``client`` receives, by share name."""
-        return {**self.shared, **self.personal.get(client, {})}
-
-    @cached_property
-    def of_several(self) -> frozenset[int]:
-        """The ``id()`` of the objects that several clients get, or all."""
-        gifts = [{id(knowledge) for knowledge in own.values()} for own in self.personal.values()]
-        receivers = Counter(key for gift in gifts for key in gift)
-        shared = {id(knowledge) for knowledge in self.shared.values()}
-        return frozenset(shared.union(key for key, count in receivers.items() if count > 1))
-
-    def without_absent(self) -> Fused:
-        """Return the same without rows of samples that nobody has: no client learns from them."""
-        gifts = [self.shared, *self.personal.values()]
-        known = {id(knowledge): knowledge for gift in gifts for knowledge in gift.values()}
-        # Each piece once: the same for several clients is sent as one.
-        kept = {key: knowledge.without_absent() for key, knowledge in known.items()}
-        shared = {name: kept[id(knowledge)] for name, knowledge in self.shared.items()}
-        personal = {
-            client: {name: kept[id(knowledge)] for name, knowledge in gift.items()}
-            for client, gift in self.personal.items()
-        }
-        return Fused(shared, personal, self.diagnostics)
-
-    def with_diagnostics(self, **diagnostics: Any) -> Fused:
-        """Return the same knowledge with ``diagnostics`` added."""
-        return Fused(self.shared, self.personal, {**self.diagnostics, **diagnostics})
-
-
-def _stacked_counts(items: Sequence[Knowledge]) -> Tensor | None:
-    counts_of_clients = [item.counts for item in items]
-    if all(counts is None for counts in counts_of_clients):
-        return None
-    rows = len(items[0].values)
-    whole = torch.ones(rows, dtype=torch.int64)
-    return torch.stack([whole if counts is None else counts for counts in counts_of_clients])
 
 
 def dtype_name(dtype: torch.dtype) -> str:
