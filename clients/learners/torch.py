@@ -82,7 +82,11 @@ class TorchLearner(Learner):
         """
         try:
             self.follow(recipe)
-            for step in trainings((*recipe.start, *recipe.learn, *recipe.absorb)):
+            steps = (*recipe.start, *recipe.learn, *recipe.absorb)
+            shares = {share.name: share for share in (*recipe.share, *recipe.remembered)}
+            if refusals := [line for s in steps if (line := s.refuses(self, shares))]:
+                return refusals[0]
+            for step in trainings(steps):
                 if step.only and not self.names_in(step.only, self.trained):
                     return f"Train(only={step.only!r}): {self._name} has no parameter there"
         except ConfigError as error:

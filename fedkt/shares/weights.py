@@ -77,6 +77,8 @@ class Weights(Share):
         """Refuse a part that the model does not have."""
         try:
             some = not self._is_part or model.weights(self.local_norms, self.of, self.but).tensors
+            if self.but and not model.weights(of=self.but).tensors:  # else it would be sent
+                return f"share {self.name!r}: there is no part {self.but} to leave out"
         except ConfigError as error:
             return str(error).rstrip(".")
         return None if some else f"share {self.name!r}: the {self._what} has no weights here"

@@ -11,6 +11,7 @@ from fedkt.about import Model
 from fedkt.data.samples import ClientData
 from fedkt.options import Factor
 from fedkt.registry import register
+from fedkt.shares.share import Share
 from fedkt.steps.train import Step, StepWork, Trainee
 
 
@@ -55,6 +56,17 @@ class Load(Step):
     def about(self, model: Model, data: ClientData) -> Mapping[str, str]:
         """Return the architecture, the inputs and their preprocessing."""
         return about.of_weights(model, data)
+
+    def refuses(self, model: Model, shares: Mapping[str, Share]) -> str | None:
+        """Refuse a part that the model or the loaded weights do not have."""
+        names = model.weights(of=self.of).tensors.keys() if self.of else frozenset()
+        share = shares.get(self.source)
+        weights = share.first(model) if share and self.of else None
+        if weights is not None:
+            names &= weights.tensors.keys()
+        if names or not self.of:
+            return None
+        return f"Load({self.source!r}, of={self.of!r}): no weights to load there"
 
     def run(self, learner: Trainee, work: StepWork, stream: str) -> float | None:
         """Load the weights, if they have arrived."""

@@ -128,6 +128,18 @@ class Step(ABC):
         """Return texts that must be equal among clients, told in the greeting; see ``Share``."""
         return {}
 
+    def refuses(self, model: Model, shares: Mapping[str, Share]) -> str | None:
+        """Return why a model cannot take the step, in one line; None if it can.
+
+        Parameters
+        ----------
+        model : Model
+            The model, which may be untrained.
+        shares : Mapping[str, Share]
+            What the recipe shares or keeps, by name.
+        """
+        return None
+
     @abstractmethod
     def run(self, learner: Trainee, work: StepWork, stream: str) -> float | None:
         """Take the step; return its loss if it has one.

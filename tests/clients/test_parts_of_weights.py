@@ -18,7 +18,7 @@ from fedkt.greeting import told
 from fedkt.knowledge import Knowledge
 from fedkt.objectives import CrossEntropy, Proximal
 from fedkt.objectives.heads import Head
-from fedkt.recipe import Load, Recipe, Train, Weights
+from fedkt.recipe import Load, Recipe, Remember, Train, Weights
 from fedkt.shares import Asked
 
 OPTIONS = TrainingOptions("sgd", 0.1, momentum=0.9, weight_decay=0.01, batch_size=8)
@@ -92,6 +92,7 @@ def test_the_head_is_what_the_model_names_as_its_feature_layer() -> None:
     [
         (Weights("p", of="tail."), "share 'p': the part tail. has no weights here"),
         (Weights("p", of="head.", but="@head"), "part head. without @head has no weights here"),
+        (Weights("p", but="haed."), "there is no part haed. to leave out"),
         (Weights("p", of="@tail"), "'@tail' is no part of a model: @head, @body or a name's"),
         (Weights("p", of="heads.net."), "share 'p': the part heads.net. has no weights here"),
     ],
@@ -110,6 +111,24 @@ def test_a_step_for_a_part_that_is_not_there_is_refused() -> None:
     forest = make_learner("forest", (4,), 3)
     recipe = Recipe(learn=[Train("private", [CrossEntropy()], only="@head")])
     assert "or train a part" in str(forest.refuses(recipe))
+
+
+@pytest.mark.parametrize(
+    ("load", "share", "said"),
+    [
+        (Load(of="haed."), Weights(), "of='haed.'): no weights to load there"),
+        (Load(of="@foot"), Weights(), "'@foot' is no part of a model"),
+        (Load(of="@body"), Weights(of="@head"), "of='@body'): no weights to load there"),
+        (Load("old", of="@body"), Weights("old", of="@head"), "Load('old', of='@body')"),
+    ],
+)
+def test_loading_a_part_that_is_not_there_is_refused(load: Load, share: Weights, said: str) -> None:
+    kept = load.source == "old"
+    recipe = Recipe(
+        learn=[Remember(share), load] if kept else [load], share=[] if kept else [share]
+    )
+    assert said in str(learner_of(Recipe()).refuses(recipe))
+    assert learner_of(Recipe()).refuses(Recipe(learn=[Load(of="@head")], share=[Weights()])) is None
 
 
 def test_what_must_be_equal_is_the_architecture_of_the_part() -> None:
