@@ -280,6 +280,13 @@ def version() -> int:
     return _version
 
 
+def forget(part: str, name: str) -> None:
+    """Remove a part that was registered under a name for a while."""
+    global _version
+    _version += 1
+    _known[part].pop(name, None)
+
+
 def _forget(module: ModuleType) -> None:
     """Remove the parts that a file has registered."""
     global _version

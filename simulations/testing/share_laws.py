@@ -16,7 +16,7 @@ from fedkt.simulations.engines.population import learner_for
 from fedkt.strategies import KnowledgeStrategy
 from fedkt.testing.kit import Method, difference, federate, leaves, plan_for
 from fedkt.testing.learner_laws import CLIENT, PRIVATE, SEED, small_federation, train, work_of
-from fedkt.testing.strategy_laws import reference_of
+from fedkt.testing.strategy_laws import registered
 
 ROUNDS = 2
 TOLERANCE = 1e-4
@@ -91,8 +91,8 @@ class Sharing(KnowledgeStrategy):
 
 def _uploads(recipe: Recipe, models: Sequence[str], executor: str) -> list[Upload]:
     """Return what the server accepts in a run."""
-    method = Method(reference_of(Sharing(recipe)), executor)
-    outcome = federate(plan_for(method, models=models, rounds=ROUNDS))
+    with registered(Sharing(recipe)) as reference:
+        outcome = federate(plan_for(Method(reference, executor), models=models, rounds=ROUNDS))
     failures = [f"{f['reason']}" for row in outcome.rows for f in row["failures"]]
     assert not failures, f"the server refuses what was shared: {failures[0]}"
     return cast(Sharing, outcome.strategy).seen

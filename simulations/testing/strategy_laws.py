@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import pytest
 
@@ -47,15 +48,32 @@ def check_strategy(
     if level not in LEVELS:
         raise ConfigError(f"level {level!r}: must be one of {', '.join(LEVELS)}.")
     failures = _Failures()
-    options = {"strategy": reference_of(strategy), "level": level, "executor": executor}
+    with registered(strategy) as reference:
+        options = {"strategy": reference, "level": level, "executor": executor}
+        code = pytest.main([str(LAWS), *_arguments(options, models)], [failures])
+    if code != pytest.ExitCode.OK:
+        raise AssertionError("\n".join(failures.lines) or f"pytest ends with {code!r}")
+
+
+def _arguments(options: Mapping[str, str], models: Sequence[str]) -> list[str]:
+    """Return the arguments of a run of pytest."""
     arguments = [f"--fedkt-{name}={value}" for name, value in options.items()]
     if models:
         arguments.append(f"--fedkt-models={','.join(models)}")
     # Options of the project whose test calls this are not meant for the laws.
-    arguments += ["-q", "-o", "addopts=", "--import-mode=importlib", "-p", "no:cacheprovider"]
-    code = pytest.main([str(LAWS), *arguments], [failures])
-    if code != pytest.ExitCode.OK:
-        raise AssertionError("\n".join(failures.lines) or f"pytest ends with {code!r}")
+    return [*arguments, "-q", "-o", "addopts=", "--import-mode=importlib", "-p", "no:cacheprovider"]
+
+
+@contextmanager
+def registered(strategy: Strategy) -> Iterator[str]:
+    """Give a reference to a strategy, which has a name only while inside if it had none before."""
+    before = set(registry.names("strategies"))
+    reference = reference_of(strategy)
+    try:
+        yield reference
+    finally:
+        if reference not in before and not isinstance(strategy, str):
+            registry.forget("strategies", reference)
 
 
 def reference_of(strategy: Strategy) -> str:

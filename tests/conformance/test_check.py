@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -118,6 +119,26 @@ def test_every_broken_law_is_named() -> None:
     with pytest.raises(AssertionError) as broken:
         check_strategy(Noisy(local_epochs=1))
     assert "neither global random numbers nor the order of messages" in str(broken.value)
+
+
+def test_an_edited_file_is_checked_anew(tmp_path: Path) -> None:
+    file = tmp_path / "edited.py"
+    sound = Path(__file__).with_name("example_strategy.py").read_text(encoding="utf-8")
+    file.write_text(sound, encoding="utf-8")
+    check_strategy(f"{file}:Median", models=["mlp"])
+    lawless = sound.replace("median(0).values", "median(0).values + torch.rand(())")
+    assert lawless != sound
+    file.write_text(
+        lawless.replace("\nfrom fedkt", "\nimport torch\nfrom fedkt", 1), encoding="utf-8"
+    )
+    with pytest.raises(AssertionError, match="neither global random numbers nor the order"):
+        check_strategy(f"{file}:Median", models=["mlp"])
+
+
+def test_nothing_stays_registered() -> None:
+    before = registry.names("strategies")
+    check_strategy(Median, models=["mlp"])
+    assert registry.names("strategies") == before
 
 
 def test_an_unknown_level_is_refused() -> None:

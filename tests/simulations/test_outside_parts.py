@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fedkt.errors import ConfigError, KnowledgeError
+from fedkt.errors import ConfigError, RunFailedError
 from fedkt.simulations.experiment.config import parse
 from fedkt.simulations.results.rounds import SUMMARY, read_rounds
 from fedkt.simulations.runs.run import Plan, execute, prepare
@@ -193,7 +193,7 @@ def test_a_trust_rule(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"option of trust rule .*NearMedian"):
         planned({"strategy": {"name": "fedpf", "trust": rule.replace("k=", "j=")}})
     strategy = {"name": "fedmd", "trust": f"{tmp_path / 'mine.py'}:Doubtful"}
-    with pytest.raises(KnowledgeError, match=r"'doubtful' must give 3 numbers in \[0, 1\]"):
+    with pytest.raises(RunFailedError, match=r"'doubtful' must give 3 numbers in \[0, 1\]"):
         rounds(tmp_path / "doubtful", {"strategy": strategy})
 
 

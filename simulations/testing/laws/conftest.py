@@ -19,6 +19,7 @@ from fedkt import registry
 from fedkt.testing.faults import RUBBISH
 from fedkt.testing.kit import Method
 from fedkt.testing.plugin import OPTION, files_with_strategies
+from fedkt.testing.recorded import recorded, repeated
 
 # Options of the built-in strategies that change what is kept from round to round or what is
 # sent; checked where that matters (fixture `variant`).
@@ -122,6 +123,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     found = [(item, not item.path.is_relative_to(HERE) or kept(item)) for item in items]
     config.hook.pytest_deselected(items=[item for item, stays in found if not stays])
     items[:] = [item for item, stays in found if stays]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Forget the recorded runs: the next strategy of a name may be another."""
+    for cached in (_groups, recorded, repeated):
+        cached.cache_clear()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
