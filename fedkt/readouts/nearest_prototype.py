@@ -15,6 +15,7 @@ from fedkt.readouts.readout import Ask, ReadOut, SettleWork
 from fedkt.registry import register
 from fedkt.shares import Prototypes, Share
 
+NEVER = -1e30
 KEPT = "nearest-prototype.prototypes"
 
 
@@ -55,13 +56,13 @@ class NearestPrototype(ReadOut):
     def answer(self, x: Tensor, ask: Ask, own: Mapping[str, Any], log_prior: Tensor) -> Tensor:
         """Return the negative squared distances, ``[n, C]``.
 
-        They are the least number of float32, which is finite, for classes without prototype.
+        They are -10³⁰ for classes without prototype: never chosen, and finite in sums.
         """
         answers, prototypes = ask(None, x), own.get(KEPT)
         if prototypes is None or not len(present := _present(prototypes)):
             return answers.logits
         distances = torch.cdist(answers.features, prototypes.at(present)).square()
-        logits = torch.full((len(x), len(log_prior)), torch.finfo(torch.float32).min)
+        logits = torch.full((len(x), len(log_prior)), NEVER)
         logits[:, present] = -distances
         return logits
 

@@ -42,7 +42,7 @@ class Asked:
     """What the options ask for."""
 
     strategies: tuple[str, ...]
-    beside: tuple[str, ...]
+    files: tuple[str, ...]
     executor: str
     models: tuple[str, ...]
     level: str
@@ -55,7 +55,7 @@ class Asked:
         models = (config.getoption("--fedkt-models") or "").split(",")
         return cls(
             strategies,
-            () if strategies else (*VARIANTS, *files_with_strategies(config)),
+            () if strategies else tuple(files_with_strategies(config)),
             config.getoption("--fedkt-executor"),
             tuple(name.strip() for name in models if name.strip()),
             level,
@@ -70,8 +70,8 @@ def _groups(asked: Asked) -> dict[str, list[Any]]:
         return [Method(reference, asked.executor, asked.models) for reference in references]
 
     known = [name for name in registry.names("strategies") if ":" not in name]  # of no loaded file
-    methods = of(asked.strategies or known)
-    variants = [*methods, *of(asked.beside)]
+    methods = of(asked.strategies or (*known, *asked.files))
+    variants = [*methods, *of(() if asked.strategies else VARIANTS)]
     kinds = list({_kind(m): m for m in reversed(variants)}.values())
     if asked.level == "full":
         exchanges = variants

@@ -60,7 +60,7 @@ class SelectiveFD(KnowledgeStrategy):
     whose density ratio ŵ(x) of its own data to uniform noise, estimated by KuLSIF (Kanamori et
     al., 2012: ŵ(x) = Σ_j k(x, y_j)/(m λ) + Σ_i α_i k(x, a_i)), is at least a quantile of those of
     a tenth of its samples that is held out. The server averages the answers that there are and
-    keeps a row where ||onehot(p̄) - p̄||_1 is at most ``threshold`` (2 keeps all).
+    keeps a row where ||onehot(p̄) - p̄||_1 is at most ``threshold``; 2, the default, keeps all.
     """
 
     name = "selective-fd"
@@ -71,7 +71,7 @@ class SelectiveFD(KnowledgeStrategy):
         distil_epochs: Epochs = 3,
         quantile: Fraction = 0.125,
         width: Positive = 5.0,
-        threshold: Positive = 1.0,
+        threshold: Positive = 2.0,
     ):
         self.local_epochs, self.distil_epochs = local_epochs, distil_epochs
         self.quantile, self.width, self.threshold = quantile, width, threshold
