@@ -218,6 +218,8 @@ def _metrics(
     answers: _Answers, weight: Tensor, metrics: Sequence[Measured]
 ) -> Iterator[tuple[str, float]]:
     """Yield name and value of the metrics that are defined; samples of no weight are left out."""
+    if not metrics:
+        return
     rows = weight > 0
     weight = weight[rows] / weight[rows].mean()
     for metric in metrics:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +23,6 @@ from fedkt.errors import ConfigError, DiskError, NotFiniteError
 from fedkt.knowledge import Knowledge
 from fedkt.metrics import metrics_of
 from fedkt.recipe import Recipe, Step
-from fedkt.recipe.json import plain
 from fedkt.shares import Question
 from fedkt.text import foreign
 
@@ -335,7 +333,7 @@ class Turn:
             "knowledge": {n: k for n, k in knowledge.items() if n in needed},
             "own": dict(self.work.own),
             "bases": {key: (base.round, base.knowledge) for key, base in self.bases.items()},
-            "readout": json.dumps(plain(recipe.personal)),
+            "readout": recipe.readout_json,
             "settled": settled,
         }
         handle = self.store.put(self.client.id, state, self.kept.handle)

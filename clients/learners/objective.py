@@ -158,7 +158,7 @@ def explained(
 def _ready(terms: Sequence[Term | Weighted], work: Work, beside: bool = False) -> Terms:
     """Return the (factor, term) pairs whose knowledge and samples beside are available."""
     ready = [
-        (1.0, Timed(f, t)) if is_scheduled((f, t)) else (settled(f), t)
+        (1.0, Timed(f, t)) if is_scheduled(f) or is_scheduled(t) else (settled(f), t)
         for f, t in weighted(terms)
         if work.knowledge.keys() >= set(t.needs())
         and (beside or not getattr(t, "needs_beside", False))

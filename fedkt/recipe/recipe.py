@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal, cast
 
 from torch import Tensor
@@ -147,6 +148,11 @@ class Recipe:
     def personal(self) -> ReadOut:
         """The read-out, as an object."""
         return cast(ReadOut, self.readout)
+
+    @cached_property
+    def readout_json(self) -> str:
+        """The read-out as JSON, which clients keep with their state."""
+        return json.dumps(plain(self.readout))
 
     @property
     def absorbs(self) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import weakref
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from typing import Any, ClassVar, TypeVar, cast
 
 from fedkt.errors import ConfigError
@@ -47,6 +49,8 @@ def at(value: T, progress: float) -> T:
     progress : float
         The finished part of the run, in [0, 1].
     """
+    if type(value) in (float, int, str):  # most often
+        return value
     changed: Any = value
     if isinstance(value, Schedule):
         changed = value.value(progress)
@@ -67,8 +71,23 @@ def at(value: T, progress: float) -> T:
 
 
 def is_scheduled(value: Any) -> bool:
-    """Return whether there is a schedule inside a step, a term or a number."""
-    return at(value, 0.0) is not value
+    """Return whether there is a schedule inside a step, a term or a number.
+
+    Steps and terms never change, and every client of a round asks: they are looked through once.
+    """
+    if not dataclasses.is_dataclass(value):
+        return at(value, 0.0) is not value
+    known = _looked_through.get(id(value))
+    if known is not None and known[0]() is value:
+        return known[1]
+    scheduled = at(value, 0.0) is not value
+    with suppress(TypeError):  # of a class with slots there are no weak references
+        _looked_through[id(value)] = weakref.ref(value), scheduled
+    return scheduled
+
+
+# By id, because a term of a user's may have no hash; the reference says whether it is still that.
+_looked_through: dict[int, tuple[weakref.ref[Any], bool]] = {}
 
 
 def settled(value: float | Schedule) -> float:
