@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 
 from fedkt import wire
 from fedkt.codecs import uses_base
-from fedkt.errors import ConfigError, KnowledgeError, RunFailedError, of_class
+from fedkt.errors import ConfigError, FedktError, KnowledgeError, RunFailedError, of_class
 from fedkt.evaluation.leakage import mean_prediction
 from fedkt.knowledge import ANSWERS, Fused, Knowledge, Upload
 from fedkt.recipe import Recipe
@@ -28,7 +28,7 @@ from fedkt.strategies.server.delivery import Delivery, Made
 from fedkt.strategies.server.forms import of_other_form
 from fedkt.strategies.server.roster import Roster, meet
 from fedkt.strategies.server.round import Failure, RoundReport, ServerOptions
-from fedkt.text import foreign, last_line
+from fedkt.text import foreign, last_line, raised
 from fedkt.upload_check import Expected, check
 
 # A client says in which part of a message's work something was not finite; see ``clients.turn``.
@@ -144,13 +144,15 @@ class Exchange:
         ------
         ConfigError
             If ``choose`` names no client, or one that is not there.
+        RunFailedError
+            If it raises.
         """
         self.report = RoundReport(server_round, self.roster.clients, notes=self._notes)
         self._notes = []
         if self.delivery.version:  # before the first round all knowledge may be for its start
             self.delivery.latest = self.delivery.kept()
         clients = self.roster.clients
-        self.report.participants = self._checked((choose or self.drawn)(clients), clients)
+        self.report.participants = self._chosen(choose or self.drawn, clients)
         self.report.one_model = any(share.whole(self.recipe.world) for share in self.recipe.share)
 
     def drawn(self, clients: Sequence[int]) -> list[int]:
@@ -161,8 +163,16 @@ class Exchange:
         rng = numpy_rng(self.options.seed, "participants", self.report.round)
         return sorted(int(c) for c in rng.choice(clients, size=count, replace=False))
 
-    def _checked(self, chosen: Sequence[int], clients: Sequence[int]) -> list[int]:
+    def _chosen(self, choose: Callable[[Sequence[int]], Any], clients: Sequence[int]) -> list[int]:
         """Return the chosen clients, each once and in order; refuse others."""
+        try:
+            chosen = choose(clients)
+        except FedktError:
+            raise
+        except Exception as error:  # a user's code may raise anything
+            where = f"{self.title}, round {self.report.round}"
+            raise RunFailedError(f"{where}: choose() raised {raised(error)}") from error
+        chosen = getattr(chosen, "tolist", lambda: chosen)()  # of arrays and tensors
         if (
             not isinstance(chosen, Collection)
             or not chosen

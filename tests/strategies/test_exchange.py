@@ -15,7 +15,7 @@ from flwr.server.superlink.linkstate.utils import create_message_error_unavailab
 
 from fedkt import snapshot
 from fedkt.clients import TorchLearner
-from fedkt.errors import ConfigError
+from fedkt.errors import ConfigError, RunFailedError
 from fedkt.knowledge import Fused, Knowledge, Uploads
 from fedkt.machine import one_thread
 from fedkt.recipe import Load, Recipe, Weights
@@ -73,13 +73,28 @@ def test_a_method_chooses_its_clients(world, with_options) -> None:
     assert [r.participants for r in run.reports] == [[0], [1], [2], [3], [0]]
 
 
-@pytest.mark.parametrize("chosen", [[], None, [0, 7], "0", [[1]]])
+@pytest.mark.parametrize("chosen", [[], None, [0, 7], "0", [[1]], np.array([]), np.array([[1]])])
 def test_clients_that_cannot_be_chosen(world, with_options, chosen: Any) -> None:
     strategy = with_options(FedAvg(local_epochs=0))
     strategy.choose = lambda clients: chosen
     with pytest.raises(
         ConfigError, match=r"choose\(\) returned .* one of the clients \[0, 1, 2, 3\]"
     ):
+        world(models=("mlp",)).start(strategy, 1)
+
+
+@pytest.mark.parametrize("chosen", [np.array([2, 1]), torch.tensor([2, 1]), {1, 2}, [2, 1, 2]])
+def test_clients_may_be_chosen_by_any_collection(world, with_options, chosen: Any) -> None:
+    strategy, run = with_options(FedAvg(local_epochs=0)), world(models=("mlp",))
+    strategy.choose = lambda clients: chosen
+    run.start(strategy, 1)
+    assert run.reports[0].participants == [1, 2]
+
+
+def test_a_choice_that_raises_is_one_line(world, with_options) -> None:
+    strategy = with_options(FedAvg(local_epochs=0))
+    strategy.choose = lambda clients: clients[99]
+    with pytest.raises(RunFailedError, match=r"fedavg, round 1: choose\(\) raised IndexError: "):
         world(models=("mlp",)).start(strategy, 1)
 
 
