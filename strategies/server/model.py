@@ -10,10 +10,12 @@ from torch import Tensor
 
 from fedkt.context import Round, ServerNet, ServerSamples
 from fedkt.data.samples import Samples
+from fedkt.errors import ConfigError, FedktError, of_class
 from fedkt.knowledge import Knowledge
 from fedkt.objectives.term import Outputs
 from fedkt.recipe import Recipe, Train
 from fedkt.schedules import Schedule
+from fedkt.text import raised
 
 Weights = Knowledge | Mapping[str, Tensor]
 
@@ -172,6 +174,41 @@ class MakeModel(Protocol):
         ...
 
 
+def declarations(
+    title: str, models: Callable[[], Any], serves: Callable[[], str | None]
+) -> Mapping[str, ServerNet]:
+    """Return the models that a method declares, by name.
+
+    Parameters
+    ----------
+    title : str
+        The method's name, for messages.
+    models : callable
+        Returns the declarations.
+    serves : callable
+        Returns the name of the model that is evaluated; asked after ``models``, which may set it.
+
+    Raises
+    ------
+    ConfigError
+        If ``models`` raises or returns something else, or does not declare what ``serves`` names.
+    """
+    try:
+        nets = models()
+    except FedktError:
+        raise
+    except Exception as error:  # a user's code may raise anything
+        raise ConfigError(f"{title}: models() raised {raised(error)}.") from error
+    line = f"{title}: models() must return {{name: ServerNet(…)}}."
+    if not isinstance(nets, Mapping):
+        raise ConfigError(line)
+    declared = {name: of_class(net, ServerNet, line) for name, net in nets.items()}
+    if (name := serves()) is not None and name not in declared:
+        names = ", ".join(declared) or "none"
+        raise ConfigError(f"{title} serves {name!r}; its models at the server: {names}.")
+    return declared
+
+
 class ServerModels(Mapping[str, ServerModel]):
     """The models of one run at the server by name, in the order of their declaration."""
 
@@ -183,7 +220,7 @@ class ServerModels(Mapping[str, ServerModel]):
     def build(
         self,
         declared: Callable[[], Mapping[str, ServerNet]],
-        make: Callable[[ServerNet, int], ServerModel],
+        make: Callable[[str, ServerNet, int], ServerModel],
     ) -> None:
         """Build the models, once; models that are there already may be asked meanwhile.
 
@@ -192,14 +229,14 @@ class ServerModels(Mapping[str, ServerModel]):
         declared : callable
             Returns the declarations by name.
         make : callable
-            Returns the model of a declaration and its number.
+            Returns the model of a name, its declaration and its number.
         """
         if self._begun:
             return
         self._begun = True
         try:
             for number, (name, net) in enumerate(declared().items()):
-                self._models[name] = make(net, number)
+                self._models[name] = make(name, net, number)
                 if name in self._states:
                     self._models[name].load_state(copy.deepcopy(self._states[name]))
         except BaseException:

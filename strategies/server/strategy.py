@@ -22,15 +22,16 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from fedkt import wire
 from fedkt.context import Round, ServerNet, ServerSamples
-from fedkt.errors import ConfigError, NotFiniteError, of_class
+from fedkt.errors import ConfigError, FedktError, NotFiniteError, of_class
 from fedkt.knowledge import Fused, Knowledge, Uploads
 from fedkt.options import checked
 from fedkt.recipe import Recipe
 from fedkt.registry import short_name
 from fedkt.strategies.server import conversation, fusing
 from fedkt.strategies.server.exchange import Exchange
-from fedkt.strategies.server.model import ServerModel, ServerModels
+from fedkt.strategies.server.model import ServerModel, ServerModels, declarations
 from fedkt.strategies.server.round import RoundReport, ServerOptions
+from fedkt.text import raised
 
 
 class Observer(Protocol):
@@ -168,9 +169,9 @@ class KnowledgeStrategy(Strategy):
         Raises
         ------
         ConfigError
-            If the deployer gives no maker of models, or one cannot be built.
+            If the deployer gives no maker of models, or one cannot be built or is not declared.
         """
-        self._models.build(self.models, self._made)
+        self._models.build(self._declared, self._made)
         return self._models
 
     @property
@@ -178,14 +179,23 @@ class KnowledgeStrategy(Strategy):
         models: ServerModels = self.__dict__.setdefault("_server_models", ServerModels())
         return models
 
-    def _made(self, net: ServerNet, number: int) -> ServerModel:
+    def _declared(self) -> Mapping[str, ServerNet]:
+        return declarations(self.title, self.models, lambda: self.serves)
+
+    def _made(self, name: str, net: ServerNet, number: int) -> ServerModel:
         make = self.options.models
         if make is None:
             raise ConfigError(
                 f"{self.title} works with a model at the server, and nothing makes one: set "
                 "options.models, e.g. to fedkt.clients.LearnerModels."
             )
-        return make(net, number, self.settled_recipe, self.samples, lambda: self.round)
+        try:
+            return make(net, number, self.settled_recipe, self.samples, lambda: self.round)
+        except FedktError:
+            raise
+        except Exception as error:  # a user's factory may raise anything
+            where = f"{self.title}, model {name!r} at the server"
+            raise ConfigError(f"{where}: its build raised {raised(error)}.") from error
 
     @property
     def samples(self) -> ServerSamples:
@@ -207,7 +217,7 @@ class KnowledgeStrategy(Strategy):
         """Return the models at the server for a round that is not there, for checks before it."""
         copied = copy.copy(self)
         copied.__dict__["_supposed"] = supposed
-        return copied.models()
+        return copied._declared()
 
     @property
     def title(self) -> str:
@@ -321,10 +331,7 @@ class KnowledgeStrategy(Strategy):
                 f"{title}: the server has {here} public samples and the clients {there}; they must "
                 "be the same."
             )
-        models = self.model  # built before the first round
-        if self.serves is not None and self.serves not in models:
-            names = ", ".join(models) or "none"
-            raise ConfigError(f"{title} serves {self.serves!r}; its models at the server: {names}.")
+        _ = self.model  # built before the first round
 
     def _served(
         self,

@@ -174,3 +174,38 @@ def test_the_samples_at_the_server() -> None:
     assert samples.labelled.y.tolist() == [1, 0]
     with pytest.raises(ConfigError, match="4 public_labels for 3 public samples"):
         _ = ServerOptions(public=x[:3], public_labels=y).samples
+
+
+def broken(*_: Any) -> Any:
+    raise ValueError("no such thing")
+
+
+@pytest.mark.parametrize(
+    ("models", "line"),
+    [
+        (broken, r"two: models\(\) raised ValueError: no such thing"),
+        (lambda: [ServerNet("mlp")], r"two: models\(\) must return {name: ServerNet\(…\)}"),
+        (lambda: {"student": "mlp"}, r"two: models\(\) must return {name: ServerNet\(…\)}"),
+        (
+            lambda: {"student": ServerNet(broken)},
+            "two, model 'student' at the server: its build raised ValueError: no such thing",
+        ),
+        (
+            lambda: {"student": ServerNet(lambda shape, classes: 3)},  # type: ignore[arg-type,return-value]
+            "two, model 'student' at the server: its build raised AttributeError",
+        ),
+    ],
+)
+def test_models_that_cannot_be_built_are_one_line(world, with_options, models, line) -> None:
+    strategy = with_options(Two())
+    strategy.models = models
+    with pytest.raises(ConfigError, match=line):
+        world(models=("mlp",)).start(strategy, 1)
+
+
+def test_a_model_that_nobody_declares_is_refused_before_anything_trains() -> None:
+    supposed = Round(0, 0, (), 10, 20, (1, 8, 8), 0, {})
+    strategy = Two()
+    strategy.serves = "teacher"
+    with pytest.raises(ConfigError, match="serves 'teacher'; its models at the server: student"):
+        strategy.declared(supposed)
