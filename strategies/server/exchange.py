@@ -347,16 +347,22 @@ class Exchange:
         self.report.diagnostics = fused.diagnostics
 
     def check_form(self, fused: Any) -> None:
-        """Check that ``fused`` holds knowledge by name.
+        """Check that ``fused`` holds knowledge by name, for clients of the run.
 
         Raises
         ------
         ConfigError
-            If it is something else.
+            If it is something else, or for a client that is not there.
         """
         form = "Fused(shared={name: Knowledge}) or Fused(personal={client: {name: Knowledge}})"
         line = f"{self.title}: fuse() must return {form}, not {type(fused).__name__}."
         of_class(fused, Fused, line)
+        strangers = [client for client in fused.personal if client not in self.roster]
+        if strangers:
+            raise ConfigError(
+                f"{self.title}: fuse() gave client {foreign(repr(strangers[0]))}, which is not "
+                f"there; its clients are {foreign(list(self.roster.clients))}."
+            )
         gifts: list[tuple[str, Any]] = [("everyone", fused.shared)]
         gifts += [(f"client {client}", gift) for client, gift in fused.personal.items()]
         for whom, gift in gifts:

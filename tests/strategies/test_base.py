@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -219,6 +220,18 @@ def test_a_strategy_that_does_not_fuse(world, with_options) -> None:
 def test_a_strategy_that_forgets_a_client(world, with_options) -> None:
     with pytest.raises(ConfigError, match=r"forgetful: fuse\(\) gave client 3 no 'public'"):
         world().start(with_options(Forgetful()), 1)
+
+
+@pytest.mark.parametrize("stranger", [99, "0"])
+def test_knowledge_for_a_client_that_is_not_there(world, with_options, stranger: Any) -> None:
+    class Misaddressed(FedMD):
+        def fuse(self, uploads: Uploads) -> Fused:
+            shared = mean(uploads["public"]).shared
+            return Fused(shared, {stranger: shared})
+
+    line = rf"misaddressed: fuse\(\) gave client {stranger!r}, .* its clients are \[0, 1, 2, 3\]"
+    with pytest.raises(ConfigError, match=line):
+        world().start(with_options(Misaddressed(local_epochs=0, distil_epochs=0)), 1)
 
 
 def test_a_recipe_is_needed() -> None:
