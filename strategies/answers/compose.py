@@ -7,7 +7,7 @@ import torch
 from fedkt.answers import of_kind
 from fedkt.calls import made
 from fedkt.codecs import codec_chain
-from fedkt.errors import ConfigError, FedktError
+from fedkt.errors import ConfigError, FedktError, KnowledgeError
 from fedkt.fusion import Fusion, FusionRound, fused
 from fedkt.knowledge import Fused, Knowledge, Upload, Uploads
 from fedkt.objectives import Batch, Distil, Divergence, Outputs, Term
@@ -88,7 +88,7 @@ class Compose(KnowledgeStrategy):
         self.local_epochs, self.distil_epochs = local_epochs, distil_epochs
         self.public_samples = public_samples
         self._fusion: Fusion = made("fusions", fusion)
-        self._private: Term = made("objectives", private)
+        self._private: Term = private_loss(private)
         self._objective = distillation(objective)
         codec_chain(codec or "none", files=True)  # a name that is none shows here
         check_fit(self._fusion, self._objective, form)
@@ -147,6 +147,24 @@ def distillation(objective: Term | Divergence | str) -> Term:
     return term
 
 
+def private_loss(private: Term | str) -> Term:
+    """Return the term on private data.
+
+    Raises
+    ------
+    ConfigError
+        If it reads knowledge: the fused answers are of public samples.
+    """
+    term: Term = made("objectives", private)
+    # A divergence reads nothing, and is refused by the step.
+    if reads := tuple(getattr(term, "needs", tuple)()):
+        raise ConfigError(
+            f"compose: private {_name(term)} reads {', '.join(reads)}; on private data it must "
+            "read nothing."
+        )
+    return term
+
+
 def check_fit(fusion: Fusion, objective: Term, form: Form) -> None:
     """Try a fusion on made-up answers, and an objective on what comes out.
 
@@ -164,6 +182,8 @@ def check_fit(fusion: Fusion, objective: Term, form: Form) -> None:
     try:
         result = fused(SHARE, fusion(uploads[SHARE], round_), round_)
         for client in uploads.clients:
+            if SHARE not in result.for_client(client):
+                raise KnowledgeError(f"the fusion gives client {client} nothing")
             at(objective, 0.0)(outputs, batch, result.for_client(client))
     except Exception as error:  # a user's code may raise anything
         reason = str(error) if isinstance(error, FedktError) else f"{raised(error)}."
