@@ -48,10 +48,13 @@ class Availability:
         draw = numpy_rng(self._seed, "drop-out", round_, client).random()
         return bool(draw < self.options.dropout)
 
-    def seconds(self, client: int, phase: str, num_bytes: int) -> float:
-        """Return the time of a client's work in a phase: FLOPs / speed + bytes / bandwidth."""
+    def seconds(self, client: int, phase: str, num_bytes: int, idle: bool = False) -> float:
+        """Return the time of a client's work in a phase: FLOPs / speed + bytes / bandwidth.
+
+        One that is ``idle`` takes no part in the round: it measures and does not train.
+        """
         before, after = self._flops(client)
-        flops = before if phase == MessageType.TRAIN else after
+        flops = 0.0 if idle else before if phase == MessageType.TRAIN else after
         speed = self.options.flops_per_second * self._factor(client, "speed")
         rate = self.options.bytes_per_second * self._factor(client, "bandwidth")
         return flops / speed + num_bytes / rate
@@ -125,7 +128,8 @@ class UnreliableGrid(Before):
         if phase not in (MessageType.TRAIN, MessageType.EVALUATE):
             return reply
         round_, limit = _round(message), self._availability.options.deadline
-        seconds = self._availability.seconds(client, phase, down[node] + _bytes(reply))
+        idle, num_bytes = _idle(message), down[node] + _bytes(reply)
+        seconds = self._availability.seconds(client, phase, num_bytes, idle)
         if phase == MessageType.TRAIN and limit and seconds > limit:
             self._availability.note(round_, phase, limit)
             reason = f"late: {seconds:.3g} s, and availability.deadline is {limit:g} s"
@@ -137,6 +141,11 @@ class UnreliableGrid(Before):
 def _round(message: Message) -> int:
     config = cast(ConfigRecord, message.content["config"])
     return int(cast(int, config["server-round"]))
+
+
+def _idle(message: Message) -> bool:
+    """Return whether a message only asks a client to measure."""
+    return cast(ConfigRecord, message.content["config"]).get("absorb") is False
 
 
 def _bytes(message: Message) -> int:

@@ -10,7 +10,15 @@ import pytest
 from fedkt.errors import ConfigError
 from fedkt.simulations.experiment.config import parse
 from fedkt.simulations.results.rounds import read_rounds
-from fedkt.simulations.runs.run import execute, prepare
+from fedkt.simulations.runs.run import availability_of, execute, prepare
+
+DATA = {
+    "dataset": "digits",
+    "clients": 4,
+    "samples_per_client": 16,
+    "public_samples": 20,
+    "test_samples": 20,
+}
 
 
 def rounds(folder: Path, section: dict[str, Any], **values: Any) -> list[dict[str, Any]]:
@@ -19,13 +27,7 @@ def rounds(folder: Path, section: dict[str, Any], **values: Any) -> list[dict[st
         "rounds": 3,
         "models": ["mlp"],
         "strategy": {"name": "fedmd"},
-        "data": {
-            "dataset": "digits",
-            "clients": 4,
-            "samples_per_client": 16,
-            "public_samples": 20,
-            "test_samples": 20,
-        },
+        "data": DATA,
         "run": {"grid": "in-process", "workers": 1},
         "availability": section,
     }
@@ -78,3 +80,20 @@ def test_without_the_section_there_is_no_such_figure(tmp_path: Path) -> None:
 def test_a_model_of_unknown_flops_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="availability: the FLOPs of model 'forest' are not"):
         rounds(tmp_path, {}, models=["forest"])
+
+
+def test_clients_that_only_measure_do_not_cost_the_time_of_absorbing(tmp_path: Path) -> None:
+    """The slowest of the participants counts, not the slowest of all clients."""
+    section = {"spread": 1.5, "flops_per_second": 1e6, "bytes_per_second": 1e30}
+    run = {"grid": "in-process", "workers": 1, "participation": 0.5}
+    rows = rounds(tmp_path / "run", section, run=run)
+    values = {"models": ["mlp"], "strategy": {"name": "fedmd"}, "availability": section}
+    plan = prepare(parse({**values, "data": DATA}))
+    availability = availability_of(plan)
+    assert availability is not None
+    for row in rows:
+        before, after = (
+            max(availability.seconds(client, phase, 0) for client in row["participants"])
+            for phase in ("train", "evaluate")
+        )
+        assert row["simulated_seconds"] == pytest.approx(before + after)
