@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -144,3 +144,15 @@ def test_nothing_stays_registered() -> None:
 def test_an_unknown_level_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"level 'slow': must be one of quick, full"):
         check_strategy("knfu", level="slow")
+
+
+class InTurn(FedMD):
+    """Asks two clients, others in every round."""
+
+    def choose(self, clients: Sequence[int]) -> Sequence[int]:
+        first = self.round.number % len(clients)
+        return [clients[first], clients[(first + 1) % len(clients)]]
+
+
+def test_a_method_may_choose_its_clients() -> None:
+    check_strategy(InTurn(local_epochs=1, distil_epochs=1), models=["mlp"], level="quick")
