@@ -9,6 +9,7 @@ import operator
 import os
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -294,3 +295,9 @@ def test_lazy_names_are_the_real_ones() -> None:
     assert set(fedkt.__all__) - {"__version__"} == set(fedkt._HOME)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         operator.attrgetter("nothing")(fedkt)
+
+
+def test_the_plugin_of_pytest_is_called_as_its_module_is() -> None:
+    """Else ``-p fedkt.testing.plugin`` registers it twice where fedkt is installed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["entry-points"]["pytest11"] == {"fedkt.testing.plugin": "fedkt.testing.plugin"}
