@@ -13,6 +13,7 @@ import inspect
 import math
 import operator
 import types
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -54,12 +55,12 @@ C = TypeVar("C", bound=type[Any])
 _WORDS = {int: "a whole number", float: "a finite number", bool: "True or False", str: "text"}
 
 
-class Varying:
+class Varying(ABC):
     """Base of what may stand for a number that changes during a run; see ``fedkt.schedules``."""
 
+    @abstractmethod
     def samples(self) -> list[float]:
         """Return values of several moments, each of which must be allowed."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from fedkt.clients.learners.asking import asking
 from fedkt.clients.learners.base import Work
 from fedkt.clients.learners.feature_hook import FeatureTap
 from fedkt.clients.learners.making import make_learner
+from fedkt.clients.learners.objective import scalar
 from fedkt.clients.learners.torch import TorchLearner
 from fedkt.context import CLIENT, Round, ServerNet, ServerSamples
 from fedkt.data.samples import ClientData, Samples
@@ -158,7 +159,7 @@ class LearnerModel:
             global_torch_stream(now.seed, f"minimise/{stream}", now.number, self._client),
             self._training(),
         ):
-            losses = [loop.descend(optimiser, loss(), rate) for rate in rates]
+            losses = [loop.descend(optimiser, scalar(loss(), _must), rate) for rate in rates]
         if not losses:
             return None
         return float(torch.stack(losses).mean()) if optimiser.finite() else torch.nan
@@ -239,6 +240,10 @@ class LearnerModel:
         finally:
             self._learner.model.eval()
             self._minimising = False
+
+
+def _must() -> str:
+    return "minimise: the loss must be a scalar tensor"
 
 
 def _present(x: Tensor) -> Tensor:

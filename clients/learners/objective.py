@@ -189,13 +189,29 @@ def _ids_read(terms: Terms, knowledge: Mapping[str, Knowledge]) -> Iterator[Tens
             yield ids
 
 
-def _scalar(term: Term, loss: object) -> Tensor:
+def scalar(loss: object, says: Callable[[], str]) -> Tensor:
+    """Return a loss; refuse what is no scalar tensor, in a line that begins with what it should be.
+
+    Parameters
+    ----------
+    loss : object
+        Whatever a user's function returned.
+    says : callable
+        Returns the beginning of the line, which is needed for a mistake only.
+    """
     if isinstance(loss, Tensor) and not loss.dim():
         return loss
     what = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-    raise ConfigError(
-        f"term {name_of(type(term))} must return a scalar tensor, the mean over the batch "
-        f"(fedkt.objectives.weighted_mean), not {what}"
+    raise ConfigError(f"{says()}, not {what}")
+
+
+def _scalar(term: Term, loss: object) -> Tensor:
+    return scalar(
+        loss,
+        lambda: (
+            f"term {name_of(type(term))} must return a scalar tensor, the mean over the batch "
+            "(fedkt.objectives.weighted_mean)"
+        ),
     )
 
 

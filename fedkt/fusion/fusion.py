@@ -154,7 +154,8 @@ class WeightedMean(Fusion):
             If all weights of knowledge without rows are 0.
         """
         weight, counts = sums[WEIGHT], sums.get(COUNTS)
-        kind, tensors = "", {}
+        tensors: dict[str, Tensor] = {}
+        kind: Any = ""  # of a name that `sums` gave
         for name, total in sums.items():
             if name not in (WEIGHT, COUNTS):
                 kind, _, name = name.partition("/")
@@ -163,7 +164,7 @@ class WeightedMean(Fusion):
         if not weight.dim():
             if not weight > 0:
                 raise KnowledgeError("the mean needs a client with a weight above 0")
-            return Knowledge(kind, tensors)  # type: ignore[arg-type]
+            return Knowledge(kind, tensors)
         return of_rows(kind, tensors["values"], torch.arange(len(weight)), weight > 0, counts)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -148,11 +148,12 @@ def trust_rule(rule: TrustRule | str, **options: object) -> TrustRule:
     ConfigError
         If there is no such rule, or an option is not one of its own.
     """
-    built: TrustRule = made(TrustRule.part, rule)
-    if not isinstance(rule, str):
-        return built
-    names = {field.name for field in dataclasses.fields(built)} - set(read_call(rule)[1])  # type: ignore[arg-type]
-    return replace(built, **{k: v for k, v in options.items() if k in names})  # type: ignore[type-var]
+    built: Any = made(TrustRule.part, rule)  # rules are dataclasses, which their base is not
+    taken: TrustRule = built
+    if isinstance(rule, str):
+        names = {field.name for field in dataclasses.fields(built)} - set(read_call(rule)[1])
+        taken = replace(built, **{k: v for k, v in options.items() if k in names})
+    return taken
 
 
 @register

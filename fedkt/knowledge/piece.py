@@ -28,7 +28,7 @@ Kind = Literal[
     "statistics",
     "weights",
 ]
-KINDS: tuple[str, ...] = get_args(Kind)
+KINDS: tuple[Kind, ...] = get_args(Kind)
 # Kinds whose rows belong to samples, and kinds whose rows belong to classes.
 ANSWERS = frozenset({"logits", "probabilities", "labels"})  # of a model on samples
 SAMPLE_KINDS = ANSWERS | {"features"}

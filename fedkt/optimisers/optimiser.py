@@ -71,7 +71,7 @@ class Optimiser:
         rate : float
             The learning rate.
         """
-        raise NotImplementedError(self.loop_only)
+        raise ConfigError(f"optimiser {self.loop_only}.")
 
     def build(self, parameters: Sequence[Tensor], rate: float) -> torch.optim.Optimizer | None:
         """Return torch's object that steps one model; None: :meth:`step` does."""

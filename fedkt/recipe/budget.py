@@ -72,7 +72,7 @@ def _private(steps: Iterable[Step], recipe: Recipe, rehearsal: bool) -> list[Tra
         if step.on == "private" and (rehearsal or step.pace is None):
             samples = step.samples
         elif step.on == "public" and step.rehearse and rehearsal:
-            samples = _rows(step, recipe)
+            samples = limited(step, recipe).samples
         else:
             continue
         steps_alone.append(
@@ -88,11 +88,16 @@ def _private(steps: Iterable[Step], recipe: Recipe, rehearsal: bool) -> list[Tra
     return steps_alone
 
 
-def _rows(step: Train, recipe: Recipe) -> int:
-    """Return the most public samples that an epoch sees; 0 = all."""
+def limited(step: Train, recipe: Recipe) -> Train:
+    """Return a step whose ``samples`` are the most public samples that its epoch sees; 0 = all.
+
+    A step on private data is returned as it is.
+    """
+    if step.on == "private":
+        return step
     read = {name for _, term in weighted(step.terms) for name in term.needs()}
     drawn = [s.samples for s in recipe.share if s.name in read]
-    return min(filter(None, [step.samples, *drawn]), default=0)
+    return replace(step, samples=min(filter(None, [step.samples, *drawn]), default=0))
 
 
 def _merged(steps: Iterable[Train]) -> list[Train]:

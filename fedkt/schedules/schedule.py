@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import weakref
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from contextlib import suppress
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -15,7 +15,7 @@ from fedkt.options import Varying
 T = TypeVar("T")
 
 
-class Schedule(Varying, ABC):
+class Schedule(Varying):
     """Base of all schedules, which are registered frozen dataclasses.
 
     A schedule may stand in a recipe for the factor of a term (``Weighted``), the temperature of a

@@ -10,7 +10,7 @@ from typing import ClassVar
 from fedkt.errors import ConfigError
 from fedkt.options import Fraction, PositiveFraction
 from fedkt.registry import register
-from fedkt.schedules.schedule import Schedule, at
+from fedkt.schedules.schedule import Schedule, at, settled
 
 
 @register
@@ -102,6 +102,5 @@ class WarmUp(Schedule):
 
     def value(self, progress: float) -> float:
         """Return the value at a point of the run."""
-        end = at(self.then, max(progress, self.part_of_run))
-        level: float = end  # type: ignore[assignment]  # no schedule any more
+        level = settled(at(self.then, max(progress, self.part_of_run)))
         return level * min(progress / self.part_of_run, 1.0)

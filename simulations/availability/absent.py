@@ -1,7 +1,8 @@
 """Clients that drop out or answer late, and the seconds that a round would take.
 
 Rounds stay synchronous: the server waits for the slowest client in time. A client that drops out
-does not get the round's first message; one that is late has trained, and its reply is dropped.
+does not get the round's first message; one that is late has trained, and its reply is dropped
+and its bytes are not counted. Training alone misses the same rounds as the method beside it.
 Measuring and absorbing reach every client that is asked. Everything is drawn by (seed, purpose,
 round, client), so a run resumes, and is the same on every engine.
 """
@@ -20,6 +21,7 @@ from fedkt.rng import numpy_rng
 from fedkt.simulations.engines import _flwr_shim as shim
 from fedkt.simulations.engines.grid import Before
 from fedkt.simulations.experiment.config import AvailabilitySection
+from fedkt.strategies.server.exchange import LATE, UNDELIVERED
 
 ABSENT = 2  # the code of a reply that never came
 
@@ -33,12 +35,16 @@ class Availability:
         Rates, distributions and the deadline.
     seed : int
         Seed of the run.
-    flops : callable
-        From a client's id to the FLOPs before its upload and after the fusion, in a round.
+    flops : callable, optional
+        From a client's id to the FLOPs before its upload and after the fusion, in a round; None
+        where nobody waits for an upload: then nobody is late, and no time is measured.
     """
 
     def __init__(
-        self, options: AvailabilitySection, seed: int, flops: Callable[[int], tuple[float, float]]
+        self,
+        options: AvailabilitySection,
+        seed: int,
+        flops: Callable[[int], tuple[float, float]] | None,
     ) -> None:
         self.options, self._seed, self._flops = options, seed, flops
         self._seconds: dict[int, dict[str, float]] = {}  # round -> message type -> the slowest
@@ -53,7 +59,7 @@ class Availability:
 
         One that is ``idle`` takes no part in the round: it measures and does not train.
         """
-        before, after = self._flops(client)
+        before, after = (0.0, 0.0) if self._flops is None else self._flops(client)
         flops = 0.0 if idle else before if phase == MessageType.TRAIN else after
         speed = self.options.flops_per_second * self._factor(client, "speed")
         rate = self.options.bytes_per_second * self._factor(client, "bandwidth")
@@ -64,8 +70,15 @@ class Availability:
         slowest = self._seconds.setdefault(round_, {})
         slowest[phase] = max(slowest.get(phase, 0.0), seconds)
 
-    def round_seconds(self, round_: int) -> float:
+    @property
+    def waits(self) -> bool:
+        """Whether anybody waits for the clients, so that time counts."""
+        return self._flops is not None
+
+    def round_seconds(self, round_: int) -> float | None:
         """Return the simulated seconds of a round: of its messages, the slowest client each."""
+        if not self.waits:
+            return None
         return sum(self._seconds.pop(round_, {}).values())
 
     def _factor(self, client: int, purpose: str) -> float:
@@ -114,7 +127,7 @@ class UnreliableGrid(Before):
 
     def _absent(self, message: Message, reason: str) -> Message:
         # It is never delivered, so no grid has given it the id that the reply refers to.
-        shim.number(message, f"absent-{message.metadata.dst_node_id}-{_round(message)}")
+        shim.number(message, f"{UNDELIVERED}{message.metadata.dst_node_id}-{_round(message)}")
         return Message(Error(ABSENT, reason), reply_to=message)
 
     def _timed(self, reply: Message, sent: dict[int, Message], down: dict[int, int]) -> Message:
@@ -125,7 +138,7 @@ class UnreliableGrid(Before):
         client, message = self._client_of.get(node), sent.get(node)
         if client is None or message is None or not reply.has_content():
             return reply
-        if phase not in (MessageType.TRAIN, MessageType.EVALUATE):
+        if not self._availability.waits or phase not in (MessageType.TRAIN, MessageType.EVALUATE):
             return reply
         round_, limit = _round(message), self._availability.options.deadline
         idle, num_bytes = _idle(message), down[node] + _bytes(reply)
@@ -133,6 +146,7 @@ class UnreliableGrid(Before):
         if phase == MessageType.TRAIN and limit and seconds > limit:
             self._availability.note(round_, phase, limit)
             reason = f"late: {seconds:.3g} s, and availability.deadline is {limit:g} s"
+            shim.number(message, f"{LATE}{node}-{round_}")
             return Message(Error(ABSENT, reason), reply_to=message)
         self._availability.note(round_, phase, seconds)
         return reply

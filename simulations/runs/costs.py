@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fedkt.clients import TorchLearner
+from fedkt.clients import TorchLearner, Work
 from fedkt.clients.learners.making import make_learner
 from fedkt.data.federation import Federation
 from fedkt.errors import ConfigError
 from fedkt.recipe import Recipe, trainings
-from fedkt.rng import global_torch_stream
+from fedkt.recipe.budget import limited
+from fedkt.shares import Share
 from fedkt.simulations.engines.population import PopulationSpec
 from fedkt.steps import Step
 from fedkt.strategies import KnowledgeStrategy
@@ -73,23 +74,29 @@ def flops_by_client(
 ) -> Callable[[int], tuple[float, float]]:
     """Return a function from a client to its FLOPs in a round, before its upload and after.
 
+    Matrix products of training (rehearsal, samples beside, nets beside the model and the copy of a
+    read-out included), and of the answers that shares and kept knowledge are made of. Not counted
+    are what terms ask besides (``outputs.ask``), steps that train without being a ``Train``, the
+    start before the first round, and measuring.
+
     Raises
     ------
     ConfigError
         If those of a model are not known: it is no network, or has no matrix products.
     """
-    public, forward = len(federation.public_x), {}
-    for model in dict.fromkeys(population.models):
-        each = _forward(model, federation)
-        if not each:
-            raise ConfigError(f"availability: the FLOPs of model {model!r} are not known.")
-        forward[model] = each
-    shared = sum(_shared_rows(recipe, public))
+    forward = _forward_by_model(recipe, population, federation)
+    unknown = [model for model, flops in forward.items() if not flops]
+    if unknown:
+        raise ConfigError(f"availability: the FLOPs of model {unknown[0]!r} are not known.")
 
     def of_client(client: int) -> tuple[float, float]:
-        private, each = len(federation.client(client).train), forward[population.model_of(client)]
-        learn = _trained_rows(recipe.learn, private, public) + shared
-        return each * learn, each * _trained_rows(recipe.absorb, private, public)
+        data, each = federation.client(client), forward[population.model_of(client)]
+        work = Work(data, {}, population.training, 0, 1, client)  # every seed draws as many
+        again = recipe.learn if recipe.personal.copies else ()
+        before = _trained_rows(recipe.learn, recipe, work) + _asked_rows(recipe.learn, work)
+        after = _trained_rows(recipe.absorb, recipe, work) + _asked_rows(recipe.absorb, work)
+        after += _private_rows(again, recipe, work) * PASSES
+        return each * (before + _asked_rows(recipe.share, work)), each * after
 
     return lru_cache(maxsize=None)(of_client)
 
@@ -97,43 +104,68 @@ def flops_by_client(
 def _client_flops(
     recipe: Recipe, population: PopulationSpec, federation: Federation
 ) -> float | None:
-    """Return the FLOPs of a client and round, the mean over the models; None if not known of all.
+    """Return the FLOPs of a client and round, the mean over at most a hundred; None if not known.
 
     They are not known of a forest, nor of a network without matrix products.
     """
-    private = len(federation.rows) / federation.num_clients
-    public = len(federation.public_x)
-    samples = _trained_rows((*recipe.learn, *recipe.absorb), private, public)
-    samples += sum(_shared_rows(recipe, public))
-    each = [_forward(reference, federation) for reference in population.models]
-    return samples * sum(each) / len(each) if all(each) else None
+    if not all(_forward_by_model(recipe, population, federation).values()):
+        return None
+    of_client = flops_by_client(recipe, population, federation)
+    clients = range(0, federation.num_clients, -(-federation.num_clients // 100))
+    return sum(sum(of_client(client)) for client in clients) / len(clients)
 
 
-def _forward(reference: str, federation: Federation) -> float:
-    """Return the FLOPs of a model's answer for one sample; 0 if they are not known."""
+def _forward_by_model(
+    recipe: Recipe, population: PopulationSpec, federation: Federation
+) -> dict[str, float]:
+    """Return the FLOPs of an answer for one sample by model; 0 if they are not known."""
+    return {
+        model: _forward(model, recipe, federation) for model in dict.fromkeys(population.models)
+    }
+
+
+def _forward(reference: str, recipe: Recipe, federation: Federation) -> float:
     shape = federation.input_shape
     made = make_learner(reference, shape, federation.num_classes)
     learner: TorchLearner | None = made.as_network()
-    if learner is None:
+    if learner is None or not (flops := forward_flops(learner.model, shape)):
         return 0.0
-    with global_torch_stream(0, "probe"):
-        return forward_flops(learner.model, shape)
+    learner.follow(recipe)
+    for head in recipe.heads:
+        module = learner.heads[head.name]
+        # A head that answers goes from inputs to logits; the others are layers on features.
+        matrices = sum(p.numel() for p in module.parameters() if p.dim() > 1)
+        flops += forward_flops(module, shape) if head.answers() else 2.0 * matrices
+    return flops
 
 
-def _trained_rows(steps: Iterable[Step], private: float, public: int) -> float:
+def _trained_rows(steps: Iterable[Step], recipe: Recipe, work: Work) -> float:
     """Return how many samples go through the model in training, each pass counted."""
-    samples = 0.0
-    for step in trainings(steps):
-        rows = _rows(step.samples, private if step.on == "private" else public)
-        samples += PASSES * step.epochs * rows * (2 if step.rehearse else 1)
-    return samples
+    public = 0 if work.data.public is None else len(work.data.public)
+    rows = float(_private_rows(steps, recipe, work))
+    for step in map(partial(limited, recipe=recipe), trainings(steps)):
+        if step.on == "public":
+            rows += step.epochs * min(step.samples or public, public)
+        elif step.beside is not None and step.beside.source == "public":
+            private = min(step.samples or len(work.data.train), len(work.data.train))
+            batches = -(-private // (step.batch_size or work.options.batch_size))
+            rows += step.epochs * batches * min(step.beside.batch_size, public)
+    return PASSES * rows
+
+
+def _private_rows(steps: Iterable[Step], recipe: Recipe, work: Work) -> int:
+    """Return how many private samples some steps train on."""
+    public = 0 if work.data.public is None else len(work.data.public)
+    known = map(partial(limited, recipe=recipe), trainings(steps))
+    return sum(step.budget(len(work.data.train), public, work.options) for step in known)
+
+
+def _asked_rows(parts: Iterable[Step | Share], work: Work) -> int:
+    """Return how many samples a model answers for shares, or for what steps keep."""
+    return sum(len(question.x) for part in parts for question in part.questions(work))
 
 
 def _shared_rows(recipe: Recipe, public: int) -> list[int]:
     """Return how many public samples each share speaks about in a round."""
     ids = [share.ids(public, 0, 1) for share in recipe.share]
     return [0 if of_share is None else len(of_share) for of_share in ids]
-
-
-def _rows(limit: int, available: float) -> float:
-    return min(limit, available) if limit else available

@@ -128,12 +128,12 @@ def liars_of(plan: Plan) -> Liars | None:
 def availability_of(plan: Plan) -> Availability | None:
     """Return the availability of the clients of one run, if the experiment has a section for it.
 
-    Clients that share nothing, as in local training, wait for nobody and are always there.
+    Nobody waits for clients that share nothing, as in local training; they miss the same rounds.
     """
-    section = plan.experiment.availability
-    if section is None or not plan.recipe.share:
+    section, waits = plan.experiment.availability, bool(plan.recipe.share)
+    if section is None:
         return None
-    flops = flops_by_client(plan.recipe, plan.population, plan.federation)
+    flops = flops_by_client(plan.recipe, plan.population, plan.federation) if waits else None
     return Availability(section, plan.experiment.seed, flops)
 
 

@@ -36,7 +36,7 @@ def check_codec(codec: Codec, error: float = 1e-2) -> None:
     """
     name = type(codec).__name__
     for kind in sorted(KINDS):
-        knowledge, last = knowledge_of(kind, 0), knowledge_of(kind, 1)  # type: ignore[arg-type]
+        knowledge, last = knowledge_of(kind, 0), knowledge_of(kind, 1)
         arrays = {key: tensor.numpy() for key, tensor in knowledge.tensors.items()}
         ids = None if knowledge.ids is None else knowledge.ids.numpy()
         bases: list[About] = [About(kind, ids)]

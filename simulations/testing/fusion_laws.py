@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ def check_fusion(fusion: Fusion) -> None:
     """
     fused: list[str] = []
     name = type(fusion).__name__
-    for kind in cast(list[Kind], sorted(KINDS)):
+    for kind in sorted(KINDS):
         pieces = [knowledge_of(kind, client) for client in CLIENTS]
         try:
             fuse(fusion, stack_of(pieces))

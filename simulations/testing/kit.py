@@ -29,6 +29,7 @@ from fedkt.simulations.runs.recorder import round_row
 from fedkt.simulations.runs.run import Plan, prepare, server_app, strategy_of
 from fedkt.strategies import KnowledgeStrategy, RoundReport
 from fedkt.strategies.construction import make_strategy
+from fedkt.strategies.server.fused_check import check_form
 from fedkt.strategies.server.fusing import with_readout
 
 SEED = 3
@@ -195,7 +196,7 @@ def federate(
 
     def watched(uploads: Uploads) -> Fused:
         fused, readout = fuse(uploads), strategy.settled_recipe.personal
-        strategy.exchange.check_form(fused)
+        check_form(strategy.exchange, fused)
         whole = with_readout(readout, uploads, fused)
         outcome.fused[strategy.exchange.report.round] = whole
         return fused

@@ -21,6 +21,7 @@ def plan_on(
 
     Equal plans share their federation, and Ray's workers its tensors.
     """
+    run: dict[str, Any] = {"executor": executor} if executor else {}
     return plan_for(
         method,
         models=method.models,
@@ -30,7 +31,7 @@ def plan_on(
         batch=2 * BATCH,
         grid=grid,
         workers=workers,
-        **({"executor": executor} if executor else {}),  # type: ignore[arg-type]
+        **run,
     )
 
 

@@ -14,7 +14,7 @@ from fedkt.objectives import Term
 from fedkt.objectives.heads import Head
 from fedkt.recipe import Recipe, Train
 from fedkt.simulations.engines.population import learner_for, some_samples
-from fedkt.steps import Beside
+from fedkt.steps import Beside, Data
 from fedkt.testing.kit import difference, leaves
 from fedkt.testing.learner_laws import CLIENT, SEED, small_federation, work_of
 
@@ -22,7 +22,7 @@ from fedkt.testing.learner_laws import CLIENT, SEED, small_federation, work_of
 def check_term(
     term: Term,
     knowledge: Mapping[str, Knowledge] | None = None,
-    on: str = "private",
+    on: Data = "private",
     heads: Sequence[Head] = (),
     model: str = "mlp",
 ) -> None:
@@ -56,7 +56,7 @@ def check_term(
     made_up = {n: _probabilities() for n in term.needs()}
     known = {**made_up, **(knowledge or {})}
     beside = Beside(batch_size=8) if getattr(term, "needs_beside", False) else None
-    step = Train(on=on, terms=[term], beside=beside)  # type: ignore[arg-type]
+    step = Train(on=on, terms=[term], beside=beside)
     recipe = Recipe(learn=[step], heads=tuple(heads), given=tuple(known))
     assert Recipe.from_json(recipe.to_json()) == recipe, f"{name}: it travels as plain data"
     learner = learner_for(model, small_federation()).as_network()

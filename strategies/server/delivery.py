@@ -39,6 +39,7 @@ class Delivery:
         self.bases = Held()
         self._holdings: dict[int, dict[str, int]] = {}  # client -> share name -> version
         self._sent: dict[int, dict[str, int]] = {}  # the same for the messages of this phase
+        self._metered: dict[int, tuple[int, int]] = {}  # their bytes by unicast and broadcast
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state after a finished round; see ``fedkt.snapshot`` for types."""
@@ -106,6 +107,7 @@ class Delivery:
         """
         due, holdings = self.latest.for_client(client), self._holdings.get(client, {})
         packets, bases, several = {}, {}, self.latest.of_several
+        unicast = broadcast = 0
         for name in names:
             if name not in due or holdings.get(name) == self.version:
                 continue
@@ -117,12 +119,22 @@ class Delivery:
             if decoded is not None:
                 bases[name] = decoded
             if id(knowledge) in several:
-                traffic.down_broadcast += packets[name].num_bytes
+                broadcast += packets[name].num_bytes
             else:
-                traffic.down_unicast += packets[name].num_bytes
+                unicast += packets[name].num_bytes
+        traffic.down_unicast += unicast
+        traffic.down_broadcast += broadcast
+        self._metered[client] = unicast, broadcast
         self.bases.send(client, bases)
         self._sent[client] = dict.fromkeys(packets, self.version)
         wire.attach(content, packets)
+
+    def take_back(self, client: int, traffic: Traffic) -> None:
+        """Note that what was sent to a client last has not been delivered."""
+        unicast, broadcast = self._metered.pop(client, (0, 0))
+        traffic.down_unicast -= unicast
+        traffic.down_broadcast -= broadcast
+        self._sent.pop(client, None)
 
     def acknowledge(self, client: int) -> None:
         """Note that a client holds what was sent to it."""

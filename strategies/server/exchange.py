@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 
 from fedkt import wire
 from fedkt.codecs import uses_base
-from fedkt.errors import ConfigError, FedktError, KnowledgeError, RunFailedError, of_class
+from fedkt.errors import ConfigError, FedktError, KnowledgeError, RunFailedError
 from fedkt.evaluation.leakage import mean_prediction
 from fedkt.knowledge import ANSWERS, Fused, Knowledge, Upload
 from fedkt.recipe import Recipe
@@ -33,6 +33,10 @@ from fedkt.upload_check import Expected, check
 
 # A client says in which part of a message's work something was not finite; see ``clients.turn``.
 NAMED_PHASE = re.compile(r"NotFiniteError: client \d+, (start|learn|share|absorb|evaluate): ")
+
+# A grid in front of another gives a message that it did not deliver, or whose reply came too late,
+# an id that begins so. Ids are given at the server, so no client can say either of itself.
+UNDELIVERED, LATE = "undelivered-", "late-"
 
 
 class Exchange:
@@ -56,6 +60,7 @@ class Exchange:
         self._roster: Roster | None = None
         self._notes: list[str] = []  # of the greeting, for the next round's report
         self._asked: dict[int, Metadata] = {}  # of the last message to each client
+        self._unreached: set[int] = set()  # clients of the round that no message has reached
         self._learnt: dict[int, bool] = {}  # whether a client asked to learn has ever done so
         self._shapes: dict[str, tuple[int, ...]] = {}  # of the first weights, and so of all others
 
@@ -149,10 +154,13 @@ class Exchange:
         """
         self.report = RoundReport(server_round, self.roster.clients, notes=self._notes)
         self._notes = []
+        self._unreached = set()
         if self.delivery.version:  # before the first round all knowledge may be for its start
             self.delivery.latest = self.delivery.kept()
         clients = self.roster.clients
         self.report.participants = self._chosen(choose or self.drawn, clients)
+        if self.report.participants != self.drawn(clients):
+            self.report.notes.append("its clients are not those that train in the local baseline")
         self.report.one_model = any(share.whole(self.recipe.world) for share in self.recipe.share)
 
     def drawn(self, clients: Sequence[int]) -> list[int]:
@@ -232,11 +240,21 @@ class Exchange:
             if answer is None:
                 self.fail(client, phase, "no reply in time")
             elif answer.has_error():
+                self._note_mark(client)
                 reason = last_line(answer.error.reason)
                 named = NAMED_PHASE.match(reason)
                 self.fail(client, named[1] if named else phase, reason)
             else:
                 yield client, answer.content
+
+    def _note_mark(self, client: int) -> None:
+        """Note what the grid in front says of a message: nobody got it, or it was worked on."""
+        message_id = self._asked[client].message_id
+        if message_id.startswith(UNDELIVERED):
+            self.delivery.take_back(client, self.report.traffic)
+            self._unreached.add(client)
+        elif message_id.startswith(LATE):
+            self._learnt[client] = True
 
     def acknowledge(self, client: int) -> None:
         """Note that a client holds the knowledge sent to it, since its reply was sound."""
@@ -245,7 +263,7 @@ class Exchange:
     def note_learning(self, asked: Sequence[int], sound: Iterable[int]) -> None:
         """Note the clients that have learnt, and in the report those that never have."""
         learnt = set(sound)
-        for client in asked:
+        for client in set(asked) - self._unreached:
             self._learnt[client] = client in learnt or self._learnt.get(client, False)
         self.report.untrained = tuple(sorted(c for c, ever in self._learnt.items() if not ever))
 
@@ -322,68 +340,10 @@ class Exchange:
         largest = most if expected.largest is None else min(expected.largest, most)
         return replace(expected, largest=largest, partial=share.partial or expected.partial)
 
-    def check_fused(self, fused: Fused) -> None:
-        """Check knowledge in due form: it can be sent, and has all that each participant reads.
-
-        Raises
-        ------
-        ConfigError
-            If a participant gets less than the recipe reads.
-        KnowledgeError
-            If knowledge is not sound, because it would ruin the clients.
-        """
-        needed = dict.fromkeys((*self.recipe.needs("absorb"), *self.recipe.needs("learn")))
-        for client in self.report.participants:
-            missing = [n for n in needed if n not in fused.for_client(client)]
-            if missing:
-                raise ConfigError(f"{self.title}: fuse() gave client {client} no {missing[0]!r}.")
-        for receiver, named in (("everyone", fused.shared), *fused.personal.items()):
-            for name, knowledge in named.items():
-                self._check_fused(name, knowledge, receiver)
-
     def accept(self, fused: Fused) -> None:
         """Set the latest fused knowledge and the diagnostics of the report."""
         self.delivery.accept(fused, self.report.round)
         self.report.diagnostics = fused.diagnostics
-
-    def check_form(self, fused: Any) -> None:
-        """Check that ``fused`` holds knowledge by name, for clients of the run.
-
-        Raises
-        ------
-        ConfigError
-            If it is something else, or for a client that is not there.
-        """
-        form = "Fused(shared={name: Knowledge}) or Fused(personal={client: {name: Knowledge}})"
-        line = f"{self.title}: fuse() must return {form}, not {type(fused).__name__}."
-        of_class(fused, Fused, line)
-        strangers = [client for client in fused.personal if client not in self.roster]
-        if strangers:
-            raise ConfigError(
-                f"{self.title}: fuse() gave client {foreign(repr(strangers[0]))}, which is not "
-                f"there; its clients are {foreign(list(self.roster.clients))}."
-            )
-        gifts: list[tuple[str, Any]] = [("everyone", fused.shared)]
-        gifts += [(f"client {client}", gift) for client, gift in fused.personal.items()]
-        for whom, gift in gifts:
-            named = gift.items() if isinstance(gift, Mapping) else [("its share", gift)]
-            for name, knowledge in named:
-                what = f"{type(knowledge).__name__} as {name!r}"
-                line = f"{self.title}: fuse() gave {whom} {what}, not {form}."
-                of_class(knowledge, Knowledge, line)
-
-    def _check_fused(self, name: str, knowledge: Knowledge, receiver: object) -> None:
-        shapes = {n: tuple(t.shape) for n, t in knowledge.tensors.items()}
-        if knowledge.kind in ("logits", "probabilities") and knowledge.ids is not None:
-            shapes = {"values": (len(knowledge.ids), self.roster.num_classes)}
-        try:
-            expected = Expected(knowledge.kind, knowledge.ids, shapes, partial=True)
-            check(knowledge, expected, self.roster.num_classes)
-        except KnowledgeError as error:
-            whom = receiver if receiver == "everyone" else f"client {receiver}"
-            raise type(error)(
-                f"what fuse() gave {whom} as {name!r} cannot be sent: {error}"
-            ) from error
 
     def fail(self, client: int, phase: str, reason: str) -> None:
         """Note that a client drops out of this phase."""

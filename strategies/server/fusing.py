@@ -13,6 +13,7 @@ from fedkt.knowledge import Fused, Upload, Uploads
 from fedkt.readouts import ReadOut
 from fedkt.strategies.server.bounds import magnitude
 from fedkt.strategies.server.exchange import Exchange
+from fedkt.strategies.server.fused_check import check_form, check_fused
 from fedkt.strategies.server.model import ServerModels
 from fedkt.text import raised
 
@@ -108,7 +109,7 @@ def _attempt(strategy: Fusing, uploads: Uploads) -> Fused:
     strategy.exchange.report.participants = list(uploads.clients)
     try:
         fused = strategy.fuse(uploads)
-        strategy.exchange.check_form(fused)
+        check_form(strategy.exchange, fused)
         fused = with_readout(strategy.exchange.recipe.personal, uploads, fused)
     except NotFiniteError:
         raise
@@ -120,7 +121,7 @@ def _attempt(strategy: Fusing, uploads: Uploads) -> Fused:
         reason = f"fuse() raised {raised(error)}"
         raise RunFailedError(f"{_where(strategy)}: {reason}") from error
     try:
-        strategy.exchange.check_fused(fused)
+        check_fused(strategy.exchange, fused)
     except NotFiniteError:
         raise
     except KnowledgeError as error:

@@ -186,8 +186,7 @@ def test_a_schedule_scales_the_rate_of_a_minimiser(make) -> None:
     def moved(round_: int, rate: Any) -> torch.Tensor:
         make.moment[0] = at(round_)
         model.load_state(begin)
-        loss = lambda: model.ask(None, torch.ones(4, 4)).logits.sum()  # noqa: E731
-        model.minimise(loss, 1, "fall", rate)
+        model.minimise(lambda: model.ask(None, torch.ones(4, 4)).logits.sum(), 1, "fall", rate)
         return model.weights().tensors["out.bias"] - start
 
     whole = moved(1, 1.0)
@@ -195,6 +194,16 @@ def test_a_schedule_scales_the_rate_of_a_minimiser(make) -> None:
     wave = Cosine(1.0, 0.0)
     assert torch.allclose(moved(1, wave), whole)
     assert torch.allclose(moved(2, wave), 0.5 * whole)
+
+
+@pytest.mark.parametrize(
+    ("loss", "what"),
+    [(lambda: 0.5, "float"), (lambda: torch.ones(3, requires_grad=True), r"shape \[3\]")],
+)
+def test_a_loss_that_is_no_scalar_is_refused(make, loss, what: str) -> None:
+    model = make(ServerNet(Generator))
+    with pytest.raises(ConfigError, match=f"the loss must be a scalar tensor, not {what}"):
+        model.minimise(loss, 1, "fall")
 
 
 def test_a_minimiser_moves_no_other_model(make, data) -> None:

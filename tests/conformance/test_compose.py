@@ -50,6 +50,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 
+DATA = {"clients": 4, "samples_per_client": 12, "public_samples": 9, "test_samples": 6}
+
+
 def combinations(seed: int) -> Iterator[str]:
     """Yield random references without end, each once; those that are refused are left out."""
     draw, seen = random.Random(seed), set()
@@ -82,7 +85,7 @@ def plans() -> list[Plan]:
             "rounds": 1,
             "models": ("mlp",),
             "strategy": {"name": "compose"},
-            "data": {"clients": 4, "samples_per_client": 12, "public_samples": 9, "test_samples": 6},  # noqa: E501
+            "data": DATA,
             "run": {"grid": "in-process", "workers": 1, "executor": executor},
         }))
         for executor in ("loop", "cohort")

@@ -116,7 +116,7 @@ def test_a_broken_fusion_is_found(how: str, law: str) -> None:
 class Careless(Fusion):
     """Takes absent rows for zeros."""
 
-    partial: ClassVar[bool] = True  # type: ignore[assignment]
+    partial = True
     single: ClassVar[str] = "of the test"
 
     def __call__(self, stack: Stack, round: FusionRound) -> Knowledge:

@@ -71,10 +71,43 @@ def test_seconds_are_flops_by_speed_and_bytes_by_bandwidth(tmp_path: Path) -> No
     assert of_bytes == pytest.approx((row["bytes_up"] + row["bytes_down"]) / 1e3, rel=0.05)
 
 
-def test_without_the_section_there_is_no_such_figure(tmp_path: Path) -> None:
-    alone = rounds(tmp_path / "alone", {"dropout": 0.9}, strategy={"name": "local"})
-    assert not alone[0]["failures"]
-    assert "simulated_seconds" not in alone[0]
+def test_training_alone_misses_the_same_rounds_and_waits_for_nobody(tmp_path: Path) -> None:
+    section = {"dropout": 0.3, "flops_per_second": 1.0, "deadline": 1e30}
+    rows = rounds(tmp_path / "fedmd", section)
+    alone = rounds(tmp_path / "alone", {**section, "deadline": 1e-9}, strategy={"name": "local"})
+    assert any(row["failures"] for row in rows)
+    for one, other in zip(rows, alone, strict=True):
+        assert one["participants"] == other["participants"]
+        assert one["failures"] == other["failures"], "nobody is late who shares nothing"
+        assert "simulated_seconds" not in other
+
+
+def test_what_is_not_delivered_is_not_metered(tmp_path: Path) -> None:
+    """First weights go to those that take part, and in later rounds only what they lack."""
+    strategy = {"name": "fedavg", "local_epochs": 1}
+    rows = rounds(tmp_path / "run", {"dropout": 0.3}, strategy=strategy)
+    assert any(row["failures"] for row in rows)
+    parameters = 64 * 64 + 64 + 64 * 10 + 10
+    holders: set[int] = set()
+    for row in rows:
+        there = set(row["participants"])
+        # Before learning those who have not the last version, and after it all who learnt.
+        due = len(there - holders) + len(there)
+        assert row["traffic"]["down_broadcast"] == 4 * parameters * due
+        holders = there
+
+
+def test_the_late_have_trained_and_the_absent_were_never_asked(tmp_path: Path) -> None:
+    slow = {"spread": 1.0, "flops_per_second": 1e6}
+    seconds = rounds(tmp_path / "free", slow)[0]["simulated_seconds"]
+    for row in rounds(tmp_path / "strict", {**slow, "deadline": seconds / 3}):
+        assert row["failures"]
+        assert row["untrained"] == []
+        assert None not in row["personalised_accuracy"]["per_client"]
+    gone = rounds(tmp_path / "gone", {"dropout": 0.3})[1]
+    assert gone["failures"]
+    assert gone["untrained"] == []
+    assert None not in gone["personalised_accuracy"]["per_client"]
 
 
 def test_a_model_of_unknown_flops_is_refused(tmp_path: Path) -> None:

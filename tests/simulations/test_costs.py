@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from torch import nn
 
-from fedkt.simulations.runs.costs import forward_flops, fusion_warning
+from fedkt.simulations.runs.costs import flops_by_client, forward_flops, fusion_warning
 from fedkt.simulations.runs.run import execute, prepare
 from fedkt.strategies.answers.knfu import KnFu
 
+OUTSIDE = Path(__file__).parents[1] / "conformance" / "outside"
 # Counts so many FLOPs of fusion that any federation is warned of it.
 DEAR = """
 from fedkt.strategies.answers.knfu import KnFu
@@ -41,18 +42,63 @@ def test_an_answer_costs_its_matrix_products() -> None:
     assert forward_flops(nn.Sequential(*layers), (1, 8, 8)) == 2 * (64 * 32 + 32 * 10)
 
 
+def rehearsed(private: int, public: int, plan: Any) -> int:
+    """Return the private samples in as many batches as there are of three passes of 40."""
+    sizes = plan.population.training
+    batches = 3 * -(-(public // 3) // sizes.public_batch_size)
+    full, rest = divmod(private, sizes.batch_size)
+    of_a_pass = [sizes.batch_size] * full + [rest] * bool(rest)
+    return sum(of_a_pass[number % len(of_a_pass)] for number in range(batches))
+
+
 def test_the_warning_comes_where_the_fusion_outgrows_the_clients(tiny: Any) -> None:
     plan = prepare(tiny(models=["linear"]))
-    private = len(plan.federation.rows) / 3
-    # Two passes over private data; three over 40 public samples with as many private ones
-    # beside them; and an answer for each.
-    own = 3 * (3 * (2 * private + 3 * 40 * 2) + 40) * 2 * 64 * 10
+    # Two passes over private data; three over 40 public samples, with a private batch beside each
+    # public one; and an answer for each.
+    rows = 0
+    for client in range(3):
+        private = len(plan.federation.client(client).train)
+        rows += 3 * (2 * private + 3 * 40 + rehearsed(private, 3 * 40, plan)) + 40
+    own = rows * 2 * 64 * 10
     strategy = Costing(own)
     assert fusion_warning(strategy, plan.population, plan.federation) is None
     assert strategy.asked == [(3, 40, 10)]
     warning = fusion_warning(Costing(1.01 * own), plan.population, plan.federation)
     assert warning is not None
     assert "for each of 3 clients" in warning
+
+
+def flops(tiny: Any, strategy: Any, **changes: Any) -> tuple[float, float, int]:
+    """Return the FLOPs of client 0 by answers of the linear model, and its training samples."""
+    plan = prepare(tiny(models=["linear"], strategy=strategy, **changes))
+    before, after = flops_by_client(plan.recipe, plan.population, plan.federation)(0)
+    answer = 2 * 64 * 10
+    return before / answer, after / answer, len(plan.federation.client(0).train)
+
+
+def test_a_client_costs_its_training_and_its_answers(tiny: Any) -> None:
+    fedmd = {"name": "fedmd", "local_epochs": 2, "distil_epochs": 3}
+    before, after, private = flops(tiny, {**fedmd, "public_samples": 16})
+    assert before == 3 * 2 * private + 16, "it distils, and answers, only what is drawn"
+    assert after == 3 * 3 * 16
+    before, after, private = flops(tiny, {"name": "fedpf", "local_epochs": 2, "readout": "mix"})
+    assert before == 3 * 2 * private + 40
+    _, plain, _ = flops(tiny, {"name": "fedpf", "local_epochs": 2, "readout": "raw"})
+    assert after - plain == 3 * 2 * private, "the copy of the read-out is trained once more"
+
+
+def test_class_means_cost_an_answer_for_each_sample(tiny: Any) -> None:
+    (before, after, private) = flops(tiny, {"name": f"{OUTSIDE / 'fd.py'}:FD", "local_epochs": 2})
+    assert (before, after) == (3 * 2 * private + private, 0)
+
+
+def test_a_net_beside_the_model_costs_as_much_again(tiny: Any) -> None:
+    plan = prepare(tiny(models=["mlp"], strategy={"name": f"{OUTSIDE / 'fml.py'}:FML"}))
+    assert plan.recipe.heads[0].model == "mlp"
+    before, _ = flops_by_client(plan.recipe, plan.population, plan.federation)(0)
+    rows = before / (2 * 2 * (64 * 64 + 64 * 10))
+    private = len(plan.federation.client(0).train)
+    assert rows == 3 * sum(step.epochs for step in plan.recipe.learn[-1:]) * private
 
 
 @pytest.mark.parametrize("models", [["forest"], ["linear", "forest"], ["forest", "logistic"]])

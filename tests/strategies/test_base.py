@@ -234,6 +234,17 @@ def test_knowledge_for_a_client_that_is_not_there(world, with_options, stranger:
         world().start(with_options(Misaddressed(local_epochs=0, distil_epochs=0)), 1)
 
 
+def test_knowledge_under_a_name_that_nobody_is_sent(world, with_options) -> None:
+    class Misnamed(FedMD):
+        def fuse(self, uploads: Uploads) -> Fused:
+            shared = mean(uploads["public"]).shared
+            return Fused({**shared, "pubic": shared["public"]})
+
+    line = r"misnamed: fuse\(\) gave everyone 'pubic', which nobody would be sent; .*: public\."
+    with pytest.raises(ConfigError, match=line):
+        world().start(with_options(Misnamed(local_epochs=0, distil_epochs=0)), 1)
+
+
 def test_a_recipe_is_needed() -> None:
     class Empty(KnowledgeStrategy):
         pass

@@ -191,7 +191,7 @@ def broken(*_: Any) -> Any:
             "two, model 'student' at the server: its build raised ValueError: no such thing",
         ),
         (
-            lambda: {"student": ServerNet(lambda shape, classes: 3)},  # type: ignore[arg-type,return-value]
+            lambda: {"student": ServerNet(lambda shape, classes: 3)},
             "two, model 'student' at the server: its build raised AttributeError",
         ),
     ],

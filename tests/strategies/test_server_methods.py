@@ -75,7 +75,7 @@ class Linear:
 def test_the_generator_s_loss_is_equation_4() -> None:
     class Stub(fedgen.FedGen):
         @property
-        def model(self) -> dict[str, Linear]:  # type: ignore[override]
+        def model(self):
             return {"client": Linear(), "generator": Linear()}
 
     torch.manual_seed(1)
