@@ -22,10 +22,13 @@ from fedkt.knowledge import Knowledge
 from fedkt.simulations.cli import main as cli
 from fedkt.simulations.experiment import config
 from fedkt.simulations.experiment.config import Experiment
+from fedkt.simulations.report.pages import write_comparison_report
 from fedkt.simulations.results.checkpoints import newest
 from fedkt.simulations.results.comparison_folder import Comparison
 from fedkt.simulations.results.run_folder import Run
 from fedkt.simulations.runs.progress import Silent
+
+from .run_folders import LEVELS, write_comparison
 
 TINY: dict[str, Any] = {
     "rounds": 2,
@@ -248,3 +251,14 @@ def _made_up_cells(
 def made_up() -> SimpleNamespace:
     """Make results up: ``made_up.cells(names, targets=True)``, ``made_up.run("a", 0, 0.5)``."""
     return SimpleNamespace(run=_made_up_run, cells=_made_up_cells, strategies=STRATEGIES)
+
+
+@pytest.fixture(scope="module")
+def comparison_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("comparison")
+    return write_comparison(home, list(LEVELS), 3)
+
+
+@pytest.fixture(scope="module")
+def comparison_page(comparison_dir: Path) -> str:
+    return write_comparison_report(comparison_dir).read_text(encoding="utf-8")
