@@ -17,7 +17,7 @@ from workloads import HERE, Case, experiment_of, write_samples
 
 from fedkt.data import build_federation
 from fedkt.simulations.experiment.config import parse
-from fedkt.simulations.runs.run import federation_spec
+from fedkt.simulations.runs.plan import federation_spec
 
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",

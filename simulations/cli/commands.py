@@ -42,8 +42,9 @@ from fedkt.simulations.results.run_folder import CONFIG, Run, is_run, load_run, 
 from fedkt.simulations.runs.comparison import Part, compare, plan_parts
 from fedkt.simulations.runs.content import check_content
 from fedkt.simulations.runs.local_baseline import local_twin, private_training, rehearses
+from fedkt.simulations.runs.plan import Plan, engine_session, prepare
 from fedkt.simulations.runs.progress import RunProgress, progress_for
-from fedkt.simulations.runs.run import Plan, engine_session, execute, prepare
+from fedkt.simulations.runs.run import execute
 from fedkt.strategies.construction import make_strategy
 
 MOST_NOTES, MOST_CELLS = 10, 3  # on the console

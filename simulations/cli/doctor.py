@@ -75,7 +75,8 @@ def _federation() -> str:
     from fedkt.evaluation.figures import GLOBAL, value_of
     from fedkt.simulations.experiment import config
     from fedkt.simulations.results.rounds import read_rounds
-    from fedkt.simulations.runs.run import execute, prepare
+    from fedkt.simulations.runs.plan import prepare
+    from fedkt.simulations.runs.run import execute
 
     tiny = {"clients": 2, "partition": "iid", "samples_per_client": 50, "test_samples": 100}
     experiment = config.parse(

@@ -36,7 +36,7 @@ from fedkt.simulations.results.checkpoints import CHECKPOINTS, newest
 from fedkt.simulations.results.rounds import read_rounds
 from fedkt.simulations.results.run_folder import CONFIG, is_run, read_settings
 from fedkt.simulations.runs.content import check_content
-from fedkt.simulations.runs.run import Plan, prepare, strategy_of
+from fedkt.simulations.runs.plan import Plan, prepare, strategy_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -26,16 +26,16 @@ from fedkt.simulations.results.run_folder import is_begun, is_finished, load_run
 from fedkt.simulations.runs.content import check_content
 from fedkt.simulations.runs.csv_tables import write_comparison_csv
 from fedkt.simulations.runs.local_baseline import budget, local_twin, private_training, rehearses
-from fedkt.simulations.runs.processes import in_processes
-from fedkt.simulations.runs.progress import RunProgress, Silent
-from fedkt.simulations.runs.run import (
+from fedkt.simulations.runs.plan import (
     Plan,
     engine_session,
-    execute,
     federation_of,
     federation_spec,
     prepare,
 )
+from fedkt.simulations.runs.processes import in_processes
+from fedkt.simulations.runs.progress import RunProgress, Silent
+from fedkt.simulations.runs.run import execute
 from fedkt.strategies.construction import strategy_class
 from fedkt.text import one_line
 

@@ -112,7 +112,7 @@ def fitting_models(
     federation : Federation
         The data.
     reduce_to_one : bool
-        As for :func:`fedkt.simulations.runs.run.prepare`.
+        As for :func:`fedkt.simulations.runs.plan.prepare`.
 
     Raises
     ------

@@ -7,7 +7,7 @@ from typing import Any
 from fedkt.recipe import Recipe, trainings
 from fedkt.recipe.budget import alone, described
 from fedkt.simulations.experiment.config import Experiment
-from fedkt.simulations.runs.run import Plan
+from fedkt.simulations.runs.plan import Plan
 
 Budget = tuple[str, tuple[str, ...]]
 """The private training of a method in words, and the models that are trained."""

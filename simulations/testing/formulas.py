@@ -19,7 +19,7 @@ from fedkt.knowledge import Fused, Knowledge
 from fedkt.models import build_model
 from fedkt.recipe import Recipe
 from fedkt.shares import Sizes
-from fedkt.simulations.runs.run import Plan
+from fedkt.simulations.runs.plan import Plan
 from fedkt.testing.grids import Meter
 from fedkt.testing.kit import Method, Outcome
 

@@ -25,8 +25,9 @@ from fedkt.simulations.engines.grid import InProcessGrid
 from fedkt.simulations.engines.population import Population
 from fedkt.simulations.experiment.config import parse
 from fedkt.simulations.experiment.references import read_strategy
+from fedkt.simulations.runs.plan import Plan, prepare, strategy_of
 from fedkt.simulations.runs.recorder import round_row
-from fedkt.simulations.runs.run import Plan, prepare, server_app, strategy_of
+from fedkt.simulations.runs.run import server_app
 from fedkt.strategies import KnowledgeStrategy, RoundReport
 from fedkt.strategies.construction import make_strategy
 from fedkt.strategies.server.fused_check import check_form

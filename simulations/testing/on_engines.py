@@ -8,8 +8,9 @@ from typing import Any
 
 from fedkt.simulations.results.checkpoints import newest
 from fedkt.simulations.results.rounds import read_rounds
+from fedkt.simulations.runs.plan import Plan
 from fedkt.simulations.runs.progress import Silent
-from fedkt.simulations.runs.run import Plan, execute
+from fedkt.simulations.runs.run import execute
 from fedkt.testing.kit import BATCH, Method, figures, plan_for
 
 

@@ -14,7 +14,7 @@ from fedkt.data.federation import Federation
 from fedkt.simulations.engines.grid import InProcessGrid
 from fedkt.simulations.results.checkpoints import newest
 from fedkt.simulations.runs import checkpoint
-from fedkt.simulations.runs.run import Plan
+from fedkt.simulations.runs.plan import Plan
 from fedkt.testing.grids import Disorderly, Meter
 from fedkt.testing.kit import Method, Outcome, federate, plan_for
 from fedkt.testing.odd import all_odd, ordinary

@@ -18,7 +18,7 @@ from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as Proto
 
 from fedkt.simulations.engines.grid import InProcessGrid
-from fedkt.simulations.runs.run import Plan
+from fedkt.simulations.runs.plan import Plan
 from fedkt.testing.kit import Method, Outcome, difference, federate, leaves, plan_for
 
 CLIENTS, ODD, ROUNDS, STRUCK = 4, 2, 3, 2

@@ -14,7 +14,7 @@ from fedkt.clients import TrainingOptions
 from fedkt.errors import ConfigError
 from fedkt.simulations.experiment.config import parse
 from fedkt.simulations.experiment.references import read_strategy
-from fedkt.simulations.runs.run import Plan, prepare
+from fedkt.simulations.runs.plan import Plan, prepare
 from fedkt.strategies.construction import make_strategy
 from fedkt.testing.kit import federate, leaves
 

@@ -24,7 +24,8 @@ from fedkt.recipe import Train
 from fedkt.simulations.experiment.config import parse
 from fedkt.simulations.experiment.references import read_strategy
 from fedkt.simulations.results import checkpoints
-from fedkt.simulations.runs.run import execute, prepare
+from fedkt.simulations.runs.plan import prepare
+from fedkt.simulations.runs.run import execute
 from fedkt.testing.plugin import references_in
 
 RATE = 0.05

@@ -20,7 +20,8 @@ from fedkt.simulations.experiment.config import parse
 from fedkt.simulations.experiment.references import read_strategy
 from fedkt.simulations.results import checkpoints
 from fedkt.simulations.results.rounds import read_rounds
-from fedkt.simulations.runs.run import execute, prepare
+from fedkt.simulations.runs.plan import prepare
+from fedkt.simulations.runs.run import execute
 from fedkt.testing.plugin import references_in
 
 FILES = [f for f in sorted(Path(__file__).parent.glob("outside/*.py")) if references_in(f)]

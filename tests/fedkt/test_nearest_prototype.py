@@ -16,7 +16,8 @@ from fedkt.readouts.nearest_prototype import KEPT
 from fedkt.recipe import Prototypes, Recipe
 from fedkt.simulations.experiment.config import parse
 from fedkt.simulations.results.rounds import read_rounds
-from fedkt.simulations.runs.run import execute, prepare
+from fedkt.simulations.runs.plan import prepare
+from fedkt.simulations.runs.run import execute
 
 FEATURES = torch.tensor([[0.0, 0.0], [3.0, 4.0], [10.0, 0.0]])
 LOGITS = torch.tensor([[1.0, 2.0, 3.0]]).expand(3, 3)

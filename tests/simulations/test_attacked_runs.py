@@ -14,7 +14,8 @@ from fedkt.simulations.experiment import config, references
 from fedkt.simulations.report.pages import write_run_report
 from fedkt.simulations.results.rounds import read_rounds
 from fedkt.simulations.runs.local_baseline import local_twin
-from fedkt.simulations.runs.run import execute, prepare
+from fedkt.simulations.runs.plan import prepare
+from fedkt.simulations.runs.run import execute
 
 FEDMD = {"name": "fedmd", "local_epochs": 1, "distil_epochs": 1}
 FIVE = {"models": ["mlp", "linear"], "data__clients": 5}

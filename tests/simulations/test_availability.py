@@ -10,7 +10,8 @@ import pytest
 from fedkt.errors import ConfigError
 from fedkt.simulations.experiment.config import parse
 from fedkt.simulations.results.rounds import read_rounds
-from fedkt.simulations.runs.run import availability_of, execute, prepare
+from fedkt.simulations.runs.plan import availability_of, prepare
+from fedkt.simulations.runs.run import execute
 
 DATA = {
     "dataset": "digits",

@@ -17,7 +17,8 @@ from fedkt.errors import ConfigError
 from fedkt.models import build_model
 from fedkt.recipe import Recipe
 from fedkt.simulations.engines.population import Population
-from fedkt.simulations.runs.run import execute, federation_of, prepare
+from fedkt.simulations.runs.plan import federation_of, prepare
+from fedkt.simulations.runs.run import execute
 
 MODEL = """
 from torch import nn

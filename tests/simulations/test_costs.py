@@ -10,7 +10,8 @@ import pytest
 from torch import nn
 
 from fedkt.simulations.runs.costs import flops_by_client, forward_flops, fusion_warning
-from fedkt.simulations.runs.run import execute, prepare
+from fedkt.simulations.runs.plan import prepare
+from fedkt.simulations.runs.run import execute
 from fedkt.strategies.answers.knfu import KnFu
 
 OUTSIDE = Path(__file__).parents[1] / "conformance" / "outside"

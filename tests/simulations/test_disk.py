@@ -23,7 +23,7 @@ from fedkt.errors import ConfigError, DiskError
 from fedkt.simulations.report.drawing import canvas
 from fedkt.simulations.results.checkpoints import latest
 from fedkt.simulations.results.rounds import read_rounds
-from fedkt.simulations.runs.run import prepare
+from fedkt.simulations.runs.plan import prepare
 
 resource = pytest.importorskip("resource", reason="limits on files are Unix's")
 

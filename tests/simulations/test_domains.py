@@ -13,7 +13,7 @@ import pytest
 from fedkt.errors import ConfigError
 from fedkt.simulations.experiment import config, references
 from fedkt.simulations.results.rounds import read_rounds
-from fedkt.simulations.runs.run import prepare
+from fedkt.simulations.runs.plan import prepare
 
 FOUR = ["digits-plain", "digits-inverted", "digits-rotated", "digits-blurred"]
 OWN = """

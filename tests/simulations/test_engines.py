@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from fedkt.simulations.runs.plan import prepare
 from fedkt.simulations.runs.progress import Silent
-from fedkt.simulations.runs.run import execute, prepare
+from fedkt.simulations.runs.run import execute
 
 
 class Looking(Silent):

@@ -13,7 +13,7 @@ from fedkt.simulations.engines.population import PopulationSpec
 from fedkt.simulations.experiment import config
 from fedkt.simulations.runs import executors
 from fedkt.simulations.runs.executors import cohort_size, size_of
-from fedkt.simulations.runs.run import prepare
+from fedkt.simulations.runs.plan import prepare
 
 
 def plan_of(tiny: Any, models: list[str], clients: int, **run: Any) -> dict[str, str]:

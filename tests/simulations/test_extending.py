@@ -17,7 +17,8 @@ from fedkt.simulations.attacks import View
 from fedkt.simulations.experiment.config import parse
 from fedkt.simulations.experiment.references import read_strategy
 from fedkt.simulations.results.rounds import read_rounds
-from fedkt.simulations.runs.run import Plan, execute, prepare
+from fedkt.simulations.runs.plan import Plan, prepare
+from fedkt.simulations.runs.run import execute
 from fedkt.testing import (
     check_codec,
     check_fusion,

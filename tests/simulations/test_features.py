@@ -13,7 +13,8 @@ from fedkt.data import FederationSpec, build_federation
 from fedkt.errors import ConfigError
 from fedkt.simulations.report import features
 from fedkt.simulations.report.features import Panel, domain_samples, feature_points, features_figure
-from fedkt.simulations.runs.run import execute, prepare
+from fedkt.simulations.runs.plan import prepare
+from fedkt.simulations.runs.run import execute
 
 pytest.importorskip("matplotlib")
 DOMAINS = ["digits-plain", "digits-inverted"]

@@ -11,7 +11,8 @@ from fedkt.clients import FileStore
 from fedkt.errors import RunFailedError
 from fedkt.simulations.engines.flower_engine import FlowerEngine
 from fedkt.simulations.results.rounds import read_rounds
-from fedkt.simulations.runs.run import execute, prepare
+from fedkt.simulations.runs.plan import prepare
+from fedkt.simulations.runs.run import execute
 
 # Gives up in the third round while a file called "armed" lies beside it.
 QUITTER = """

@@ -17,7 +17,8 @@ from fedkt.machine import RARELY, one_thread
 from fedkt.recipe import Recipe
 from fedkt.simulations.engines.grid import InProcessGrid
 from fedkt.simulations.engines.population import Population
-from fedkt.simulations.runs.run import prepare, server_app, strategy_of
+from fedkt.simulations.runs.plan import prepare, strategy_of
+from fedkt.simulations.runs.run import server_app
 
 
 @pytest.fixture

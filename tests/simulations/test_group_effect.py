@@ -11,8 +11,9 @@ import pytest
 
 from fedkt.data.federation import Federation
 from fedkt.simulations.results.rounds import read_rounds
+from fedkt.simulations.runs.plan import prepare
 from fedkt.simulations.runs.recorder import round_row
-from fedkt.simulations.runs.run import execute, prepare
+from fedkt.simulations.runs.run import execute
 from fedkt.strategies import RoundReport
 
 FEDAVG = {"name": "fedavg", "local_epochs": 1}

@@ -13,7 +13,8 @@ from fedkt.errors import ConfigError
 from fedkt.simulations.experiment.config import parse
 from fedkt.simulations.experiment.references import read_strategy
 from fedkt.simulations.results import checkpoints
-from fedkt.simulations.runs.run import execute, prepare
+from fedkt.simulations.runs.plan import prepare
+from fedkt.simulations.runs.run import execute
 
 FILE = Path(__file__).parents[1] / "conformance" / "outside" / "moon.py"
 

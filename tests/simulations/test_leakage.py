@@ -12,7 +12,8 @@ import pytest
 from fedkt.errors import ConfigError
 from fedkt.simulations.results.rounds import read_rounds
 from fedkt.simulations.results.run_folder import load_run
-from fedkt.simulations.runs.run import execute, prepare
+from fedkt.simulations.runs.plan import prepare
+from fedkt.simulations.runs.run import execute
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,9 @@ from fedkt.knowledge import Fused, Knowledge, Uploads
 from fedkt.machine import one_thread
 from fedkt.simulations.engines.grid import InProcessGrid
 from fedkt.simulations.engines.population import Population
+from fedkt.simulations.runs.plan import Plan, liars_of, prepare, strategy_of
 from fedkt.simulations.runs.recorder import round_row
-from fedkt.simulations.runs.run import Plan, liars_of, prepare, server_app, strategy_of
+from fedkt.simulations.runs.run import server_app
 from fedkt.strategies import KnowledgeStrategy, RoundReport
 
 FEDMD = {"name": "fedmd", "local_epochs": 1, "distil_epochs": 1}

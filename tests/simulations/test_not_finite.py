@@ -14,8 +14,9 @@ from fedkt.data import ClientData, Federation
 from fedkt.fusion import mean_by_examples
 from fedkt.knowledge import Fused, Uploads
 from fedkt.simulations.experiment.config import parse
+from fedkt.simulations.runs.plan import prepare
 from fedkt.simulations.runs.recorder import read_rounds
-from fedkt.simulations.runs.run import execute, prepare
+from fedkt.simulations.runs.run import execute
 from fedkt.strategies.weights.fedavg import FedAvg
 
 HUGE = 1e30

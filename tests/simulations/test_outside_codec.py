@@ -13,7 +13,8 @@ from fedkt.simulations.engines.grid import InProcessGrid
 from fedkt.simulations.experiment.config import parse
 from fedkt.simulations.results import checkpoints
 from fedkt.simulations.results.rounds import read_rounds
-from fedkt.simulations.runs.run import execute, prepare
+from fedkt.simulations.runs.plan import prepare
+from fedkt.simulations.runs.run import execute
 
 # Bits that differ from the base's, packed: exact, and shorter where there is a base.
 FILE = '''

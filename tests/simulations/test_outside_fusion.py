@@ -15,7 +15,8 @@ from fedkt.simulations.experiment import config
 from fedkt.simulations.experiment.references import absolute, read_strategy
 from fedkt.simulations.results import checkpoints
 from fedkt.simulations.results.rounds import read_rounds
-from fedkt.simulations.runs.run import execute, prepare
+from fedkt.simulations.runs.plan import prepare
+from fedkt.simulations.runs.run import execute
 from fedkt.strategies import KnowledgeStrategy
 from fedkt.strategies.answers.compose import Compose
 from fedkt.strategies.construction import make_strategy

@@ -11,7 +11,8 @@ import pytest
 from fedkt.errors import ConfigError, RunFailedError
 from fedkt.simulations.experiment.config import parse
 from fedkt.simulations.results.rounds import SUMMARY, read_rounds
-from fedkt.simulations.runs.run import Plan, execute, prepare
+from fedkt.simulations.runs.plan import Plan, prepare
+from fedkt.simulations.runs.run import execute
 
 LION = '''
 from dataclasses import dataclass

@@ -12,7 +12,8 @@ from fedkt.registry import file_digest
 from fedkt.simulations.experiment.config import parse
 from fedkt.simulations.results import checkpoints
 from fedkt.simulations.results.rounds import read_rounds
-from fedkt.simulations.runs.run import execute, prepare
+from fedkt.simulations.runs.plan import prepare
+from fedkt.simulations.runs.run import execute
 
 FILE = '''
 from dataclasses import dataclass

@@ -13,7 +13,8 @@ from fedkt.errors import RunFailedError
 from fedkt.simulations.experiment.references import read_strategy
 from fedkt.simulations.results import checkpoints
 from fedkt.simulations.results.rounds import read_rounds
-from fedkt.simulations.runs.run import execute, prepare
+from fedkt.simulations.runs.plan import prepare
+from fedkt.simulations.runs.run import execute
 
 FILE = '''
 from dataclasses import dataclass, replace

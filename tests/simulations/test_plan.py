@@ -13,7 +13,8 @@ import pytest
 from fedkt.clients import LearnerModels
 from fedkt.errors import ConfigError
 from fedkt.simulations.results.rounds import read_rounds
-from fedkt.simulations.runs.run import execute, prepare, strategy_of
+from fedkt.simulations.runs.plan import prepare, strategy_of
+from fedkt.simulations.runs.run import execute
 from fedkt.strategies.domains.fedka import FedKA
 from fedkt.strategies.weights.fedga import FedGA
 

@@ -14,7 +14,8 @@ from fedkt.machine import one_thread
 from fedkt.simulations.engines.grid import InProcessGrid
 from fedkt.simulations.engines.population import Population
 from fedkt.simulations.experiment.config import parse
-from fedkt.simulations.runs.run import Plan, prepare, server_app, strategy_of
+from fedkt.simulations.runs.plan import Plan, prepare, strategy_of
+from fedkt.simulations.runs.run import server_app
 from fedkt.strategies import KnowledgeStrategy, RoundReport
 
 CLIENTS = 4

@@ -19,7 +19,8 @@ import ray
 
 from fedkt.errors import ConfigError
 from fedkt.simulations.engines.ray_session import join_ray
-from fedkt.simulations.runs.run import execute, prepare
+from fedkt.simulations.runs.plan import prepare
+from fedkt.simulations.runs.run import execute
 
 pytestmark = pytest.mark.ray
 

@@ -19,8 +19,9 @@ from fedkt.simulations.engines.grid import InProcessGrid, SimulationGrid
 from fedkt.simulations.engines.population import Population
 from fedkt.simulations.engines.ray_grid import CHUNKS_PER_WORKER, RayGrid, _Chunk
 from fedkt.simulations.engines.ray_session import session
+from fedkt.simulations.runs.plan import Plan, prepare, strategy_of
 from fedkt.simulations.runs.recorder import round_row
-from fedkt.simulations.runs.run import Plan, execute, prepare, server_app, strategy_of
+from fedkt.simulations.runs.run import execute, server_app
 from fedkt.strategies import KnowledgeStrategy, RoundReport
 
 pytestmark = pytest.mark.ray

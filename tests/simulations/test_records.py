@@ -13,9 +13,10 @@ from fedkt.errors import ConfigError
 from fedkt.simulations.results.checkpoints import newest
 from fedkt.simulations.results.rounds import read_rounds
 from fedkt.simulations.runs import checkpoint
+from fedkt.simulations.runs.plan import prepare
 from fedkt.simulations.runs.progress import Silent
 from fedkt.simulations.runs.recorder import Recorder, round_row, summarise
-from fedkt.simulations.runs.run import execute, prepare
+from fedkt.simulations.runs.run import execute
 from fedkt.strategies import Failure, RoundReport
 
 

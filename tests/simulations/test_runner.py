@@ -20,7 +20,8 @@ import pytest
 from fedkt.errors import RunFailedError
 from fedkt.simulations.results.rounds import read_rounds
 from fedkt.simulations.runs.local_baseline import local_twin
-from fedkt.simulations.runs.run import Plan, execute, prepare, workers_of
+from fedkt.simulations.runs.plan import Plan, prepare, workers_of
+from fedkt.simulations.runs.run import execute
 
 # Trains like a linear model; fails in training while a file called "broken" lies beside it, but
 # not on the few samples that it is tried on before a run.

@@ -14,7 +14,7 @@ from fedkt.errors import ConfigError
 from fedkt.simulations.experiment.cells import cells_of, settled, slug
 from fedkt.simulations.results.rounds import read_rounds
 from fedkt.simulations.runs.comparison import plan_parts
-from fedkt.simulations.runs.run import prepare
+from fedkt.simulations.runs.plan import prepare
 
 FOUR = ["digits-plain", "digits-inverted", "digits-rotated", "digits-blurred"]
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"

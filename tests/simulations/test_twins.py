@@ -19,7 +19,8 @@ from fedkt.simulations.results.comparison_folder import load_comparison
 from fedkt.simulations.results.run_folder import load_run
 from fedkt.simulations.runs.comparison import plan_jobs
 from fedkt.simulations.runs.local_baseline import local_twin, private_training, rehearses
-from fedkt.simulations.runs.run import Plan, execute, prepare
+from fedkt.simulations.runs.plan import Plan, prepare
+from fedkt.simulations.runs.run import execute
 
 METHODS = [
     {"name": "fedpf"},

@@ -11,7 +11,8 @@ from fedkt.objectives import KL, MAE, MSE, Distil
 from fedkt.recipe import Predict
 from fedkt.simulations.experiment.config import parse
 from fedkt.simulations.results.rounds import read_rounds
-from fedkt.simulations.runs.run import execute, prepare, strategy_of
+from fedkt.simulations.runs.plan import prepare, strategy_of
+from fedkt.simulations.runs.run import execute
 from fedkt.strategies import ServerOptions
 from fedkt.strategies.answers.fedmd import FedMD
 

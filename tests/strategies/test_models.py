@@ -17,7 +17,7 @@ from fedkt.knowledge import Fused, Uploads
 from fedkt.objectives import CrossEntropy, Distil
 from fedkt.recipe import Predict, Recipe, Train
 from fedkt.simulations.experiment.config import parse
-from fedkt.simulations.runs.run import prepare
+from fedkt.simulations.runs.plan import prepare
 from fedkt.strategies import KnowledgeStrategy, ServerOptions
 from fedkt.training import TrainingOptions
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fedkt.errors import RunFailedError
-from fedkt.simulations.runs.run import Plan
+from fedkt.simulations.runs.plan import Plan
 from fedkt.testing.faults import (
     REASON,
     Fault,

@@ -8,7 +8,7 @@ from fedkt.errors import ConfigError
 from fedkt.simulations.engines.grid import InProcessGrid
 from fedkt.simulations.engines.population import Population, PopulationSpec
 from fedkt.simulations.runs.local_baseline import local_twin
-from fedkt.simulations.runs.run import prepare, strategy_of
+from fedkt.simulations.runs.plan import prepare, strategy_of
 from fedkt.testing.grids import Alone
 from fedkt.testing.kit import MIXED, Method, assert_sound, difference, federate, model_of, plan_for
 
