@@ -1,7 +1,11 @@
-"""Every file that the documentation shows works as it is shown."""
+"""Every file that the documentation shows works as it is shown: each kind of part, from outside.
+
+Some are changed so that they cannot work, and are refused.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +15,13 @@ import pytest
 import torch
 
 from fedkt import Fused, Knowledge, KnowledgeStrategy, Recipe, Train, Uploads, registry
+from fedkt.errors import ConfigError, RunFailedError
 from fedkt.objectives import CrossEntropy
 from fedkt.recipe import Weighted
 from fedkt.simulations.attacks import View
 from fedkt.simulations.experiment.config import parse
 from fedkt.simulations.experiment.references import read_strategy
-from fedkt.simulations.results.rounds import read_rounds
+from fedkt.simulations.results.rounds import SUMMARY, read_rounds
 from fedkt.simulations.runs.plan import Plan, prepare
 from fedkt.simulations.runs.run import execute
 from fedkt.testing import (
@@ -33,6 +38,7 @@ PAGES = ("extending.md", "attacks.md", "comparisons.md")
 TEXT = "".join((DOCS / page).read_text(encoding="utf-8") for page in PAGES)
 BLOCKS = re.findall(r"```python\n# (\S+)\n(.*?)```", TEXT, re.DOTALL)
 CHECKS: dict[str, Callable[[], None]] = {}
+KINDS: set[str] = set()  # of parts that are shown
 
 
 @pytest.fixture
@@ -43,8 +49,9 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Path(name).write_text(text, encoding="utf-8")
 
 
-def checks(name: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
-    """Return a decorator for the check of a file."""
+def checks(name: str, *kinds: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """Return a decorator for the check of a file, which shows some kinds of parts."""
+    KINDS.update(kinds)
     return lambda check: CHECKS.setdefault(name, check)
 
 
@@ -57,6 +64,19 @@ def test_the_file_works(name: str) -> None:
 def test_every_block_is_a_file_and_is_checked() -> None:
     assert TEXT.count("```python\n") == len(BLOCKS)
     assert sorted(CHECKS) == sorted(name for name, _ in BLOCKS)
+
+
+def test_every_kind_of_part_is_shown() -> None:
+    assert set(registry.PARTS) == KINDS
+
+
+def changed(name: str, old: str, new: str) -> str:
+    """Return the name of a new file: one that is shown, with other words."""
+    text = dict(BLOCKS)[name]
+    assert old in text
+    path = Path(f"changed-{len(list(Path().glob('changed-*')))}.py")
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    return str(path)
 
 
 def part(kind: str, reference: str, **options: Any) -> Any:
@@ -115,29 +135,20 @@ def following(recipe: Recipe) -> str:
     return "following"
 
 
-@checks("mine.py")
+@checks("mine.py", "strategies")
 def mine() -> None:
     in_both("mine.py:Mine(temperature=2)")
     check_strategy("mine.py:Mine", models=["mlp"], level="quick")
 
 
-@checks("confidence.py")
+@checks("confidence.py", "objectives")
 def confidence() -> None:
     term = part("objectives", "confidence.py:Confidence", factor=0.5)
     check_term(term)
     in_both(following(Recipe(learn=[Train("private", [CrossEntropy(), term])])))
 
 
-@checks("scaled.py")
-def scaled() -> None:
-    head = part("heads", "scaled.py:Scale", name="scale")
-    term = part("objectives", "scaled.py:Scaled")
-    recipe = Recipe(learn=[Train("private", [term])], heads=[head])
-    assert Recipe.from_json(recipe.to_json()) == recipe
-    in_both(following(recipe))
-
-
-@checks("speckle.py")
+@checks("speckle.py", "transforms")
 def speckle() -> None:
     step = Train("private", [CrossEntropy()], transforms=[part("transforms", "speckle.py:Speckle")])
     recipe = Recipe(learn=[step])
@@ -147,68 +158,70 @@ def speckle() -> None:
     assert noisy != rounds(following(Recipe(learn=[Train("private", step.terms)])))
 
 
-@checks("doubt.py")
+@checks("doubt.py", "shares")
 def doubt() -> None:
     check_share(part("shares", "doubt.py:Doubt"))
 
 
-@checks("shrink.py")
+@checks("shrink.py", "steps")
 def shrink() -> None:
     train, step = Train("private", [CrossEntropy()]), part("steps", "shrink.py:Shrink", factor=0.0)
     rows = in_both(following(Recipe(learn=[train, step])))
     assert len(set(rows[-1]["global_accuracy"]["per_client"])) == 1, "weights of 0 answer the same"
 
 
-@checks("cautious.py")
+@checks("cautious.py", "readouts")
 def cautious() -> None:
     in_both("compose(readout=cautious.py:Cautious)", data={"validation_fraction": 0.25})
 
 
-@checks("eight_bits.py")
+@checks("eight_bits.py", "codecs")
 def eight_bits() -> None:
     check_codec(part("codecs", "eight_bits.py:EightBits"), error=0.05)
     plain, coded = rounds(), rounds(run={"codec": "eight_bits.py:EightBits"})
     assert coded[0]["traffic"]["up"] < plain[0]["traffic"]["up"] / 3
 
 
-@checks("geometric.py")
+@checks("geometric.py", "fusions")
 def geometric() -> None:
     check_fusion(part("fusions", "geometric.py:GeometricMean", power=2.0))
     in_both("compose(fusion=geometric.py:GeometricMean(power=2))")
 
 
-@checks("centres.py")
+@checks("centres.py", "heads")
 def centres() -> None:
     heads, term = [part("heads", "centres.py:Centres")], part("objectives", "centres.py:CentreLoss")
     check_term(term, heads=heads)
     in_both(following(Recipe(learn=[Train("private", [CrossEntropy(), term])], heads=heads)))
 
 
-@checks("near.py")
+@checks("near.py", "trust-rules")
 def near() -> None:
     for method in ("fedmd", "fedpf", "knfu"):
         rows = rounds(f"{method}(trust=near.py:NearMedian(k=0.9))", data={"clients": 5})
         assert min(rows[0]["strategy"]["trust"]) == 0.0, "somebody is far"
     check_fusion(part("fusions", "trusted-mean", choice="near.py:NearMedian"))
+    share = planned("fedmd(trust=near.py:NearMedian)").recipe.share[0]
+    assert not share.partial, "it compares clients on the same rows"
 
 
-@checks("small.py")
+@checks("small.py", "models")
 def small() -> None:
     check_learner("small.py:small")
 
 
-@checks("centroids.py")
+@checks("centroids.py", "learners")
 def centroids() -> None:
     check_learner("centroids.py:Centroids")
     rounds("fedmd", models=["mlp", "centroids.py:Centroids"])
 
 
-@checks("lion.py")
+@checks("lion.py", "optimisers")
 def lion() -> None:
     in_both(training={"optimiser": "lion.py:Lion", "learning_rate": 0.003})
 
 
-@checks("sawtooth.py")
+@checks("sawtooth.py", "schedules")
 def sawtooth() -> None:
     schedule = part("schedules", "sawtooth.py:Sawtooth", teeth=3)
     recipe = Recipe(learn=[Train("private", [Weighted(schedule, CrossEntropy())], rate=schedule)])
@@ -224,7 +237,7 @@ def student() -> None:
     check_strategy("student.py:Student", models=["mlp"])
 
 
-@checks("blobs.py")
+@checks("blobs.py", "datasets", "partitions")
 def blobs() -> None:
     data = {
         "dataset": "blobs.py:blobs", "partition": "blobs.py:halves",
@@ -235,12 +248,15 @@ def blobs() -> None:
     assert sizes[0] > 1.5 * sizes[1]
 
 
-@checks("backwards.py")
+@checks("backwards.py", "engines")
 def backwards() -> None:
     assert rounds(run={"grid": "backwards.py:Backwards"}) == rounds()
+    one_by_one = changed("backwards.py", "    def start", "    one_by_one = True\n\n    def start")
+    run = {"grid": f"{one_by_one}:Backwards", "executor": "auto"}
+    assert planned(run=run).experiment.run.plan == {"mlp": "loop"}
 
 
-@checks("sceptic.py")
+@checks("sceptic.py", "attacks")
 def sceptic() -> None:
     assert rounds(attack="sceptic.py:sceptic:1") != rounds()
     own = torch.eye(4)
@@ -250,7 +266,90 @@ def sceptic() -> None:
     assert torch.allclose(doubted.diagonal(), torch.zeros(4), atol=1e-5), "not what was fused"
 
 
-@checks("kappa.py")
+@checks("kappa.py", "metrics")
 def kappa() -> None:
-    rows = rounds(run={"metrics": ["kappa.py:Kappa"]})
-    assert rows[-1]["global_kappa"]["mean"] < rows[-1]["global_accuracy"]["mean"]
+    names = ["macro-f1", "kappa.py:Kappa"]
+    keys = {f"{on}_{name}" for on in ("personalised", "global", "validation")
+            for name in ("macro_f1", "kappa")}  # fmt: skip
+    for personalised in ("split", "matched"):
+        base = {"personalised": personalised}
+        plain, measured = rounds(run=base), rounds(run={**base, "metrics": names})
+        folder = max(Path().glob("run-*"), key=lambda path: int(path.name[4:]))
+        for row, before in zip(measured, plain, strict=True):
+            assert {k: v for k, v in row.items() if k not in keys} == before, "all else is the same"
+            assert all(None not in row[key]["per_client"] for key in keys)
+            assert row["global_kappa"]["mean"] < row["global_accuracy"]["mean"]
+        cohort = rounds(run={**base, "metrics": names, "executor": "cohort"})
+        for key in keys:
+            assert cohort[-1][key]["mean"] == pytest.approx(measured[-1][key]["mean"])
+        last = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["last"]
+        assert last["personalised_kappa"] == measured[-1]["personalised_kappa"]["mean"]
+
+
+REFUSED: dict[str, tuple[str, str, str, Callable[[str], Any], str]] = {
+    "an optimiser without a step": (
+        "lion.py", "def update", "def nothing",
+        lambda file: planned(training={"optimiser": f"{file}:Lion"}),
+        "optimiser Lion must define update or build",
+    ),
+    "an unknown option": (
+        "near.py", "k: float", "other: float",
+        lambda file: planned(f"fedpf(trust={file}:NearMedian(k=2))"),
+        "Unknown option of trust rule .*NearMedian 'k'",
+    ),
+    "trust in no number": (
+        "near.py", ".float()", ".float() * float('nan')",
+        lambda file: rounds(f"fedmd(trust={file}:NearMedian)", data={"clients": 5}),
+        r"near-median' must give 5 numbers in \[0, 1\]",
+    ),
+    "an unknown engine": (
+        "backwards.py", "class Backwards", "class Backward",
+        lambda file: planned(run={"grid": f"{file}:Backwards"}),
+        r"run\.grid: Unknown engine in .*Did you mean 'Backward'",
+    ),
+    "a model without weights": (
+        "centroids.py", "", "",
+        lambda file: planned("fedavg", models=[f"{file}:Centroids"]),
+        "needs a network as model",
+    ),
+    "a model of no learner": (
+        "small.py", "return nn.Sequential(", "return 'a tree' or (",
+        lambda file: planned(models=[f"{file}:small"]),
+        r"is a str, neither a torch module nor .* takes it",
+    ),
+    "a metric out of its bounds": (
+        "kappa.py", "(-1.0, 1.0)", "(-2.0, -1.0)",
+        lambda file: planned(run={"metrics": [f"{file}:Kappa"]}),
+        "metric kappa is .* its bounds are -2 and",
+    ),
+    "a metric that fails": (
+        "kappa.py", "cells.trace()", "cells.track()",
+        lambda file: planned(run={"metrics": [f"{file}:Kappa"]}),
+        "metric kappa: AttributeError",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_is_refused_in_one_line(case: str) -> None:
+    name, old, new, use, line = REFUSED[case]
+    with pytest.raises((ConfigError, RunFailedError), match=line):
+        use(changed(name, old, new))
+
+
+@pytest.mark.usefixtures("files")
+def test_an_optimiser_of_torch_runs_in_the_loop() -> None:
+    lion = dict(BLOCKS)["lion.py"]
+    step = lion[lion.index("    momentum") :]
+    build = (
+        "    def build(self, parameters, rate):\n        return torch.optim.Rprop(parameters, rate)"
+    )
+    file = changed("lion.py", step, build)
+    training = {"optimiser": f"{file}:Lion"}
+    assert min(accuracies(rounds(training=training))) > 0.2
+    assert planned(training=training, run={"executor": "auto"}).experiment.run.plan == {
+        "mlp": "loop"
+    }
+    with pytest.raises(ConfigError, match=r"Lion is stepped by torch\.optim, one model at a time"):
+        planned(training=training, run={"executor": "cohort"})
