@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedkt.errors import KnowledgeError
+from fedkt.errors import ConfigError, KnowledgeError
 from fedkt.fusion import Fusion, FusionRound
 from fedkt.knowledge import KINDS, Fused, Kind, Knowledge, Stack, Upload, Uploads
 
@@ -25,8 +25,8 @@ def check_fusion(fusion: Fusion) -> None:
 
     It changes no upload; the same uploads give the same result, finite, of the rows that were
     sent, with probabilities on the simplex; the order of the clients does not matter; the sums say
-    the same as the uploads (``sums``, ``from_sums``) or ``single`` says why there are none; absent
-    rows have no influence or are refused.
+    the same as the uploads (``sums``, ``from_sums``), also where rows are absent, or ``single``
+    says why there are none; absent rows have no influence or are refused.
 
     Parameters
     ----------
@@ -44,14 +44,17 @@ def check_fusion(fusion: Fusion) -> None:
         pieces = [knowledge_of(kind, client) for client in CLIENTS]
         try:
             fuse(fusion, stack_of(pieces))
-        except KnowledgeError:
+        except (ConfigError, KnowledgeError):  # not of this kind, or not with these options
             continue
         fused.append(kind)
         _is_a_function(fusion, pieces, f"{name} of {kind}")
         _keeps_no_order(fusion, pieces, f"{name} of {kind}")
         _agrees_with_its_sums(fusion, pieces, f"{name} of {kind}")
         if pieces[0].ids is not None:
-            _leaves_out_absent_rows(fusion, pieces, f"{name} of {kind}")
+            some = _with_absent_rows(pieces)
+            _leaves_out_absent_rows(fusion, some, f"{name} of {kind}")
+            if fusion.partial:
+                _agrees_with_its_sums(fusion, some, f"{name} of {kind} with absent rows")
     assert fused, f"{name}: it fuses no kind of knowledge: {', '.join(sorted(KINDS))}"
 
 
@@ -138,7 +141,7 @@ def _agrees_with_its_sums(fusion: Fusion, pieces: list[Knowledge], what: str) ->
     summed: dict[str, Tensor] = {}
     for summands in each:
         for name, tensor in (summands or {}).items():
-            summed[name] = summed.get(name, torch.zeros(())) + tensor
+            summed[name] = summed[name] + tensor if name in summed else tensor
     whole = next(iter(fuse(fusion, stack_of(pieces)).values()))
     of_sums = fusion.from_sums(summed)
     if of_sums.ids is not None and pieces[0].ids is not None:  # places in the uploads
@@ -147,19 +150,23 @@ def _agrees_with_its_sums(fusion: Fusion, pieces: list[Knowledge], what: str) ->
     assert gap < TOLERANCE, f"{what}: the sums give another result, {gap:g} apart"
 
 
-def _leaves_out_absent_rows(fusion: Fusion, pieces: list[Knowledge], what: str) -> None:
+def _with_absent_rows(pieces: list[Knowledge]) -> list[Knowledge]:
+    """Return knowledge that lacks rows, the third one everywhere, with counts of the others."""
     rows = len(pieces[0].values)
-    counts = torch.ones(len(pieces), rows, dtype=torch.int64)
+    counts = 1 + (torch.arange(len(pieces))[:, None] + torch.arange(rows)) % 3
     counts[0, 0] = counts[2, 1] = counts[3, 0] = 0
-    counts[:, 2] = 0  # nobody has it
-    some = [replace(p, counts=c) for p, c in zip(pieces, counts, strict=True)]
+    counts[:, 2] = 0
+    return [replace(p, counts=c) for p, c in zip(pieces, counts, strict=True)]
+
+
+def _leaves_out_absent_rows(fusion: Fusion, some: list[Knowledge], what: str) -> None:
     if not fusion.partial:
         try:
             fuse(fusion, stack_of(some))
         except KnowledgeError:
             return
         raise AssertionError(f"{what}: it is not partial, and fuses uploads that lack rows")
-    others = [knowledge_of(p.kind, 50 + seed) for seed, p in enumerate(pieces)]
+    others = [knowledge_of(p.kind, 50 + seed) for seed, p in enumerate(some)]
     spoilt = [_where_absent(p, other) for p, other in zip(some, others, strict=True)]
     ours, theirs = fuse(fusion, stack_of(some)), fuse(fusion, stack_of(spoilt))
     for client in CLIENTS:
@@ -167,8 +174,8 @@ def _leaves_out_absent_rows(fusion: Fusion, pieces: list[Knowledge], what: str) 
         assert _gap(known, other) < TOLERANCE, f"{what}: absent rows change the result"
         assert known.ids is not None
         kept = known.ids if known.counts is None else known.ids[known.counts > 0]
-        assert pieces[0].ids is not None
-        nobody = int(pieces[0].ids[2])
+        assert some[0].ids is not None
+        nobody = int(some[0].ids[2])
         assert nobody not in kept.tolist(), f"{what}: a row that nobody has is in the result"
 
 
@@ -189,7 +196,8 @@ def _gap(one: Knowledge, other: Knowledge) -> float:
 
     def form(it: Knowledge) -> Any:
         ids = None if it.ids is None else it.ids.tolist()
-        return it.kind, ids, {name: tensor.shape for name, tensor in it.tensors.items()}
+        counts = None if it.counts is None else it.counts.tolist()
+        return it.kind, ids, counts, {name: tensor.shape for name, tensor in it.tensors.items()}
 
     if form(one) != form(other):
         return float("inf")

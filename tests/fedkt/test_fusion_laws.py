@@ -1,4 +1,4 @@
-"""The laws of every registered fusion, and what each one does with absent rows."""
+"""Every registered fusion and its variants keep the laws; what some of them do beyond those."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from fedkt import registry
 from fedkt.errors import KnowledgeError
@@ -21,12 +20,14 @@ from fedkt.fusion import (
     Median,
     PersonalisedMean,
     SampleWeightedMean,
+    SemanticNeighbours,
     TrimmedMean,
     TrustedMean,
     Vote,
     mean,
 )
-from fedkt.knowledge import Fused, Knowledge, Stack, Upload, Uploads
+from fedkt.knowledge import Knowledge, Stack, Upload, Uploads
+from fedkt.testing import check_fusion
 
 C, M = 4, 6
 IDS = torch.tensor([2, 3, 5, 7, 8, 11])
@@ -35,19 +36,17 @@ CLIENTS = (1, 2, 4, 7, 8, 9)
 LABELS = torch.arange(20) % C
 FUSIONS: dict[str, Fusion] = {
     **{name: registry.lookup("fusions", name)() for name in registry.names("fusions")},
-    "trusted-mean(choice=off)": TrustedMean("off", weighting="entropy", form="probabilities"),
-    "trusted-mean(choice=per-class)": TrustedMean("per-class"),
-    "trusted-mean(choice=root)": TrustedMean("root", form="probabilities"),
+    **{f"trusted-mean(choice={rule})": TrustedMean(rule) for rule in registry.names("trust-rules")},
+    "trusted-mean(choice=off, weighting=entropy)": TrustedMean("off", weighting="entropy"),
+    "trusted-mean(choice=root, form=probabilities)": TrustedMean("root", form="probabilities"),
+    "sample-weighted-mean(weighting=variance)": SampleWeightedMean("variance"),
     "personalised-mean(own=0)": PersonalisedMean(0.0),
+    "semantic-neighbours(estimator=argmax)": SemanticNeighbours(estimator="argmax"),
     "knowledge-vote(unsupported=true)": KnowledgeVote(0.5, unsupported=True),
 }
-SUMMED = [name for name, fusion in FUSIONS.items() if not fusion.single]
-PARTIAL = [name for name, fusion in FUSIONS.items() if fusion.partial]
-# In the last case nobody has the second row.
-SOME = (
-    ([1, 0, 5, 1, 1, 1], [1, 1, 1, 0, 1, 1], [0, 7, 1, 1, 1, 1], None, [1] * 6, [1, 1, 1, 1, 2, 0]),
-    ([1, 0, 5, 1, 1, 1], [1, 0, 1, 0, 3, 1], [0, 0, 1, 1, 1, 1], *[[1, 0, 1, 1, 1, 1]] * 3),
-)
+# By client; None: all rows.
+SOME = ([1, 0, 5, 1, 1, 1], [1, 1, 1, 0, 1, 1], [0, 7, 1, 1, 1, 1], None, [1] * 6, [1] * 5 + [0])
+NOBODY_HAS_THE_SECOND = ([1, 0, 5, 1, 1, 1], [1, 0, 1, 0, 3, 1], *[[1, 0, 1, 1, 1, 1]] * 4)
 
 
 def answers(seed: int, kind: Any = "probabilities", counts: Any = None) -> Knowledge:
@@ -57,15 +56,11 @@ def answers(seed: int, kind: Any = "probabilities", counts: Any = None) -> Knowl
     return Knowledge(kind, {"values": values}, IDS, counts)
 
 
-def uploads_of(pieces: list[Knowledge]) -> Uploads:
+def stack_of(pieces: list[Knowledge]) -> Stack:
     return Uploads([
         Upload(client, examples, {"public": knowledge})
         for client, examples, knowledge in zip(CLIENTS, EXAMPLES, pieces, strict=False)
-    ])  # fmt: skip
-
-
-def stack_of(pieces: list[Knowledge]) -> Stack:
-    return uploads_of(pieces)["public"]
+    ])["public"]  # fmt: skip
 
 
 def fuse(fusion: Fusion, stack: Stack) -> dict[int, Knowledge]:
@@ -77,27 +72,9 @@ def fuse(fusion: Fusion, stack: Stack) -> dict[int, Knowledge]:
     return dict.fromkeys(stack.clients, result)
 
 
-def close(a: Knowledge, b: Knowledge) -> None:
-    assert a.kind == b.kind
-    assert a.ids is not None
-    assert torch.equal(a.ids, b.ids)
-    assert torch.allclose(a.values, b.values, atol=1e-5)
-
-
-@pytest.mark.parametrize("kind", ["logits", "probabilities"])
-@pytest.mark.parametrize("name", list(FUSIONS))
-def test_the_order_of_the_clients_does_not_matter(name: str, kind: str) -> None:
-    stack = stack_of([answers(k, kind) for k in range(6)])
-    order = [3, 0, 5, 1, 4, 2]
-    turned = replace(
-        stack,
-        tensors={"values": stack.values[order]},
-        clients=tuple(stack.clients[k] for k in order),
-        num_examples=stack.num_examples[order],
-    )
-    before, after = fuse(FUSIONS[name], stack), fuse(FUSIONS[name], turned)
-    for client in CLIENTS:
-        close(before[client], after[client])
+@pytest.mark.parametrize("fusion", FUSIONS.values(), ids=FUSIONS)
+def test_a_fusion_keeps_the_laws(fusion: Fusion) -> None:
+    check_fusion(fusion)
 
 
 @pytest.mark.parametrize("name", [name for name in FUSIONS if "root" not in name])
@@ -105,102 +82,34 @@ def test_equal_uploads_are_what_comes_out(name: str) -> None:
     certain = Knowledge("probabilities", {"values": torch.eye(C)[LABELS[:M]]}, IDS)
     same = certain if name in ("vote", "knowledge-vote") else answers(0)
     for knowledge in fuse(FUSIONS[name], stack_of([same] * 6)).values():
-        close(knowledge, same)
+        assert knowledge.kind == same.kind
+        assert knowledge.ids is not None
+        assert torch.equal(knowledge.ids, IDS)
+        assert torch.allclose(knowledge.values, same.values, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", list(FUSIONS))
-def test_probabilities_stay_probabilities(name: str) -> None:
-    stack = stack_of([answers(k) for k in range(6)])
-    for knowledge in fuse(FUSIONS[name], stack).values():
-        assert knowledge.kind == "probabilities"
-        assert torch.allclose(knowledge.values.sum(-1), torch.ones(len(knowledge.values)))
-
-
-@pytest.mark.parametrize("counts", [(None,) * 6, *SOME])
-@pytest.mark.parametrize("kind", ["logits", "probabilities", "prototypes"])
-@pytest.mark.parametrize("name", SUMMED)
-def test_the_fusion_is_that_of_the_sums(name: str, kind: str, counts: Any) -> None:
-    fusion, pieces = FUSIONS[name], [answers(k, kind, c) for k, c in enumerate(counts)]
-    whole = [c if c is not None else [1] * M for c in counts]
-    if any(c is not None for c in counts):
-        pieces = [replace(p, counts=torch.tensor(c)) for p, c in zip(pieces, whole, strict=True)]
-    if kind == "prototypes" and isinstance(fusion, SampleWeightedMean):
-        with pytest.raises(KnowledgeError, match="fuses logits or probabilities, not prototypes"):
-            fusion.sums(pieces[0], 1)
-        return
-    summed: dict[str, Tensor] = {}
-    for upload in uploads_of(pieces):
-        each = fusion.sums(upload.knowledge["public"], upload.num_examples)
-        assert each is not None
-        summed = {name: summed.get(name, 0) + tensor for name, tensor in each.items()}
-    of_sums, direct = fusion.from_sums(summed), fuse(fusion, stack_of(pieces))[1]
-    assert of_sums.ids is not None
-    close(replace(of_sums, ids=IDS[of_sums.ids]), direct)
-    if kind == "prototypes" and direct.counts is not None:
-        assert of_sums.counts is not None
-        assert torch.equal(of_sums.counts, direct.counts)
-
-
-def test_sums_of_weights_keep_every_shape() -> None:
-    pieces = [
-        Knowledge("weights", {"a/b": torch.randn(2, 3), "scale": torch.randn(())}) for _ in range(3)
-    ]
-    for fusion in (FUSIONS["mean"], FUSIONS["mean-by-examples"]):
-        summed: dict[str, Tensor] = {}
-        for upload in uploads_of(pieces):
-            each = fusion.sums(upload.knowledge["public"], upload.num_examples) or {}
-            summed = {name: summed.get(name, 0) + tensor for name, tensor in each.items()}
-        of_sums, direct = fusion.from_sums(summed), fuse(fusion, stack_of(pieces))[1]
-        for name, tensor in direct.tensors.items():
-            assert torch.allclose(of_sums.tensors[name], tensor, atol=1e-5)
-    nothing = {name: 0 * tensor for name, tensor in summed.items()}
+def test_sums_without_a_weight_are_refused() -> None:
+    piece = Knowledge("weights", {"a/b": torch.ones(2, 3), "scale": torch.ones(())})
     with pytest.raises(KnowledgeError, match="a client with a weight above 0"):
-        MeanByExamples().from_sums(nothing)
+        MeanByExamples().from_sums(MeanByExamples().sums(piece, 0))
 
 
-@pytest.mark.parametrize("name", [name for name in FUSIONS if name not in SUMMED])
-def test_what_needs_single_uploads_says_why(name: str) -> None:
-    assert FUSIONS[name].sums(answers(0), 1) is None
-    with pytest.raises(KnowledgeError, match="needs single uploads: "):
-        FUSIONS[name].from_sums({})
+def test_sums_of_what_is_not_fused_are_refused() -> None:
+    with pytest.raises(KnowledgeError, match="fuses logits or probabilities, not prototypes"):
+        SampleWeightedMean().sums(answers(0, "prototypes"), 1)
+
+
+def test_what_needs_single_uploads_says_why() -> None:
+    with pytest.raises(KnowledgeError, match=r"^Median needs single uploads: \w"):
+        Median().from_sums({})
 
 
 # --- absent rows ---------------------------------------------------------------------------------
 
 
-def spoilt(knowledge: Knowledge, noise: Knowledge) -> Knowledge:
-    """Return the knowledge with other numbers in its absent rows."""
-    assert knowledge.counts is not None
-    has = knowledge.counts[:, None] > 0
-    return knowledge.with_tensors({"values": torch.where(has, knowledge.values, 9 * noise.values)})
-
-
-@pytest.mark.parametrize("kind", ["logits", "probabilities"])
-@pytest.mark.parametrize("counts", SOME)
-@pytest.mark.parametrize("name", PARTIAL)
-def test_absent_rows_have_no_influence(name: str, counts: Any, kind: str) -> None:
-    pieces = [answers(k, kind, c) for k, c in enumerate(counts)]
-    noise = [answers(50 + k, kind) for k in range(6)]
-    other = [p if p.counts is None else spoilt(p, n) for p, n in zip(pieces, noise, strict=True)]
-    one, two = (fuse(FUSIONS[name], stack_of(p)) for p in (pieces, other))
-    nobody = counts is SOME[1]
-    for client in CLIENTS:
-        shared = Fused(shared={"public": one[client]}).without_absent().shared["public"]
-        close(shared, two[client].without_absent())
-        assert shared.ids is not None
-        assert not (nobody and 3 in shared.ids), "nobody has it"
-
-
-@pytest.mark.parametrize("name", [name for name in FUSIONS if name not in PARTIAL])
-def test_what_needs_all_rows_refuses_them_in_a_line(name: str) -> None:
-    pieces = [answers(k, counts=c) for k, c in enumerate(SOME[0])]
-    with pytest.raises(KnowledgeError, match="needs all rows of every client, and client 1 lacks"):
-        fuse(FUSIONS[name], stack_of(pieces))
-
-
 @pytest.mark.parametrize("fusion", [MeanByCounts(), Median(), TrimmedMean(0.25), FUSIONS["mean"]])
 def test_a_class_that_nobody_has_stays_with_a_count_of_0(fusion: Fusion) -> None:
-    pieces = [answers(k, "prototypes", c) for k, c in enumerate(SOME[1])]
+    pieces = [answers(k, "prototypes", c) for k, c in enumerate(NOBODY_HAS_THE_SECOND)]
     fused = fuse(fusion, stack_of(pieces))[1]
     assert fused.ids is not None
     assert torch.equal(fused.ids, IDS)
@@ -237,7 +146,7 @@ def test_the_median_is_the_median(clients: int) -> None:
 
 
 def test_rows_have_the_median_of_those_that_have_them() -> None:
-    pieces = [answers(k, "logits", c) for k, c in enumerate(SOME[0])]
+    pieces = [answers(k, "logits", c) for k, c in enumerate(SOME)]
     stack = stack_of(pieces)
     assert stack.present is not None
     fused = fuse(Median(), stack)[1]

@@ -19,6 +19,7 @@ from fedkt.errors import ConfigError
 from fedkt.objectives import KL, CrossEntropy
 from fedkt.objectives.heads import Head
 from fedkt.options import Count, Fraction, Positive, checked
+from fedkt.readouts import Raw
 from fedkt.recipe import (
     Beside,
     Load,
@@ -41,6 +42,7 @@ OTHERS = (Beside, FederationSpec, Head, Load, Predict, Recipe, ServerOptions, St
 # What must be given to make one; fields without a default are found here by their name.
 NEEDED = {"on": "private", "terms": [CrossEntropy()], "term": CrossEntropy(), "factor": 1.0,
           "name": "own", "layers": (2,)}  # fmt: skip
+NAMED = {"readout": Raw()}  # what a recipe keeps where a name is given
 # Numbers without bounds: what their docstring says of those below 0.
 NEGATIVE = {("Weighted", "factor"): "below 0 the term is maximised"}
 NUMBERS = (math.nan, math.inf, -math.inf, -3, -3.0, True, "three", None, [1], np.float32(0.5), 1j)
@@ -159,7 +161,9 @@ def test_defaults_are_allowed(part: Any) -> None:
         for p in inspect.signature(part).parameters.values()
         if isinstance(p.default, int | float | str)
     }
-    part(**{**base(part), **defaults})
+    made = part(**{**base(part), **defaults})
+    for option, value in defaults.items():
+        assert getattr(made, option) in (value, NAMED.get(option))
 
 
 @pytest.mark.parametrize(
