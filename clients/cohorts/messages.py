@@ -136,7 +136,8 @@ class _Cohort:
                 pairs = zip(places, losses, strict=True)
                 return {p: self._guarded(p, partial(self._sound, p, phase, x)) for p, x in pairs}
         self._ask({p: partial(step.questions, self._turns[p].work) for p in places})
-        return {p: self._guarded(p, partial(self._alone, p, step, phase, index)) for p in places}
+        there = [p for p in places if p in self._turns]  # after the questions
+        return {p: self._guarded(p, partial(self._alone, p, step, phase, index)) for p in there}
 
     def _alone(self, place: int, step: Step, phase: str, index: int) -> float | None:
         learner, work = self._learners[place], self._turns[place].work

@@ -6,6 +6,7 @@ continue in either executor. Frozen parameters (``requires_grad`` is False) are 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,7 +83,8 @@ class ModelDescent:
         self._torch = self._optimiser.build(self._parameters, rate)
         if self._torch is not None:
             groups = self._torch.state_dict()["param_groups"]
-            self._torch.load_state_dict({"state": dict(self._start), "param_groups": groups})
+            state = copy.deepcopy(dict(self._start))  # torch would step the tensors given to it
+            self._torch.load_state_dict({"state": state, "param_groups": groups})
             return {}
         tensors = {name: self._moments(name) for name in self._optimiser.moments()}
         if self._optimiser.counts:

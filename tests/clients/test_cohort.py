@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from torch import nn
 
 from fedkt.clients import TorchLearner, Work
-from fedkt.clients.cohorts import cohort
+from fedkt.clients.cohorts import cohort, messages
 from fedkt.clients.cohorts.cohort import Row
 from fedkt.clients.cohorts.stacking import Feed
 from fedkt.clients.learners.making import make_learner
 from fedkt.data import Samples
+from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Knowledge
 from fedkt.objectives import KL, CrossEntropy, Distil, Proximal
 from fedkt.objectives.heads import Head
@@ -207,3 +209,12 @@ def test_heads_train_with_the_model() -> None:
     loop, ours = party.in_the_loop(steps)[0], party.together(steps)[0]
     assert any(n.startswith("heads.") for n in ours[0]["model"])
     assert apart(ours, loop) < 1e-12
+
+
+def test_a_client_whose_questions_fail_is_out_with_that_reason(monkeypatch) -> None:
+    monkeypatch.setattr(messages, "error_reply", lambda error, message: error)
+    group = object.__new__(messages._Cohort)
+    vars(group).update(_messages=[None], _failed={}, _turns={0: Mock()}, _learners={0: Mock()})
+    step = Mock(as_train=Mock(return_value=None), questions=Mock(side_effect=KnowledgeError("odd")))
+    assert group._step(step, [0], "learn", 0) == {}
+    assert str(group._failed[0]) == "odd"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from torch import nn
 
 from fedkt.clients import TrainingOptions
 from fedkt.clients.learners.optimisers import ModelDescent
-from fedkt.optimisers import optimiser_of
+from fedkt.optimisers import Optimiser, optimiser_of
 
 RATES = (0.1, 0.1, 0.05, 0.02)
 
@@ -102,3 +104,25 @@ def test_a_parameter_without_gradient_keeps_still(optimiser: str) -> None:
         ):
             assert torch.equal(p, old) == (i not in reached)
             assert torch.equal(p, other)
+
+
+@dataclass(frozen=True)
+class OfTorch(Optimiser):
+    """An optimiser that torch.optim steps."""
+
+    def build(self, parameters: Any, rate: float) -> torch.optim.Optimizer:
+        return torch.optim.RMSprop(parameters, lr=rate)
+
+
+def test_a_stored_state_stays_as_it_is_where_torch_steps() -> None:
+    """A client that fails goes on from it."""
+    model, stored = network(), {}
+    for _ in range(2):
+        before, optimiser = deepcopy(stored), ModelDescent([*model.parameters()], OfTorch(), stored)
+        model(torch.randn(6, 3, 8, 8)).square().mean().backward()
+        optimiser.step(0.1)
+        assert {i: {n: t.tolist() for n, t in one.items()} for i, one in stored.items()} == {
+            i: {n: t.tolist() for n, t in one.items()} for i, one in before.items()
+        }
+        stored = dict(optimiser.state())
+    assert stored[0]["step"] == 2
