@@ -126,13 +126,9 @@ class Advance:
             Parameters and moments after the step, the buffers, and the losses ``[K]``.
         """
         if self._reached is None and self._inside:
-            separate = knowledge[0], [fields for fields, _ in batches]
-            loss = self._loss_beside(knowledge, batches)
-            parameters = self._leaves(at)
             # Copies, because batch normalisation changes its buffers in place.
             copies = {n: b.clone() for n, b in buffers.items()}
-            losses, _ = vmap(loss)(parameters, copies, *separate)
-            gradients = _gradients(losses, parameters)
+            gradients, *_ = self._of_sum(at, copies, *self._separated(knowledge, batches))
             self._reached = tuple(gradient is not None for gradient in gradients)
         return self._step(at, buffers, knowledge, batches, active)
 
@@ -141,16 +137,30 @@ class Advance:
         """Whether gradients are taken inside vmap, which gives zeros for parameters not reached."""
         return self.compiled or self._coupled
 
-    def _leaves(self, at: Descent) -> tuple[Tensor, ...]:
-        """Return the parameters, of which those that move take gradients."""
-        pairs = zip(at.parameters, self._moves, strict=True)
-        return tuple(p.detach().requires_grad_(moves) for p, moves in pairs)
-
-    def _loss_beside(
+    def _separated(
         self, knowledge: OwnAndCommon, batches: Sequence[OwnAndCommon]
-    ) -> Callable[..., tuple[Tensor, Tensors]]:
-        """Return the loss of one client as a function of its separate tensors."""
-        return partial(self._loss, knowledge[1], [fields for _, fields in batches])
+    ) -> tuple[Callable[..., tuple[Tensor, Tensors]], tuple[Any, ...]]:
+        """Return the loss of one client as a function of its separate tensors, and these."""
+        loss = partial(self._loss, knowledge[1], [fields for _, fields in batches])
+        return loss, (knowledge[0], [fields for fields, _ in batches])
+
+    def _of_sum(
+        self,
+        at: Descent,
+        buffers: Tensors,
+        loss: Callable[..., tuple[Tensor, Tensors]],
+        separate: tuple[Any, ...],
+    ) -> tuple[list[Tensor | None], Tensor, Tensors]:
+        """Return gradients of the sum of the losses, the losses, and the buffers.
+
+        The gradient is None where the sum does not reach a parameter, or the step does not move it.
+        """
+        pairs = zip(at.parameters, self._moves, strict=True)
+        parameters = tuple(p.detach().requires_grad_(moves) for p, moves in pairs)
+        losses, after = vmap(loss)(parameters, buffers, *separate)
+        sought = [p for p in parameters if p.requires_grad]
+        found = iter(torch.autograd.grad(losses.sum(), sought, allow_unused=True))
+        return [next(found) if p.requires_grad else None for p in parameters], losses, after
 
     def _pure(
         self,
@@ -160,23 +170,19 @@ class Advance:
         batches: Sequence[OwnAndCommon],
         active: Tensor | None,
     ) -> tuple[Descent, Tensors, Tensor]:
-        separate = knowledge[0], [fields for fields, _ in batches]
-        loss = self._loss_beside(knowledge, batches)
+        loss, separate = self._separated(knowledge, batches)
         # Copies, because batch normalisation changes its buffers in place.
         before = {n: b.clone() for n, b in buffers.items()} if active is not None else {}
         if self._inside:
-            parameters = tuple(at.parameters)
             step = vmap(grad_and_value(loss, has_aux=True))
-            dense, (losses, after) = step(parameters, buffers, *separate)
+            dense, (losses, after) = step(tuple(at.parameters), buffers, *separate)
             pairs = zip(dense, self._reached or (), strict=True)
             gradients = [gradient if reached else None for gradient, reached in pairs]
         else:
             # The losses of clients are independent, so the gradient of the sum is that of each. One
             # function transform less saves a third of the overhead of a step. Not with batch
             # normalisation, whose backward goes wrong here for a single sample in channels_last.
-            parameters = self._leaves(at)
-            losses, after = vmap(loss)(parameters, buffers, *separate)
-            gradients = _gradients(losses, parameters)
+            gradients, losses, after = self._of_sum(at, buffers, loss, separate)
         after = {n: b.detach() for n, b in after.items()}
         if active is not None:
             after = {n: choose(active, b, before[n]) for n, b in after.items()}
@@ -237,13 +243,6 @@ class Advance:
         ask = asking(self._model, self._tap, parameters, buffers)
         outputs = Outputs(logits, self._tap.features, parameters, classify=classify, ask=ask)
         return sum_of(terms, outputs, batch, knowledge)
-
-
-def _gradients(losses: Tensor, parameters: Sequence[Tensor]) -> list[Tensor | None]:
-    """Return the gradient of a sum for each parameter; None where it does not reach or move it."""
-    sought = [p for p in parameters if p.requires_grad]
-    gradients = iter(torch.autograd.grad(losses.sum(), sought, allow_unused=True))
-    return [next(gradients) if p.requires_grad else None for p in parameters]
 
 
 def vectorised(model: nn.Module) -> nn.Module:

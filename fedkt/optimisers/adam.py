@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-from fedkt.optimisers.optimiser import Optimiser, decayed
+from fedkt.optimisers.optimiser import Moments, Optimiser, Tensors, decayed
 from fedkt.options import Factor
 from fedkt.registry import register
 
@@ -38,21 +37,16 @@ class Adam(Optimiser):
         return "exp_avg", "exp_avg_sq"
 
     def step(
-        self,
-        parameters: Sequence[Tensor],
-        gradients: Sequence[Tensor],
-        moments: Mapping[str, Sequence[Tensor]],
-        steps: Sequence[Tensor],
-        rate: float,
+        self, parameters: Tensors, gradients: Tensors, moments: Moments, steps: Tensors, rate: float
     ) -> None:
         """Move one model by torch's fused kernel."""
         adam(
-            list(parameters),
-            list(gradients),
-            exp_avgs=list(moments["exp_avg"]),
-            exp_avg_sqs=list(moments["exp_avg_sq"]),
+            parameters,
+            gradients,
+            exp_avgs=moments["exp_avg"],
+            exp_avg_sqs=moments["exp_avg_sq"],
             max_exp_avg_sqs=[],
-            state_steps=list(steps),
+            state_steps=steps,
             fused=True,
             amsgrad=False,
             beta1=BETAS[0],
@@ -65,20 +59,15 @@ class Adam(Optimiser):
         )
 
     def update(
-        self,
-        parameters: Sequence[Tensor],
-        gradients: Sequence[Tensor],
-        moments: Mapping[str, Sequence[Tensor]],
-        steps: Tensor,
-        rate: float,
+        self, parameters: Tensors, gradients: Tensors, moments: Moments, steps: Tensor, rate: float
     ) -> None:
         """Move the models of K clients."""
         if self.decoupled:
-            torch._foreach_mul_(list(parameters), 1 - rate * self.weight_decay)
-            moves = list(gradients)
+            torch._foreach_mul_(parameters, 1 - rate * self.weight_decay)
+            moves = gradients
         else:
             moves = decayed(gradients, parameters, self.weight_decay)
-        first, second = list(moments["exp_avg"]), list(moments["exp_avg_sq"])
+        first, second = moments["exp_avg"], moments["exp_avg_sq"]
         torch._foreach_lerp_(first, moves, 1 - BETAS[0])
         torch._foreach_mul_(second, BETAS[1])
         torch._foreach_addcmul_(second, moves, moves, 1 - BETAS[1])

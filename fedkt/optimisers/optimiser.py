@@ -13,6 +13,9 @@ from torch import Tensor
 from fedkt import registry
 from fedkt.errors import ConfigError
 
+Tensors = list[Tensor]  # one for each parameter
+Moments = Mapping[str, Tensors]  # by name
+
 
 class Optimiser:
     """Base of all optimisers, which are registered frozen dataclasses.
@@ -50,20 +53,15 @@ class Optimiser:
         return ()
 
     def update(
-        self,
-        parameters: Sequence[Tensor],
-        gradients: Sequence[Tensor],
-        moments: Mapping[str, Sequence[Tensor]],
-        steps: Tensor,
-        rate: float,
+        self, parameters: Tensors, gradients: Tensors, moments: Moments, steps: Tensor, rate: float
     ) -> None:
         """Move the stacked parameters of K clients in place, each element by itself.
 
         Parameters
         ----------
-        parameters, gradients : Sequence[Tensor]
+        parameters, gradients : list of Tensor
             ``[K, ...]`` each; gradients must not be changed.
-        moments : Mapping[str, Sequence[Tensor]]
+        moments : Mapping[str, list of Tensor]
             By name, a tensor ``[K, ...]`` for each parameter; changed in place.
         steps : Tensor
             float32 ``[P, K]``: the number of steps of each of the P parameters, with this one;
@@ -78,32 +76,25 @@ class Optimiser:
         return None
 
     def step(
-        self,
-        parameters: Sequence[Tensor],
-        gradients: Sequence[Tensor],
-        moments: Mapping[str, Sequence[Tensor]],
-        steps: Sequence[Tensor],
-        rate: float,
+        self, parameters: Tensors, gradients: Tensors, moments: Moments, steps: Tensors, rate: float
     ) -> None:
         """Move the parameters of one model in place, its number of ``steps`` (scalars) too.
 
         By default this is :meth:`update` with one client.
         """
         if self.counts:
-            torch._foreach_add_(list(steps), 1)
-        taken = torch.stack(list(steps))[:, None] if steps else torch.zeros(len(parameters), 1)
+            torch._foreach_add_(steps, 1)
+        taken = torch.stack(steps)[:, None] if steps else torch.zeros(len(parameters), 1)
         views = {name: [t[None] for t in tensors] for name, tensors in moments.items()}
         rows = [p[None] for p in parameters]
         self.update(rows, [g[None] for g in gradients], views, taken, rate)
 
 
-def decayed(
-    gradients: Sequence[Tensor], parameters: Sequence[Tensor], decay: float
-) -> list[Tensor]:
+def decayed(gradients: Tensors, parameters: Tensors, decay: float) -> Tensors:
     """Return gradients with that of the penalty ``decay / 2 · |parameters|²`` added."""
     if not decay:
-        return list(gradients)
-    return list(torch._foreach_add(list(gradients), list(parameters), alpha=decay))
+        return gradients
+    return list(torch._foreach_add(gradients, parameters, alpha=decay))
 
 
 def optimiser_of(options: Any) -> Optimiser:

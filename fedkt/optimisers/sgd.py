@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.sgd import sgd
 
-from fedkt.optimisers.optimiser import Optimiser, decayed
+from fedkt.optimisers.optimiser import Moments, Optimiser, Tensors, decayed
 from fedkt.options import Factor, Memory
 from fedkt.registry import register
 
@@ -37,17 +36,12 @@ class SGD(Optimiser):
         return ("momentum_buffer",) if self.momentum else ()
 
     def step(
-        self,
-        parameters: Sequence[Tensor],
-        gradients: Sequence[Tensor],
-        moments: Mapping[str, Sequence[Tensor]],
-        steps: Sequence[Tensor],
-        rate: float,
+        self, parameters: Tensors, gradients: Tensors, moments: Moments, steps: Tensors, rate: float
     ) -> None:
         """Move one model by torch's fused kernel."""
         sgd(
-            list(parameters),
-            list(gradients),
+            parameters,
+            gradients,
             momentum_buffer_list=[*moments.get("momentum_buffer", ())],
             fused=True,
             weight_decay=self.weight_decay,
@@ -59,18 +53,13 @@ class SGD(Optimiser):
         )
 
     def update(
-        self,
-        parameters: Sequence[Tensor],
-        gradients: Sequence[Tensor],
-        moments: Mapping[str, Sequence[Tensor]],
-        steps: Tensor,
-        rate: float,
+        self, parameters: Tensors, gradients: Tensors, moments: Moments, steps: Tensor, rate: float
     ) -> None:
         """Move the models of K clients."""
         moves = decayed(gradients, parameters, self.weight_decay)
         if self.momentum:
-            buffers = list(moments["momentum_buffer"])
+            buffers = moments["momentum_buffer"]
             torch._foreach_mul_(buffers, self.momentum)
             torch._foreach_add_(buffers, moves)
             moves = buffers
-        torch._foreach_add_(list(parameters), moves, alpha=-rate)
+        torch._foreach_add_(parameters, moves, alpha=-rate)
