@@ -23,8 +23,8 @@ from fedkt.upload_check import Expected
 class Weights(Share):
     """The weights of a model or of a part of it (float parameters and buffers).
 
-    Clients that exchange a part of the model have one architecture. A network beside it
-    (``of="heads.NAME."``) is the same for all, whatever their models.
+    Clients that exchange a part of the model agree on the names and shapes of its tensors. A
+    network beside it (``of="heads.NAME."``) is the same for all, whatever their models.
 
     Parameters
     ----------

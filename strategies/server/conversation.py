@@ -121,7 +121,7 @@ def note_learning(
 def to_absorb(exchange: Exchange, config: ConfigRecord) -> list[Message]:
     """Return the messages: participants absorb the fused knowledge, all clients evaluate."""
     taking_part = exchange.report.participants if exchange.recipe.absorbs else []
-    others = [c for c in exchange.report.clients if c not in set(taking_part)]
+    others = sorted(set(exchange.report.clients).difference(taking_part))
     names = exchange.recipe.needs("absorb")
     if exchange.options.metrics:
         config = ConfigRecord({**config, "metrics": list(exchange.options.metrics)})

@@ -228,11 +228,9 @@ def _fitting(members: Iterable[Member], recipe: Recipe) -> tuple[list[Member], l
     usual, left_out = _agreeing(ordered, lambda m: (binding(m.facts, recipe), m.about))
     for architecture in dict.fromkeys(member.architecture for member in usual):
         alike = [member for member in usual if member.architecture == architecture]
-        same, others = _agreeing(alike, lambda m: ({}, m.of_architecture))
-        usual = [member for member in usual if member not in alike or member in same]
-        left_out += others
-    kept: dict[int, Member] = {}
-    for member in usual:
+        left_out += _agreeing(alike, lambda m: ({}, m.of_architecture))[1]
+    gone, kept = {node.node for node in left_out}, dict[int, Member]()
+    for member in (member for member in usual if member.node not in gone):
         first = kept.setdefault(member.client, member)
         if first is not member:
             reason = f"it says it is client {member.client}, as node {first.node} does"

@@ -75,3 +75,58 @@ def test_what_cannot_be_copied_is_named(tiny: Any, monkeypatch: pytest.MonkeyPat
     assert isinstance(plan.strategy, FedGA)
     with pytest.raises(ConfigError, match=r"fedga: what its __init__ keeps cannot be copied: Type"):
         strategy_of(plan)
+
+
+TWO = '''
+from torch import nn
+
+from fedkt import KnowledgeStrategy, Load, Recipe, Train, Weights
+from fedkt.fusion import mean
+from fedkt.objectives import CrossEntropy
+
+
+class Model(nn.Module):
+    def __init__(self, *widths, classes):
+        super().__init__()
+        layers = [nn.Linear(a, b) for a, b in zip(widths, widths[1:])]
+        self.body, self.out = nn.Sequential(nn.Flatten(), *layers), nn.Linear(widths[-1], classes)
+
+    def forward(self, x):
+        return self.out(self.body(x))
+
+
+def one(shape, classes):
+    return Model(64, 8, classes=classes)
+
+
+def two(shape, classes):
+    return Model(64, 16, 8, classes=classes)
+
+
+class Shared(KnowledgeStrategy):
+    """Average a part of the models."""
+
+    def __init__(self, of: str = "@head"):
+        self.of = of
+
+    def recipe(self):
+        train, load = Train("private", [CrossEntropy()]), Load("part")
+        return Recipe(learn=[load, train], share=[Weights("part", of=self.of)], absorb=[load])
+
+    def fuse(self, uploads):
+        return mean(uploads["part"])
+'''
+
+
+def test_models_of_which_a_part_is_shared_may_differ_in_the_rest(tiny: Any, tmp_path: Path) -> None:
+    file = tmp_path / "two.py"
+    file.write_text(TWO, encoding="utf-8")
+    models = [f"{file}:one", f"{file}:two"]
+    fits, differs = (
+        tiny(models=models, strategy={"name": f"{file}:Shared", "of": of})
+        for of in ("@head", "@body")
+    )
+    execute(prepare(fits), tmp_path / "run", label="shared")
+    assert [row["failures"] for row in read_rounds(tmp_path / "run")] == [[], []]
+    with pytest.raises(ConfigError, match="exchanges weights and needs one architecture"):
+        prepare(differs)
