@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-import torch
-
 from fedkt import wire
 from fedkt.knowledge import Fused, Knowledge, Upload, Uploads
-from fedkt.objectives.heads import Head
+from fedkt.objectives import HeadPart
 from fedkt.recipe import Recipe
 from fedkt.shares import Share
 from fedkt.simulations.engines.population import learner_for
@@ -22,7 +20,9 @@ ROUNDS = 2
 TOLERANCE = 1e-4
 
 
-def check_share(share: Share, models: Sequence[str] = ("mlp",), heads: Sequence[Head] = ()) -> None:
+def check_share(
+    share: Share, models: Sequence[str] = ("mlp",), heads: Sequence[HeadPart] = ()
+) -> None:
     """Require that a share keeps the laws, in two rounds of four clients with digits.
 
     It travels as plain data; making it changes nothing and gives the same each time; the server
@@ -35,7 +35,7 @@ def check_share(share: Share, models: Sequence[str] = ("mlp",), heads: Sequence[
         With its options.
     models : Sequence[str]
         The models, by name or ``file.py:Class``; inputs are ``[1, 8, 8]``, with ten classes.
-    heads : Sequence[Head]
+    heads : Sequence[HeadPart]
         Networks beside the model that it reads.
 
     Raises
@@ -110,4 +110,4 @@ def _agree(looped: Sequence[Upload], stacked: Sequence[Upload], name: str) -> No
                 gap = float(apart.max()) if apart.numel() else 0.0
                 law = "a cohort makes what the loop makes"
                 assert gap < TOLERANCE, f"{name}: {law}; but {key} is {gap:g} apart"
-        assert torch.equal(torch.tensor(one.num_examples), torch.tensor(other.num_examples))
+        assert one.num_examples == other.num_examples, f"{name}: executors count alike"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
 from fedkt.clients.cohorts import trial
 from fedkt.clients.learners.torch import TorchLearner
 from fedkt.knowledge import Knowledge
-from fedkt.objectives import Term
-from fedkt.objectives.heads import Head
+from fedkt.objectives import HeadPart, Term
 from fedkt.recipe import Recipe, Train
 from fedkt.simulations.engines.population import learner_for, some_samples
 from fedkt.steps import Beside, Data
@@ -23,7 +23,7 @@ def check_term(
     term: Term,
     knowledge: Mapping[str, Knowledge] | None = None,
     on: Data = "private",
-    heads: Sequence[Head] = (),
+    heads: Sequence[HeadPart] = (),
     model: str = "mlp",
 ) -> None:
     """Require that a term keeps the laws, in a network's training on digits.
@@ -42,7 +42,7 @@ def check_term(
         of the public samples, ids 0, ..., 39.
     on : {"private", "public"}
         The data that it is a term on.
-    heads : Sequence[Head]
+    heads : Sequence[HeadPart]
         Networks beside the model that it uses.
     model : str
         The network; inputs are ``[1, 8, 8]``, with ten classes.
@@ -87,8 +87,7 @@ def _trained(
     """Return the leaves of a client's state after the step."""
     learner.reset(SEED, CLIENT)
     untrained = leaves(learner.state()["model"])
-    work = work_of(CLIENT, Recipe(learn=[step], given=tuple(known)))
-    work = type(work)(**{**vars(work), "knowledge": known})
+    work = replace(work_of(CLIENT, Recipe(learn=[step], given=tuple(known))), knowledge=known)
     loss = learner.train(step, work, "learn/0")
     assert loss is not None, f"{name}: its knowledge is there, and it trains nothing"
     assert math.isfinite(loss), f"{name}: its loss is {loss}"

@@ -177,8 +177,7 @@ def check_fit(fusion: Fusion, objective: Term, form: Form) -> None:
     knowledge = [Knowledge.rows(form, of_kind(logits, form)) for logits in values]
     uploads = Uploads([Upload(client, 1, {SHARE: k}) for client, k in enumerate(knowledge)])
     round_ = FusionRound(1, CLASSES, labels=torch.zeros(ROWS, dtype=torch.int64))
-    batch = Batch(torch.zeros(ROWS, 1), None, torch.arange(ROWS), torch.ones(ROWS))
-    outputs = Outputs(torch.zeros(ROWS, CLASSES), torch.zeros(ROWS, 1), {})
+    batch, outputs = _made_up(objective)
     try:
         result = fused(SHARE, fusion(uploads[SHARE], round_), round_)
         for client in uploads.clients:
@@ -189,6 +188,21 @@ def check_fit(fusion: Fusion, objective: Term, form: Form) -> None:
         reason = str(error) if isinstance(error, FedktError) else f"{raised(error)}."
         parts = f"objective {_name(objective)}, fusion {_name(fusion)} and form {form}"
         raise ConfigError(f"compose: {parts} do not go together: {reason}") from error
+
+
+def _made_up(objective: Term) -> tuple[Batch, Outputs]:
+    """Return a batch and outputs with all that a term may ask for, as far as it says so."""
+    y = torch.zeros(ROWS, dtype=torch.int64) if getattr(objective, "needs_labels", False) else None
+    x, rows = torch.zeros(ROWS, 1), torch.arange(ROWS)
+    outputs = Outputs(
+        torch.zeros(ROWS, CLASSES),
+        x,
+        {},
+        classify=lambda z, weights=None: torch.zeros(len(z), CLASSES),
+        ask=lambda weights, x: Outputs(torch.zeros(len(x), CLASSES), x, {}),
+    )
+    prior, key = torch.zeros(CLASSES), torch.tensor(0)
+    return Batch(x, y, rows, torch.ones(ROWS), log_prior=prior, key=key), outputs
 
 
 def _name(part: Term | Fusion) -> str:

@@ -9,6 +9,7 @@ import pytest
 from fedkt.errors import ConfigError
 from fedkt.fusion import Fusion
 from fedkt.knowledge import Knowledge
+from fedkt.objectives import Term, weighted_mean
 from fedkt.strategies.answers.compose import Compose
 
 
@@ -32,3 +33,23 @@ def test_a_private_loss_that_reads_public_answers() -> None:
 def test_a_fusion_that_forgets_a_client() -> None:
     with pytest.raises(ConfigError, match="do not go together: the fusion gives client 5 nothing"):
         Compose(fusion=Few())
+
+
+@dataclass(frozen=True)
+class Rich(Term):
+    """Asks for all that a term on public samples may ask for."""
+
+    needs_features = needs_labels = True
+
+    def needs(self):
+        return ("public",)
+
+    def __call__(self, outputs, batch, knowledge):
+        other = outputs.ask({}, batch.x).logits + outputs.classify(outputs.features)
+        noise = batch.noise("z", outputs.logits.shape)
+        losses = outputs.logits + batch.log_prior + noise + other - batch.y[:, None]
+        return weighted_mean((losses - knowledge["public"].at(batch.ids)).sum(-1), batch.weight)
+
+
+def test_no_objective_that_asks_for_what_training_gives() -> None:
+    assert Compose(objective=Rich()).recipe().absorb[0].terms == (Rich(),)
