@@ -12,12 +12,12 @@ from torch.func import functional_call
 
 from fedkt.clients.learners.feature_hook import FeatureTap
 from fedkt.errors import ConfigError
-from fedkt.knowledge import Knowledge, tensors_of
+from fedkt.knowledge import NamedTensors, tensors_of
 from fedkt.objectives.heads import PREFIX as HEADS
 from fedkt.objectives.term import Outputs
 
 # From weights, which replace the network's by its names, and inputs [n, ...] to its outputs.
-Ask = Callable[[Knowledge | Mapping[str, Tensor], Tensor], Outputs]
+Ask = Callable[[NamedTensors, Tensor], Outputs]
 
 
 def asking(
@@ -44,7 +44,7 @@ def asking(
         Whether products are rounded to bfloat16; outputs are float32 all the same.
     """
 
-    def ask(weights: Knowledge | Mapping[str, Tensor], x: Tensor) -> Outputs:
+    def ask(weights: NamedTensors, x: Tensor) -> Outputs:
         own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         own = {**own, **(buffers or {}), **parameters}
         given = _fitting(weights, own)
@@ -63,9 +63,7 @@ def asking(
     return ask
 
 
-def _fitting(
-    weights: Knowledge | Mapping[str, Tensor], own: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+def _fitting(weights: NamedTensors, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights in the dtypes of the network; refuse names and shapes that it lacks."""
     given = tensors_of(weights)
     for name, tensor in given.items():

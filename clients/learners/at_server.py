@@ -22,7 +22,7 @@ from fedkt.clients.learners.torch import TorchLearner
 from fedkt.context import CLIENT, Round, ServerNet, ServerSamples
 from fedkt.data.samples import ClientData, Samples
 from fedkt.errors import ConfigError
-from fedkt.knowledge import Knowledge, tensors_of
+from fedkt.knowledge import Knowledge, NamedTensors, tensors_of
 from fedkt.objectives.heads import PREFIX as HEADS
 from fedkt.objectives.term import Outputs
 from fedkt.recipe import Recipe, Train
@@ -33,7 +33,6 @@ from fedkt.training import TrainingOptions
 
 SERVER = -1  # no client has this id; it names the random streams of the server's first model
 
-Weights = Knowledge | Mapping[str, Tensor]
 Factory = Callable[[tuple[int, ...], int], nn.Module]
 
 
@@ -176,7 +175,7 @@ class LearnerModel:
         """Take the statistics of batch normalisation from inputs."""
         self._learner.adapt_norms(_present(x))
 
-    def classify(self, z: Tensor, weights: Weights | None = None) -> Tensor:
+    def classify(self, z: Tensor, weights: NamedTensors | None = None) -> Tensor:
         """Return logits ``[n, C]`` of features ``[n, d]``."""
         model, device = self._learner.model, self._learner.device
         tap = FeatureTap(model, open_ended=self._learner.nature(self._inputs).open_ended)
@@ -185,7 +184,7 @@ class LearnerModel:
             raise ConfigError(f"{self._learner.architecture} has no linear layer to classify with.")
         return classify(z.to(device), _tensors(weights, device)).cpu()
 
-    def ask(self, weights: Weights | None, x: Tensor, grad: bool = True) -> Outputs:
+    def ask(self, weights: NamedTensors | None, x: Tensor, grad: bool = True) -> Outputs:
         """Return the outputs of the model with other weights on inputs ``[n, ...]``."""
         learner, x = self._learner, x.to(self._learner.device)
         own = dict(learner.model.named_parameters())
@@ -252,7 +251,7 @@ def _present(x: Tensor) -> Tensor:
     return x
 
 
-def _tensors(weights: Weights | None, device: torch.device) -> dict[str, Tensor]:
+def _tensors(weights: NamedTensors | None, device: torch.device) -> dict[str, Tensor]:
     """Return weights by name, on a device."""
     named = {} if weights is None else tensors_of(weights)
     return {name: tensor.to(device) for name, tensor in named.items()}

@@ -239,7 +239,10 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def tensors_of(weights: Knowledge | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+NamedTensors = Knowledge | Mapping[str, Tensor]
+
+
+def tensors_of(weights: NamedTensors) -> Mapping[str, Tensor]:
     """Return weights by name, given as knowledge or as a mapping."""
     return weights.tensors if isinstance(weights, Knowledge) else weights
 

@@ -14,7 +14,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 from torch import Tensor
 
 from fedkt.errors import KnowledgeError
-from fedkt.knowledge import Knowledge
+from fedkt.knowledge import Knowledge, NamedTensors
 from fedkt.objectives.noise import normal
 
 
@@ -107,7 +107,7 @@ class Outputs:
     parameters: Mapping[str, Tensor]
     beside: Outputs | None = None
     classify: Callable[..., Tensor] | None = None
-    ask: Callable[[Knowledge | Mapping[str, Tensor], Tensor], Outputs] | None = None
+    ask: Callable[[NamedTensors, Tensor], Outputs] | None = None
 
 
 @dataclass(frozen=True)

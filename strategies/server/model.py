@@ -11,13 +11,11 @@ from torch import Tensor
 from fedkt.context import Round, ServerNet, ServerSamples
 from fedkt.data.samples import Samples
 from fedkt.errors import ConfigError, FedktError, of_class
-from fedkt.knowledge import Knowledge
+from fedkt.knowledge import Knowledge, NamedTensors
 from fedkt.objectives.term import Outputs
 from fedkt.recipe import Recipe, Train
 from fedkt.schedules import Schedule
 from fedkt.text import raised
-
-Weights = Knowledge | Mapping[str, Tensor]
 
 
 class ServerModel(Protocol):
@@ -91,7 +89,7 @@ class ServerModel(Protocol):
         """Return features ``[n, d]`` float32 of inputs ``[n, ...]``, n ≥ 1, without gradients."""
         ...
 
-    def classify(self, z: Tensor, weights: Weights | None = None) -> Tensor:
+    def classify(self, z: Tensor, weights: NamedTensors | None = None) -> Tensor:
         """Return logits ``[n, C]`` of features ``[n, d]``, differentiable in both.
 
         ``weights`` take the place of the model's own by its names; names of other parts than its
@@ -99,7 +97,7 @@ class ServerModel(Protocol):
         """
         ...
 
-    def ask(self, weights: Weights | None, x: Tensor, grad: bool = True) -> Outputs:
+    def ask(self, weights: NamedTensors | None, x: Tensor, grad: bool = True) -> Outputs:
         """Return the outputs of the model with other weights, ``x [n, ...]``.
 
         Parameters
