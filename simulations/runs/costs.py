@@ -19,6 +19,7 @@ from fedkt.shares import Share
 from fedkt.simulations.engines.population import PopulationSpec
 from fedkt.steps import Step
 from fedkt.strategies import KnowledgeStrategy
+from fedkt.text import raised
 
 PASSES = 3  # a training step: forward, and backward to the weights and to the activations
 
@@ -82,9 +83,11 @@ def flops_by_client(
     Raises
     ------
     ConfigError
-        If those of a model are not known: it is no network, or has no matrix products.
+        If those of a model are not known: it is no network, or has no matrix products; or those of
+        a part are not, whose questions follow from knowledge that only the run has.
     """
-    forward = _forward_by_model(recipe, population, federation)
+    models = dict.fromkeys(population.models)
+    forward = {model: _forward(model, recipe, federation) for model in models}
     unknown = [model for model, flops in forward.items() if not flops]
     if unknown:
         raise ConfigError(f"availability: the FLOPs of model {unknown[0]!r} are not known.")
@@ -98,7 +101,9 @@ def flops_by_client(
         after += _private_rows(again, recipe, work) * PASSES
         return each * (before + _asked_rows(recipe.share, work)), each * after
 
-    return lru_cache(maxsize=None)(of_client)
+    of_each = lru_cache(maxsize=None)(of_client)
+    of_each(0)  # what is not known shows here, before the run
+    return of_each
 
 
 def _client_flops(
@@ -108,23 +113,16 @@ def _client_flops(
 
     They are not known of a forest, nor of a network without matrix products.
     """
-    if not all(_forward_by_model(recipe, population, federation).values()):
+    try:
+        of_client = flops_by_client(recipe, population, federation)
+    except ConfigError:
         return None
-    of_client = flops_by_client(recipe, population, federation)
     clients = range(0, federation.num_clients, -(-federation.num_clients // 100))
     return sum(sum(of_client(client)) for client in clients) / len(clients)
 
 
-def _forward_by_model(
-    recipe: Recipe, population: PopulationSpec, federation: Federation
-) -> dict[str, float]:
-    """Return the FLOPs of an answer for one sample by model; 0 if they are not known."""
-    return {
-        model: _forward(model, recipe, federation) for model in dict.fromkeys(population.models)
-    }
-
-
 def _forward(reference: str, recipe: Recipe, federation: Federation) -> float:
+    """Return the FLOPs of an answer of a model for one sample; 0 if they are not known."""
     shape = federation.input_shape
     made = make_learner(reference, shape, federation.num_classes)
     learner: TorchLearner | None = made.as_network()
@@ -162,7 +160,14 @@ def _private_rows(steps: Iterable[Step], recipe: Recipe, work: Work) -> int:
 
 def _asked_rows(parts: Iterable[Step | Share], work: Work) -> int:
     """Return how many samples a model answers for shares, or for what steps keep."""
-    return sum(len(question.x) for part in parts for question in part.questions(work))
+    rows = 0
+    for part in parts:
+        try:
+            rows += sum(len(question.x) for question in part.questions(work))
+        except Exception as error:  # a user's code may raise anything
+            what = f"what {type(part).__name__} asks the model is not known before the run"
+            raise ConfigError(f"availability: {what} ({raised(error)}).") from error
+    return rows
 
 
 def _shared_rows(recipe: Recipe, public: int) -> list[int]:

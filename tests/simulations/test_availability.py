@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fedkt.errors import ConfigError
+from fedkt.shares import Predict
 from fedkt.simulations.experiment.config import parse
 from fedkt.simulations.results.rounds import read_rounds
 from fedkt.simulations.runs.plan import availability_of, prepare
@@ -114,6 +115,14 @@ def test_the_late_have_trained_and_the_absent_were_never_asked(tmp_path: Path) -
 def test_a_model_of_unknown_flops_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="availability: the FLOPs of model 'forest' are not"):
         rounds(tmp_path, {}, models=["forest"])
+
+
+def test_a_share_that_asks_by_what_only_the_run_knows_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Predict, "questions", lambda self, work: [work.knowledge["public"]])
+    with pytest.raises(ConfigError, match="what Predict asks the model is not known before the"):
+        rounds(tmp_path, {})
 
 
 def test_clients_that_only_measure_do_not_cost_the_time_of_absorbing(tmp_path: Path) -> None:
