@@ -111,13 +111,13 @@ def test_no_accuracy_is_taken(overflowing, data, empty, personalised: str, left:
 
 @pytest.mark.parametrize("form", ["labels", "logits", "probabilities"])
 def test_nothing_is_shared(overflowing, data, work_on, form: Any) -> None:
-    with pytest.raises(NotFiniteError):
+    with pytest.raises(NotFiniteError, match="answers hold NaN or infinity"):
         share(overflowing, Recipe(share=[Predict(form=form)]), work_on(data))
 
 
 def test_no_loss_is_shared(overflowing, data, work_on) -> None:
     work = work_on(data, {"weights": overflowing.weights()})
-    with pytest.raises(NotFiniteError):
+    with pytest.raises(NotFiniteError, match="answers hold NaN or infinity"):
         share(overflowing, Recipe.sharing_weights(TRAIN, also=[Validation()]), work)
 
 
@@ -131,5 +131,5 @@ class Undecided(GaussianNB):
 def test_nor_of_a_scikit_learn_model(data, work_on) -> None:
     learner = SklearnLearner(Undecided, 10, "undecided")
     learner.train(TRAIN, work_on(data), "learn/0")
-    with pytest.raises(NotFiniteError):
+    with pytest.raises(NotFiniteError, match="answers hold NaN or infinity"):
         evaluate(learner, data)

@@ -49,10 +49,10 @@ def test_what_is_not_finite_is_refused(value: float, take: str) -> None:
 def test_neither_votes_nor_gates_take_it(value: float) -> None:
     values = torch.stack([GOOD, spoilt(value)])
     stack = Stack("public", "logits", {"values": values}, torch.arange(3), (0, 1), torch.ones(2))
-    with pytest.raises(NotFiniteError):
+    with pytest.raises(NotFiniteError, match=r"1 of [23] answers hold NaN or infinity"):
         vote(stack, 3, 0, 1)
     for pair in ((GOOD, spoilt(value)), (spoilt(value), GOOD)):
-        with pytest.raises(NotFiniteError):
+        with pytest.raises(NotFiniteError, match=r"1 of [23] answers hold NaN or infinity"):
             held_out_losses(*pair, LABELS, torch.zeros(3))
 
 

@@ -182,7 +182,7 @@ def test_a_file_is_named_by_what_clients_know(tmp_path: Path) -> None:
     assert name.startswith("own@")
     assert name.endswith(":same+float16")
     assert len(codec_chain(name)) == 2
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=r"Unknown codec .*own\.py:Same"):
         codec_chain(f"{file}:Same")
     assert wire_name("none") == "none"
     assert wire_name("test-difference(scale=2)+float16") == "test-difference(scale=2)+float16"

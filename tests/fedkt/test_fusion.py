@@ -166,7 +166,7 @@ def test_labels_are_not_averaged(fusion) -> None:
 
 def test_weights_are_not_personalised_by_rows() -> None:
     models = [Knowledge("weights", {"a": torch.randn(3)}) for _ in range(2)]
-    with pytest.raises(KnowledgeError):
+    with pytest.raises(KnowledgeError, match="weights have no rows"):
         personalised_mean(stack_of(models), torch.eye(2))
 
 

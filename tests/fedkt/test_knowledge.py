@@ -125,7 +125,7 @@ def test_at_of_knowledge_without_rows() -> None:
 
 
 def test_negative_ids_are_refused() -> None:
-    with pytest.raises(KnowledgeError):
+    with pytest.raises(KnowledgeError, match="id -5 is negative"):
         Knowledge.rows("logits", torch.zeros(2, 3), [-5, 1])
 
 
@@ -214,7 +214,7 @@ def test_every_tensor_of_weights_is_looked_at() -> None:
 )
 def test_other_dtypes_than_the_documented_are_refused(kind, values) -> None:
     bad = Knowledge.rows(kind, values)
-    with pytest.raises(KnowledgeError):
+    with pytest.raises(KnowledgeError, match=r"values has dtype \w+, not (int64|float32)"):
         check(bad, expected_of(bad), 2)
 
 
@@ -275,7 +275,7 @@ def test_diagnostics_add_up() -> None:
 
 def test_kinds_with_rows_need_ids() -> None:
     for kind in sorted(SAMPLE_KINDS):
-        with pytest.raises(KnowledgeError):
+        with pytest.raises(KnowledgeError, match="need ids and one tensor"):
             Knowledge(kind, {"values": torch.zeros(2, 2)})
 
 

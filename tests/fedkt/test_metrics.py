@@ -122,7 +122,7 @@ def test_a_function_in_a_file(tmp_path: Path) -> None:
     ]:
         with pytest.raises(ConfigError, match=reason):
             metric_of(reference, files=True)
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=r"Unknown metric .*\.py:top_two"):
         metric_of(f"{file}:top_two")  # as over the wire: no file is executed
     with pytest.raises(ConfigError, match="'log-loss' is there twice"):
         metrics_of(["log-loss", "log-loss"])

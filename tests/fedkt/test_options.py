@@ -31,6 +31,7 @@ from fedkt.recipe import (
     Weighted,
     Weights,
 )
+from fedkt.schedules import Schedule
 from fedkt.strategies import KnowledgeStrategy, ServerOptions
 from fedkt.strategies.weights.fedprox import FedProx
 
@@ -73,23 +74,28 @@ def base(part: Any) -> dict[str, Any]:
 
 
 def unpacked(hint: Any) -> tuple[Any, bool, bool]:
-    """Return a hint without ``None`` and tuple; whether it had them."""
-    optional = get_origin(hint) in (Union, UnionType) and type(None) in get_args(hint)
-    if optional:
-        (hint, *more) = (a for a in get_args(hint) if a is not type(None))
-        assert not more
+    """Return a hint without ``None``, schedules and tuple; whether it had None and tuple."""
+    arms = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    optional = type(None) in arms
+    plain = [a for a in arms if a not in (type(None), Schedule)]
+    hint = plain[0] if len(plain) == 1 else hint
     several = get_origin(hint) is tuple
     return (get_args(hint)[0] if several else hint), optional, several
 
 
 def numeric(part: Any) -> Iterator[tuple[str, Any, bool, bool]]:
     for option, hint in hints_of(part).items():
-        if get_origin(hint) in (Union, UnionType) and len(get_args(hint)) > 2:
-            continue
         plain, optional, several = unpacked(hint)
         kind = get_args(plain)[0] if get_origin(plain) is Annotated else plain
         if kind in (int, float):
             yield option, kind, optional, several
+
+
+NUMERIC = {
+    f"{name}.{option}": (part, option, *more)
+    for name, part in PARTS.items()
+    for option, *more in numeric(part)
+}
 
 
 def refused(part: Any, option: str, value: Any) -> str | None:
@@ -101,57 +107,72 @@ def refused(part: Any, option: str, value: Any) -> str | None:
 
 
 def test_the_parts_are_there() -> None:
-    found = sum(len([*numeric(part)]) for part in PARTS.values())
     assert len(PARTS) > 45
-    assert found > 110
-    assert {"strategies.FedProx", "objectives.KL", "adaptation.Restyle"} <= set(PARTS)
+    assert len(NUMERIC) > 110
+    assert len(OTHER) > 60
+    assert {"strategies.FedProx.mu", "objectives.KL.temperature"} <= set(NUMERIC)
+    assert {"adaptation.Restyle.source", "recipe.Recipe.world"} <= set(OTHER)
 
 
-@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
-def test_numbers_are_finite_whole_and_within_bounds(part: Any) -> None:
-    for option, kind, optional, several in numeric(part):
-        for value in (*NUMBERS, *([1.5, 1.0] if kind is int else [])):
-            if value is None and optional:
-                continue
-            given = [value] if several else value
-            line = refused(part, option, given)
-            if (part.__name__, option, kind) == ("Weighted", "factor", float) and value == -3:
-                assert line is None
-                continue
-            assert line is not None, f"{part.__name__}({option}={given!r}) is accepted"
-            assert "\n" not in line
-            assert option in line
-            assert repr(given) in line
-            of_class = hasattr(part, "part") and "name" not in hints_of(part)
-            name = (of_class and vars(part).get("name")) or part.__name__
-            assert line.startswith(f"{name}: ")
-
-
-@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
-def test_numbers_declare_their_bounds(part: Any) -> None:
-    """A plain number is allowed where the docstring says what a negative one means."""
-    hints = hints_of(part)
-    for option, *_ in numeric(part):
-        if unpacked(hints[option])[0] in (int, float):
-            assert NEGATIVE[part.__name__, option] in " ".join(part.__doc__.split())
-
-
-@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
-def test_text_switches_and_choices(part: Any) -> None:
-    for option, hint in hints_of(part).items():
-        if hint is bool:
-            wrong: tuple[Any, ...] = (1, 0, "yes", None, math.nan)
-        elif hint is str:
-            wrong = (1, None, ["a"])
-        elif "Literal" in str(hint):
-            wrong = ("nonsense", 0, math.nan, ["a"])
-        else:
+@pytest.mark.parametrize(
+    ("part", "option", "kind", "optional", "several"), NUMERIC.values(), ids=NUMERIC
+)
+def test_numbers_are_finite_whole_and_within_bounds(
+    part: Any, option: str, kind: type, optional: bool, several: bool
+) -> None:
+    for value in (*NUMBERS, *([1.5, 1.0] if kind is int else [])):
+        if value is None and optional:
             continue
-        for value in wrong:
-            line = refused(part, option, value)
-            assert line is not None, f"{part.__name__}({option}={value!r}) is accepted"
-            assert option in line
-            assert repr(value) in line
+        given = [value] if several else value
+        line = refused(part, option, given)
+        if (part.__name__, option) in NEGATIVE and value == -3:
+            assert line is None
+            continue
+        assert line is not None, f"{part.__name__}({option}={given!r}) is accepted"
+        assert "\n" not in line
+        assert option in line
+        assert repr(given) in line
+        of_class = hasattr(part, "part") and "name" not in hints_of(part)
+        name = (of_class and vars(part).get("name")) or part.__name__
+        assert line.startswith(f"{name}: ")
+
+
+def test_numbers_declare_their_bounds() -> None:
+    """A plain number is allowed where the docstring says what a negative one means."""
+    unbounded = {
+        (part.__name__, option): " ".join(part.__doc__.split())
+        for part, option, *_ in NUMERIC.values()
+        if unpacked(hints_of(part)[option])[0] in (int, float)
+    }
+    assert unbounded.keys() == NEGATIVE.keys()
+    for which, docstring in unbounded.items():
+        assert NEGATIVE[which] in docstring
+
+
+def wrong_for(hint: Any) -> tuple[Any, ...]:
+    """Return values that a hint of text, a switch or a choice does not allow."""
+    if hint is bool:
+        return (1, 0, "yes", None, math.nan)
+    if hint is str:
+        return (1, None, ["a"])
+    return ("nonsense", 0, math.nan, ["a"]) if "Literal" in str(hint) else ()
+
+
+OTHER = {
+    f"{name}.{option}": (part, option, wrong_for(hint))
+    for name, part in PARTS.items()
+    for option, hint in hints_of(part).items()
+    if wrong_for(hint)
+}
+
+
+@pytest.mark.parametrize(("part", "option", "wrong"), OTHER.values(), ids=OTHER)
+def test_text_switches_and_choices(part: Any, option: str, wrong: tuple[Any, ...]) -> None:
+    for value in wrong:
+        line = refused(part, option, value)
+        assert line is not None, f"{part.__name__}({option}={value!r}) is accepted"
+        assert option in line
+        assert repr(value) in line
 
 
 @pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
@@ -162,6 +183,7 @@ def test_defaults_are_allowed(part: Any) -> None:
         if isinstance(p.default, int | float | str)
     }
     made = part(**{**base(part), **defaults})
+    assert isinstance(made, part)
     for option, value in defaults.items():
         assert getattr(made, option) in (value, NAMED.get(option))
 

@@ -269,12 +269,20 @@ def test_unknown_read_outs_are_named(readout: Any, words: str) -> None:
         Recipe(readout=readout)
 
 
-@pytest.mark.parametrize("readout", ["raw", "evil.py:ReadOut", None, {"@readouts": "evil.py:R"}])
-def test_a_recipe_that_arrives_names_no_file_to_execute(tmp_path: Path, readout: Any) -> None:
+@pytest.mark.parametrize(
+    ("readout", "words"),
+    [
+        *((name, "names no read-out") for name in ("raw", "evil.py:ReadOut", None)),
+        ({"@readouts": "evil.py:R"}, r"Unknown read-out .*evil\.py:R"),
+    ],
+)
+def test_a_recipe_that_arrives_names_no_file_to_execute(
+    tmp_path: Path, readout: Any, words: str
+) -> None:
     trace = tmp_path / "trace"
     (tmp_path / "evil.py").write_text(f"open({str(trace)!r}, 'w')", encoding="utf-8")
     fields = {**json.loads(Recipe().to_json()), "readout": readout}
     text = json.dumps(fields).replace("evil.py", str(tmp_path / "evil.py"))
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=words):
         Recipe.from_json(text)
     assert not trace.exists()

@@ -167,21 +167,24 @@ def npy(array: np.ndarray) -> bytes:
 
 
 GOOD_DATA = packet_with().arrays["t.values"].data
-DAMAGE: dict[str, Callable[[], wire.Packet]] = {
-    "empty": lambda: packet_with(data=b""),
-    "cut short": lambda: packet_with(data=GOOD_DATA[:-3]),
-    "not an array": lambda: packet_with(data=b"this is no array"),
-    "pickle": lambda: packet_with(data=b"\x80\x04]."),
-    "text": lambda: packet_with(data=npy(np.array(["a", "b", "c"]))),
-    "dates": lambda: packet_with(data=npy(np.zeros(3, dtype="M8[s]"))),
-    "rows missing": lambda: packet_with(data=npy(np.ones((2, 4), np.float32))),
-    "scalar": lambda: packet_with(data=npy(np.float32(1))),
-    "other serialisation": lambda: packet_with(stype="pickle"),
-    "unknown kind": lambda: packet_with(kind="guesses"),
-    "kind is a list": lambda: packet_with(kind=["logits"]),
-    "unknown codec": lambda: packet_with(codec="zip"),
-    "round is text": lambda: packet_with(round="one"),
-    "round is infinite": lambda: packet_with(round=float("inf")),
+DAMAGE: dict[str, tuple[Callable[[], wire.Packet], str]] = {  # and what the error says
+    "empty": (lambda: packet_with(data=b""), "unreadable packet"),
+    "cut short": (lambda: packet_with(data=GOOD_DATA[:-3]), "unreadable packet"),
+    "not an array": (lambda: packet_with(data=b"this is no array"), "unreadable packet"),
+    "pickle": (lambda: packet_with(data=b"\x80\x04]."), "unreadable packet"),
+    "text": (lambda: packet_with(data=npy(np.array(["a", "b", "c"]))), "unreadable packet"),
+    "dates": (lambda: packet_with(data=npy(np.zeros(3, dtype="M8[s]"))), "unreadable packet"),
+    "rows missing": (
+        lambda: packet_with(data=npy(np.ones((2, 4), np.float32))),
+        "2 rows for ids",
+    ),
+    "scalar": (lambda: packet_with(data=npy(np.float32(1))), "0 rows for ids"),
+    "other serialisation": (lambda: packet_with(stype="pickle"), "serialised as 'pickle'"),
+    "unknown kind": (lambda: packet_with(kind="guesses"), "unknown kind 'guesses'"),
+    "kind is a list": (lambda: packet_with(kind=["logits"]), r"unknown kind \['logits'\]"),
+    "unknown codec": (lambda: packet_with(codec="zip"), "encoded with 'zip', not with 'none'"),
+    "round is text": (lambda: packet_with(round="one"), "its round is 'one'"),
+    "round is infinite": (lambda: packet_with(round=float("inf")), "its round is inf"),
 }
 
 
@@ -189,10 +192,12 @@ def test_the_undamaged_packet_is_good() -> None:
     assert same(wire.decode(packet_with(), never), EVERY_KIND["probabilities"])
 
 
-@pytest.mark.parametrize("damage", list(DAMAGE))
-def test_damaged_packets_are_knowledge_errors(damage: str) -> None:
-    with pytest.raises(KnowledgeError):
-        wire.decode(DAMAGE[damage](), never)
+@pytest.mark.parametrize(("damaged", "says"), DAMAGE.values(), ids=DAMAGE)
+def test_damaged_packets_are_knowledge_errors(
+    damaged: Callable[[], wire.Packet], says: str
+) -> None:
+    with pytest.raises(KnowledgeError, match=says):
+        wire.decode(damaged(), never)
 
 
 @pytest.mark.parametrize("missing", ["kind", "codec", "round"])

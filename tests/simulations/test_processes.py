@@ -75,7 +75,7 @@ def test_what_a_process_died_of_is_said() -> None:
 
 def test_an_error_comes_through_and_nobody_waits_for_the_others() -> None:
     began = time.monotonic()
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
         list(in_processes(time.sleep, ["soon", 600, 600, 600], 2))
     assert time.monotonic() - began < 300
     assert multiprocessing.active_children() == []
