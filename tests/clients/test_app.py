@@ -311,7 +311,9 @@ def test_a_client_does_not_silently_start_anew(client, tmp_path: Path) -> None:
         talk.context.state["fedkt"] = ConfigRecord(dict(handle))
     reply = talk.absorb(1)
     named = talk.app.store.get(1, str(handle["state"]))
-    assert reply.has_error() or (named is not None and bits(named) == first)
+    assert not reply.has_error()
+    assert named is not None
+    assert bits(named) == first
 
 
 @pytest.mark.parametrize(
