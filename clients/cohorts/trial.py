@@ -24,6 +24,7 @@ from fedkt.data.samples import ClientData, Samples
 from fedkt.knowledge import SAMPLE_KINDS, Knowledge, Upload, Uploads
 from fedkt.recipe import Recipe, Train
 from fedkt.shares import Asked, Share
+from fedkt.steps import Step
 from fedkt.text import one_line
 from fedkt.training import TrainingOptions
 
@@ -67,7 +68,7 @@ def refuses(
     if nature.refusal:
         return nature.refusal
     learner.follow(recipe)
-    steps = {name: step for name, step in _steps(recipe) if not cohort.refuses(step)}
+    steps = [each for each in _steps(recipe) if not cohort.refuses(each[2])]
     sizes = EVEN if nature.coupled else UNEVEN
     reason: str | None = None
     for dtype, voted in itertools.product(APART, (False, True)):
@@ -79,13 +80,16 @@ def refuses(
     return reason
 
 
-def _steps(recipe: Recipe) -> Iterator[tuple[str, Train]]:
+def _steps(recipe: Recipe) -> Iterator[tuple[str, Step, Train]]:
+    """Yield the name of each training step, what the loop runs, and what a cohort runs."""
     for phase in ("start", "learn", "absorb"):
         for index, step in enumerate(getattr(recipe, phase)):
             training = step.as_train()
-            if training is not None and training.epochs:
-                short = replace(training, epochs=1, batch_size=BATCH, samples=0)
-                yield f"{phase}/{index}", short
+            if training is step and training.epochs:
+                step = training = replace(training, epochs=1, batch_size=BATCH, samples=0)
+            elif training is None or training is step:
+                continue
+            yield f"{phase}/{index}", step, training
 
 
 def _works(
@@ -198,18 +202,24 @@ def _remember(learner: TorchLearner, recipe: Recipe, work: Work, dtype: torch.dt
 
 
 def _compared(
-    learner: TorchLearner, steps: Mapping[str, Train], works: Sequence[Work], dtype: torch.dtype
+    learner: TorchLearner,
+    steps: Sequence[tuple[str, Step, Train]],
+    works: Sequence[Work],
+    dtype: torch.dtype,
 ) -> str | None:
     begins = []
     for work in works:
         _begin(learner, work.client, dtype)
         begins.append(learner.state())
-    for name, step in steps.items():
+    for name, step, training in steps:
         rows = [Row(state, work) for state, work in zip(begins, works, strict=True)]
-        cohort.train(learner, step, rows, name)
+        cohort.train(learner, training, rows, name)
         for begin, row in zip(begins, rows, strict=True):
             learner.load_state(begin)
-            learner.train(step, row.work, name)
+            kept = dict(row.work.own)
+            step.run(learner, row.work, name)
+            if any(kept.get(key) is not value for key, value in row.work.own.items()):
+                return f"in step {name} a cohort keeps nothing, and the loop does"
             if place := _apart(begin["model"], learner.state()["model"], row.state["model"], dtype):
                 return f"in step {name} a cohort changes {place} differently from the loop"
     xs = [work.data.train.x for work in works]

@@ -155,7 +155,11 @@ class Step(ABC):
         """
 
     def as_train(self) -> Train | None:
-        """Return the training that the step is, which cohorts run; None if it is none."""
+        """Return the training that the step is, which cohorts run; None if it is none.
+
+        A step that does more than that is found in the trial before a run, and left to the loop.
+        Training alone gets the budget of this training.
+        """
         return None
 
     def budget(self, private: int, public: int, sizes: TrainingOptions) -> int:

@@ -19,7 +19,7 @@ from fedkt.knowledge import Knowledge
 from fedkt.objectives import KL, CrossEntropy, Distil, Proximal
 from fedkt.objectives.heads import Head
 from fedkt.objectives.term import Batch, Outputs
-from fedkt.recipe import ClassLogits, Predict, Prototypes, Recipe, Share, Train, Weights
+from fedkt.recipe import ClassLogits, Predict, Prototypes, Recipe, Share, Step, Train, Weights
 from fedkt.registry import register
 from fedkt.shares import Asked as AskedOf
 from fedkt.strategies.answers.compose import Compose
@@ -321,3 +321,35 @@ def test_made_up_knowledge_has_the_same_rows_for_all() -> None:
     for name, rows in (("class-logits", 10), ("prototypes", 10), ("public", 17)):
         assert [len(work.knowledge[name].values) for work in works] == [rows] * 3
     assert all(work.knowledge["prototypes"].absent > 2 for work in works)
+
+
+@register(name="training-and-more")
+@dataclass(frozen=True)
+class AndMore(Step):
+    """A training that does more than it says."""
+
+    shrink: float = 1.0
+    keeps_more: bool = False
+
+    def as_train(self):
+        return Train("private", [CrossEntropy()], epochs=2)
+
+    def run(self, learner, work, stream):
+        loss = learner.train(self.as_train(), work, stream)
+        weights = learner.weights()
+        shrunk = {name: self.shrink * tensor for name, tensor in weights.tensors.items()}
+        if self.shrink != 1:
+            learner.load_weights(weights.with_tensors(shrunk))
+        if self.keeps_more:
+            work.keep("more", 1.0)
+        return loss
+
+
+def test_a_step_that_does_more_than_its_training_is_left_to_the_loop() -> None:
+    said = [
+        refuses(odd.Network, Recipe(learn=[step]))
+        for step in (AndMore(), AndMore(shrink=0.5), AndMore(keeps_more=True))
+    ]
+    assert said[0] is None
+    assert "learn/0 a cohort changes" in str(said[1])
+    assert said[2] == "in step learn/0 a cohort keeps nothing, and the loop does"
