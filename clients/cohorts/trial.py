@@ -195,7 +195,7 @@ def _begin(learner: TorchLearner, client: int, dtype: torch.dtype) -> None:
 def _remember(learner: TorchLearner, recipe: Recipe, work: Work, dtype: torch.dtype) -> None:
     """Let an untrained model of a client keep what it can keep without the server's knowledge."""
     _begin(learner, OTHERS + len(UNEVEN) + work.client, dtype)
-    for step in (*recipe.start, *recipe.learn, *recipe.absorb):
+    for step in recipe.steps:
         if step.makes():
             with suppress(Exception):  # as fused knowledge that cannot be made up: not tried
                 step.run(learner, work, "trial")

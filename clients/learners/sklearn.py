@@ -104,7 +104,7 @@ class SklearnLearner(Learner):
             return f"a scikit-learn model ({self._name}) has no features for the read-out {name!r}"
         if any(share.kind == "weights" for share in recipe.remembered):
             return f"a scikit-learn model ({self._name}) has no weights to remember"
-        for step in trainings((*recipe.start, *recipe.learn, *recipe.absorb)):
+        for step in trainings(recipe.steps):
             drawn = step.samples and step.pace is None
             if step.beside or step.transforms or drawn or step.only or step.rate != 1:
                 what = "align" if step.beside else "draw samples, change its inputs or train a part"

@@ -82,11 +82,10 @@ class TorchLearner(Learner):
         """
         try:
             self.follow(recipe)
-            steps = (*recipe.start, *recipe.learn, *recipe.absorb)
             shares = {share.name: share for share in (*recipe.share, *recipe.remembered)}
-            if refusals := [line for s in steps if (line := s.refuses(self, shares))]:
+            if refusals := [line for s in recipe.steps if (line := s.refuses(self, shares))]:
                 return refusals[0]
-            for step in trainings(steps):
+            for step in trainings(recipe.steps):
                 if step.only and not self.names_in(step.only, self.trained):
                     return f"Train(only={step.only!r}): {self._name} has no parameter there"
         except ConfigError as error:

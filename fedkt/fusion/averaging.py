@@ -12,11 +12,10 @@ from torch import Tensor
 
 from fedkt.errors import KnowledgeError
 from fedkt.fusion.fusion import Fusion, FusionRound, WeightedMean, like, of_rows, refuse_labels
-from fedkt.knowledge import CLASS_KINDS, Fused, Knowledge, Stack
+from fedkt.knowledge import Fused, Knowledge, Stack
 from fedkt.machine import empty
 from fedkt.options import Fraction
 from fedkt.registry import register
-from fedkt.upload_check import LARGEST_COUNT
 
 BLOCK = 2_000_000  # numbers multiplied at a time: 8 MB, and as many for the result
 SPARSE, SPARSE_FROM = 0.01, 500  # the density, and the clients, where a sparse product pays
@@ -86,7 +85,7 @@ def _personalised_over_present(stack: Stack, weights: Tensor, present: Tensor) -
     masked = torch.where(like(present, stack.values), stack.values, 0)
     sums, personal = mix_rows(weights, masked), {}
     assert stack.ids is not None
-    counts = None if stack.counts is None else stack.counts.sum(0)
+    counts = stack.sum_of_counts
     for n, client in enumerate(stack.clients):
         rows = covered[n] > 0
         total = torch.where(rows, covered[n], 1).to(sums.dtype)
@@ -116,8 +115,7 @@ def average_rows(stack: Stack, weights: Tensor) -> Knowledge:
     covered = total > 0
     share = (weights / torch.where(covered, total, 1)).to(stack.values.dtype)
     mixed = torch.einsum("nm,nm...->m...", share, stack.values)
-    counts = None if stack.counts is None else stack.counts.sum(0)
-    return of_rows(stack.kind, mixed, stack.ids, covered, counts)
+    return of_rows(stack.kind, mixed, stack.ids, covered, stack.sum_of_counts)
 
 
 def mix_rows(weights: Tensor, values: Tensor) -> Tensor:
@@ -184,10 +182,10 @@ def average(stack: Stack, weights: Tensor) -> Fused:
         name: (weights.to(t.dtype) @ t.flatten(1)).view(t.shape[1:]) if t.dim() > 1 else weights @ t
         for name, t in stack.tensors.items()
     }
-    counts = None
-    if stack.kind in CLASS_KINDS and stack.counts is not None:
-        counts = stack.counts.sum(0).clamp_max(LARGEST_COUNT)
-    return Fused(shared={stack.name: Knowledge(stack.kind, tensors, stack.ids, counts)})
+    if stack.ids is None:
+        return Fused(shared={stack.name: Knowledge(stack.kind, tensors)})
+    rows = of_rows(stack.kind, tensors["values"], stack.ids, stack.covered, stack.sum_of_counts)
+    return Fused(shared={stack.name: rows})
 
 
 def mean_by_counts(stack: Stack) -> Fused:

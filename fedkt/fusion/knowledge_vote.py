@@ -192,5 +192,4 @@ class KnowledgeVote(Fusion):
         round.diagnostics["supported"] = float((support > 0).double().mean())
         if not self.unsupported:
             return Knowledge("probabilities", {"values": targets}, stack.ids, support)
-        somebody = torch.ones_like(support) > 0 if present is None else present.any(0)
-        return of_rows("probabilities", targets, stack.ids, somebody, None)
+        return of_rows("probabilities", targets, stack.ids, stack.covered, None)

@@ -71,9 +71,7 @@ def _fused(stack: Stack, cut: Cut) -> Knowledge:
         # Of certain answers that all differ the median is 0 everywhere.
         mean = middle_mean(stack.values, torch.zeros_like, present)
         values = torch.where(total > 0, values / total.clamp_min(1e-12), mean)
-    covered = torch.ones(len(values), dtype=torch.bool) if present is None else present.any(0)
-    counts = None if stack.counts is None else stack.counts.sum(0)
-    return of_rows(stack.kind, values, stack.ids, covered, counts)
+    return of_rows(stack.kind, values, stack.ids, stack.covered, stack.sum_of_counts)
 
 
 @register

@@ -82,9 +82,8 @@ def vote(stack: Stack, num_classes: int, seed: int, round_: int) -> Fused:
     -------
     Fused
         Probabilities ``[M, C]``, 1 for the elected label, without samples that nobody has; the
-        diagnostics hold the
-        mean share of the clients that voted for it (``agreement``) and the share of the
-        samples that were drawn among equals (``ties``).
+        diagnostics hold the mean share of the clients that voted for it (``agreement``) and the
+        share of the samples that were drawn among equals (``ties``).
     """
     if stack.kind not in ("labels", "probabilities", "logits"):
         raise KnowledgeError(f"{stack.kind} cannot vote; share labels or answers")
@@ -93,10 +92,7 @@ def vote(stack: Stack, num_classes: int, seed: int, round_: int) -> Fused:
     labels = stack.values if stack.kind == "labels" else top(stack.values)
     voted = majority(labels, stack.ids, num_classes, seed, round_, present)
     one_hot = F.one_hot(voted, num_classes).to(torch.float32)
-    if present is None:
-        knowledge = Knowledge.rows("probabilities", one_hot, stack.ids)
-    else:
-        knowledge = of_rows("probabilities", one_hot, stack.ids, present.any(0), None)
+    knowledge = of_rows("probabilities", one_hot, stack.ids, stack.covered, None)
     return Fused({stack.name: knowledge}, diagnostics=tally(labels, num_classes, present))
 
 

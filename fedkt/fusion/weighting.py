@@ -95,9 +95,8 @@ class SampleWeightedMean(WeightedMean):
     def __call__(self, stack: Stack, round: FusionRound) -> Knowledge:
         """Return the weighted mean."""
         need_answers(self.name, stack.kind)
-        return sample_weighted_mean(stack, self._weights(stack.values, stack.kind)).shared[
-            stack.name
-        ]
+        weights = self._weights(stack.values, stack.kind)
+        return sample_weighted_mean(stack, weights).shared[stack.name]
 
     def weight(self, knowledge: Knowledge, num_examples: int) -> Tensor:
         """Return the weights of the client's samples, ``[M]``."""

@@ -69,6 +69,18 @@ class Stack:
             return None
         return self.counts > 0
 
+    @property
+    def covered(self) -> Tensor:
+        """Which rows any client has, bool ``[M]``."""
+        if self.counts is None:
+            return torch.ones(self.values.shape[1], dtype=torch.bool)
+        return (self.counts > 0).any(0)
+
+    @property
+    def sum_of_counts(self) -> Tensor | None:
+        """How many examples of all clients stand behind each row, int64 ``[M]``; or ``None``."""
+        return None if self.counts is None else self.counts.sum(0)
+
     def need_all_rows(self, what: str) -> None:
         """Raise an error if a client lacks rows.
 

@@ -160,20 +160,19 @@ class Recipe:
         return bool(self.absorb or self.needs("absorb"))
 
     @property
-    def steps(self) -> tuple[Step | Share, ...]:
-        """All steps of all phases."""
-        return (*self.start, *self.learn, *self.share, *self.absorb)
+    def steps(self) -> tuple[Step, ...]:
+        """The steps of all phases, in order; shares are no steps."""
+        return (*self.start, *self.learn, *self.absorb)
 
     @property
     def keeps(self) -> tuple[str, ...]:
         """The names of what clients keep for themselves."""
-        return unique(name for step in self.steps for name in step.keeps())
+        return unique(name for part in (*self.steps, *self.share) for name in part.keeps())
 
     @property
     def remembered(self) -> tuple[Share, ...]:
         """The shares by which clients make knowledge for themselves."""
-        steps = (*self.start, *self.learn, *self.absorb)
-        return tuple(share for step in steps for share in step.makes())
+        return tuple(share for step in self.steps for share in step.makes())
 
     def _check_private(self) -> None:
         """Refuse answers for private samples that are shared, or read on public ones."""
@@ -184,7 +183,7 @@ class Recipe:
                     "nobody may share."
                 )
         private = {share.name for share in self.remembered if share.stays}
-        for step in trainings((*self.start, *self.learn, *self.absorb)):
+        for step in trainings(self.steps):
             read = {name for _, term in weighted(step.terms) for name in term.needs()}
             if step.on == "public" and read & private:
                 raise ConfigError(
@@ -206,25 +205,20 @@ class Recipe:
     def telling(self) -> tuple[Step | Share, ...]:
         """The parts that tell in the greeting; of weights that are shared, the share does."""
         shared = {share.name for share in self.share}
-        acts = (*self.start, *self.learn, *self.absorb)
-        silent = [step for step in acts if step.loads() and shared.issuperset(step.loads())]
-        return (*self.share, *(step for step in acts if step not in silent))
+        silent = [step for step in self.steps if step.loads() and shared.issuperset(step.loads())]
+        return (*self.share, *(step for step in self.steps if step not in silent))
 
     @property
     def needs_public(self) -> bool:
-        """Whether any step works on the public set."""
-        return any(step.uses_public for step in self.steps)
+        """Whether any step or share works on the public set."""
+        return any(part.uses_public for part in (*self.steps, *self.share))
 
     @property
     def follows_progress(self) -> bool:
         """Whether what clients do depends on the number of rounds planned."""
-        terms = (t for s in trainings(self._trained) for _, t in weighted((*s.terms, *s.rehearse)))
+        terms = (t for s in trainings(self.steps) for _, t in weighted((*s.terms, *s.rehearse)))
         ramped = any(getattr(term, "follows_progress", False) for term in terms)
-        return ramped or any(map(is_scheduled, self._trained))
-
-    @property
-    def _trained(self) -> tuple[Step, ...]:
-        return (*self.start, *self.learn, *self.absorb)
+        return ramped or any(map(is_scheduled, self.steps))
 
     def ids(
         self,
@@ -247,7 +241,7 @@ class Recipe:
         known : Mapping[str, Knowledge], optional
             The fused knowledge that the client has; None for knowledge on its way down.
         """
-        share = next((s for s in self.share if s.name == name), None)
+        share = self._share(name)
         if share is None:
             return None
         needed = share.needs()
@@ -268,9 +262,11 @@ class Recipe:
         run : str
             The run's codecs.
         """
-        share = next((s for s in self.share if s.name == name), None)
-        of_share: str | None = getattr(share, f"codec_{way}", None)
+        of_share: str | None = getattr(self._share(name), f"codec_{way}", None)
         return run if of_share is None else of_share
+
+    def _share(self, name: str) -> Share | None:
+        return next((share for share in self.share if share.name == name), None)
 
     @property
     def codecs(self) -> tuple[Codec, ...]:

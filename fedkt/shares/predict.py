@@ -96,7 +96,10 @@ class Predict(Share):
         answers, ids = of_kind(logits, self.form, self.temperature), samples.ids
         if self.stays:
             ids, places = torch.unique(ids, return_inverse=True)
-            rows = torch.zeros_like(ids).index_put((places,), torch.arange(len(places)))
+            # The last of each, whatever the number of threads.
+            rows = torch.zeros_like(ids).scatter_reduce(
+                0, places, torch.arange(len(places)), "amax"
+            )
             answers = answers[rows]
         return Knowledge.rows(self.form, answers, ids)
 

@@ -187,9 +187,7 @@ def check_fits(strategy: KnowledgeStrategy, models: Sequence[str], federation: F
 
 def trains_on_public_labels(recipe: Recipe) -> bool:
     """Return whether a step trains on the labels of the public set."""
-    steps = [
-        s for s in trainings((*recipe.start, *recipe.learn, *recipe.absorb)) if s.on == "public"
-    ]
+    steps = (step for step in trainings(recipe.steps) if step.on == "public")
     terms = [term for step in steps for _, term in weighted(step.terms)]
     return any(getattr(term, "needs_labels", False) for term in terms)
 
