@@ -267,9 +267,7 @@ class _Stacked:
     ) -> None:
         self._rows, self._tasks, self._epochs = rows, tasks, step.epochs
         template = template_of(learner)
-        trained = [n for n, p in template.model.named_parameters() if p.requires_grad]
-        trained += [f"{HEADS}.{n}" for n, _ in learner.heads.named_parameters()]
-        device = self._device = learner.device
+        trained, device = learner.trained, learner.device
         stacked = stack([row.state["model"] for row in rows], device)
         options = rows[0].work.options
         keep = options.optimiser_state == "keep"
@@ -277,7 +275,7 @@ class _Stacked:
         parameters = [stacked.pop(n) for n in trained]
         self._optimiser = optimiser_of(options)
         self._at = Descent.begin(parameters, self._optimiser, states)
-        self._names, self._buffers = trained, stacked  # frozen parameters too
+        self._names, self._buffers, self._device = trained, stacked, device  # frozen ones too
         terms, rehearse = tasks[0].objective.terms, tasks[0].objective.rehearse
         kinds = {name: knowledge.kind for name, knowledge in tasks[0].knowledge.items()}
         part = learner.names_in(step.only, trained)

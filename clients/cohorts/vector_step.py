@@ -238,7 +238,8 @@ class Advance:
         state = {**parameters, **buffers}
         tensors = {n: t for n, t in state.items() if not n.startswith(f"{HEADS}.")}
         logits = functional_call(self._model, tensors, (batch.x,))
-        parameters = {**parameters, **{n: buffers[n] for n in self._frozen}}
+        of_heads = [n for n in buffers if n not in tensors]  # frozen, for heads have no buffers
+        parameters = {**parameters, **{n: buffers[n] for n in (*self._frozen, *of_heads)}}
         classify = self._tap.classifier(tensors)
         ask = asking(self._model, self._tap, parameters, buffers)
         outputs = Outputs(logits, self._tap.features, parameters, classify=classify, ask=ask)

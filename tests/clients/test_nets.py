@@ -22,7 +22,7 @@ from fedkt.data import ClientData, Samples
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge
 from fedkt.objectives import Batch, CrossEntropy, Outputs, weighted_mean
-from fedkt.objectives.heads import Head, Net
+from fedkt.objectives.heads import Head, HeadPart, Net, Place
 from fedkt.recipe import Load, Recipe, Train, Weights
 from fedkt.registry import register
 
@@ -150,6 +150,55 @@ def test_nets_travel_as_registered_parts() -> None:
     headed = Recipe(heads=[Head("d", (2,), norm=True)])
     assert '"@heads": "head"' in headed.to_json()
     assert Recipe.from_json(headed.to_json()) == headed
+
+
+@register(name="test-half-fixed")
+@dataclass(frozen=True)
+class HalfFixed(HeadPart):
+    """A fixed projection before a trained one."""
+
+    name: str = "part"
+
+    def build(self, place: Place) -> nn.Module:
+        module = nn.Module()
+        module.fixed = nn.Parameter(torch.randn(place.classes, 5), requires_grad=False)
+        module.free = nn.Parameter(torch.randn(5, place.classes))
+        return module
+
+
+@register
+@dataclass(frozen=True)
+class OnHalf:
+    """The cross-entropy of that head on the logits."""
+
+    part: ClassVar[str] = "objectives"
+    name: ClassVar[str] = "test-on-half"
+
+    def needs(self) -> tuple[str, ...]:
+        return ()
+
+    def __call__(self, outputs: Outputs, batch: Batch, knowledge: Mapping[str, Knowledge]) -> Any:
+        assert batch.y is not None
+        weights = outputs.parameters
+        logits = outputs.logits @ weights["heads.part.fixed"] @ weights["heads.part.free"]
+        return weighted_mean(F.cross_entropy(logits, batch.y, reduction="none"), batch.weight)
+
+
+def test_fixed_parameters_of_a_head_are_fixed_in_both_executors() -> None:
+    step = Train("private", [OnHalf()], epochs=2)
+    learner = learner_of("mlp", Recipe(learn=[step], heads=[HalfFixed()]))
+    learner.follow(Recipe(learn=[step], heads=[HalfFixed()]))
+    learner.reset(0, 0)
+    begin, work = learner.state(), work_of(0)
+    row = Row(begin, work_of(0))
+    learner.train(step, work, "learn/0")
+    loop = learner.state()
+    cohort.train(learner, step, [row], "learn/0")
+    fixed = "heads.part.fixed"
+    assert torch.equal(row.state["model"][fixed], begin["model"][fixed])
+    for name, tensor in loop["model"].items():
+        assert torch.allclose(tensor, row.state["model"][name], atol=1e-4), name
+    assert set(row.state["optimiser"]) == set(loop["optimiser"])
 
 
 OWN_HEAD = """
