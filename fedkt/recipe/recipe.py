@@ -165,9 +165,14 @@ class Recipe:
         return (*self.start, *self.learn, *self.absorb)
 
     @property
+    def parts(self) -> tuple[Step | Share, ...]:
+        """The steps of all phases, then the shares."""
+        return (*self.steps, *self.share)
+
+    @property
     def keeps(self) -> tuple[str, ...]:
         """The names of what clients keep for themselves."""
-        return unique(name for part in (*self.steps, *self.share) for name in part.keeps())
+        return unique(name for part in self.parts for name in part.keeps())
 
     @property
     def remembered(self) -> tuple[Share, ...]:
@@ -211,7 +216,7 @@ class Recipe:
     @property
     def needs_public(self) -> bool:
         """Whether any step or share works on the public set."""
-        return any(part.uses_public for part in (*self.steps, *self.share))
+        return any(part.uses_public for part in self.parts)
 
     @property
     def follows_progress(self) -> bool:
