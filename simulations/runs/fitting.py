@@ -18,6 +18,7 @@ from fedkt.simulations.experiment.config import Experiment
 from fedkt.simulations.runs.server_model import check_models, server_network
 from fedkt.strategies import KnowledgeStrategy
 from fedkt.text import raised
+from fedkt.training import TrainingOptions
 
 LEAST_TARGET = 2  # one sample has no distribution to align with
 
@@ -139,6 +140,7 @@ def fitting_models(
         if differ:
             models = (networks[0],)
     check_fits(strategy, models, federation)
+    check_budget(strategy, federation, experiment.training)
     server = server_network(strategy, experiment, networks, federation)
     check_models(strategy, models, server, federation, experiment.seed)
     return models, server
@@ -183,6 +185,29 @@ def check_fits(strategy: KnowledgeStrategy, models: Sequence[str], federation: F
             f"{title} adapts to unlabelled samples and there are {public}; it needs at least "
             f"{LEAST_TARGET} (data.public_samples)."
         )
+
+
+def check_budget(
+    strategy: KnowledgeStrategy, federation: Federation, training: TrainingOptions
+) -> None:
+    """Refuse a step that says another private budget than the training that it names.
+
+    Raises
+    ------
+    ConfigError
+        Naming the step: training alone with the same budget follows ``as_train``.
+    """
+    recipe = strategy.settled_recipe
+    sizes = len(federation.client(0).train), len(federation.public_x), training
+    for step in (*recipe.start, *recipe.learn, *recipe.absorb):
+        said, named = step.budget(*sizes), step.as_train()
+        known = 0 if named is None else named.budget(*sizes)
+        if said not in (0, known):
+            raise ConfigError(
+                f"{strategy.title}: step {type(step).__name__} says that it trains on {said} "
+                f"private samples, and the Train of its as_train() on {known}; training alone "
+                "follows the latter."
+            )
 
 
 def trains_on_public_labels(recipe: Recipe) -> bool:

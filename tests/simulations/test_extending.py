@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from fedkt import Fused, Knowledge, KnowledgeStrategy, Recipe, Train, Uploads, registry
+from fedkt import Fused, Knowledge, KnowledgeStrategy, Predict, Recipe, Train, Uploads, registry
 from fedkt.errors import ConfigError, RunFailedError
 from fedkt.objectives import CrossEntropy
 from fedkt.recipe import Weighted
@@ -306,6 +306,13 @@ REFUSED: dict[str, tuple[str, str, str, Callable[[str], Any], str]] = {
         "backwards.py", "class Backwards", "class Backward",
         lambda file: planned(run={"grid": f"{file}:Backwards"}),
         r"run\.grid: Unknown engine in .*Did you mean 'Backward'",
+    ),
+    "a budget that training alone cannot have": (
+        "shrink.py", "    def run", "    def budget(self, *_):\n        return 7\n\n    def run",
+        lambda file: planned(following(
+            Recipe(learn=[part("steps", f"{file}:Shrink")], share=[Predict()])
+        )),
+        "step Shrink says that it trains on 7 private samples, and the Train of its as_train",
     ),
     "a model without weights": (
         "centroids.py", "", "",
