@@ -103,6 +103,7 @@ def test_tables_say_so(here: Path, fedkt: Any, write_toml: Any, picky: dict[str,
         assert {row["strategy"] for row in csv.DictReader(file)} == {"local", "fedmd"}
 
 
+@pytest.mark.usefixtures("no_report")
 def test_without_failures_nothing_is_said(
     here: Path, fedkt: Any, write_toml: Any, tiny: Any
 ) -> None:

@@ -55,7 +55,11 @@ def states(
     return saved[1]["clients"]
 
 
-@pytest.mark.parametrize("run", [{"state": "disk"}, {"grid": "flower"}], ids=str)
+@pytest.mark.parametrize(
+    "run",
+    [{"state": "disk"}, pytest.param({"grid": "flower"}, marks=pytest.mark.flower)],
+    ids=["disk", "flower"],
+)
 def test_every_engine_keeps_the_same(run: dict[str, Any], tmp_path: Path) -> None:
     plain = states(tmp_path / "memory")
     other = states(tmp_path / "other", **run)
