@@ -202,8 +202,7 @@ def _figures(
     if answers is None:
         return {}
     if like is None:
-        values = {"accuracy": accuracy(*answers)}
-        weight = torch.ones(len(answers.labels), dtype=torch.float64)
+        values, weight = {"accuracy": accuracy(*answers)}, None
     else:
         shares, there = _measurable(answers.labels, like)
         if shares.sum() == 0:
@@ -215,11 +214,16 @@ def _figures(
 
 
 def _metrics(
-    answers: _Answers, weight: Tensor, metrics: Sequence[Measured]
+    answers: _Answers, weight: Tensor | None, metrics: Sequence[Measured]
 ) -> Iterator[tuple[str, float]]:
-    """Yield name and value of the metrics that are defined; samples of no weight are left out."""
+    """Yield name and value of the metrics that are defined; samples of no weight are left out.
+
+    Without ``weight`` all samples weigh the same.
+    """
     if not metrics:
         return
+    if weight is None:
+        weight = torch.ones(len(answers.labels), dtype=torch.float64)
     rows = weight > 0
     weight = weight[rows] / weight[rows].mean()
     for metric in metrics:

@@ -133,7 +133,7 @@ def recall(client: Client, store: StateStore, context: Context, seed: int) -> Ke
     ConfigError
         If the state is lost.
     """
-    record = context.state.config_records.get("fedkt")
+    record = wire.record(context.state, "fedkt", ConfigRecord)
     handle = None if record is None else str(record["state"])
     state = store.get(client.id, handle)
     if state is None and handle is not None:
@@ -322,15 +322,11 @@ class Turn:
         return RecordDict({"metrics": MetricRecord({**figures})})
 
     def _save(self, started: bool, settled: bool = False) -> None:
-        # Other knowledge is used within its round only. What the server sends for learning alone
-        # comes again with every fusion.
         recipe, knowledge = self.order.recipe, self.work.knowledge
-        once = set(recipe.given) - set(recipe.needs("absorb"))
-        needed = set(recipe.needs("learn")) - once
         state: ClientState = {
             "learner": self.client.learner.state(),
             "started": started,
-            "knowledge": {n: k for n, k in knowledge.items() if n in needed},
+            "knowledge": {n: knowledge[n] for n in recipe.retained if n in knowledge},
             "own": dict(self.work.own),
             "bases": {key: (base.round, base.knowledge) for key, base in self.bases.items()},
             "readout": recipe.readout_json,
@@ -356,7 +352,7 @@ def error_reply(error: Exception, message: Message) -> Message:
 
 def _acknowledged(message: Message) -> dict[str, int]:
     """Return the rounds of what the server has decoded last, by share."""
-    record = message.content.config_records.get("acknowledged")
+    record = wire.record(message.content, "acknowledged", ConfigRecord)
     return {name: cast(int, round_) for name, round_ in (record or {}).items()}
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from fedkt.knowledge import Kind, Knowledge
 
 _PREFIX = "knowledge."
 FLOAT32 = torch.finfo(torch.float32).max
+R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)
 SERIALISATION = "numpy.ndarray"  # Flower's name for the .npy format
 
 
@@ -88,11 +89,10 @@ def encode(
         What the receiver decoded last for this share, if the codec refers to it.
     """
     base = base if base is not None and uses_base(codec) and _alike(base, knowledge) else None
-    about = _about(knowledge.kind, knowledge.ids, base)
     arrays = {name: _to_numpy(tensor) for name, tensor in knowledge.tensors.items()}
-    for step in codec_chain(codec):
+    for place, step in enumerate(codec_chain(codec)):
+        about = _about(knowledge.kind, knowledge.ids, None if place else base)
         arrays = dict(step.encode(arrays, about))
-        about = replace(about, base=None, known=None)  # of the first codec only
     arrays = {f"t.{name}": array for name, array in arrays.items()}
     if knowledge.ids is not None and not _equal(knowledge.ids, known_ids):
         arrays["ids"] = _to_numpy(knowledge.ids)
@@ -141,11 +141,10 @@ def decode(
         arrays = {name: _array(array) for name, array in packet.arrays.items()}
         ids, counts = arrays.pop("ids", None), arrays.pop("counts", None)
         rows = known_ids(round_) if ids is None else torch.tensor(ids)
-        about = _about(kind, rows, _named(packet, codec, base))
+        named, steps = _named(packet, codec, base), codec_chain(codec)
         content = {name.removeprefix("t."): array for name, array in arrays.items()}
-        for step in reversed(steps := codec_chain(codec)):
-            first = step is steps[0]
-            content = dict(step.decode(content, about if first else _about(kind, rows, None)))
+        for place, step in reversed(list(enumerate(steps))):
+            content = dict(step.decode(content, _about(kind, rows, None if place else named)))
         return Knowledge(
             kind,
             {name: torch.tensor(array) for name, array in content.items()},
@@ -197,11 +196,21 @@ def attach(content: RecordDict, packets: Mapping[str, Packet]) -> None:
 def extract(content: RecordDict) -> dict[str, Packet]:
     """Return the packets in a message's content by share name."""
     packets = {}
-    for key, arrays in content.array_records.items():
-        meta = content.config_records.get(f"{key}.meta")
-        if key.startswith(_PREFIX) and meta is not None:
-            packets[key.removeprefix(_PREFIX)] = Packet(arrays, meta)
+    for key, arrays in content.items():
+        if key.startswith(_PREFIX) and isinstance(arrays, ArrayRecord):
+            meta = record(content, f"{key}.meta", ConfigRecord)
+            if meta is not None:
+                packets[key.removeprefix(_PREFIX)] = Packet(arrays, meta)
     return packets
+
+
+def record(content: RecordDict, name: str, kind: type[R]) -> R | None:
+    """Return the record of a name and a kind; None if there is none.
+
+    Flower's ``content.config_records`` and the like are copies of all records of their kind.
+    """
+    found = content.get(name)
+    return found if isinstance(found, kind) else None
 
 
 def payload_bytes(arrays: ArrayRecord) -> int:

@@ -296,8 +296,8 @@ class _Stacked:
         self._knowledge = stacked_knowledge([task.knowledge for task in tasks], device, shared)
         self._priors = torch.stack([row.work.data.log_prior for row in rows]).to(device)
         names = (stream, f"{stream}/rehearsal")[: len(self._feeds)]
-        keys = [[batches.noise_key(row.work, name) for row in rows] for name in names]
-        self._keys = [torch.stack(of_clients).to(device) for of_clients in keys]
+        works = [row.work for row in rows]
+        self._keys = [batches.noise_keys(works, name).to(device) for name in names]
 
     def run(self) -> list[float]:
         """Train; return the mean loss of each client's last epoch, NaN if it has diverged."""

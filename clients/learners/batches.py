@@ -54,9 +54,10 @@ def rehearsal(work: Work, stream: str) -> Iterator[Tensor]:
     return _endless(len(work.data.train), work.options.batch_size, order)
 
 
-def noise_key(work: Work, stream: str) -> Tensor:
-    """Return the key of the noise of a step, an int64 scalar; batch b has this key plus b."""
-    return torch.tensor(derive(work.seed, f"noise/{stream}", work.round, work.client))
+def noise_keys(works: Sequence[Work], stream: str) -> Tensor:
+    """Return the noise keys of K clients in a step, int64 ``[K]``; batch b has these plus b."""
+    name = f"noise/{stream}"
+    return torch.tensor([derive(work.seed, name, work.round, work.client) for work in works])
 
 
 def beside(

@@ -206,8 +206,8 @@ class _Losses:
         self._work, self._epochs = work, step.epochs
         self._private = batches.rehearsal(work, stream) if objective.rehearse else iter(())
         self._beta = torch.distributions.Beta(step.mixup, step.mixup) if step.mixup else None
-        keys = (batches.noise_key(work, name) for name in (stream, f"{stream}/rehearsal"))
-        self._keys = [key.to(ask.device) for key in keys]
+        keys = (batches.noise_keys([work], name) for name in (stream, f"{stream}/rehearsal"))
+        self._keys = [key[0].to(ask.device) for key in keys]
         # Kept, because most batches have the same number of rows.
         self._ones: dict[int, Tensor] = {}
 

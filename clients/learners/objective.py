@@ -6,7 +6,7 @@ Both executors use it, so that a step means the same in the loop and in a cohort
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from fedkt.clients.learners.base import Work
 from fedkt.data.samples import Samples
 from fedkt.errors import ConfigError, FedktError, KnowledgeError
-from fedkt.knowledge import SAMPLE_KINDS, Knowledge, knowledge_in
+from fedkt.knowledge import SAMPLE_KINDS, Knowledge
 from fedkt.objectives.term import Batch, Outputs, Term, Transform
 from fedkt.recipe import Train, Weighted, weighted
 from fedkt.registry import name_of
@@ -101,7 +101,7 @@ class Objective:
         if not terms or samples is None or not len(samples) or step.epochs == 0:
             return None
         rehearse = _ready(step.rehearse, work) if len(work.data.train) else []
-        transforms = [t for t in step.transforms if work.knowledge.keys() >= set(t.needs())]
+        transforms = [t for t in step.transforms if _has(work, t.needs())]
         return cls(terms, samples, rehearse, transforms)
 
     @property
@@ -118,6 +118,8 @@ def learning_rate(step: Train, options: TrainingOptions, progress: float) -> flo
 def extent(step: Train, work: Work, sizes: Sequence[int]) -> Trained:
     """Return what a training has done in batches of some sizes, those of all its epochs."""
     total = len(sizes)
+    if not is_scheduled(step.rate):
+        return Trained(total, sum(sizes), total * learning_rate(step, work.options, 0.0))
     moments = (work.progress(number / total) for number in range(total))
     rates = math.fsum(learning_rate(step, work.options, moment) for moment in moments)
     return Trained(total, sum(sizes), rates)
@@ -160,15 +162,19 @@ def _ready(terms: Sequence[Term | Weighted], work: Work, beside: bool = False) -
     ready = [
         (1.0, Timed(f, t)) if is_scheduled(f) or is_scheduled(t) else (settled(f), t)
         for f, t in weighted(terms)
-        if work.knowledge.keys() >= set(t.needs())
-        and (beside or not getattr(t, "needs_beside", False))
+        if _has(work, t.needs()) and (beside or not getattr(t, "needs_beside", False))
     ]
-    known = knowledge_in(work.knowledge)
-    for name in dict.fromkeys(name for _, term in ready for name in term.needs()):
-        if name not in known:  # of the client's own
-            what = type(work.knowledge[name]).__name__
+    for name in (name for _, term in ready for name in term.needs()):
+        value = work.knowledge[name]
+        if not isinstance(value, Knowledge):  # of the client's own
+            what = type(value).__name__
             raise KnowledgeError(f"a term reads {name!r}, which is kept as {what}, not Knowledge")
     return ready
+
+
+def _has(work: Work, names: Iterable[str]) -> bool:
+    """Return whether all the named knowledge has arrived, or is kept."""
+    return all(name in work.knowledge for name in names)
 
 
 def _samples(step: Train, work: Work, terms: Terms) -> Samples | None:

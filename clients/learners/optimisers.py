@@ -139,8 +139,10 @@ class Descent:
             name: [_stacked(states, i, name, p) for i, p in enumerate(parameters)]
             for name in optimiser.moments()
         }
-        places = range(len(parameters))
-        steps = torch.stack([torch.stack([_steps(s, i) for s in states]) for i in places])
+        steps = torch.zeros(len(parameters), len(states))
+        if optimiser.counts:
+            places = range(len(parameters))
+            steps = torch.stack([torch.stack([_steps(s, i) for s in states]) for i in places])
         return cls(list(parameters), moments, steps.to(parameters[0].device))
 
     def copy(self) -> Descent:

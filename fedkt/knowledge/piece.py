@@ -33,6 +33,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 ANSWERS = frozenset({"logits", "probabilities", "labels"})  # of a model on samples
 SAMPLE_KINDS = ANSWERS | {"features"}
 CLASS_KINDS = frozenset({"class-logits", "prototypes"})
+_ROW_KINDS = SAMPLE_KINDS | CLASS_KINDS
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,14 +70,15 @@ class Knowledge:
         object.__setattr__(self, "tensors", MappingProxyType(dict(self.tensors)))
         if self.kind not in KINDS:
             raise KnowledgeError(f"unknown kind {self.kind!r}; one of {', '.join(KINDS)}")
-        if self.kind not in SAMPLE_KINDS | CLASS_KINDS:
+        if self.kind not in _ROW_KINDS:
             for what, tensor in (("ids", self.ids), ("counts", self.counts)):
                 if tensor is not None:
                     raise KnowledgeError(f"{self.kind} have no rows and take no {what}")
             return
-        if set(self.tensors) != {"values"} or self.ids is None:
+        if self.tensors.keys() != {"values"} or self.ids is None:
             raise KnowledgeError(f"{self.kind} need ids and one tensor called 'values'")
-        rows = self.values.shape[0] if self.values.dim() else 0
+        values = self.values
+        rows = values.shape[0] if values.dim() else 0
         if self.ids.dim() != 1 or self.ids.dtype != torch.int64 or rows != len(self.ids):
             raise KnowledgeError(
                 f"{self.kind}: {rows} rows for ids of shape {list(self.ids.shape)}"

@@ -177,19 +177,20 @@ class Uploads(Sequence[Upload]):
         first = self._uploads[0].knowledge[name]
         count = len(self._uploads)
         tensors = {key: empty((count, *t.shape), t.dtype) for key, t in first.tensors.items()}
+        rows_of = {key: stacked.unbind() for key, stacked in tensors.items()}
         for k, upload in enumerate(self._uploads):
             upload_tensors = upload.knowledge[name].tensors
-            for key, stacked in tensors.items():
-                if upload_tensors[key].shape != stacked.shape[1:]:
+            for key, rows in rows_of.items():
+                if upload_tensors[key].shape != rows[k].shape:
                     shape = list(upload_tensors[key].shape)
                     raise KnowledgeError(
                         f"{name}: client {upload.client} has {key} of shape {shape}, "
-                        f"client {self._uploads[0].client} of {list(stacked.shape[1:])}"
+                        f"client {self._uploads[0].client} of {list(rows[k].shape)}"
                     )
-                stacked[k] = upload_tensors[key]
+                rows[k].copy_(upload_tensors[key])
             # The upload is a part of the stack from now on: thousands of answers fit once.
-            rows = {key: stacked[k] for key, stacked in tensors.items()}
-            knowledge = {**upload.knowledge, name: upload.knowledge[name].with_tensors(rows)}
+            within = {key: rows[k] for key, rows in rows_of.items()}
+            knowledge = {**upload.knowledge, name: upload.knowledge[name].with_tensors(within)}
             self._uploads[k] = replace(upload, knowledge=knowledge)
         del upload, upload_tensors, knowledge
         give_back(sum(t.nbytes for t in tensors.values()))

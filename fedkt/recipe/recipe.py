@@ -169,10 +169,20 @@ class Recipe:
         """The steps of all phases, then the shares."""
         return (*self.steps, *self.share)
 
-    @property
+    @cached_property
     def keeps(self) -> tuple[str, ...]:
         """The names of what clients keep for themselves."""
         return unique(name for part in self.parts for name in part.keeps())
+
+    @cached_property
+    def retained(self) -> tuple[str, ...]:
+        """The names of the fused knowledge that clients keep with their state.
+
+        Other knowledge is used within its round only. What the server sends for learning alone
+        comes again with every fusion.
+        """
+        once = set(self.given) - set(self.needs("absorb"))
+        return tuple(name for name in self.needs("learn") if name not in once)
 
     @property
     def remembered(self) -> tuple[Share, ...]:

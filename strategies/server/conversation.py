@@ -140,17 +140,17 @@ def read_accuracies(exchange: Exchange, replies: Iterable[Message]) -> MetricRec
     RunFailedError
         If no client has any.
     """
-    report, metrics = exchange.report, exchange.options.metrics
+    report, bounds = exchange.report, measured_by(exchange.options.metrics)
     for client, content in exchange.contents(replies, "absorb", report.clients):
         try:
-            report.metrics[client] = figures_in(content, metrics)
+            report.metrics[client] = figures_in(content, bounds)
         except KnowledgeError as error:
             exchange.fail(client, "evaluate", str(error))
         else:
             exchange.acknowledge(client)
     exchange.stop_unless(list(report.metrics), "absorb and evaluate")
     means = MetricRecord()
-    for name in measured_by(metrics):
+    for name in bounds:
         values = [v for v in report.per_client(name) if v is not None]
         if values:
             means[name] = float(np.mean(values))

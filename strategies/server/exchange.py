@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, Metadata, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, Metadata, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from fedkt import wire
@@ -293,7 +293,7 @@ class Exchange:
             decoded = wire.decode(packets[share.name], ids, codec, self.report.round, base)
             check(decoded, self._expected(share, client), self.roster.num_classes)
             knowledge[share.name] = decoded
-        metrics, most = content.metric_records.get("metrics"), self.options.bounds.examples
+        metrics, most = wire.record(content, "metrics", MetricRecord), self.options.bounds.examples
         examples = wire.scalar(metrics, "num-examples", 0, most)
         if examples is None:
             raise KnowledgeError("the reply does not say num-examples")

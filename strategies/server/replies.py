@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from flwr.app import RecordDict
+from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from fedkt import wire
 from fedkt.errors import KnowledgeError
@@ -26,8 +26,8 @@ class LearnFigures(NamedTuple):
     @classmethod
     def of(cls, content: RecordDict) -> LearnFigures:
         """Return the figures of a reply; KnowledgeError for a figure that is out of bounds."""
-        metrics = content.metric_records["metrics"]
-        unmeasured = content.config_records.get("unmeasured")
+        metrics = wire.record(content, "metrics", MetricRecord)
+        unmeasured = wire.record(content, "unmeasured", ConfigRecord)
         return cls(
             wire.scalar(metrics, "loss"),
             wire.scalar(metrics, LEARNT, 0, 1),
@@ -48,19 +48,26 @@ def measured_by(metrics: Sequence[str]) -> Mapping[str, tuple[float, float]]:
     return {f"{on}-{name}": both for name, both in bounds.items() for on in SAMPLES}
 
 
-def figures_in(content: RecordDict, metrics: Sequence[str] = ()) -> dict[str, float]:
+def figures_in(content: RecordDict, bounds: Mapping[str, tuple[float, float]]) -> dict[str, float]:
     """Return the accuracies in a reply to evaluate, and the figures of metrics, by name.
+
+    Parameters
+    ----------
+    content : RecordDict
+        The reply.
+    bounds : Mapping[str, tuple[float, float]]
+        The names of the figures with their bounds; see :func:`measured_by`.
 
     Raises
     ------
     KnowledgeError
         If there is no record of them, or one is not finite or out of its bounds.
     """
-    record = content.metric_records.get("metrics")
+    record = wire.record(content, "metrics", MetricRecord)
     if record is None:  # a client without any test data sends an empty record
         raise KnowledgeError("no metrics in the reply")
     values = {
         name: wire.scalar(record, name, max(low, -wire.FLOAT32), min(high, wire.FLOAT32))
-        for name, (low, high) in measured_by(metrics).items()
+        for name, (low, high) in bounds.items()
     }
     return {name: value for name, value in values.items() if value is not None}

@@ -16,7 +16,7 @@ from sklearn.calibration import calibration_curve
 
 from fedkt.errors import ConfigError, KnowledgeError
 from fedkt.metrics import metric_of, metrics_of, wire_metrics
-from fedkt.strategies.server.replies import figures_in
+from fedkt.strategies.server.replies import figures_in, measured_by
 
 
 def samples(weighted: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -131,8 +131,8 @@ def test_a_function_in_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [1.5, -0.1, math.nan, math.inf, [0.5, 0.5]])
 def test_a_reply_with_a_wrong_metric_is_refused(value: Any) -> None:
     content = RecordDict({"metrics": MetricRecord({"global-macro-f1": value})})
-    assert figures_in(content) == {}
+    assert figures_in(content, measured_by([])) == {}
     with pytest.raises(KnowledgeError, match="global-macro-f1 is"):
-        figures_in(content, ["macro-f1"])
+        figures_in(content, measured_by(["macro-f1"]))
     sound = RecordDict({"metrics": MetricRecord({"global-macro-f1": 0.5})})
-    assert figures_in(sound, ["macro-f1"]) == {"global-macro-f1": 0.5}
+    assert figures_in(sound, measured_by(["macro-f1"])) == {"global-macro-f1": 0.5}
