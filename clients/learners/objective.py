@@ -165,7 +165,7 @@ def _ready(terms: Sequence[Term | Weighted], work: Work, beside: bool = False) -
         if _has(work, t.needs()) and (beside or not getattr(t, "needs_beside", False))
     ]
     for name in (name for _, term in ready for name in term.needs()):
-        value = work.knowledge[name]
+        value: Any = work.knowledge[name]
         if not isinstance(value, Knowledge):  # of the client's own
             what = type(value).__name__
             raise KnowledgeError(f"a term reads {name!r}, which is kept as {what}, not Knowledge")
