@@ -16,7 +16,7 @@ from torch import Tensor
 from fedkt.clients.learners.base import Work
 from fedkt.data.samples import Samples
 from fedkt.errors import ConfigError, FedktError, KnowledgeError
-from fedkt.knowledge import SAMPLE_KINDS, Knowledge
+from fedkt.knowledge import SAMPLE_KINDS, Knowledge, knowledge_in
 from fedkt.objectives.term import Batch, Outputs, Term, Transform
 from fedkt.recipe import Train, Weighted, weighted
 from fedkt.registry import name_of
@@ -164,9 +164,10 @@ def _ready(terms: Sequence[Term | Weighted], work: Work, beside: bool = False) -
         for f, t in weighted(terms)
         if _has(work, t.needs()) and (beside or not getattr(t, "needs_beside", False))
     ]
-    for name in (name for _, term in ready for name in term.needs()):
-        value: Any = work.knowledge[name]
-        if not isinstance(value, Knowledge):  # of the client's own
+    read: dict[str, Any] = {n: work.knowledge[n] for _, term in ready for n in term.needs()}
+    known = knowledge_in(read)
+    for name, value in read.items():
+        if name not in known:  # of the client's own
             what = type(value).__name__
             raise KnowledgeError(f"a term reads {name!r}, which is kept as {what}, not Knowledge")
     return ready
