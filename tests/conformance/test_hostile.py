@@ -97,10 +97,12 @@ def test_generated_replies(reference: str) -> None:
         ("train", PARCELS if method.recipe.share else REPLIES),
         ("evaluate", REPLIES),
     ):
-        _generated(method, kind, made)
+        fates = _generated(method, kind, made)
+        assert fates["refused"], f"nothing of it was hostile: {fates}"
 
 
-def _generated(method: Method, kind: str, made: Any) -> None:
+def _generated(method: Method, kind: str, made: Any) -> dict[str, int]:
+    """Replay made-up replies; return how many were refused and how many taken."""
     fates = {"refused": 0, "taken": 0}
 
     @GENERATED
@@ -117,7 +119,7 @@ def _generated(method: Method, kind: str, made: Any) -> None:
             assert_as_silent(method, kind, found, ".")
 
     whatever_comes()
-    assert fates["refused"], f"nothing of it was hostile: {fates}"
+    return fates
 
 
 # --- what bounds are, and what they are not -----------------------------------------------------
