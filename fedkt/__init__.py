@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 _HOME = {
     "About": "fedkt.codecs",
     "Codec": "fedkt.codecs",
+    "Dataset": "fedkt.data",
     "ClassCounts": "fedkt.shares",
     "ClassLogits": "fedkt.shares",
     "Expected": "fedkt.upload_check",
@@ -48,16 +49,20 @@ _HOME = {
     "TrainingOptions": "fedkt.training",
     "Transform": "fedkt.objectives",
     "TrustRule": "fedkt.fusion",
+    "Unlabelled": "fedkt.data",
     "Upload": "fedkt.knowledge",
     "Uploads": "fedkt.knowledge",
     "Weights": "fedkt.recipe",
+    "pack_tokens": "fedkt.data.tokens",
     "register": "fedkt.registry",
+    "unpack_tokens": "fedkt.data.tokens",
 }
 __all__ = [
     "About",
     "ClassCounts",
     "ClassLogits",
     "Codec",
+    "Dataset",
     "Expected",
     "Features",
     "Fused",
@@ -89,17 +94,22 @@ __all__ = [
     "TrainingOptions",
     "Transform",
     "TrustRule",
+    "Unlabelled",
     "Upload",
     "Uploads",
     "Weights",
     "__version__",
+    "pack_tokens",
     "register",
+    "unpack_tokens",
 ]
 
 if TYPE_CHECKING:
     from fedkt.clients import Learner
     from fedkt.codecs import About, Codec
     from fedkt.context import ServerNet
+    from fedkt.data import Dataset, Unlabelled
+    from fedkt.data.tokens import pack_tokens, unpack_tokens
     from fedkt.fusion import Fusion, FusionRound, TrustRule
     from fedkt.knowledge import Fused, Knowledge, Stack, Upload, Uploads
     from fedkt.metrics import Metric

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedkt.data.dataset import Dataset
+from fedkt.data.dataset import Dataset, Unlabelled
 from fedkt.data.federation import Federation, FederationSpec, build_federation
 from fedkt.data.samples import ClientData, Samples
 from fedkt.data.scaling import model_inputs
@@ -14,6 +14,7 @@ __all__ = [
     "Federation",
     "FederationSpec",
     "Samples",
+    "Unlabelled",
     "build_federation",
     "load_dataset",
     "model_inputs",

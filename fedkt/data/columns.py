@@ -120,6 +120,8 @@ def domain_of(dataset: Dataset, value: str) -> Dataset:
         domain_train=None,
         domain_test=None,
         domain_names=(),
+        client_train=None if dataset.client_train is None else dataset.client_train[train],
+        client_test=None if dataset.client_test is None else dataset.client_test[test],
     )
 
 

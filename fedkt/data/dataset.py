@@ -2,51 +2,65 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from fedkt.data.splits import Array, stratified
+from fedkt.data.class_labels import encoded_labels
+from fedkt.data.splits import Array, Ints, stratified
 from fedkt.errors import ConfigError, unknown
 from fedkt.rng import numpy_rng
 
 # For data without an official split; the same for every run, whatever its seed.
 HOLD_OUT_SEED = 0
 HOLD_OUT_FRACTION = 0.2
-Layout = Literal["image", "series", "vector"]
+Layout = Literal["image", "series", "vector", "tokens"]
 LAYOUTS: tuple[str, ...] = get_args(Layout)
+WHITE = 255  # the largest byte
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A classification data set, as stored.
 
-    Labels become int64, floats float32, and inputs take the axes of their layout on
-    construction.
+    Labels become int64 from 0, floats float32, token ids int64, and inputs take the axes of their
+    layout on construction.
 
     Parameters
     ----------
     name : str
         The reference by which it was loaded.
     x_train, x_test : ndarray
-        uint8 or float: images ``[N, H, W]`` or ``[N, H, W, C]`` (C = 1 or 3), series
-        ``[N, T, C]`` (``[N, T]``: of one channel), or feature vectors ``[N, d]``. Float vectors
-        and series may hold NaN for missing values.
+        Images ``[N, H, W]`` or ``[N, H, W, C]`` (C = 1 or 3), series ``[N, T, C]`` (``[N, T]``:
+        of one channel), feature vectors ``[N, d]``, or token ids ``[N, L]``. Float vectors and
+        series may hold NaN for missing values. Token ids may be packed with their attention mask,
+        see :func:`fedkt.data.tokens.pack_tokens`.
     y_train, y_test : ndarray
-        Integers ``[N]`` in [0, K).
+        Labels of any type, see :func:`fedkt.data.class_labels.encoded_labels`; kept as int64
+        ``[N]`` in [0, K).
     classes : tuple[str, ...]
-        The K class names; by default ``"0"``, ``"1"``, ... up to the largest label.
+        The K class names; by default the labels as text.
     domain_train, domain_test : ndarray, optional
         Integers or strings ``[N]``: the domain of each row, where the set holds several. They
         are checked when a federation asks for them; see :mod:`fedkt.data.columns`.
     domain_names : tuple[str, ...]
         The names of integer domains 0, 1, ...; by default their numbers.
-    layout : {"", "image", "series", "vector"}
-        What the axes mean. Empty: two axes are vectors, three or four are images. Vectors of
-        more axes are flattened.
+    layout : {"", "image", "series", "vector", "tokens"}
+        What the axes mean. Empty: two axes are vectors, or token ids where they hold integers
+        of more than a byte and columns have no names; three or four are images. Vectors of more
+        axes are flattened.
     columns : tuple[str, ...]
         The names of the columns of vectors, in order; dropped where samples are none.
+    client_train, client_test : ndarray, optional
+        Integers or strings ``[N]``: the natural client that each row is of. They are checked when
+        a federation asks for them.
+    encoding : Mapping
+        How the columns came from those of a table as users have it, as values that JSON knows;
+        see :mod:`fedkt.data.encoding`. Empty where nothing was encoded.
+    notes : tuple[str, ...]
+        What a reader of the results should know about the reading of the data.
 
     Raises
     ------
@@ -65,19 +79,22 @@ class Dataset:
     domain_names: tuple[str, ...] = ()
     layout: str = ""
     columns: tuple[str, ...] = ()
+    client_train: Array | None = None
+    client_test: Array | None = None
+    encoding: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.layout not in ("", *LAYOUTS):
-            raise unknown(f"layout of {self.name}", self.layout, LAYOUTS)
-        if not self.layout:
-            object.__setattr__(self, "layout", "vector" if np.ndim(self.x_train) == 2 else "image")
-        for split in ("train", "test"):
-            for key in (f"x_{split}", f"y_{split}"):
-                object.__setattr__(self, key, np.asarray(getattr(self, key)))
-            x = _checked_inputs(self.name, f"x_{split}", getattr(self, f"x_{split}"), self.layout)
-            y = _checked_labels(self.name, f"y_{split}", getattr(self, f"y_{split}"), len(x))
-            object.__setattr__(self, f"x_{split}", x)
-            object.__setattr__(self, f"y_{split}", y)
+        x_train = np.asarray(self.x_train)
+        layout = self.layout or default_layout(x_train, self.columns)
+        object.__setattr__(self, "layout", layout)
+        for key in ("x_train", "x_test"):
+            x = checked_inputs(self.name, key, np.asarray(getattr(self, key)), layout)
+            object.__setattr__(self, key, x)
+        labels, classes = self._checked_labels()
+        for key, y in zip(("y_train", "y_test"), labels, strict=True):
+            object.__setattr__(self, key, y)
+        object.__setattr__(self, "classes", classes)
         if self.x_train.shape[1:] != self.x_test.shape[1:]:
             raise ConfigError(
                 f"{self.name}: x_train holds samples of shape {list(self.x_train.shape[1:])} but "
@@ -88,8 +105,9 @@ class Dataset:
                 f"{self.name}: x_train has dtype {self.x_train.dtype} but x_test "
                 f"{self.x_test.dtype}; they must agree."
             )
-        object.__setattr__(self, "classes", self._checked_classes())
-        object.__setattr__(self, "columns", self._checked_columns())
+        object.__setattr__(
+            self, "columns", checked_columns(self.name, self.columns, self.x_train, layout)
+        )
 
     @property
     def num_classes(self) -> int:
@@ -98,37 +116,68 @@ class Dataset:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """The shape of one sample as models see it: ``(C, H, W)``, ``(T, C)`` or ``(d,)``."""
-        axes = self.x_train.shape[1:]
-        if self.layout != "image":
-            return tuple(axes)
-        return (*(axes[2:] or (1,)), *axes[:2])
+        """The shape of one sample for models: ``(C, H, W)``, ``(T, C)``, ``(d,)`` or ``(L,)``."""
+        return sample_shape(self.x_train, self.layout)
 
-    def _checked_classes(self) -> tuple[str, ...]:
-        low = int(min(self.y_train.min(), self.y_test.min()))
-        high = int(max(self.y_train.max(), self.y_test.max()))
-        names = tuple(str(c) for c in self.classes)
-        if low < 0 or (low > 0 and not names):
-            raise ConfigError(f"{self.name}: labels start at {low}; they must be 0, ..., K - 1.")
-        if names and high >= len(names):
-            raise ConfigError(
-                f"{self.name}: a label is {high} but classes has {len(names)} names; labels must "
-                f"lie in [0, {len(names) - 1}]."
+    def _checked_labels(self) -> tuple[list[Ints], tuple[str, ...]]:
+        keys = ("y_train", "y_test")
+        for key in keys:
+            rows, labels = (
+                len(getattr(self, f"x_{key[2:]}")),
+                len(np.atleast_1d(getattr(self, key))),
             )
-        classes = names or tuple(str(k) for k in range(high + 1))
+            if labels != rows:
+                raise ConfigError(
+                    f"{self.name}: {key} has {labels} labels for {rows} samples in x_{key[2:]}; "
+                    "the lengths must agree."
+                )
+        labels, classes = encoded_labels(self.name, (self.y_train, self.y_test), self.classes, keys)
         if len(classes) < 2:
             raise ConfigError(f"{self.name}: all labels are equal; at least 2 classes are needed.")
-        return classes
+        return labels, classes
 
-    def _checked_columns(self) -> tuple[str, ...]:
-        names = tuple(str(c) for c in self.columns) if self.layout == "vector" else ()
-        width = self.x_train.shape[-1]
-        if names and len(names) != width:
-            raise ConfigError(
-                f"{self.name}: columns has {len(names)} names and vectors have {width} columns; "
-                "each needs one."
-            )
-        return names
+
+@dataclass(frozen=True, eq=False)
+class Unlabelled:
+    """Inputs without labels: what a public set normally is.
+
+    Parameters
+    ----------
+    name : str
+        The reference by which it was loaded.
+    x : ndarray
+        As :attr:`Dataset.x_train`.
+    layout : {"", "image", "series", "vector", "tokens"}
+        What the axes mean; by default as for a :class:`Dataset`.
+    columns : tuple[str, ...]
+        The names of the columns of vectors, in order.
+    notes : tuple[str, ...]
+        What a reader of the results should know about the reading of the data.
+
+    Raises
+    ------
+    ConfigError
+        Naming the set, the array at fault and what is allowed.
+    """
+
+    name: str
+    x: Array
+    layout: str = ""
+    columns: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        x = np.asarray(self.x)
+        layout = self.layout or default_layout(x, self.columns)
+        object.__setattr__(self, "layout", layout)
+        object.__setattr__(self, "x", checked_inputs(self.name, "x", x, layout))
+        columns = checked_columns(self.name, self.columns, self.x, layout)
+        object.__setattr__(self, "columns", columns)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one sample as models see it."""
+        return sample_shape(self.x, self.layout)
 
 
 def laid_out(dataset: Dataset, layout: str) -> Dataset:
@@ -162,46 +211,77 @@ def held_out(name: str, x: Array, y: Array, classes: tuple[str, ...] = ()) -> Da
     return Dataset(name, x[train], y[train], x[test], y[test], classes)
 
 
-def _checked_inputs(name: str, key: str, x: Array, layout: str) -> Array:
+def default_layout(x: Array, columns: tuple[str, ...] = ()) -> str:
+    """Return what the axes of inputs mean where nobody says it."""
+    if x.ndim != 2:
+        return "image"
+    return "tokens" if x.dtype.kind in "iu" and x.dtype.itemsize > 1 and not columns else "vector"
+
+
+def sample_shape(x: Array, layout: str) -> tuple[int, ...]:
+    """Return the shape of one sample as models see it, of stored inputs of a layout."""
+    axes = x.shape[1:]
+    return (*(axes[2:] or (1,)), *axes[:2]) if layout == "image" else tuple(axes)
+
+
+def checked_columns(name: str, columns: tuple[str, ...], x: Array, layout: str) -> tuple[str, ...]:
+    """Return the names of the columns of vectors; of other samples none."""
+    names = tuple(str(c) for c in columns) if layout == "vector" else ()
+    width = x.shape[-1]
+    if names and len(names) != width:
+        raise ConfigError(
+            f"{name}: columns has {len(names)} names and vectors have {width} columns; each needs "
+            "one."
+        )
+    return names
+
+
+def checked_inputs(name: str, key: str, x: Array, layout: str) -> Array:
     """Return inputs in the axes and the dtype of their layout."""
+    if layout not in LAYOUTS:
+        raise unknown(f"layout of {name}", layout, LAYOUTS)
     fits = {
         "image": x.ndim == 3 or (x.ndim == 4 and x.shape[3] in (1, 3)),
         "series": x.ndim in (2, 3),
         "vector": x.ndim >= 2,
+        "tokens": x.ndim == 2,
     }
     if not fits[layout]:
         raise ConfigError(
-            f"{name}: {key} has shape {list(x.shape)}; allowed are vectors [N, d], images "
-            '[N, H, W] and [N, H, W, 3], and with layout "series" [N, T, C]; layout "vector" '
-            "flattens any."
+            f"{name}: {key} has shape {list(x.shape)}; allowed are vectors and token ids [N, d], "
+            'images [N, H, W] and [N, H, W, 3], and with layout "series" [N, T, C]; layout '
+            '"vector" flattens any.'
         )
     if x.size == 0:
         raise ConfigError(f"{name}: {key} is empty (shape {list(x.shape)}).")
+    if layout == "tokens":
+        return _token_ids(name, key, x)
     if layout != "image":
         x = x.reshape(len(x), -1) if layout == "vector" else x.reshape(*x.shape[:2], -1)
     if x.dtype == np.uint8:
         return x
-    if x.dtype.kind != "f":
-        raise ConfigError(f"{name}: {key} has dtype {x.dtype}; allowed are uint8 and floats.")
-    out = x.astype(np.float32, copy=False)
-    bad = ~np.isfinite(out) if layout == "image" else np.isinf(out)  # vectors may have gaps
+    if x.dtype.kind not in "fiub":
+        raise ConfigError(
+            f"{name}: {key} has dtype {x.dtype}; allowed are numbers, of any kind. Text and "
+            "categories are read from tables: a pandas frame or a .csv file."
+        )
+    if layout == "image" and x.dtype.kind in "iu" and x.min() >= 0 and x.max() <= WHITE:
+        return x.astype(np.uint8)
+    return _checked_floats(name, key, x.astype(np.float32, copy=False), layout)
+
+
+def _checked_floats(name: str, key: str, x: Array, layout: str) -> Array:
+    bad = ~np.isfinite(x) if layout == "image" else np.isinf(x)  # vectors may have gaps
     if bad.any():
-        rows = int(bad.reshape(len(out), -1).any(1).sum())
+        rows = int(bad.reshape(len(x), -1).any(1).sum())
         raise ConfigError(
-            f"{name}: {key} holds NaN or infinity in {rows} of {len(out)} rows; fill or drop them."
+            f"{name}: {key} holds NaN or infinity in {rows} of {len(x)} rows; fill or drop them."
         )
-    return out
+    return x
 
 
-def _checked_labels(name: str, key: str, y: Array, rows: int) -> Array:
-    if y.ndim != 1 or y.dtype.kind not in "iu":
-        raise ConfigError(
-            f"{name}: {key} has shape {list(y.shape)} and dtype {y.dtype}; labels must be "
-            "integers [N]."
-        )
-    if len(y) != rows:
-        raise ConfigError(
-            f"{name}: {key} has {len(y)} labels for {rows} samples in x_{key[2:]}; the lengths "
-            "must agree."
-        )
-    return y.astype(np.int64)
+def _token_ids(name: str, key: str, x: Array) -> Array:
+    """Return token ids, int64 ``[N, L]``."""
+    if x.dtype.kind not in "iu" and not (x.dtype.kind == "f" and (x == np.floor(x)).all()):
+        raise ConfigError(f"{name}: {key} has dtype {x.dtype}; token ids are integers [N, L].")
+    return x.astype(np.int64)

@@ -156,7 +156,7 @@ def joined(domains: Domains, how: str | None, held_out: Ints) -> tuple[Dataset, 
     name = " + ".join(domains.names)
     joint = Dataset(
         name, x_train, domains.y_train, x_test, domains.y_test, domains.classes,
-        layout=datasets[0].layout, columns=datasets[0].columns,
+        layout=datasets[0].layout, columns=datasets[0].columns, encoding=datasets[0].encoding,
     )  # fmt: skip
     return joint, tuple(notes)
 

@@ -8,10 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from fedkt.data.dataset import Dataset
+from fedkt.data.dataset import WHITE, Dataset
 from fedkt.data.splits import Array
+from fedkt.errors import ConfigError
 
-WHITE = 255  # the largest byte
 AT_ONCE = 2**20  # values in float64 at a time
 # Columns whose largest values differ by a larger factor get a note. Counts of words and features
 # of pretrained networks stay below 250 (Office-Caltech, Amazon); tables of measurements do not.
@@ -45,6 +45,10 @@ def scaled(dataset: Dataset, how: str | None, held_out: Array) -> tuple[Dataset,
     tuple[str, ...]
         Notes.
     """
+    if dataset.layout == "tokens":
+        if how not in (None, "none"):
+            raise ConfigError(f"{dataset.name} holds token ids; they have no scale {how!r}.")
+        return dataset, ()
     visible, notes = dataset.x_train[~held_out], []
     if how is None:
         how, note = _default(dataset, visible)
@@ -109,9 +113,11 @@ def model_inputs(x: Array, shape: tuple[int, ...]) -> Array:
     Returns
     -------
     ndarray
-        float32 ``[N, *shape]``. Images get their channels first, and bytes of images are
-        divided by 255; all else keeps its values.
+        float32 ``[N, *shape]``, of token ids int64. Images get their channels first, and bytes of
+        images are divided by 255; all else keeps its values.
     """
+    if x.dtype == np.int64:  # token ids
+        return x
     if len(shape) < 3:
         return x.astype(np.float32)
     out = unit_bytes(x).reshape(len(x), *shape[1:], shape[0])

@@ -116,7 +116,7 @@ def load_npz(file: Path, name: str, layout: str = "") -> Dataset:
                 arrays["classes"] = tuple(str(c) for c in np.atleast_1d(archive["classes"]))
             named = [archive[key] for key in NAMED_COLUMNS if key in archive]
             arrays["columns"] = next((tuple(n.tolist()) for n in named if n.dtype.kind == "U"), ())
-            arrays |= _domain_column(archive)
+            arrays |= _domain_column(archive) | _client_column(archive)
     except ConfigError:
         raise
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
@@ -160,6 +160,11 @@ def _domain_column(archive: Mapping[str, Array]) -> dict[str, Any]:
                 "domain_names": tuple(str(name) for name in named),
             }
     return {}
+
+
+def _client_column(archive: Mapping[str, Array]) -> dict[str, Any]:
+    keys = ("client_train", "client_test")
+    return {key: archive[key] for key in keys} if all(key in archive for key in keys) else {}
 
 
 @register(part="datasets")

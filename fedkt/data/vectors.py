@@ -65,4 +65,4 @@ def damped(counts: Array) -> Array:
     return out
 
 
-_KINDS = {"image": "images", "series": "series"}
+_KINDS = {"image": "images", "series": "series", "tokens": "token ids"}
