@@ -25,11 +25,11 @@ __all__ = ["Federation", "FederationSpec", "build_federation"]
 def build_federation(spec: FederationSpec) -> Federation:
     """Return a federation: the clients' data, the public set and the common test set.
 
-    The public set is drawn, stratified by class, from the training part and kept from every
-    client, or is another data set. The rest is shared out; each client's share is split into
-    training, validation and test samples of the same class shares. No public sample equals
-    a test sample, the clients' or the common: of a set drawn from the training part such
-    samples are dropped (and a note says so), with another data set it is an error. With
+    The public set, if any, is drawn, stratified by class, from the training part and kept from
+    every client, or is another data set. The rest is shared out; each client's share is split into
+    training, validation and test samples of the same class shares. No public sample is a test
+    sample, the clients' or the common. Public samples that equal one are dropped, refused or, in
+    tables, kept (see ``deduplicate``), and a note says how many. With
     several domains this is done in each, with streams of its own; targets: ``fedkt.data.targets``.
 
     Parameters
@@ -58,7 +58,7 @@ def build_federation(spec: FederationSpec) -> Federation:
     dataset, scaling = joined(domains, spec.scaling, np.concatenate([validation, test]))
     tests = [*_digests(dataset, "test", common), *_digests(dataset, "train", test)]
     public = public_set(domains, dataset, rows, spec)
-    public = without_test_rows(public, dataset, set(tests), drop=not spec.public_dataset)
+    public = without_test_rows(public, dataset, set(tests), spec)
     if spec.transductive:
         tests += _digests(dataset, "train", public.rows)
     measured = None if spec.transductive else common

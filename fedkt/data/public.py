@@ -29,7 +29,7 @@ class Public:
     x, y : ndarray
         Scaled; ``y`` is None where labels are unknown or mean other classes.
     name : str
-        The data set.
+        The data set; empty where there is no public set.
     rows : ndarray, optional
         int64 ``[M]``: their rows in the training part, if they were drawn from it.
     notes : tuple[str, ...]
@@ -82,7 +82,8 @@ def public_rows(domains: Domains, spec: FederationSpec) -> tuple[Ints | None, In
     Returns
     -------
     tuple of two ndarrays
-        int64 ``[M]`` (None where another data set is the public one) and ``[n]``.
+        int64 ``[M]`` (None where another data set is the public one, or there is none) and
+        ``[n]``.
 
     Raises
     ------
@@ -90,7 +91,7 @@ def public_rows(domains: Domains, spec: FederationSpec) -> tuple[Ints | None, In
         If there are too few samples.
     """
     everything = np.arange(len(domains.y_train), dtype=np.int64)
-    if spec.public_dataset:
+    if spec.public_dataset or not spec.takes_public:
         return None, everything
     if domains.target is not None:
         left = everything[domains.train_domain != domains.target]
@@ -113,7 +114,7 @@ def public_rows(domains: Domains, spec: FederationSpec) -> tuple[Ints | None, In
 def public_set(
     domains: Domains, dataset: Dataset, rows: Ints | None, spec: FederationSpec
 ) -> Public:
-    """Return the public set.
+    """Return the public set, of length 0 where there is none.
 
     Parameters
     ----------
@@ -131,6 +132,8 @@ def public_set(
     ConfigError
         If another data set does not fit.
     """
+    if not spec.takes_public:
+        return Public(dataset.x_train[:0], None, "")
     if rows is None:
         return _other_public_set(dataset, spec)
     if domains.target is None:
@@ -180,11 +183,12 @@ def _other_public_set(dataset: Dataset, spec: FederationSpec) -> Public:
 
 
 def without_test_rows(
-    public: Public, dataset: Dataset, tests: Collection[bytes], drop: bool
+    public: Public, dataset: Dataset, tests: Collection[bytes], spec: FederationSpec
 ) -> Public:
     """Return the public set without the samples that are tested on.
 
-    Contents are compared as models see them: a copy under another file or dtype counts too.
+    Contents are compared as models see them: a copy under another file or dtype counts too. Rows
+    of tables may be equal by chance, and stay unless the specification says ``deduplicate``.
 
     Parameters
     ----------
@@ -194,23 +198,27 @@ def without_test_rows(
         What the clients' samples and the test samples are of.
     tests : collection of bytes
         The digests of the test samples as models see them, see :func:`row_digests`.
-    drop : bool
-        Whether to drop such samples (and note how many) or to refuse the public set.
+    spec : FederationSpec
+        What the federation is built from.
 
     Raises
     ------
     ConfigError
-        If there are any and they are not to be dropped, or none would be left.
+        If another data set holds test samples that are not rows of a table, or none would be
+        left.
     """
     inputs = model_inputs(public.x, dataset.input_shape)
     keep = np.array([digest not in tests for digest in row_digests(inputs)], dtype=bool)
     overlap = int((~keep).sum())
     if not overlap:
         return public
-    if not drop:
+    if not spec.deduplicate and dataset.layout == "vector":
+        return replace(public, notes=(*public.notes, _equal_rows(overlap, len(keep))))
+    if not spec.deduplicate and spec.public_dataset:
         raise ConfigError(
             f"{overlap} of {len(keep)} rows of public_dataset {public.name} are also test samples "
-            f"of {dataset.name}; public and test data must not overlap."
+            f"of {dataset.name}; public and test data must not overlap. data.deduplicate = true "
+            "drops them."
         )
     if not keep.any():
         raise ConfigError(f"Every public sample of {public.name} is also a test sample.")
@@ -221,4 +229,11 @@ def without_test_rows(
         y=None if public.y is None else public.y[keep],
         rows=None if public.rows is None else public.rows[keep],
         notes=(*public.notes, note),
+    )
+
+
+def _equal_rows(overlap: int, size: int) -> str:
+    return (
+        f"{overlap:,} of {size:,} public rows equal test rows, which may be chance in a table with "
+        "few distinct rows; data.deduplicate = true drops them"
     )

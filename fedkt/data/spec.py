@@ -57,6 +57,11 @@ class DataOptions:
         clients alone.
     samples_per_client : int
         Training samples per client, validation and test on top; 0 = all the data.
+    public : bool, optional
+        Whether a public set is taken. By default, an experiment takes one where a method of the
+        run or of the comparison needs it, or where ``public_dataset`` names it. Without
+        one, its samples stay with the clients. It has no say with a target, whose training
+        part is the public set.
     public_samples : int
         The size of the public set, in equal parts from all domains. 0 = of each 20 % of the
         training part and at most 2,000 samples; with ``public_dataset`` the whole of that,
@@ -65,6 +70,11 @@ class DataOptions:
     public_dataset : str, optional
         Another data set, whose training part is the public set. It must have the same input
         shape, unless ``input_shape`` or ``domains`` says what all images are brought to.
+    deduplicate : bool
+        Whether public samples that equal test samples are dropped from the public set. Otherwise
+        those of tables stay, with a note: where few rows are distinct, different people have
+        equal ones. Equal images, series and tokens are copies: they are dropped from a set
+        drawn from the training part, and another data set that holds some is refused.
     test_samples : int
         The size of the common test set, a stratified part of the test part, in equal parts
         from all domains, or from the target; 0 = the whole.
@@ -84,8 +94,10 @@ class DataOptions:
     clients: Annotated[AtLeastOne, Flag("Number of clients.")] = 10
     partition: Annotated[str, Flag("E.g. iid, dirichlet:0.3, pathological:2.")] = "dirichlet:0.5"
     samples_per_client: Count = 0
+    public: bool | None = None
     public_samples: Count = 0
     public_dataset: str | None = None
+    deduplicate: bool = False
     test_samples: Count = 0
     validation_fraction: Memory = 0.1
     test_fraction: Memory = 0.2
@@ -97,6 +109,11 @@ class DataOptions:
     def scaling(self) -> str | None:
         """The scale that is asked for, by either name."""
         return "standardise" if self.features == "standardise" else self.scale
+
+    @property
+    def takes_public(self) -> bool:
+        """Whether there is a public set; there is where nothing has decided."""
+        return self.public is not False
 
 
 @checked
@@ -135,6 +152,7 @@ def check_spec(spec: FederationSpec) -> None:
             f"dataset is {spec.dataset!r} and domains has {', '.join(map(repr, spec.domains))}; "
             "give one or the other."
         )
+    _check_public(spec)
     _check_target(spec)
 
 
@@ -155,12 +173,25 @@ def check_numbers(spec: FederationSpec, domains: int) -> None:
         return
     for key in ("clients", "public_samples", "test_samples"):
         # 0 public or test samples stand for the default.
-        if 0 < getattr(spec, key) < domains and not (
-            key == "public_samples" and spec.public_dataset
-        ):
+        drawn = key != "public_samples" or (spec.takes_public and not spec.public_dataset)
+        if drawn and 0 < getattr(spec, key) < domains:
             raise ConfigError(
                 f"{key} is {getattr(spec, key)}; {domains} domains need at least {domains}."
             )
+
+
+def _check_public(spec: FederationSpec) -> None:
+    if spec.takes_public:
+        return
+    if spec.public_dataset:
+        raise ConfigError(
+            f"public is false and public_dataset is {spec.public_dataset!r}; give one or the other."
+        )
+    if spec.target:
+        raise ConfigError(
+            f"public is false and target is {spec.target!r}, whose training part is the public "
+            "set; leave public out."
+        )
 
 
 def _check_target(spec: FederationSpec) -> None:

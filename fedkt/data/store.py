@@ -52,15 +52,15 @@ class Federation:
     test_x, test_y : ndarray
         The common test set.
     public_x, public_y : ndarray
-        The public set; ``public_y`` is ``None`` where its labels mean other classes,
-        and of a target.
+        The public set, ``public_x`` of length 0 where there is none; ``public_y`` is ``None``
+        without a public set, where its labels are unknown or mean other classes, and of a target.
     rows : ndarray
         int64: the rows of ``pool_x`` of client 0 (training, validation, test), client 1, ...
     bounds : ndarray
         int64 ``[clients, 4]``: where in ``rows`` each client's training, validation and
         test rows start, and where the latter end.
     public_name : str
-        The data set that the public set comes from.
+        The data set that the public set comes from; empty where there is none.
     class_shares : ndarray, optional
         float64 ``[clients, classes]``: the class distributions that the clients' samples were
         drawn from, where the partition knows them.
@@ -164,7 +164,7 @@ class Federation:
             ``dataset``, ``clients`` (number), ``classes`` (names), ``input_shape``,
             ``label_counts`` (lists, clients x classes), ``sizes`` (``train``,
             ``validation``, ``test``: one number per client), ``public`` and ``common_test``
-            (numbers of samples), ``public_dataset``, ``target`` (name or None),
+            (numbers of samples), ``public_dataset``, ``target`` (names or None),
             ``transductive``, ``notes``; with domains also
             ``domains`` (one name per client).
         """
@@ -181,7 +181,7 @@ class Federation:
                 for column, split in enumerate(("train", "validation", "test"))
             },
             "public": len(self.public_x),
-            "public_dataset": self.public_name,
+            "public_dataset": self.public_name or None,
             "common_test": len(self.test_x),
             "target": self.target or None,
             "transductive": self.transductive,

@@ -25,12 +25,14 @@ from fedkt.simulations.results.rounds import read_rounds
 from fedkt.simulations.results.run_folder import is_begun, is_finished, load_run
 from fedkt.simulations.runs.content import check_content
 from fedkt.simulations.runs.csv_tables import write_comparison_csv
+from fedkt.simulations.runs.fitting import with_public
 from fedkt.simulations.runs.local_baseline import budget, local_twin, private_training, rehearses
 from fedkt.simulations.runs.plan import (
     Plan,
     engine_session,
     federation_of,
     federation_spec,
+    made,
     prepare,
 )
 from fedkt.simulations.runs.processes import in_processes
@@ -127,6 +129,7 @@ def entries_of(experiment: Experiment) -> list[Entry]:
 def plan_jobs(experiment: Experiment) -> list[Job]:
     """Return all runs of a comparison, each baseline before those that need it."""
     entries = entries_of(experiment)
+    experiment = _with_public(experiment, entries)
     first: list[tuple[Entry, Plan]] = []
     for entry in entries:  # everything that can be wrong shows here, before the first run
         first.append((entry, prepare(_experiment(experiment, entry, 0), reduce_to_one=True)))
@@ -239,7 +242,8 @@ def plan_parts(experiment: Experiment) -> list[Part]:
         for job in jobs:
             by_seed.setdefault(job.seed, []).append(job)
         first = cell.experiment.seed
-        notes = federation_of(federation_spec(cell.experiment)).notes
+        data = federation_spec(_with_public(cell.experiment, entries_of(cell.experiment)))
+        notes = federation_of(data).notes
         parts += [
             Part(cell, seed, tuple(jobs), notes if seed == first else ())
             for seed, jobs in by_seed.items()
@@ -329,6 +333,11 @@ def _write_table(cell: Cell, out: Path, parts: Sequence[Part]) -> None:
 
 def _experiment(experiment: Experiment, entry: Entry, offset: int) -> Experiment:
     return experiment.with_values(strategy=dict(entry.section), seed=experiment.seed + offset)
+
+
+def _with_public(experiment: Experiment, entries: Sequence[Entry]) -> Experiment:
+    """Return a comparison in which it is decided whether there is a public set, for all alike."""
+    return with_public(experiment, [made(entry.section) for entry in entries])
 
 
 def _alone(entry: Entry) -> bool:

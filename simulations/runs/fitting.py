@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -42,6 +42,34 @@ def check_settings(experiment: Experiment) -> None:
             f"run.personalised is 'matched' and data.target is {experiment.data.target!r}: no "
             'common test samples are of the clients\' own domains; use personalised = "split".'
         )
+
+
+def with_public(experiment: Experiment, strategies: Iterable[KnowledgeStrategy]) -> Experiment:
+    """Return an experiment in which it is decided whether there is a public set.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        What to run.
+    strategies : iterable of KnowledgeStrategy
+        All that are compared on the same data. A public set is taken if one of them needs it,
+        or if ``data.public_dataset`` names it.
+
+    Raises
+    ------
+    ConfigError
+        If ``data.public`` is false and a strategy needs a public set.
+    """
+    data, needy = experiment.data, [s.title for s in strategies if adapts(s)]
+    if data.public is False and needy:
+        raise ConfigError(
+            f"{needy[0]} needs a public set and data.public is false; leave it out or set it to "
+            "true."
+        )
+    if data.public is not None or data.target:
+        return experiment
+    taken = bool(needy or data.public_dataset)
+    return experiment.with_values(data={**vars(data), "public": taken})
 
 
 def check_metrics(metrics: Sequence[str], num_classes: int) -> None:

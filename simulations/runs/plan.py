@@ -34,6 +34,7 @@ from fedkt.simulations.runs.fitting import (
     check_recipe,
     check_settings,
     fitting_models,
+    with_public,
 )
 from fedkt.strategies import KnowledgeStrategy, ServerOptions
 from fedkt.strategies.construction import make_strategy, resolved_strategy
@@ -137,6 +138,19 @@ def _options(experiment: Experiment, federation: Federation) -> ServerOptions:
     )
 
 
+def made(section: Mapping[str, Any]) -> KnowledgeStrategy:
+    """Return the strategy of a ``[strategy]`` section, with a recipe that can travel.
+
+    Raises
+    ------
+    ConfigError
+        Naming the strategy.
+    """
+    strategy = make_strategy(section)
+    check_recipe(strategy)
+    return strategy
+
+
 def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
     """Return the plan of an experiment, checked.
 
@@ -153,8 +167,8 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
     ConfigError
         For anything that cannot be run.
     """
-    strategy = make_strategy(experiment.strategy)
-    check_recipe(strategy)
+    strategy = made(experiment.strategy)
+    experiment = with_public(experiment, [strategy])
     check_settings(experiment)
     federation = federation_of(federation_spec(experiment))
     models, server = fitting_models(strategy, experiment, federation, reduce_to_one)

@@ -98,7 +98,7 @@ def test_duplicates_are_dropped_from_a_public_set_of_the_same_pool(tmp_path: Pat
     x = arrays["x_train"].copy()
     x[1::2] = x[::2]  # every sample twice
     toy(tmp_path, x_train=x, x_test=x[:40])
-    federation = build_federation(spec_for(tmp_path, partition="iid"))
+    federation = build_federation(spec_for(tmp_path, partition="iid", deduplicate=True))
     public = federation.client(0).public
     assert public is not None
     tests = contents(federation.client(0).common_test)
@@ -117,7 +117,54 @@ def test_a_public_set_of_test_copies_only_is_an_error(tmp_path: Path) -> None:
     x = np.ones((200, 3), dtype=np.float32)
     toy(tmp_path, x_train=x)
     with pytest.raises(ConfigError, match="Every public sample"):
-        build_federation(spec_for(tmp_path))
+        build_federation(spec_for(tmp_path, deduplicate=True))
+
+
+def test_equal_rows_of_tables_are_counted_and_stay(tmp_path: Path) -> None:
+    coarse = np.random.default_rng(0).integers(0, 2, (240, 3)).astype(np.float32)  # 8 rows differ
+    toy(tmp_path, x_train=coarse[:200], x_test=coarse[200:])
+    spec = spec_for(tmp_path, public_samples=50)
+    federation = build_federation(spec)
+    assert len(federation.public_x) == 50
+    note = "50 of 50 public rows equal test rows, which may be chance in a table with few distinct"
+    assert any(line.startswith(note) for line in federation.notes)
+    toy(tmp_path, "other", x_train=coarse[:20], y_train=np.arange(20) % 4)
+    other = build_federation(replace(spec, public_dataset="other", public_samples=0))
+    assert len(other.public_x) == 20
+    assert any("20 of 20 public rows equal test rows" in line for line in other.notes)
+
+
+@pytest.mark.parametrize(("deduplicate", "left"), [(False, 40), (True, 37)])
+def test_equal_rows_of_another_table_are_dropped_on_request(
+    tmp_path: Path, deduplicate: bool, left: int
+) -> None:
+    arrays = toy(tmp_path)
+    x = arrays["x_train"][:40] + 0.5
+    x[:3] = arrays["x_test"][:3]
+    toy(tmp_path, "other", x_train=x, y_train=np.arange(40) % 4)
+    spec = spec_for(tmp_path, public_dataset="other", deduplicate=deduplicate)
+    assert len(build_federation(spec).public_x) == left
+
+
+def test_without_a_public_set_all_samples_stay_with_the_clients(tmp_path: Path) -> None:
+    toy(tmp_path)
+    federation = build_federation(spec_for(tmp_path, public=False, public_samples=50))
+    assert federation.client(0).public is None
+    assert federation.client(0).train.ids.min() >= 0
+    assert len(federation.pool_x) == 200
+    described = federation.describe()
+    assert (described["public"], described["public_dataset"]) == (0, None)
+    assert not any("public" in note for note in federation.notes)
+    federation.save(tmp_path / "kept")
+    assert Federation.load(tmp_path / "kept").client(1).public is None
+
+
+def test_a_public_set_is_given_or_not(tmp_path: Path) -> None:
+    toy(tmp_path)
+    with pytest.raises(ConfigError, match="public is false and public_dataset is 'digits'"):
+        build_federation(spec_for(tmp_path, public=False, public_dataset="digits"))
+    with pytest.raises(ConfigError, match="public is false and target is 'a'"):
+        build_federation(FederationSpec(domains=("a", "b"), target="a", public=False))
 
 
 def test_another_data_set_as_public_set(tmp_path: Path) -> None:
@@ -147,10 +194,11 @@ def test_labels_of_other_classes_are_not_used(tmp_path: Path) -> None:
 
 
 def test_overlap_of_another_public_set_is_counted(tmp_path: Path) -> None:
-    arrays = toy(tmp_path)
-    x = arrays["x_train"] + 0.5
-    x[[3, 50, 120]] = arrays["x_test"][:3]
-    toy(tmp_path, "other", x_train=x)
+    x = np.arange(240 * 4, dtype=np.float32).reshape(240, 2, 2)
+    toy(tmp_path, x_train=x[:200], x_test=x[200:])
+    copies = x[:200] + 0.5
+    copies[[3, 50, 120]] = x[200:203]
+    toy(tmp_path, "other", x_train=copies, x_test=x[200:])
     with pytest.raises(ConfigError, match="3 of 200 rows of public_dataset other"):
         build_federation(spec_for(tmp_path, public_dataset="other"))
 

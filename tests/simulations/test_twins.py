@@ -95,7 +95,7 @@ def test_training_alone_sees_as_many_private_samples(
 ) -> None:
     small(tmp_path / "small.npz", 150 + public)
     data = {"dataset": "small", "data_dir": str(tmp_path), "clients": 4, "public_samples": public}
-    data |= {"partition": "dirichlet:0.3", "validation_fraction": 0.2}
+    data |= {"partition": "dirichlet:0.3", "validation_fraction": 0.2, "public": True}
     models = ["mlp"] if section["name"] == "fedavg" else ["linear", "mlp"]
     values = {"data": data, "strategy": section, "models": models, "run__executor": executor}
     values["rounds"] = 2 if "readout" in section else 1
