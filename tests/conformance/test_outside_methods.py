@@ -31,14 +31,19 @@ REFUSED: dict[str, str] = {}
 
 
 def run(
-    folder: Path, reference: str, executor: str, models: Sequence[str] = ("mlp",)
+    folder: Path,
+    reference: str,
+    executor: str,
+    models: Sequence[str] = ("mlp",),
+    public: bool | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Run a method for two rounds; return its rounds and the clients' states."""
+    data = {"clients": 4, "samples_per_client": 24, "test_samples": 60, "public_samples": 40}
     plan = prepare(parse({
         "rounds": 2,
         "models": models,
         "strategy": read_strategy(reference),
-        "data": {"clients": 4, "samples_per_client": 24, "test_samples": 60, "public_samples": 40},
+        "data": {**data, "public": public},
         "training": {"batch_size": 8, "public_batch_size": 16},
         "run": {"grid": "in-process", "workers": 1, "executor": executor},
     }))  # fmt: skip
@@ -72,7 +77,7 @@ def test_feddf_without_distillation_is_fedavg(tmp_path: Path) -> None:
     """Of one architecture, from the same first weights: to the bit, and in what the server has."""
     (file,) = (file for file in FILES if file.stem == "feddf")
     ours = run(tmp_path / "a", f"{references_in(file)[0]}(distil_epochs=0)", "loop")
-    theirs = run(tmp_path / "b", "fedavg(local_epochs=1)", "loop")
+    theirs = run(tmp_path / "b", "fedavg(local_epochs=1)", "loop", public=True)
     for client, state in theirs[1].items():
         for name, tensor in state["learner"]["model"].items():
             assert torch.equal(ours[1][client]["learner"]["model"][name], tensor)
