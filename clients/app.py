@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from logging import DEBUG
 from typing import Literal
@@ -15,11 +14,10 @@ from torch import Tensor
 from fedkt.clients.client import Client
 from fedkt.clients.cohorts.messages import handle
 from fedkt.clients.facts import hello
-from fedkt.clients.personal_answer import personal_answer
+from fedkt.clients.personal_answer import predict_from
 from fedkt.clients.state import MemoryStore, StateStore
 from fedkt.clients.turn import begin, error_reply
 from fedkt.errors import ConfigError
-from fedkt.recipe.json import build
 
 CohortOf = Callable[[Context], int | None]
 
@@ -117,18 +115,10 @@ def predict(
     ConfigError
         If the store does not know the client, or the read-out is unknown.
     """
-    if readout not in ("personal", "global"):
-        raise ConfigError(f"readout must be personal or global, not {readout!r}.")
     state = store.get(client.id)
     if state is None:
         raise ConfigError(f"The store has no state of client {client.id}: it never took part.")
-    client.learner.load_state(state["learner"])
-    logits = client.learner.predict(x)
-    if readout == "global":
-        return logits
-    own = state["own"] if state["settled"] else {}
-    answered_by = build(json.loads(state["readout"]))
-    return personal_answer(answered_by, client.learner, own, client.data.log_prior)(x, logits)
+    return predict_from(state, client.learner, client.data.log_prior, x, readout)
 
 
 def _guarded(handle: Callable[[], RecordDict], message: Message) -> Message:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -11,10 +12,13 @@ from torch import Tensor
 
 from fedkt.clients.learners.base import Learner, Work
 from fedkt.clients.phases import PersonalAnswer, run_steps
+from fedkt.clients.state import ClientState
 from fedkt.data.samples import ClientData
+from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge
 from fedkt.readouts import ReadOut
 from fedkt.recipe import Recipe, trainings
+from fedkt.recipe.json import build
 
 T = TypeVar("T")
 
@@ -40,6 +44,40 @@ def personal_answer(
         return readout.answer(x, partial(_ask, learner, (x, logits)), own, log_prior)
 
     return answer
+
+
+def predict_from(
+    state: ClientState, learner: Learner, log_prior: Tensor, x: Tensor, readout: str
+) -> Tensor:
+    """Return the logits of a client as its state describes it, ``[n, C]``.
+
+    Parameters
+    ----------
+    state : ClientState
+        The client's, from a store or a checkpoint.
+    learner : Learner
+        Of the client's model; it ends loaded with the state.
+    log_prior : Tensor
+        ``[C]``; see :attr:`fedkt.data.samples.ClientData.log_prior`.
+    x : Tensor
+        ``[n, ...]``, preprocessed as the training data.
+    readout : {"personal", "global"}
+        See :func:`fedkt.clients.predict`.
+
+    Raises
+    ------
+    ConfigError
+        If the read-out is unknown.
+    """
+    if readout not in ("personal", "global"):
+        raise ConfigError(f"readout must be personal or global, not {readout!r}.")
+    learner.load_state(state["learner"])
+    logits = learner.predict(x)
+    if readout == "global":
+        return logits
+    own = state["own"] if state["settled"] else {}
+    answered_by = build(json.loads(state["readout"]))
+    return personal_answer(answered_by, learner, own, log_prior)(x, logits)
 
 
 def settle(learner: Learner, recipe: Recipe, work: Work) -> bool:

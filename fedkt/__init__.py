@@ -53,6 +53,7 @@ _HOME = {
     "Upload": "fedkt.knowledge",
     "Uploads": "fedkt.knowledge",
     "Weights": "fedkt.recipe",
+    "load": "fedkt.simulations.api.results",
     "pack_tokens": "fedkt.data.tokens",
     "register": "fedkt.registry",
     "unpack_tokens": "fedkt.data.tokens",
@@ -99,6 +100,7 @@ __all__ = [
     "Uploads",
     "Weights",
     "__version__",
+    "load",
     "pack_tokens",
     "register",
     "unpack_tokens",
@@ -120,6 +122,7 @@ if TYPE_CHECKING:
     from fedkt.registry import register
     from fedkt.schedules import Schedule
     from fedkt.shares import ClassCounts, ClassLogits, Features, Prototypes, Question, Share, Sizes
+    from fedkt.simulations.api.results import load
     from fedkt.strategies import KnowledgeStrategy
     from fedkt.training import TrainingOptions
     from fedkt.upload_check import Expected

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedkt import snapshot
 from fedkt.data.samples import ClientData
+from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge
 from fedkt.recipe import Recipe, Train
 from fedkt.training import Trained, TrainingOptions
@@ -161,3 +162,13 @@ class Learner(Protocol):
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Become the client that ``state`` describes."""
         ...
+
+    def fitted(self) -> Any:
+        """Return a copy of the model as it is loaded, for use outside of a federation.
+
+        Raises
+        ------
+        ConfigError
+            If the learner hands out none.
+        """
+        raise ConfigError(f"{type(self).__name__} hands out no model.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -184,6 +185,21 @@ class SklearnLearner(Learner):
         self._classifier, self._classes = pickle.loads(state["classifier"]), state["classes"]
         self._absorbed = dict(state["absorbed"])
         self._adjusted, self._log_prior = state["adjusted"], state["log_prior"]
+
+    def fitted(self) -> Any:
+        """Return a copy of the fitted classifier.
+
+        Its classes are numbered without gaps: 0 is the smallest class number among the rows that
+        it was fitted on.
+
+        Raises
+        ------
+        ConfigError
+            If it has not been fitted.
+        """
+        if self._classifier is None:
+            raise ConfigError(f"model {self._name!r} of this client was never fitted.")
+        return copy.deepcopy(self._classifier)
 
     def _public_targets(self, step: Train, work: Work) -> dict[str, Tensor] | None:
         """Return the ids and targets ``[M, C]`` of a public step; None if there are none yet."""

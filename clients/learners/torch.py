@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -271,6 +272,13 @@ class TorchLearner(Learner):
         """Become the client that ``state`` describes."""
         self._load(state["model"])
         self._optimiser, self._optimiser_state = None, state["optimiser"]
+
+    def fitted(self) -> nn.Module:
+        """Return a copy of the module on the CPU, in evaluation mode, without nets beside it."""
+        model = copy.deepcopy(self.model).cpu().eval()
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.data = tensor.data.contiguous()  # as the module was built
+        return model
 
     def _adopt(self, model: nn.Module) -> None:
         self._images = any(isinstance(m, nn.Conv2d) for m in model.modules())

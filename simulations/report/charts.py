@@ -39,6 +39,7 @@ from fedkt.simulations.results.run_folder import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Page
 
 _GAIN, _LOSS = "#0072B2", "#D55E00"
 
@@ -62,12 +63,17 @@ def accuracy_figure(groups: Mapping[str, Sequence[Run]], png: Path, *, band: Ban
         The file.
     """
     with canvas(png, WIDTH, height_of(groups)) as figure:
-        shaded = False
-        for axes, accuracy in accuracy_panels(figure, groups):
-            shaded |= curves(axes, groups, accuracy, band)
-        legend_below(figure)
-        figure.suptitle(f"Accuracy by round ({band_note(band, shaded)})")
+        draw_accuracy(figure, groups, band)
     return png
+
+
+def draw_accuracy(figure: Page, groups: Mapping[str, Sequence[Run]], band: Band) -> None:
+    """Draw accuracy against the round into an empty figure; see `accuracy_figure`."""
+    shaded = False
+    for axes, accuracy in accuracy_panels(figure, groups):
+        shaded |= curves(axes, groups, accuracy, band)
+    legend_below(figure)
+    figure.suptitle(f"Accuracy by round ({band_note(band, shaded)})")
 
 
 def traffic_figure(groups: Mapping[str, Sequence[Run]], png: Path) -> Path:
@@ -194,24 +200,35 @@ def figure_by_round(
         The file.
     """
     shown = [label for label, runs in groups.items() if drawable(figure, runs)]
-    # The others keep their places, so that every label keeps its colour.
+    with canvas(png, WIDTH, height_of(shown)) as page:
+        draw_by_round(page, figure, groups, band, cells)
+    return png
+
+
+def draw_by_round(
+    page: Page,
+    figure: Figure,
+    groups: Mapping[str, Sequence[Run]],
+    band: Band = "seeds",
+    cells: int = 1,
+) -> None:
+    """Draw a figure against the round into an empty page; see `figure_by_round`."""
+    # Labels with nothing to draw keep their places, so that every label keeps its colour.
     drawn = {
-        label: runs if label in shown else [replace(run, rounds=[]) for run in runs]
+        label: runs if drawable(figure, runs) else [replace(run, rounds=[]) for run in runs]
         for label, runs in groups.items()
     }
-    with canvas(png, WIDTH, height_of(shown)) as page:
-        axes = page.subplots()
-        shaded = curves(axes, drawn, figure, band)
-        axes.grid(True)
-        if figure.signs:
-            _mark_signs(axes, figure)
-        axes.set_ylabel(figure.axis or figure.headed())
-        legend_below(page)
-        over = f"average over {cells} cells; " if cells > 1 else ""
-        spread = band == "seeds" or figure.over == "clients"
-        note = band_note(band, shaded) if spread else "one run"
-        page.suptitle(f"{figure.title} by round ({over}{note})")
-    return png
+    axes = page.subplots()
+    shaded = curves(axes, drawn, figure, band)
+    axes.grid(True)
+    if figure.signs:
+        _mark_signs(axes, figure)
+    axes.set_ylabel(figure.axis or figure.headed())
+    legend_below(page)
+    over = f"average over {cells} cells; " if cells > 1 else ""
+    spread = band == "seeds" or figure.over == "clients"
+    note = band_note(band, shaded) if spread else "one run"
+    page.suptitle(f"{figure.title} by round ({over}{note})")
 
 
 def _mark_signs(axes: Axes, figure: Figure) -> None:

@@ -53,8 +53,8 @@ _STYLE: dict[Any, Any] = {
 
 
 @contextmanager
-def canvas(png: Path, width: float, height: float) -> Iterator[Figure]:
-    """Yield a figure in the common style, sizes in inches, and write it to ``png`` afterwards."""
+def page(width: float, height: float) -> Iterator[Figure]:
+    """Yield a new figure in the common style, sizes in inches, to be drawn in the block."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -62,6 +62,13 @@ def canvas(png: Path, width: float, height: float) -> Iterator[Figure]:
     with rc_context(rc=_STYLE):
         figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         FigureCanvasAgg(figure)
+        yield figure
+
+
+@contextmanager
+def canvas(png: Path, width: float, height: float) -> Iterator[Figure]:
+    """Yield a figure in the common style, sizes in inches, and write it to ``png`` afterwards."""
+    with page(width, height) as figure:
         yield figure
         with writing(png.parent):
             png.parent.mkdir(parents=True, exist_ok=True)

@@ -42,6 +42,11 @@ class Interval:
     p: float
     n: int
 
+    @property
+    def tested(self) -> bool:
+        """Whether ``p`` is of a test: with at least `LEAST` seeds that differ."""
+        return self.n >= LEAST and self.half_width is not None
+
     def shown(self, digits: int) -> str:
         """Return the interval in percentage points, of differences in [-1, 1]."""
         mean = f"{100 * self.mean:+.{digits}f}"

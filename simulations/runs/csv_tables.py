@@ -37,7 +37,12 @@ def comparison_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 def write_comparison_csv(path: str | Path, runs: Sequence[Run]) -> None:
     """Write ``comparison.csv`` (see `comparison_rows`), all at once or not at all."""
-    _write(Path(path), columns(runs), comparison_rows(runs))
+    write_atomic(Path(path), csv_text(runs))
+
+
+def csv_text(runs: Sequence[Run]) -> str:
+    """Return the text of ``comparison.csv`` for some runs."""
+    return _text(columns(runs), comparison_rows(runs))
 
 
 def write_cells_csv(path: Path, results: Mapping[str, Comparison]) -> None:
@@ -46,12 +51,12 @@ def write_cells_csv(path: Path, results: Mapping[str, Comparison]) -> None:
     cells = [cell for cell, comparison in results.items() for _ in comparison.runs]
     tabled = zip(cells, comparison_rows(every), strict=True)
     rows = [{"cell": cell, **row} for cell, row in tabled]
-    _write(path, ("cell", *columns(every)), rows)
+    write_atomic(path, _text(("cell", *columns(every)), rows))
 
 
-def _write(path: Path, names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+def _text(names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomic(path, buffer.getvalue())
+    return buffer.getvalue()

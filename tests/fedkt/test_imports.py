@@ -153,7 +153,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
             "runs",
             "report",
         ),
-        *("cli", "testing"),
+        *("api", "cli", "testing"),
     ),
 }
 

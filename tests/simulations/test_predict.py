@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fedkt.clients import FileStore, predict
+from fedkt.clients.personal_answer import predict_from
 from fedkt.errors import ConfigError
 from fedkt.machine import one_thread
 from fedkt.simulations.engines.grid import InProcessGrid
@@ -102,4 +103,4 @@ def test_bad_questions(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no state of client 2"):
         predict(client, FileStore(tmp_path), client.data.test.x)
     with pytest.raises(ConfigError, match="personal or global"):
-        predict(client, FileStore(tmp_path), client.data.test.x, "loud")
+        predict_from({}, client.learner, client.data.log_prior, client.data.test.x, "loud")

@@ -1,0 +1,1 @@
+"""fedkt from Python: experiments, runs, comparisons and their results."""

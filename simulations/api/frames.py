@@ -1,0 +1,64 @@
+"""The rounds of runs as a tidy pandas frame: one number a line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fedkt.evaluation.figures import table
+from fedkt.simulations.results.run_folder import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = ("strategy", "seed", "round", "client", "metric", "value")
+
+Line = tuple[str, int, int, int | None, str, float]
+
+
+def frame_of(runs: Iterable[Run]) -> pd.DataFrame:
+    """Return every figure of every round as a tidy frame.
+
+    Parameters
+    ----------
+    runs : Iterable[Run]
+        Of one comparison, or a single one.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``strategy`` (label), ``seed``, ``round``, ``client`` (missing for a figure of the
+        whole run), ``metric`` (the name in ``rounds.jsonl``) and ``value``: accuracies and their
+        like as shares in [0, 1], bytes per client and round. A client that was not measured in a
+        round has no line.
+    """
+    import pandas as pd
+
+    lines = [line for run in runs for line in _lines(run)]
+    frame = pd.DataFrame(lines, columns=list(COLUMNS))
+    return frame.astype({"client": "Int64", "value": "float64"})
+
+
+def _lines(run: Run) -> Iterator[Line]:
+    names = [figure.name for figure in table()]
+    for row in run.rounds:
+        for name in names:
+            for client, value in _values(_at(row, name)):
+                yield run.label, run.seed, int(row["round"]), client, name, value
+
+
+def _at(row: Mapping[str, Any], name: str) -> Any:
+    """Return what a row holds under a dotted name; None if nothing."""
+    value: Any = row
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _values(value: Any) -> Iterator[tuple[int | None, float]]:
+    """Yield client and number of a figure: one a client, or one without a client."""
+    if isinstance(value, Mapping):
+        each: Sequence[float | None] = value.get("per_client") or ()
+        yield from ((i, float(number)) for i, number in enumerate(each) if number is not None)
+    elif value is not None:
+        yield None, float(value)
