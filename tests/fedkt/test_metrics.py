@@ -38,6 +38,15 @@ def calibration(probabilities: np.ndarray, labels: np.ndarray, weight: np.ndarra
     return float(np.abs(true - said) @ sizes[sizes > 0] / len(labels))
 
 
+def area(probabilities: np.ndarray, labels: np.ndarray, weight: np.ndarray) -> float:
+    """Return the mean of scikit-learn's areas over the four classes that are there."""
+    areas = [
+        sklearn_metrics.roc_auc_score(labels == c, probabilities[:, c], sample_weight=weight)
+        for c in range(4)
+    ]
+    return float(np.mean(areas))
+
+
 THEIRS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], float]] = {
     "balanced-accuracy": lambda p, y, w: sklearn_metrics.balanced_accuracy_score(
         y, p.argmax(1), sample_weight=w
@@ -49,6 +58,10 @@ THEIRS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], float]] = {
         y, p, labels=range(6), sample_weight=w
     ),
     "expected-calibration-error": calibration,
+    "auroc": area,
+    "brier-score": lambda p, y, w: sklearn_metrics.brier_score_loss(
+        y, p, labels=range(6), sample_weight=w, scale_by_half=False
+    ),
 }  # fmt: skip
 
 
@@ -136,3 +149,13 @@ def test_a_reply_with_a_wrong_metric_is_refused(value: Any) -> None:
         figures_in(content, measured_by(["macro-f1"]))
     sound = RecordDict({"metrics": MetricRecord({"global-macro-f1": 0.5})})
     assert figures_in(sound, measured_by(["macro-f1"])) == {"global-macro-f1": 0.5}
+
+
+def test_auroc_of_two_classes_is_the_usual_and_of_one_is_none() -> None:
+    draw = torch.Generator().manual_seed(5)
+    logits, labels = torch.randn(50, 2, generator=draw), torch.randint(2, (50,), generator=draw)
+    ones = torch.ones(50, dtype=torch.float64)
+    usual = sklearn_metrics.roc_auc_score(labels, logits.softmax(-1)[:, 1])
+    compute = metric_of("auroc").compute
+    assert compute(logits, labels, ones) == pytest.approx(usual)
+    assert compute(logits, torch.zeros_like(labels), ones) is None
