@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,8 +17,10 @@ AT_ONCE = 2**20  # values in float64 at a time
 # of pretrained networks stay below 250 (Office-Caltech, Amazon); tables of measurements do not.
 MUCH = 500
 
-Change = Callable[[Array], Array]
 Scale = Literal["none", "unit", "standardise"]
+# A scale with its statistics, as values that JSON knows: ``how`` and, of ``unit``, ``largest``,
+# the value that becomes 1; of ``standardise`` ``mean`` and ``factor``, one for each column.
+Statistics = Mapping[str, Any]
 
 
 def scaled(dataset: Dataset, how: str | None, held_out: Array) -> tuple[Dataset, tuple[str, ...]]:
@@ -29,39 +31,94 @@ def scaled(dataset: Dataset, how: str | None, held_out: Array) -> tuple[Dataset,
     dataset : Dataset
         As stored.
     how : str, optional
-        ``none``: values as stored; ``unit``: bytes divided by 255, floats by the largest
-        absolute value, or by 1 if that is smaller; ``standardise``: every column of vectors and
-        every channel of series and images gets mean 0 and variance 1, then missing values
-        become 0, the mean. By default ``unit`` for images, unless they are floats outside of
-        [0, 255], and ``none`` for all else.
+        See :func:`fitted_scale`.
     held_out : ndarray
         bool ``[N]``: the training rows that no statistic may know.
 
     Returns
     -------
     Dataset
-        The same object, or one in float32. Images in bytes on the unit scale stay in bytes, see
-        :func:`model_inputs`.
+        As of :func:`rescaled`.
     tuple[str, ...]
         Notes.
     """
-    if dataset.layout == "tokens":
+    known = dataset.x_train[~held_out]
+    statistics, notes = fitted_scale(dataset.name, known, dataset.layout, how)
+    return rescaled(dataset, statistics), notes
+
+
+def fitted_scale(
+    name: str, known: Array, layout: str, how: str | None
+) -> tuple[Statistics, tuple[str, ...]]:
+    """Return a scale with its statistics, and notes for the reader of the results.
+
+    Parameters
+    ----------
+    name : str
+        The data set, for the notes.
+    known : ndarray
+        The samples that statistics may know, as stored.
+    layout : str
+        What their axes mean.
+    how : str, optional
+        ``none``: values as stored; ``unit``: bytes divided by 255, floats by the largest
+        absolute value, or by 1 if that is smaller; ``standardise``: every column of vectors and
+        every channel of series and images gets mean 0 and variance 1, then missing values
+        become 0, the mean. By default ``unit`` for images, unless they are floats outside of
+        [0, 255], and ``none`` for all else.
+
+    Raises
+    ------
+    ConfigError
+        For token ids, if they should get a scale.
+    """
+    if layout == "tokens":
         if how not in (None, "none"):
-            raise ConfigError(f"{dataset.name} holds token ids; they have no scale {how!r}.")
-        return dataset, ()
-    visible, notes = dataset.x_train[~held_out], []
+            raise ConfigError(f"{name} holds token ids; they have no scale {how!r}.")
+        return {"how": "none"}, ()
+    notes: tuple[str, ...] = ()
+    columns = known.reshape(-1, columns_of(known, layout))
     if how is None:
-        how, note = _default(dataset, visible)
-        notes += [note] if note else []
-    if (how == "unit") == _is_unit(dataset) and how != "standardise":
-        return dataset, tuple(notes)
-    change = CHANGES[how](visible.reshape(-1, _columns(dataset)))
-    x_train, x_test = change(dataset.x_train), change(dataset.x_test)
-    return replace(dataset, x_train=x_train, x_test=x_test), tuple(notes)
+        how, note = _default(name, columns, layout)
+        notes = (note,) if note else ()
+    return {"how": how, **STATISTICS[how](columns)}, notes
 
 
-def standardiser(known: Array) -> Change:
-    """Return the standardiser of columns, fitted on values that may be known.
+def rescaled(dataset: Dataset, statistics: Statistics) -> Dataset:
+    """Return a data set on a scale: the same object, or one in float32.
+
+    Images in bytes on the unit scale stay in bytes, see :func:`model_inputs`.
+    """
+    x_train, x_test = (
+        stored_on_scale(x, dataset.layout, statistics) for x in (dataset.x_train, dataset.x_test)
+    )
+    if x_train is dataset.x_train and x_test is dataset.x_test:
+        return dataset
+    return replace(dataset, x_train=x_train, x_test=x_test)
+
+
+def stored_on_scale(x: Array, layout: str, statistics: Statistics) -> Array:
+    """Return stored samples on a scale: the same array where models see it so, else float32."""
+    seen_as_unit = layout == "image" and x.dtype == np.uint8
+    if statistics["how"] == ("unit" if seen_as_unit else "none"):
+        return x
+    return on_scale(x, statistics)
+
+
+def on_scale(x: Array, statistics: Statistics) -> Array:
+    """Return values on a scale, float32 in the shape of ``x``."""
+    if statistics["how"] == "none":
+        return x.astype(np.float32)
+    if statistics["how"] == "unit":
+        return x.astype(np.float32) / np.float32(statistics["largest"])
+    mean, factor = (np.array(statistics[key]) for key in ("mean", "factor"))
+    blocks = _blocks(x.reshape(-1, len(mean)))
+    out = [np.nan_to_num((b - mean) * factor).astype(np.float32) for b in blocks]
+    return np.concatenate(out or [np.empty(0, np.float32)]).reshape(x.shape)
+
+
+def standard_statistics(known: Array) -> dict[str, Any]:
+    """Return ``mean`` and ``factor`` of the columns of values that may be known.
 
     Parameters
     ----------
@@ -70,10 +127,10 @@ def standardiser(known: Array) -> Change:
 
     Returns
     -------
-    callable
-        From ``[..., d]`` to float32 of the same shape: over the present known values each
-        column has mean 0 and variance 1 (population variance), missing values are 0, and so
-        are columns of which no two different values are known.
+    dict
+        By which, over the present known values, each column gets mean 0 and variance 1
+        (population variance), missing values become 0, and so do columns of which no two
+        different values are known.
     """
     count, total, square = np.zeros((3, known.shape[1]))
     low, high = np.full_like(count, np.inf), np.full_like(count, -np.inf)
@@ -90,13 +147,7 @@ def standardiser(known: Array) -> Change:
     # Not by the variance: that of equal values is a rounding error, which would be blown up.
     varies = high > low
     factor = np.where(varies, 1 / np.sqrt(np.where(varies, square / count, 1)), 0)
-
-    def change(x: Array) -> Array:
-        rows = x.reshape(-1, len(mean))
-        out = [np.nan_to_num((b - mean) * factor).astype(np.float32) for b in _blocks(rows)]
-        return np.concatenate(out).reshape(x.shape)
-
-    return change
+    return {"mean": mean.tolist(), "factor": factor.tolist()}
 
 
 def model_inputs(x: Array, shape: tuple[int, ...]) -> Array:
@@ -132,47 +183,36 @@ def unit_bytes(x: Array) -> Array:
     return out
 
 
-def _default(dataset: Dataset, visible: Array) -> tuple[str, str]:
-    """Return the default scale of a data set, and a note, which may be empty."""
-    if dataset.layout == "image":
-        low, high = float(visible.min()), float(visible.max())
+def columns_of(x: Array, layout: str) -> int:
+    """Return how many columns or channels stored samples have; grey images have one."""
+    return 1 if layout == "image" and x.ndim == 3 else x.shape[-1]
+
+
+def _default(name: str, columns: Array, layout: str) -> tuple[str, str]:
+    """Return the default scale of samples, by columns, and a note, which may be empty."""
+    if layout == "image":
+        low, high = float(columns.min()), float(columns.max())
         if low >= 0 and high <= WHITE:
             return "unit", ""
         return "none", (
-            f"{dataset.name}: float images with values from {low:.3g} to {high:.3g} are left as "
+            f"{name}: float images with values from {low:.3g} to {high:.3g} are left as "
             "stored; data.scale says how to scale them, data.layout if they are no images"
         )
-    largest = np.abs(visible.reshape(-1, _columns(dataset))).max(0).astype(np.float64)
+    largest = np.abs(columns).max(0).astype(np.float64)
     ratio = largest.max() / largest[largest > 0].min(initial=np.inf)
     if ratio <= MUCH:
         return "none", ""
-    key = "features" if dataset.layout == "vector" else "scale"
+    key = "features" if layout == "vector" else "scale"
     return "none", (
-        f"{dataset.name}: the largest values of its columns differ by a factor of {ratio:,.0f}; "
+        f"{name}: the largest values of its columns differ by a factor of {ratio:,.0f}; "
         f'data.{key} = "standardise" brings them to one scale'
     )
 
 
-def _is_unit(dataset: Dataset) -> bool:
-    """Return whether models see a data set on the unit scale as it is stored."""
-    return dataset.layout == "image" and dataset.x_train.dtype == np.uint8
-
-
-def _columns(dataset: Dataset) -> int:
-    """Return how many columns or channels a data set has; grey images have one."""
-    x = dataset.x_train
-    return 1 if dataset.layout == "image" and x.ndim == 3 else x.shape[-1]
-
-
-def _as_floats(known: Array) -> Change:
-    return lambda x: x.astype(np.float32)
-
-
-def _to_unit(known: Array) -> Change:
-    if known.dtype == np.uint8:
-        return unit_bytes
-    peak = np.float32(max(float(np.abs(known).max()), 1.0))
-    return lambda x: x / peak
+def _unit_statistics(known: Array) -> dict[str, Any]:
+    """Return ``largest``: of bytes 255, of floats their largest absolute value, at least 1."""
+    largest = WHITE if known.dtype == np.uint8 else max(float(np.abs(known).max()), 1.0)
+    return {"largest": float(largest)}
 
 
 def _blocks(values: Array) -> Iterator[Array]:
@@ -182,8 +222,8 @@ def _blocks(values: Array) -> Iterator[Array]:
         yield values[start : start + rows].astype(np.float64)
 
 
-CHANGES: dict[str, Callable[[Array], Change]] = {
-    "none": _as_floats,
-    "unit": _to_unit,
-    "standardise": standardiser,
+STATISTICS: dict[str, Callable[[Array], dict[str, Any]]] = {
+    "none": lambda known: {},
+    "unit": _unit_statistics,
+    "standardise": standard_statistics,
 }
