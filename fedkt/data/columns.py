@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedkt.data.dataset import Dataset
+from fedkt.data.dataset import Dataset, Unlabelled, labelled
 from fedkt.data.sources import is_dataset, open_dataset
 from fedkt.data.splits import Array
 from fedkt.errors import ConfigError, unknown
@@ -63,14 +63,14 @@ def expand(
         if base == reference:
             expanded.append(reference)
         else:
-            column = column_of(open_dataset(base, data_dir, seed))
+            column = column_of(labelled(open_dataset(base, data_dir, seed)))
             expanded += [f"{base}/{name}" for name in column.names]
     return tuple(expanded)
 
 
 def load_domain(
     reference: str, data_dir: str | Path | None = None, seed: int = 0, layout: str = ""
-) -> Dataset:
+) -> Dataset | Unlabelled:
     """Load a data set, or the one domain ``VALUE`` of a set for ``NAME/VALUE``.
 
     A data set of that very name, such as a file in a folder ``NAME``, takes
@@ -83,7 +83,7 @@ def load_domain(
     """
     base, value = base_of(reference, data_dir)
     dataset = open_dataset(base, data_dir, seed, layout)
-    return dataset if value is None else domain_of(dataset, value)
+    return dataset if value is None else domain_of(labelled(dataset), value)
 
 
 def base_of(reference: str, data_dir: str | Path | None = None) -> tuple[str, str | None]:

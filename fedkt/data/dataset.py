@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 
 from fedkt.data.class_labels import encoded_labels
 from fedkt.data.splits import Array, Ints, stratified
-from fedkt.errors import ConfigError, unknown
+from fedkt.errors import ConfigError, of_class, unknown
 from fedkt.rng import numpy_rng
 
 # For data without an official split; the same for every run, whatever its seed.
@@ -110,6 +110,16 @@ class Dataset:
         )
 
     @property
+    def inputs(self) -> dict[str, Array]:
+        """The arrays of inputs, by the names of their fields."""
+        return {"x_train": self.x_train, "x_test": self.x_test}
+
+    @property
+    def train(self) -> tuple[Array, Ints | None]:
+        """The inputs of the training part, and its labels."""
+        return self.x_train, self.y_train
+
+    @property
     def num_classes(self) -> int:
         """The number of classes, K."""
         return len(self.classes)
@@ -175,17 +185,54 @@ class Unlabelled:
         object.__setattr__(self, "columns", columns)
 
     @property
+    def inputs(self) -> dict[str, Array]:
+        """The array of inputs, by the name of its field."""
+        return {"x": self.x}
+
+    @property
+    def train(self) -> tuple[Array, Ints | None]:
+        """All inputs; there are no labels."""
+        return self.x, None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of no classes."""
+        return ()
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one sample as models see it."""
         return sample_shape(self.x, self.layout)
 
 
-def laid_out(dataset: Dataset, layout: str) -> Dataset:
+D = TypeVar("D", bound=Dataset | Unlabelled)
+
+
+def with_inputs(dataset: D, change: Callable[[Array], Array]) -> D:
+    """Return a data set with each array of inputs changed by a function."""
+    changed: dict[str, Any] = {key: change(x) for key, x in dataset.inputs.items()}
+    return replace(dataset, **changed)
+
+
+def laid_out(dataset: D, layout: str) -> D:
     """Return a data set whose axes mean ``layout``; with an empty one, the same data set."""
     return replace(dataset, layout=layout) if layout else dataset
 
 
-def complete(dataset: Dataset) -> Dataset:
+def labelled(dataset: Dataset | Unlabelled) -> Dataset:
+    """Return a data set that has labels.
+
+    Raises
+    ------
+    ConfigError
+        If it has none.
+    """
+    return of_class(
+        dataset, Dataset, f"{dataset.name} has no labels; only a public set may have none."
+    )
+
+
+def complete(dataset: D) -> D:
     """Return a data set as it is if no value is missing.
 
     Raises
@@ -193,8 +240,7 @@ def complete(dataset: Dataset) -> Dataset:
     ConfigError
         Naming the array with gaps, and the option that fills them.
     """
-    for key in ("x_train", "x_test"):
-        x = getattr(dataset, key)
+    for key, x in dataset.inputs.items():
         if x.dtype.kind == "f" and (gaps := int(np.isnan(x).reshape(len(x), -1).any(1).sum())):
             raise ConfigError(
                 f"{dataset.name}: {key} holds NaN or infinity in {gaps} of {len(x)} rows; fill or "

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from fedkt.data.dataset import Dataset
+from fedkt.data.dataset import Dataset, Unlabelled, labelled
 from fedkt.data.inputs import check_input_shape, fit_input, prepared
 from fedkt.data.scaling import scaled, unit_bytes
 from fedkt.data.spec import FederationSpec
@@ -107,7 +107,7 @@ def load_domains(references: Sequence[str], spec: FederationSpec, target: int | 
     """
     if spec.input_shape:
         check_input_shape(spec.input_shape)
-    loaded = [prepared(reference, spec) for reference in references]
+    loaded = [labelled(prepared(reference, spec)) for reference in references]
     names = [dataset.name for dataset in loaded]
     twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if twice is not None:
@@ -192,7 +192,7 @@ def _common_classes(datasets: Sequence[Dataset]) -> tuple[str, ...]:
     return longest.classes
 
 
-def check_columns(one: Dataset, other: Dataset) -> None:
+def check_columns(one: Dataset | Unlabelled, other: Dataset) -> None:
     """Check that two tables have the same columns in the same order, where both name them.
 
     Raises

@@ -8,7 +8,7 @@ import hashlib
 import numpy as np
 
 from fedkt.data.columns import ALL, base_of
-from fedkt.data.dataset import Dataset
+from fedkt.data.dataset import Dataset, Unlabelled
 from fedkt.data.sources import npz_file, open_dataset
 from fedkt.data.spec import FederationSpec, check_spec
 from fedkt.registry import file_digest, version
@@ -41,7 +41,7 @@ def _digest(reference: str, spec: FederationSpec) -> str:
     return file_digest(file) if file else _rows(open_dataset(reference, spec.data_dir, spec.seed))
 
 
-def _rows(dataset: Dataset) -> str:
+def _rows(dataset: Dataset | Unlabelled) -> str:
     digest = hashlib.sha256()
     for field in dataclasses.fields(dataset):
         value = getattr(dataset, field.name)

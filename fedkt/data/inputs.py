@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fedkt.data.columns import load_domain
-from fedkt.data.dataset import Dataset, complete
-from fedkt.data.scaling import WHITE, model_inputs
+from fedkt.data.dataset import WHITE, D, Dataset, Unlabelled, complete, with_inputs
+from fedkt.data.scaling import model_inputs
 from fedkt.data.spec import FederationSpec
 from fedkt.data.splits import Array
 from fedkt.data.vectors import with_features
@@ -38,7 +36,7 @@ def check_input_shape(shape: tuple[int, ...]) -> None:
         )
 
 
-def fit_input(dataset: Dataset, shape: tuple[int, ...]) -> Dataset:
+def fit_input(dataset: D, shape: tuple[int, ...]) -> D:
     """Bring the images of a data set to a shape.
 
     Colour becomes grey by luminance (ITU-R BT.601), grey becomes colour by repetition, and
@@ -46,14 +44,14 @@ def fit_input(dataset: Dataset, shape: tuple[int, ...]) -> Dataset:
 
     Parameters
     ----------
-    dataset : Dataset
+    dataset : Dataset or Unlabelled
         Any.
     shape : tuple[int, ...]
         ``(C, H, W)`` with C = 1 or 3, or the shape that the samples have.
 
     Returns
     -------
-    Dataset
+    Dataset or Unlabelled
         The same object if its samples have the shape. Else uint8 images stay uint8, rounded
         to the nearest, and float images keep their scale.
 
@@ -70,11 +68,10 @@ def fit_input(dataset: Dataset, shape: tuple[int, ...]) -> Dataset:
             f"brought to {list(shape)}: only images [channels, height, width] can be converted."
         )
     before = dataset.input_shape
-    x_train, x_test = (_fitted(x, before, shape) for x in (dataset.x_train, dataset.x_test))
-    return replace(dataset, x_train=x_train, x_test=x_test)
+    return with_inputs(dataset, lambda x: _fitted(x, before, shape))
 
 
-def prepared(reference: str, spec: FederationSpec) -> Dataset:
+def prepared(reference: str, spec: FederationSpec) -> Dataset | Unlabelled:
     """Return a data set, or one domain of it, in the layout and form that a federation asks for.
 
     Raises

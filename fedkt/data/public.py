@@ -10,7 +10,7 @@ import numpy as np
 from fedkt.data.dataset import Dataset
 from fedkt.data.domains import Domains, check_columns, domain_seed
 from fedkt.data.inputs import fit_input, prepared
-from fedkt.data.scaling import model_inputs, scaled
+from fedkt.data.scaling import fitted_scale, model_inputs, stored_on_scale
 from fedkt.data.spec import FederationSpec
 from fedkt.data.splits import Array, Ints, row_digests, stratified
 from fedkt.errors import ConfigError
@@ -155,6 +155,7 @@ def _adaptation_pool(domains: Domains, target: int, spec: FederationSpec) -> Int
 
 
 def _other_public_set(dataset: Dataset, spec: FederationSpec) -> Public:
+    """Return inputs without labels, or the training part of another data set, as public set."""
     assert spec.public_dataset is not None
     source = prepared(spec.public_dataset, spec)
     if spec.input_shape or spec.domains:
@@ -166,20 +167,21 @@ def _other_public_set(dataset: Dataset, spec: FederationSpec) -> Public:
             "must say what images are brought to."
         )
     check_columns(source, dataset)
-    size = len(source.y_train)
-    if spec.public_samples > size:
-        raise ConfigError(
-            f"public_samples is {spec.public_samples}; the training part of {source.name} has "
-            f"{size}."
-        )
+    x, y = source.train
+    if spec.public_samples > len(x):
+        what = source.name if y is None else f"the training part of {source.name}"
+        raise ConfigError(f"public_samples is {spec.public_samples}; {what} has {len(x)}.")
     rng = numpy_rng(spec.seed, "public-set")
-    count = spec.public_samples or min(size, LARGEST_DEFAULT_PUBLIC)
-    rows = stratified(source.y_train, count, rng)
-    source, notes = scaled(source, spec.scaling, np.zeros(size, dtype=bool))
-    if source.classes == dataset.classes:
-        return Public(source.x_train[rows], source.y_train[rows], source.name, notes=notes)
-    unused = f"the labels of public set {source.name} are not used: its classes differ"
-    return Public(source.x_train[rows], None, source.name, notes=(*notes, unused))
+    count = spec.public_samples or min(len(x), LARGEST_DEFAULT_PUBLIC)
+    rows = np.sort(rng.permutation(len(x))[:count]) if y is None else stratified(y, count, rng)
+    statistics, notes = fitted_scale(source.name, x, source.layout, spec.scaling)
+    x = stored_on_scale(x, source.layout, statistics)[rows]
+    notes = (*source.notes, *notes)
+    if source.classes == dataset.classes and y is not None:
+        return Public(x, y[rows], source.name, notes=notes)
+    if y is not None:
+        notes += (f"the labels of public set {source.name} are not used: its classes differ",)
+    return Public(x, None, source.name, notes=notes)
 
 
 def without_test_rows(

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from fedkt.data.dataset import Dataset, complete, held_out, laid_out
+from fedkt.data.dataset import Dataset, Unlabelled, complete, held_out, labelled, laid_out
 from fedkt.data.splits import Array
 from fedkt.errors import ConfigError, of_class, unknown
 from fedkt.registry import lookup, names, register
@@ -62,13 +62,13 @@ def load_dataset(
         If there is no such set or its content is not usable as it is stored: feature vectors
         must have no missing values.
     """
-    return complete(open_dataset(reference, data_dir, seed, layout))
+    return complete(labelled(open_dataset(reference, data_dir, seed, layout)))
 
 
 def open_dataset(
     reference: str, data_dir: str | Path | None = None, seed: int = 0, layout: str = ""
-) -> Dataset:
-    """Return a data set as :func:`load_dataset` does, missing values (NaN) included."""
+) -> Dataset | Unlabelled:
+    """Return a data set as :func:`load_dataset` does, missing values (NaN) and labels included."""
     if reference.startswith("hub:"):
         from fedkt.data.hub import load_from_hub
 
@@ -180,7 +180,7 @@ def digits() -> Dataset:
     return held_out("digits", bunch.images.astype(np.float32), bunch.target)
 
 
-def _from_function(reference: str, seed: int) -> Dataset:
+def _from_function(reference: str, seed: int) -> Dataset | Unlabelled:
     function = lookup("datasets", reference)
     if not callable(function):
         raise ConfigError(f"Data set {reference!r} is not a function that returns a Dataset.")
@@ -191,6 +191,8 @@ def _from_function(reference: str, seed: int) -> Dataset:
         raise
     except Exception as error:  # a user's code may raise anything
         raise ConfigError(f"Data set {reference!r} cannot be made: {raised(error)}.") from error
+    if isinstance(dataset, Unlabelled):
+        return dataset
     kind = type(dataset).__name__
     line = f"Data set {reference!r} returns {kind}, not a fedkt.data.Dataset."
     return of_class(dataset, Dataset, line)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
-from fedkt.data.dataset import Dataset, complete
+from fedkt.data.dataset import D, complete, with_inputs
 from fedkt.data.splits import Array
 from fedkt.errors import ConfigError
 
 Features = Literal["as-stored", "standardise", "log"]
 
 
-def with_features(dataset: Dataset, how: str) -> Dataset:
+def with_features(dataset: D, how: str) -> D:
     """Return a data set with its feature vectors in the form asked for.
 
     Parameters
     ----------
-    dataset : Dataset
+    dataset : Dataset or Unlabelled
         Of vectors, unless they are taken as stored.
     how : str
         ``log``, for counts: log(1 + count), then every row scaled to length √d (mean square 1;
@@ -28,7 +27,7 @@ def with_features(dataset: Dataset, how: str) -> Dataset:
 
     Returns
     -------
-    Dataset
+    Dataset or Unlabelled
         The same object, or in float32.
 
     Raises
@@ -45,12 +44,12 @@ def with_features(dataset: Dataset, how: str) -> Dataset:
         )
     if how == "standardise":
         return dataset
-    for x in (complete(dataset).x_train, dataset.x_test):
+    for x in complete(dataset).inputs.values():
         if (low := float(x.min())) < 0:
             raise ConfigError(
                 f'features is "log" and {dataset.name} holds {low:g}; counts are 0 or more.'
             )
-    return replace(dataset, x_train=damped(dataset.x_train), x_test=damped(dataset.x_test))
+    return with_inputs(dataset, damped)
 
 
 def damped(counts: Array) -> Array:
