@@ -19,6 +19,7 @@ _HOME = {
     "ClassCounts": "fedkt.shares",
     "ClassLogits": "fedkt.shares",
     "Expected": "fedkt.upload_check",
+    "Experiment": "fedkt.simulations.api.study",
     "Features": "fedkt.shares",
     "Fused": "fedkt.knowledge",
     "Fusion": "fedkt.fusion",
@@ -53,9 +54,11 @@ _HOME = {
     "Upload": "fedkt.knowledge",
     "Uploads": "fedkt.knowledge",
     "Weights": "fedkt.recipe",
+    "compare": "fedkt.simulations.api.comparing",
     "load": "fedkt.simulations.api.results",
     "pack_tokens": "fedkt.data.tokens",
     "register": "fedkt.registry",
+    "simulate": "fedkt.simulations.api.simulating",
     "unpack_tokens": "fedkt.data.tokens",
 }
 __all__ = [
@@ -65,6 +68,7 @@ __all__ = [
     "Codec",
     "Dataset",
     "Expected",
+    "Experiment",
     "Features",
     "Fused",
     "Fusion",
@@ -100,9 +104,11 @@ __all__ = [
     "Uploads",
     "Weights",
     "__version__",
+    "compare",
     "load",
     "pack_tokens",
     "register",
+    "simulate",
     "unpack_tokens",
 ]
 
@@ -122,7 +128,10 @@ if TYPE_CHECKING:
     from fedkt.registry import register
     from fedkt.schedules import Schedule
     from fedkt.shares import ClassCounts, ClassLogits, Features, Prototypes, Question, Share, Sizes
+    from fedkt.simulations.api.comparing import compare
     from fedkt.simulations.api.results import load
+    from fedkt.simulations.api.simulating import simulate
+    from fedkt.simulations.api.study import Experiment
     from fedkt.strategies import KnowledgeStrategy
     from fedkt.training import TrainingOptions
     from fedkt.upload_check import Expected

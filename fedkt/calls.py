@@ -89,12 +89,22 @@ def read_call(reference: str) -> tuple[str, Mapping[str, Any]]:
 
 def files_in(text: str) -> Iterator[str]:
     """Yield the ``file.py:Class`` in ``a.py:A(part=b.py:B)+c``, those in options too."""
-    for call in split(text, "+") if ".py:" in text else ():
-        name, options = read_call(call)
-        if ".py:" in name:
-            yield name
-        for value in options.values():
-            yield from files_in(value) if isinstance(value, str) else ()
+    return (name for name in names_in(text) if ".py:" in name) if ".py:" in text else iter(())
+
+
+def names_in(value: Any) -> Iterator[str]:
+    """Yield the names in ``a(part=b)+c``, those in options too; in JSON, of all its texts."""
+    inner = value.values() if isinstance(value, Mapping) else value
+    if isinstance(value, Mapping | list | tuple):
+        for item in inner:
+            yield from names_in(item)
+    for call in split(value, "+") if isinstance(value, str) else ():
+        try:
+            name, options = read_call(call)
+        except ConfigError:  # a text of another kind
+            continue
+        yield name
+        yield from names_in(options)
 
 
 def read_option(text: str) -> tuple[str, Any]:

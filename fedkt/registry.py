@@ -53,6 +53,8 @@ PARTS: dict[str, tuple[str, ...]] = {
 
 # The attribute of a module loaded from a path that holds the prefix of its parts' names.
 PREFIX = "__fedkt_prefix__"
+# How the names of objects that were given in Python begin: ``python@DIGEST:NAME``.
+PYTHON = "python@"
 
 _known: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
 _discovered: set[str] = set()
@@ -156,15 +158,38 @@ def name_in(part: str, obj: Any) -> str | None:
     return next((name for name, known in _known[part].items() if known is obj), None)
 
 
+def names_in(part: str, obj: Any) -> list[str]:
+    """Return all names that ``obj`` is registered under."""
+    return [name for name, known in _known[part].items() if known is obj]
+
+
 def short_name(part: str, obj: Any) -> str:
     """Return the name of a part for people: without the file that it comes from."""
-    return registered_name(part, obj).rpartition(":")[2]
+    return plain_name(registered_name(part, obj))
+
+
+def plain_name(name: str) -> str:
+    """Return a registered name without the file, or the content, that stands before it."""
+    return name.rpartition(":")[2]
+
+
+def keep(part: str, name: str, obj: Any) -> None:
+    """Register an object under exactly this name, instead of what had it."""
+    global _version
+    if _known[part].get(name) is not obj:
+        _version += 1
+        _known[part][name] = obj
+
+
+def known(part: str, name: str) -> Any | None:
+    """Return what is registered under a name in this process so far; None for nothing."""
+    return _known[part].get(name)
 
 
 def names(part: str) -> list[str]:
-    """Return the sorted names of all registered parts of one kind."""
+    """Return the sorted names of all registered parts of one kind, objects of Python left out."""
     _discover(part)
-    return sorted(_known[part])
+    return sorted(name for name in _known[part] if not name.startswith(PYTHON))
 
 
 def summaries(part: str) -> dict[str, str]:
@@ -177,6 +202,8 @@ def summaries(part: str) -> dict[str, str]:
         _discover(part)
     lines = {} if part in _discovered else described(part, PARTS[part][1:])
     for name, obj in _known[part].items():
+        if name.startswith(PYTHON):
+            continue
         lines[name] = (inspect.getdoc(obj) or "").partition("\n")[0]
     return dict(sorted(lines.items()))
 
@@ -209,13 +236,29 @@ def lookup(part: str, reference: str, files: bool = True) -> Any:
         return _from_file(PARTS[part][0], reference)
     if reference not in _known[part]:
         _discover(part)
-    parts = _known[part]
-    in_files = [name for name in parts if name.rpartition(":")[2] == reference != name]
-    if reference not in parts and len(in_files) > 1:
+    if reference in _known[part]:
+        return _known[part][reference]
+    if reference.startswith(PYTHON):
+        raise ConfigError(
+            f"{PARTS[part][0]} {reference!r} is an object of another Python session: pass the "
+            "object again."
+        )
+    parts = [name for name in _known[part] if not name.startswith(PYTHON)]
+    in_files = [name for name in parts if plain_name(name) == reference]
+    if len(in_files) > 1:
         raise ConfigError(f"{PARTS[part][0]} {reference!r}: which of {', '.join(in_files)}?")
-    if reference not in parts and not in_files:
+    if not in_files:
         raise unknown(PARTS[part][0], reference, parts)
-    return parts[reference if reference in parts else in_files[0]]
+    return _known[part][in_files[0]]
+
+
+def split_argument(reference: str) -> tuple[str, str]:
+    """Return name and argument of ``NAME:ARGUMENT``, also of names with colons of their own."""
+    home, colon, rest = reference.rpartition(".py:")
+    if not colon and reference.startswith(PYTHON):
+        home, colon, rest = reference.partition(":")
+    name, _, argument = rest.partition(":")
+    return f"{home}{colon}{name}", argument.strip()
 
 
 def load_file(path: str | Path, digest: str | None = None) -> ModuleType:

@@ -14,7 +14,7 @@ import numpy as np
 from fedkt.data.partitioners import ClassShares
 from fedkt.data.splits import Array, Ints, stratified
 from fedkt.errors import ConfigError
-from fedkt.registry import lookup
+from fedkt.registry import lookup, split_argument
 from fedkt.rng import derive, numpy_rng
 from fedkt.text import one_line, raised
 
@@ -144,10 +144,9 @@ def _inner_seed(seed: int) -> int:
 
 
 def _resolve(spec: str) -> tuple[Partition, str]:
-    path, in_file, rest = spec.partition(".py:")
-    name, _, argument = (rest if in_file else spec).partition(":")
-    function: Partition = lookup("partitions", f"{path}.py:{name}" if in_file else name)
-    return function, argument.strip()
+    name, argument = split_argument(spec)
+    function: Partition = lookup("partitions", name)
+    return function, argument
 
 
 def _check_counts(n: int, clients: int, samples_per_client: int, min_samples: int) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 from fedkt.data.dataset import Dataset, Unlabelled, complete, held_out, labelled, laid_out
 from fedkt.data.splits import Array
 from fedkt.errors import ConfigError, of_class, unknown
-from fedkt.registry import lookup, names, register
+from fedkt.registry import PYTHON, lookup, names, register
 from fedkt.text import raised, reason_of
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
@@ -130,7 +130,7 @@ def load_npz(file: Path, name: str, layout: str = "") -> Dataset:
 
 def is_dataset(reference: str, data_dir: str | Path | None = None) -> bool:
     """Return whether a reference is a data set as it stands, without loading it."""
-    if reference.startswith("hub:") or reference in names("datasets"):
+    if reference.startswith(("hub:", PYTHON)) or reference in names("datasets"):
         return True
     _, is_python, attribute = reference.rpartition(".py:")
     if is_python:
@@ -147,7 +147,8 @@ def npz_file(reference: str, data_dir: str | Path | None) -> Path | None:
 
 
 def _is_function(reference: str) -> bool:
-    return ".py:" in reference or reference.endswith(".py") or reference in names("datasets")
+    in_python = ".py:" in reference or reference.endswith(".py") or reference.startswith(PYTHON)
+    return in_python or reference in names("datasets")
 
 
 def _domain_column(archive: Mapping[str, Array]) -> dict[str, Any]:

@@ -1,1 +1,4 @@
-"""fedkt from Python: experiments, runs, comparisons and their results."""
+"""fedkt from Python: experiments, runs, comparisons and their results.
+
+The command line calls the same functions.
+"""

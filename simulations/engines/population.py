@@ -12,6 +12,7 @@ import torch
 from flwr.app import ArrayRecord, Context
 
 from fedkt import registry
+from fedkt.by_value import Carried
 from fedkt.clients import (
     Client,
     KnowledgeClientApp,
@@ -54,6 +55,8 @@ class PopulationSpec:
         Size of the cohorts of each of ``models``; 0: one by one. Empty: all one by one.
     device : {"cpu", "cuda"}
         Device of the networks.
+    carried : Carried
+        Parts of the user's Python session that the clients need; they travel with this object.
     """
 
     models: tuple[str, ...]
@@ -62,6 +65,7 @@ class PopulationSpec:
     extensions: tuple[tuple[str, str], ...] = ()
     cohorts: tuple[int, ...] = ()
     device: str = "cpu"
+    carried: Carried = field(default_factory=Carried)
 
     def model_of(self, client: int) -> str:
         """Return the reference of a client's model."""

@@ -94,6 +94,8 @@ class RunSection(Section):
     @field_validator("grid")
     @classmethod
     def _known_engine(cls, grid: str) -> str:
+        if grid.startswith(registry.PYTHON):  # folders of runs are read without the object
+            return grid
         try:
             registry.lookup("engines", grid)
         except ConfigError as error:
@@ -103,6 +105,8 @@ class RunSection(Section):
     @field_validator("codec")
     @classmethod
     def _known_codecs(cls, codec: str) -> str:
+        if registry.PYTHON in codec:  # folders of runs are read without the object
+            return codec
         try:
             codec_chain(codec, files=True)
         except ConfigError as error:
@@ -237,7 +241,7 @@ def parse(values: Mapping[str, Any]) -> Experiment:
     try:
         return Experiment.model_validate(values)
     except ValidationError as error:
-        raise _explain(error) from error
+        raise explained(error) from error
 
 
 def set_path(values: dict[str, Any], path: str, value: Any) -> None:
@@ -250,7 +254,7 @@ def set_path(values: dict[str, Any], path: str, value: Any) -> None:
     values[key] = value
 
 
-def _explain(error: ValidationError) -> ConfigError:
+def explained(error: ValidationError) -> ConfigError:
     """Return the first problem as one line that names the key."""
     first = error.errors()[0]
     *sections, key = where = [str(part) for part in first["loc"]] or [""]

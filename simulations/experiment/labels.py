@@ -69,9 +69,12 @@ def label_of(label: str | None, section: Mapping[str, Any], shown: Mapping[str, 
 def _forms(reference: str, strategy: type) -> tuple[str, str, str]:
     """Return the names that a strategy may be shown by, the shortest first."""
     path, of_file, _ = reference.rpartition(".py:")
-    if not of_file:
+    if reference.startswith(registry.PYTHON):
+        path, _, name = reference.partition(":")
+    elif of_file:
+        name = registry.short_name("strategies", strategy)
+    else:
         return reference, reference, reference
-    name = registry.short_name("strategies", strategy)
     whole, long = f"{Path(path).name}:{name}", f"{path}:{name}"
     is_taken = _seems_alone(name) or name in registry.names("strategies") or not slug(name)
     return whole if is_taken else name, whole, long

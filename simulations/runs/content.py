@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fedkt.calls import files_in
+from fedkt import by_value, registry
+from fedkt.calls import files_in, names_in
 from fedkt.errors import ConfigError
+from fedkt.recipe import Recipe
 from fedkt.registry import file_digest
+from fedkt.simulations.experiment.config import Experiment
 from fedkt.simulations.results.run_folder import read_content
 
 
@@ -16,6 +20,21 @@ def user_files(*references: str) -> dict[str, str]:
     """Return the user's Python files among references, each with the digest of its content."""
     paths = [name.rpartition(":")[0] for text in references for name in files_in(text)]
     return {str(Path(path).resolve()): file_digest(path) for path in paths}
+
+
+def session_parts(experiment: Experiment, recipe: Recipe) -> dict[str, str]:
+    """Return the parts of a run that exist in this Python session only, each with its digest."""
+    references = references_in(experiment.model_dump(), json.loads(recipe.to_json()))
+    return by_value.contents((part, name) for part, name in references if part != "datasets")
+
+
+def references_in(*values: Any) -> Iterator[tuple[str, str]]:
+    """Yield kind and name of all registered parts that texts in JSON values name."""
+    for name in dict.fromkeys(names_in(values)):
+        for part in registry.PARTS:
+            for reference in (name, registry.split_argument(name)[0]):
+                if registry.known(part, reference) is not None:
+                    yield part, reference
 
 
 def check_content(folder: Path, now: Mapping[str, Any], baseline: Path | None = None) -> None:
@@ -26,7 +45,8 @@ def check_content(folder: Path, now: Mapping[str, Any], baseline: Path | None = 
     folder : Path
         The run directory; one in which nothing has been computed passes.
     now : Mapping
-        ``data`` (the federation's fingerprint) and ``files`` (digests by path).
+        ``data`` (the federation's fingerprint), ``files`` (digests by path) and, if there are any,
+        ``objects`` (digests by kind and name).
     baseline : Path, optional
         The run directory of the local training, which must be on the same data.
 
@@ -39,8 +59,8 @@ def check_content(folder: Path, now: Mapping[str, Any], baseline: Path | None = 
     if before == {}:
         raise ConfigError(f"{folder} does not say which data it was begun with; begin it anew.")
     if before:
-        files = before["files"], now["files"]
-        changed = [f for f in sorted({*files[0], *files[1]}) if files[0].get(f) != files[1].get(f)]
+        then, parts = ({**c["files"], **c.get("objects", {})} for c in (before, now))
+        changed = [name for name in sorted({*then, *parts}) if then.get(name) != parts.get(name)]
         if changed or before["data"] != now["data"]:
             what = f"another content of {changed[0]}" if changed else "other data"
             raise ConfigError(f"{folder} was begun with {what}; begin anew with another --out.")

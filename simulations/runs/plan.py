@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 
 from fedkt import registry
+from fedkt.by_value import carried
 from fedkt.clients import LearnerModels
 from fedkt.clients.learners import devices
 from fedkt.data.federation import Federation, FederationSpec, build_federation
@@ -26,7 +28,7 @@ from fedkt.simulations.engines.engine import kind_of
 from fedkt.simulations.engines.population import PopulationSpec
 from fedkt.simulations.experiment.config import Experiment
 from fedkt.simulations.experiment.references import absolute
-from fedkt.simulations.runs.content import user_files
+from fedkt.simulations.runs.content import references_in, session_parts, user_files
 from fedkt.simulations.runs.costs import flops_by_client
 from fedkt.simulations.runs.executors import resolve, size_of
 from fedkt.simulations.runs.fitting import (
@@ -59,6 +61,8 @@ class Plan:
         Set when a mixed federation was cut down to one model for this strategy.
     files : Mapping[str, str]
         The user's Python files that it runs, each with the digest of its content.
+    objects : Mapping[str, str]
+        The parts of this Python session that it uses, likewise.
     """
 
     experiment: Experiment
@@ -67,11 +71,13 @@ class Plan:
     strategy: KnowledgeStrategy
     one_architecture: str | None = None
     files: Mapping[str, str] = field(default_factory=dict)
+    objects: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def content(self) -> dict[str, Any]:
-        """The content of the run: digests of the data and the files."""
-        return {"data": self.federation.fingerprint(), "files": dict(self.files)}
+        """The content of the run: digests of the data, the files and the objects."""
+        objects = {"objects": dict(self.objects)} if self.objects else {}
+        return {"data": self.federation.fingerprint(), "files": dict(self.files), **objects}
 
     @property
     def recipe(self) -> Recipe:
@@ -202,6 +208,11 @@ def _resolved(
         personalised=run.personalised,
         extensions=tuple(files.items()),
         device=device,
+        carried=carried(
+            references_in(
+                json.loads(recipe.to_json()), run.codec, run.metrics, models, training.optimiser
+            )
+        ),
     )
     return Plan(
         experiment=_filled_in(
@@ -213,6 +224,7 @@ def _resolved(
         one_architecture=None if models == experiment.models else models[0],
         files=files
         | user_files(run.grid, server, experiment.attack.kind if experiment.attack else ""),
+        objects=session_parts(experiment, recipe),
     )
 
 

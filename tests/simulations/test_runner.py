@@ -192,7 +192,7 @@ def test_stopped_in_the_baseline_the_experiment_is_known(
         assert plan.experiment.data.clients == 3, "another experiment goes on than the one begun"
         execute(plan, *args, **kwargs)
 
-    monkeypatch.setattr("fedkt.simulations.cli.commands.execute", guarded)
+    monkeypatch.setattr("fedkt.simulations.api.simulating.execute", guarded)
     answer = fedkt("simulate", "--out", "run", "--resume")
     assert (answer.code, answer.err) == (0, "")
     assert figures(here / "run") == figures(here / "whole")

@@ -1,0 +1,184 @@
+"""Objects of Python in an experiment: each becomes a reference, text that stands for it."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedkt import by_value
+from fedkt.calls import made
+from fedkt.data.given import Given, dataset_of
+from fedkt.errors import ConfigError, FedktError
+from fedkt.options import hyper_parameters
+from fedkt.simulations.experiment.references import read_strategy
+from fedkt.strategies import KnowledgeStrategy
+
+# The kinds of parts that options name; those of several may be lists, or dictionaries by name.
+PARTS = {
+    ("models",): "models",
+    ("server_model",): "models",
+    ("data", "partition"): "partitions",
+    ("training", "optimiser"): "optimisers",
+    ("run", "grid"): "engines",
+    ("run", "codec"): "codecs",
+    ("run", "metrics"): "metrics",
+    ("attack", "kind"): "attacks",
+}
+SEVERAL = {("models",), ("run", "metrics")}
+DATA = {"dataset": "data", "public_dataset": "public"}  # options, and the names of what is given
+COLUMNS = ("label", "client", "split")  # options that say what the columns of a table are
+
+
+def with_references(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of an experiment with references in place of objects.
+
+    Raises
+    ------
+    ConfigError
+        Naming the object that cannot stand there.
+    """
+    values = copy.copy(dict(values))
+    for (*sections, option), part in PARTS.items():
+        section = _opened(values, sections)
+        if section is None or section.get(option) is None:
+            continue
+        given = section[option]
+        if (*sections, option) in SEVERAL:
+            section[option] = _several(part, given)
+        else:
+            section[option] = reference_of(part, given)
+    if not isinstance(values.get("strategy", {}), Mapping):
+        values["strategy"] = read_strategy(strategy_reference(values["strategy"]))
+    compared = _opened(values, ["compare"])
+    if compared is not None and "strategies" in compared:
+        compared["strategies"] = strategy_references(compared["strategies"])
+    data = _opened(values, ["data"])
+    if data is not None:
+        columns = {key: data[key] for key in COLUMNS if data.get(key)}
+        for option, name in DATA.items():
+            if data.get(option) is not None:
+                data[option] = dataset_reference(data[option], name, columns)
+        if data.get("domains") is not None:
+            domains = data["domains"]
+            data["domains"] = [
+                dataset_reference(given, f"domain-{place}", columns)
+                for place, given in enumerate(domains)
+            ]
+    return values
+
+
+def reference_of(part: str, thing: Any, name: str = "") -> str:
+    """Return the text that stands for a part: its name with options, or the object by content.
+
+    Parameters
+    ----------
+    part : str
+        The kind of part.
+    thing : object
+        Text, which is returned as it is, a class, a function or an object.
+    name : str
+        What the object is called; by default by its own name.
+    """
+    if isinstance(thing, str):
+        return thing
+    if inspect.isclass(thing) or inspect.isfunction(thing):
+        return by_value.named(part, thing, name)
+    return _as_call(part, thing) or by_value.named(part, thing, name)
+
+
+def strategy_reference(thing: Any) -> str:
+    """Return the text that stands for a strategy: text, a class or an object.
+
+    Raises
+    ------
+    ConfigError
+        If it is no strategy.
+    """
+    if isinstance(thing, str):
+        return thing
+    cls = thing if inspect.isclass(thing) else type(thing)
+    if not issubclass(cls, KnowledgeStrategy):
+        raise ConfigError(
+            f"{cls.__name__} is no strategy: give a name, or a KnowledgeStrategy (class or object)."
+        )
+    name = vars(cls).get("name")
+    name = name if isinstance(name, str) else cls.__name__
+    if cls is thing:
+        return by_value.named("strategies", thing, name)
+    return _as_call("strategies", thing, name) or by_value.named(
+        "strategies", _prototype(thing), name
+    )
+
+
+def strategy_references(given: Any) -> list[str]:
+    """Return the entries of a comparison: of one strategy, several, or a dictionary by label."""
+    if isinstance(given, Mapping):
+        return [f"{label} = {strategy_reference(thing)}" for label, thing in given.items()]
+    several = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    return [strategy_reference(thing) for thing in several]
+
+
+def dataset_reference(given: Any, name: str, columns: Mapping[str, str]) -> str:
+    """Return the text that stands for a data set: text, a path, or an object by its content."""
+    if isinstance(given, str | Path):
+        return str(given)
+    dataset = dataset_of(given, name, **columns)
+    return by_value.named("datasets", Given(dataset), name)
+
+
+def _several(part: str, given: Any) -> list[str]:
+    """Return the references of one part or several, of which a dictionary gives the names."""
+    if isinstance(given, Mapping):
+        return [reference_of(part, thing, str(name)) for name, thing in given.items()]
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        given = [given]
+    return [reference_of(part, thing) for thing in given]
+
+
+def _as_call(part: str, thing: Any, name: str = "") -> str | None:
+    """Return ``NAME(option=value)`` if that makes the same object; None if none does."""
+    cls = type(thing)
+    if getattr(cls, "part", None) != part:
+        return None
+    parameters = inspect.signature(cls).parameters
+    options = {key: getattr(thing, key, None) for key in hyper_parameters(cls)}
+    options = {key: value for key, value in options.items() if value is not parameters[key].default}
+    if not all(isinstance(value, bool | int | float | str) for value in options.values()):
+        return None
+    written = ", ".join(f"{key}={_written(value)}" for key, value in options.items())
+    reference = by_value.named(part, cls, name)
+    call = f"{reference}({written})" if written else reference
+    try:
+        same = by_value.digest(made(part, call)) == by_value.digest(thing)
+    except FedktError:
+        return None
+    return call if same else None
+
+
+def _written(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _prototype(strategy: KnowledgeStrategy) -> type[KnowledgeStrategy]:
+    """Return a class without options whose objects are copies of a strategy."""
+    cls, kept = type(strategy), copy.deepcopy(vars(strategy))
+
+    def make(self: KnowledgeStrategy) -> None:
+        self.__dict__.update(copy.deepcopy(kept))
+
+    body = {"__init__": make, "__doc__": cls.__doc__, "__module__": cls.__module__}
+    # A name that no module has, so that it counts and travels by its content.
+    return type(cls)(cls.__name__, (cls,), {**body, "__qualname__": f"<{cls.__qualname__}>"})
+
+
+def _opened(values: dict[str, Any], sections: Sequence[str]) -> dict[str, Any] | None:
+    """Return a section to write to, in place of the one given; None if there is none."""
+    for name in sections:
+        if not isinstance(values.get(name), Mapping):
+            return None
+        values[name] = dict(values[name])
+        values = values[name]
+    return values

@@ -1,0 +1,59 @@
+"""The experiment as Python takes it: keywords and objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from fedkt.simulations.api.keywords import settings_of
+from fedkt.simulations.api.objects import with_references
+from fedkt.simulations.experiment import config
+
+
+class Experiment(config.Experiment):
+    """An experiment: data, clients, models, and how they train and run.
+
+    Parameters
+    ----------
+    **keywords
+        The options of the TOML. A keyword is the last part of an option's key (``clients=10``,
+        ``learning_rate=0.01``), or a section (``training={"momentum": 0.5}``). ``data`` is a data
+        set: a name, a file, or an object such as ``(X, y)``; ``public`` is the public one. Models,
+        metrics, partitions, codecs and strategies may be objects too: a function, a class, an
+        instance, several in a list, or in a dictionary by name.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown keyword or a value that is not allowed, in one line.
+
+    Examples
+    --------
+    >>> Experiment(data="digits", clients=4, models=["mlp"], rounds=2)
+    Experiment(rounds=2, models=('mlp',), data={'clients': 4})
+    """
+
+    def __init__(self, **keywords: Any) -> None:
+        values = with_references(settings_of(_with_data(keywords)))
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise config.explained(error) from error
+
+    def __repr__(self) -> str:
+        """Return what differs from the defaults."""
+        given = self.model_dump(exclude_defaults=True)
+        return f"Experiment({', '.join(f'{key}={value!r}' for key, value in given.items())})"
+
+    __str__ = __repr__
+
+
+def _with_data(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keywords in which ``data`` is a section, and a data set is called ``dataset``."""
+    words = {"data": "dataset", "public": "public_dataset"}
+    return {
+        words[word] if word in words and type(value) is not dict else word: value
+        for word, value in keywords.items()
+    }
