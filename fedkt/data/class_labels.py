@@ -92,7 +92,7 @@ def _plain(name: str, key: str, y: Array) -> Array:
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim == 2 and _is_one_hot(y):
-        return y.argmax(1).astype(np.int64)
+        return np.asarray(y.argmax(1), dtype=np.int64)
     if y.ndim != 1:
         raise ConfigError(f"{name}: {key} has shape {list(y.shape)}; {NOT_HERE}.")
     if y.dtype.kind == "O":
@@ -104,7 +104,7 @@ def _plain(name: str, key: str, y: Array) -> Array:
     if y.dtype.kind in "SU":
         return y.astype(str)
     if y.dtype.kind == "b":
-        return y
+        return np.asarray(y)
     raise ConfigError(
         f"{name}: {key} has dtype {y.dtype}; labels are strings, integers, booleans or whole "
         "floats."

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from fedkt.data.dataset import Dataset, Unlabelled, labelled
-from fedkt.data.sources import is_dataset, open_dataset
+from fedkt.data.reading import Reading
+from fedkt.data.sources import PLAIN, data_path, is_dataset, npz_file, open_dataset
 from fedkt.data.splits import Array
 from fedkt.errors import ConfigError, unknown
 
@@ -34,7 +35,10 @@ class Column:
 
 
 def expand(
-    references: Sequence[str], data_dir: str | Path | None = None, seed: int = 0
+    references: Sequence[str],
+    data_dir: str | Path | None = None,
+    seed: int = 0,
+    reading: Reading = PLAIN,
 ) -> tuple[str, ...]:
     """Return references with ``NAME/VALUE``, for each value of the set's column, for ``NAME/*``.
 
@@ -46,6 +50,8 @@ def expand(
         The folder with ``.npz`` files.
     seed : int
         For functions with a ``seed`` argument.
+    reading : Reading
+        Which columns of tables hold what.
 
     Returns
     -------
@@ -63,13 +69,13 @@ def expand(
         if base == reference:
             expanded.append(reference)
         else:
-            column = column_of(labelled(open_dataset(base, data_dir, seed)))
+            column = column_of(labelled(open_dataset(base, data_dir, seed, reading)))
             expanded += [f"{base}/{name}" for name in column.names]
     return tuple(expanded)
 
 
 def load_domain(
-    reference: str, data_dir: str | Path | None = None, seed: int = 0, layout: str = ""
+    reference: str, data_dir: str | Path | None = None, seed: int = 0, reading: Reading = PLAIN
 ) -> Dataset | Unlabelled:
     """Load a data set, or the one domain ``VALUE`` of a set for ``NAME/VALUE``.
 
@@ -82,7 +88,7 @@ def load_domain(
         If there is no such set, column or value, or the domain lacks a part.
     """
     base, value = base_of(reference, data_dir)
-    dataset = open_dataset(base, data_dir, seed, layout)
+    dataset = open_dataset(base, data_dir, seed, reading)
     return dataset if value is None else domain_of(labelled(dataset), value)
 
 
@@ -90,9 +96,16 @@ def base_of(reference: str, data_dir: str | Path | None = None) -> tuple[str, st
     """Return the data set that a reference names, and which of its domains (None: all of it)."""
     if not is_dataset(reference, data_dir):
         for place in (i for i, character in enumerate(reference) if character == "/"):
-            if is_dataset(reference[:place], data_dir):
-                return reference[:place], reference[place + 1 :]
+            base = reference[:place]
+            if is_dataset(base, data_dir) and not _is_folder(base, data_dir):
+                return base, reference[place + 1 :]
     return reference, None
+
+
+def _is_folder(reference: str, data_dir: str | Path | None) -> bool:
+    """Return whether a reference is that of a folder: each on the way to a file would be one."""
+    path = data_path(reference, data_dir)
+    return path is not None and path.is_dir() and not npz_file(reference, data_dir)
 
 
 def domain_of(dataset: Dataset, value: str) -> Dataset:

@@ -19,6 +19,7 @@ HOLD_OUT_FRACTION = 0.2
 Layout = Literal["image", "series", "vector", "tokens"]
 LAYOUTS: tuple[str, ...] = get_args(Layout)
 WHITE = 255  # the largest byte
+CHANNELS = {1, 3}  # grey, and red, green and blue
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,10 +34,10 @@ class Dataset:
     name : str
         The reference by which it was loaded.
     x_train, x_test : ndarray
-        Images ``[N, H, W]`` or ``[N, H, W, C]`` (C = 1 or 3), series ``[N, T, C]`` (``[N, T]``:
-        of one channel), feature vectors ``[N, d]``, or token ids ``[N, L]``. Float vectors and
-        series may hold NaN for missing values. Token ids may be packed with their attention mask,
-        see :func:`fedkt.data.tokens.pack_tokens`.
+        Images ``[N, H, W]``, ``[N, H, W, C]`` or ``[N, C, H, W]`` (C = 1 or 3), series
+        ``[N, T, C]`` (``[N, T]``: of one channel), feature vectors ``[N, d]``, or token ids
+        ``[N, L]``. Float vectors and series may hold NaN for missing values. Token ids may be
+        packed with their attention mask, see :func:`fedkt.data.tokens.pack_tokens`.
     y_train, y_test : ndarray
         Labels of any type, see :func:`fedkt.data.class_labels.encoded_labels`; kept as int64
         ``[N]`` in [0, K).
@@ -132,14 +133,11 @@ class Dataset:
     def _checked_labels(self) -> tuple[list[Ints], tuple[str, ...]]:
         keys = ("y_train", "y_test")
         for key in keys:
-            rows, labels = (
-                len(getattr(self, f"x_{key[2:]}")),
-                len(np.atleast_1d(getattr(self, key))),
-            )
-            if labels != rows:
+            inputs = getattr(self, f"x_{key[2:]}")
+            if (count := len(np.atleast_1d(getattr(self, key)))) != len(inputs):
                 raise ConfigError(
-                    f"{self.name}: {key} has {labels} labels for {rows} samples in x_{key[2:]}; "
-                    "the lengths must agree."
+                    f"{self.name}: {key} has {count} labels for {len(inputs)} samples in "
+                    f"x_{key[2:]}; the lengths must agree."
                 )
         labels, classes = encoded_labels(self.name, (self.y_train, self.y_test), self.classes, keys)
         if len(classes) < 2:
@@ -161,6 +159,8 @@ class Unlabelled:
         What the axes mean; by default as for a :class:`Dataset`.
     columns : tuple[str, ...]
         The names of the columns of vectors, in order.
+    encoding : Mapping
+        As :attr:`Dataset.encoding`.
     notes : tuple[str, ...]
         What a reader of the results should know about the reading of the data.
 
@@ -174,6 +174,7 @@ class Unlabelled:
     x: Array
     layout: str = ""
     columns: tuple[str, ...] = ()
+    encoding: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -251,10 +252,15 @@ def complete(dataset: D) -> D:
 
 def held_out(name: str, x: Array, y: Array, classes: tuple[str, ...] = ()) -> Dataset:
     """Return a data set without an official split: a fixed stratified 20 % is the test part."""
-    rng = numpy_rng(HOLD_OUT_SEED, f"hold-out/{name}")
-    test = stratified(y, max(1, round(len(y) * HOLD_OUT_FRACTION)), rng)
+    test = hold_out_rows(name, y)
     train = np.setdiff1d(np.arange(len(y)), test, assume_unique=True)
     return Dataset(name, x[train], y[train], x[test], y[test], classes)
+
+
+def hold_out_rows(name: str, y: Array) -> Ints:
+    """Return the rows of the test part of data without an official split, int64, ascending."""
+    rng = numpy_rng(HOLD_OUT_SEED, f"hold-out/{name}")
+    return stratified(y, max(1, round(len(y) * HOLD_OUT_FRACTION)), rng)
 
 
 def default_layout(x: Array, columns: tuple[str, ...] = ()) -> str:
@@ -287,7 +293,7 @@ def checked_inputs(name: str, key: str, x: Array, layout: str) -> Array:
     if layout not in LAYOUTS:
         raise unknown(f"layout of {name}", layout, LAYOUTS)
     fits = {
-        "image": x.ndim == 3 or (x.ndim == 4 and x.shape[3] in (1, 3)),
+        "image": x.ndim == 3 or (x.ndim == 4 and {x.shape[1], x.shape[3]} & CHANNELS),
         "series": x.ndim in (2, 3),
         "vector": x.ndim >= 2,
         "tokens": x.ndim == 2,
@@ -295,13 +301,15 @@ def checked_inputs(name: str, key: str, x: Array, layout: str) -> Array:
     if not fits[layout]:
         raise ConfigError(
             f"{name}: {key} has shape {list(x.shape)}; allowed are vectors and token ids [N, d], "
-            'images [N, H, W] and [N, H, W, 3], and with layout "series" [N, T, C]; layout '
-            '"vector" flattens any.'
+            'images [N, H, W], [N, H, W, 3] and [N, 3, H, W], and with layout "series" [N, T, C]; '
+            'layout "vector" flattens any.'
         )
     if x.size == 0:
         raise ConfigError(f"{name}: {key} is empty (shape {list(x.shape)}).")
     if layout == "tokens":
         return _token_ids(name, key, x)
+    if layout == "image" and x.ndim == 4 and x.shape[3] not in CHANNELS:
+        x = np.moveaxis(x, 1, 3)  # as torch has them
     if layout != "image":
         x = x.reshape(len(x), -1) if layout == "vector" else x.reshape(*x.shape[:2], -1)
     if x.dtype == np.uint8:

@@ -64,6 +64,7 @@ def build_federation(spec: FederationSpec) -> Federation:
     measured = None if spec.transductive else common
     test_x, test_y, test_domain = _common_test(domains, dataset, measured, public.rows)
     train = np.unique(train)
+    reading = [note for dataset in domains.datasets for note in dataset.notes]
     notes += domain_notes(domains) if spec.domains else []
     notes += _class_notes(dataset, train, test_y, public)
     notes += duplicate_notes(tests, set(_digests(dataset, "train", train)))
@@ -81,7 +82,13 @@ def build_federation(spec: FederationSpec) -> Federation:
         **_of_domains(domains, spec, test_domain),
         transductive=spec.transductive,
         columns=dataset.columns,
-        notes=(*scaling, *notes, *public.notes, *([TRANSDUCTIVE] if spec.transductive else [])),
+        notes=(
+            *reading,
+            *scaling,
+            *notes,
+            *public.notes,
+            *([TRANSDUCTIVE] if spec.transductive else []),
+        ),
     )
 
 

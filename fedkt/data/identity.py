@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from pathlib import Path
 
 import numpy as np
 
 from fedkt.data.columns import ALL, base_of
 from fedkt.data.dataset import Dataset, Unlabelled
-from fedkt.data.sources import npz_file, open_dataset
+from fedkt.data.readers.image_folders import named_images
+from fedkt.data.sources import data_path, npz_file, open_dataset
 from fedkt.data.spec import FederationSpec, check_spec
 from fedkt.registry import file_digest, version
 
@@ -17,8 +19,9 @@ from fedkt.registry import file_digest, version
 def content_of(spec: FederationSpec) -> str:
     """Return a digest of the data that the names in a specification stand for at present.
 
-    An ``.npz`` file counts by its bytes, a function by its result, a partition in a file by that
-    file. A set of the hub counts by its name, since its library keeps it by version.
+    A file counts by its bytes, a folder of images by the names and bytes of its images, a function
+    or an object of Python by its rows, a partition in a file by that file. A set of the hub counts
+    by its name, since its library keeps it by version.
 
     Raises
     ------
@@ -37,8 +40,15 @@ def content_of(spec: FederationSpec) -> str:
 def _digest(reference: str, spec: FederationSpec) -> str:
     if reference.startswith("hub:"):
         return reference
-    file = npz_file(reference, spec.data_dir)
-    return file_digest(file) if file else _rows(open_dataset(reference, spec.data_dir, spec.seed))
+    path = npz_file(reference, spec.data_dir) or data_path(reference, spec.data_dir)
+    if path is None:
+        return _rows(open_dataset(reference, spec.data_dir, spec.seed, spec.reading))
+    return _images(path) if path.is_dir() else file_digest(path)
+
+
+def _images(folder: Path) -> str:
+    lines = [f"{name} {file_digest(file)}" for name, file in named_images(folder)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _rows(dataset: Dataset | Unlabelled) -> str:

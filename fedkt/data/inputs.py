@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -71,7 +73,9 @@ def fit_input(dataset: D, shape: tuple[int, ...]) -> D:
     return with_inputs(dataset, lambda x: _fitted(x, before, shape))
 
 
-def prepared(reference: str, spec: FederationSpec) -> Dataset | Unlabelled:
+def prepared(
+    reference: str, spec: FederationSpec, needs_labels: bool = False
+) -> Dataset | Unlabelled:
     """Return a data set, or one domain of it, in the layout and form that a federation asks for.
 
     Raises
@@ -79,7 +83,8 @@ def prepared(reference: str, spec: FederationSpec) -> Dataset | Unlabelled:
     ConfigError
         If it cannot be opened, or values are missing where nothing fills them.
     """
-    loaded = load_domain(reference, spec.data_dir, spec.seed, spec.layout or "")
+    reading = replace(spec.reading, needs_labels=needs_labels)
+    loaded = load_domain(reference, spec.data_dir, spec.seed, reading)
     dataset = with_features(loaded, spec.features)
     return dataset if spec.scaling == "standardise" else complete(dataset)
 

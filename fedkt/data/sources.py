@@ -1,39 +1,47 @@
-"""Sources of data: registered functions, ``.npz`` files, the Hugging Face hub.
+"""Sources of data: registered functions, files, folders, the Hugging Face hub, Python objects.
 
-A file ``NAME.npz`` holds the arrays ``x_train``, ``y_train``, ``x_test``, ``y_test`` and, if
+Files and folders are read by the parts "readers", see :mod:`fedkt.data.readers`: ``.csv``,
+``.parquet`` and folders of images, beside ``.npz``.
+
+A file ``NAME.npz`` holds the arrays ``x_train``, ``y_train``, ``x_test``, ``y_test``, or ``x`` and
+``y`` of which a fixed stratified 20 % is held out, and, if
 known, the class names ``classes`` and, of a table, those of its columns ``columns`` (or
-``features``). Images are uint8 or float ``[N, H, W]`` or
-``[N, H, W, 3]``, feature vectors uint8 or float ``[N, d]``, series ``[N, T, C]`` or ``[N, T]``
-where that is said (``layout``), labels integers from 0. A set
+``features``). Images are ``[N, H, W]`` or ``[N, H, W, 3]``, feature vectors uint8 or float
+``[N, d]``, token ids integers ``[N, L]``, series ``[N, T, C]`` or ``[N, T]`` where that is said
+(``layout``), labels of any type. A set
 that holds several domains says which row is of which in ``domain_train`` and ``domain_test``
-(integers, then ``domain_names`` may name them, or strings); ``client_*`` means the same.
+(integers, then ``domain_names`` may name them, or strings). ``client_train`` and ``client_test``
+say the same of natural clients, and stand for domains where there are none.
 """
 
 from __future__ import annotations
 
 import difflib
 import inspect
-import zipfile
-import zlib
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fedkt.data.dataset import Dataset, Unlabelled, complete, held_out, labelled, laid_out
-from fedkt.data.splits import Array
-from fedkt.errors import ConfigError, of_class, unknown
+from fedkt.data.reading import Reader, Reading
+from fedkt.errors import ConfigError, unknown
 from fedkt.registry import PYTHON, lookup, names, register
-from fedkt.text import raised, reason_of
+from fedkt.text import raised
 
-ARRAYS = ("x_train", "y_train", "x_test", "y_test")
-COLUMNS = ("domain", "client")  # what a domain column is called, the first found counts
-NAMED_COLUMNS = ("columns", "features")  # what the names of a table's columns are called, likewise
+PLAIN = Reading()
 
 
 def load_dataset(
-    reference: str, data_dir: str | Path | None = None, seed: int = 0, layout: str = ""
+    reference: str,
+    data_dir: str | Path | None = None,
+    seed: int = 0,
+    layout: str = "",
+    *,
+    label: str = "",
+    client: str = "",
+    split: str = "",
 ) -> Dataset:
     """Load a data set.
 
@@ -41,15 +49,19 @@ def load_dataset(
     ----------
     reference : str
         A registered name (``digits``), the name of an ``.npz`` file below ``data_dir``
-        (``mnist``, ``digits5/usps``), ``hub:OWNER/NAME`` for the Hugging Face hub, or
-        ``path/to/file.py:function``. Functions return a :class:`Dataset` and take no
-        argument or one called ``seed``.
+        (``mnist``, ``digits5/usps``), the path of a file (``.csv``, ``.parquet``, ``.npz``) or of
+        a folder of images, ``hub:OWNER/NAME`` for the Hugging Face hub, or
+        ``path/to/file.py:function``. Functions take no argument or one called ``seed``, and
+        return a :class:`Dataset` or what :func:`dataset_of` takes.
     data_dir : str or Path, optional
         The folder with ``.npz`` files.
     seed : int
         For functions with a ``seed`` argument.
     layout : str
         What the axes mean, see :class:`Dataset`; empty: as the set says.
+    label, client, split : str
+        The columns of a table with the labels, the natural clients and the parts; see
+        :class:`fedkt.data.reading.Reading`.
 
     Returns
     -------
@@ -62,70 +74,97 @@ def load_dataset(
         If there is no such set or its content is not usable as it is stored: feature vectors
         must have no missing values.
     """
-    return complete(labelled(open_dataset(reference, data_dir, seed, layout)))
+    reading = Reading("", label, client, split, layout, needs_labels=True)
+    return complete(labelled(open_dataset(reference, data_dir, seed, reading)))
 
 
 def open_dataset(
-    reference: str, data_dir: str | Path | None = None, seed: int = 0, layout: str = ""
+    reference: str, data_dir: str | Path | None = None, seed: int = 0, reading: Reading = PLAIN
 ) -> Dataset | Unlabelled:
     """Return a data set as :func:`load_dataset` does, missing values (NaN) and labels included."""
     if reference.startswith("hub:"):
         from fedkt.data.hub import load_from_hub
 
-        return laid_out(load_from_hub(reference.removeprefix("hub:")), layout)
+        splits = load_from_hub(reference.removeprefix("hub:"))
+        return _read(splits, replace(reading, name=reference))
     if _is_function(reference):
-        return laid_out(_from_function(reference, seed), layout)
-    if data_dir is None:
-        message = str(unknown("data set", reference, names("datasets")))
-        raise ConfigError(f"{message} For a file {reference}.npz say where it is: --data-dir DIR.")
-    folder = Path(data_dir).expanduser()
-    if not folder.is_dir():
-        raise ConfigError(f"The data folder {str(data_dir)!r} is not a folder.")
+        return _from_function(reference, seed, reading)
     if file := npz_file(reference, data_dir):
-        return load_npz(file, reference.removesuffix(".npz"), layout)
-    stored = sorted(f.relative_to(folder).with_suffix("").as_posix() for f in folder.rglob("*.npz"))
-    near = difflib.get_close_matches(reference, [*names("datasets"), *stored], n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    files = ", ".join(f"{name}.npz" for name in stored) or "no .npz files"
-    raise ConfigError(
-        f"Unknown data set {reference!r}.{hint} Registered: {', '.join(names('datasets'))}. "
-        f"{folder} holds {files}."
-    )
+        return _read(file, replace(reading, name=reference.removesuffix(".npz")))
+    if path := data_path(reference, data_dir):
+        return _read(path, replace(reading, name=path.name.partition(".")[0] or path.name))
+    raise _no_such_set(reference, data_dir)
 
 
-def load_npz(file: Path, name: str, layout: str = "") -> Dataset:
-    """Load a data set from an ``.npz`` file in the format of this module.
+def dataset_of(
+    value: Any,
+    name: str,
+    *,
+    label: str = "",
+    client: str = "",
+    split: str = "",
+    layout: str = "",
+    input_shape: tuple[int, ...] = (),
+) -> Dataset | Unlabelled:
+    """Return an object of Python as a data set, or as inputs alone where it has no labels.
+
+    Parameters
+    ----------
+    value : object
+        A :class:`Dataset`, ``(X, y)`` arrays, a pandas frame, a data set of torch or of Hugging
+        Face, a dictionary of arrays, or the path of a file or folder.
+    name : str
+        What it is called.
+    label, client, split, layout, input_shape
+        See :class:`fedkt.data.reading.Reading`.
 
     Raises
     ------
     ConfigError
-        If the file is corrupt, misses an array or holds unusable ones.
+        If nothing reads such an object, or what reads it refuses it.
     """
-    try:
-        # Pickles are refused: they could run code.
-        with np.load(file, allow_pickle=False) as archive:
-            missing = [key for key in ARRAYS if key not in archive]
-            if missing:
-                names = ", ".join(archive.files) or "nothing"
-                raise ConfigError(
-                    f"{file}: no array {missing[0]!r} (it holds {names}); {', '.join(ARRAYS)} are "
-                    "needed."
-                )
-            arrays: dict[str, Any] = {key: archive[key] for key in ARRAYS}
-            if "classes" in archive:
-                arrays["classes"] = tuple(str(c) for c in np.atleast_1d(archive["classes"]))
-            named = [archive[key] for key in NAMED_COLUMNS if key in archive]
-            arrays["columns"] = next((tuple(n.tolist()) for n in named if n.dtype.kind == "U"), ())
-            arrays |= _domain_column(archive) | _client_column(archive)
-    except ConfigError:
-        raise
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        reason = reason_of(error)
-        raise ConfigError(f"{file} is not a readable .npz file: {reason}.") from error
-    try:
-        return Dataset(name, layout=layout, **arrays)
-    except ConfigError as error:
-        raise ConfigError(f"{file}: {str(error).removeprefix(f'{name}: ')}") from error
+    return _read(value, Reading(name, label, client, split, layout, input_shape))
+
+
+def _read(source: Any, reading: Reading) -> Dataset | Unlabelled:
+    """Return what the reader that takes a source makes of it; a user's comes first."""
+    if isinstance(source, Dataset | Unlabelled):
+        return laid_out(source, reading.layout)
+    taking = _taking(source)
+    if not taking:
+        raise ConfigError(
+            f"{reading.name} is a {type(source).__name__}, which no reader takes; there are "
+            f"readers for {', '.join(names('readers'))}."
+        )
+    data: Dataset | Unlabelled = taking[0].read(source, reading)
+    return data
+
+
+def _taking(source: Any) -> list[type[Reader]]:
+    """Return the readers that take a source, those of fedkt last."""
+    readers = [lookup("readers", name) for name in names("readers")]
+    taking = [reader for reader in readers if reader.takes(source)]
+    return sorted(taking, key=lambda reader: reader.__module__.startswith("fedkt.data."))
+
+
+def _no_such_set(reference: str, data_dir: str | Path | None) -> ConfigError:
+    """Return the error for a reference that names nothing, with what is there."""
+    if _taking(Path(reference)) or Path(reference).is_absolute():
+        return ConfigError(f"No such file or folder: {reference}.")
+    if data_dir is None:
+        message = str(unknown("data set", reference, names("datasets")))
+        return ConfigError(f"{message} For a file {reference}.npz say where it is: --data-dir DIR.")
+    folder = Path(data_dir).expanduser()
+    if not folder.is_dir():
+        return ConfigError(f"The data folder {str(data_dir)!r} is not a folder.")
+    stored = sorted(f.relative_to(folder).with_suffix("").as_posix() for f in folder.rglob("*.npz"))
+    near = difflib.get_close_matches(reference, [*names("datasets"), *stored], n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    files = ", ".join(f"{name}.npz" for name in stored) or "no .npz files"
+    return ConfigError(
+        f"Unknown data set {reference!r}.{hint} Registered: {', '.join(names('datasets'))}. "
+        f"{folder} holds {files}."
+    )
 
 
 def is_dataset(reference: str, data_dir: str | Path | None = None) -> bool:
@@ -135,37 +174,32 @@ def is_dataset(reference: str, data_dir: str | Path | None = None) -> bool:
     _, is_python, attribute = reference.rpartition(".py:")
     if is_python:
         return "/" not in attribute
-    return npz_file(reference, data_dir) is not None
+    return bool(npz_file(reference, data_dir) or data_path(reference, data_dir))
 
 
 def npz_file(reference: str, data_dir: str | Path | None) -> Path | None:
-    """Return the file that a reference names; None if it names a function or there is none."""
-    if data_dir is None or not reference or _is_function(reference):
+    """Return the ``.npz`` file below ``data_dir`` that a reference names; None without one."""
+    if data_dir is None or reference.startswith("hub:") or _is_function(reference):
         return None
     file = Path(data_dir).expanduser() / f"{reference.removesuffix('.npz')}.npz"
     return file if file.is_file() else None
 
 
+def data_path(reference: str, data_dir: str | Path | None = None) -> Path | None:
+    """Return the file or folder of data that a reference is the path of; None for no such path.
+
+    It is looked for where the process runs, then below ``data_dir``.
+    """
+    if reference.startswith("hub:") or _is_function(reference):
+        return None
+    folders = [Path(), *([Path(data_dir).expanduser()] if data_dir else [])]
+    paths = [folder / Path(reference).expanduser() for folder in folders]
+    return next((path for path in paths if path.exists() and _taking(path)), None)
+
+
 def _is_function(reference: str) -> bool:
     in_python = ".py:" in reference or reference.endswith(".py") or reference.startswith(PYTHON)
     return in_python or reference in names("datasets")
-
-
-def _domain_column(archive: Mapping[str, Array]) -> dict[str, Any]:
-    for kind in COLUMNS:
-        if f"{kind}_train" in archive and f"{kind}_test" in archive:
-            named = np.atleast_1d(archive[f"{kind}_names"]) if f"{kind}_names" in archive else ()
-            return {
-                "domain_train": archive[f"{kind}_train"],
-                "domain_test": archive[f"{kind}_test"],
-                "domain_names": tuple(str(name) for name in named),
-            }
-    return {}
-
-
-def _client_column(archive: Mapping[str, Array]) -> dict[str, Any]:
-    keys = ("client_train", "client_test")
-    return {key: archive[key] for key in keys} if all(key in archive for key in keys) else {}
 
 
 @register(part="datasets")
@@ -181,19 +215,15 @@ def digits() -> Dataset:
     return held_out("digits", bunch.images.astype(np.float32), bunch.target)
 
 
-def _from_function(reference: str, seed: int) -> Dataset | Unlabelled:
+def _from_function(reference: str, seed: int, reading: Reading) -> Dataset | Unlabelled:
     function = lookup("datasets", reference)
-    if not callable(function):
-        raise ConfigError(f"Data set {reference!r} is not a function that returns a Dataset.")
-    takes_seed = "seed" in inspect.signature(function).parameters
-    try:
-        dataset = function(seed=seed) if takes_seed else function()
-    except ConfigError:
-        raise
-    except Exception as error:  # a user's code may raise anything
-        raise ConfigError(f"Data set {reference!r} cannot be made: {raised(error)}.") from error
-    if isinstance(dataset, Unlabelled):
-        return dataset
-    kind = type(dataset).__name__
-    line = f"Data set {reference!r} returns {kind}, not a fedkt.data.Dataset."
-    return of_class(dataset, Dataset, line)
+    data, name = function, reference.rpartition(":")[2]
+    if callable(function):
+        takes_seed = "seed" in inspect.signature(function).parameters
+        try:
+            data = function(seed=seed) if takes_seed else function()
+        except ConfigError:
+            raise
+        except Exception as error:  # a user's code may raise anything
+            raise ConfigError(f"Data set {reference!r} cannot be made: {raised(error)}.") from error
+    return _read(data, replace(reading, name=name))

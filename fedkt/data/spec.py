@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from fedkt.data.dataset import Layout
+from fedkt.data.reading import Reading
 from fedkt.data.scaling import Scale
 from fedkt.data.vectors import Features
 from fedkt.errors import ConfigError
@@ -50,6 +51,14 @@ class DataOptions:
         clients hold out, and of the target without labels.
     data_dir : str, optional
         The folder with ``.npz`` files.
+    label : str
+        The column of a table with the labels. By default, the only one that has a usual name, as
+        ``label`` or ``target``.
+    client : str
+        The column of a table that names the natural client of each row.
+    split : str
+        The column of a table with ``train`` or ``test`` for each row. By default, a fixed
+        stratified 20 % of the rows is the test part.
     clients : int
         How many clients.
     partition : str
@@ -91,6 +100,9 @@ class DataOptions:
     features: Features = "as-stored"
     scale: Scale | None = None
     data_dir: Annotated[str | None, Flag("Folder of .npz data sets.")] = None
+    label: Annotated[str, Flag("Column with the labels of a table.")] = ""
+    client: str = ""
+    split: str = ""
     clients: Annotated[AtLeastOne, Flag("Number of clients.")] = 10
     partition: Annotated[str, Flag("E.g. iid, dirichlet:0.3, pathological:2.")] = "dirichlet:0.5"
     samples_per_client: Count = 0
@@ -109,6 +121,12 @@ class DataOptions:
     def scaling(self) -> str | None:
         """The scale that is asked for, by either name."""
         return "standardise" if self.features == "standardise" else self.scale
+
+    @property
+    def reading(self) -> Reading:
+        """What readers of data are asked for."""
+        layout, shape = self.layout or "", self.input_shape
+        return Reading("", self.label, self.client, self.split, layout, shape)
 
     @property
     def takes_public(self) -> bool:

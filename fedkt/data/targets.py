@@ -29,7 +29,7 @@ def references_of(spec: FederationSpec) -> tuple[tuple[str, ...], int | None]:
     """
     if not spec.domains:
         return (spec.dataset,), None
-    references = expand(spec.domains, spec.data_dir, spec.seed)
+    references = expand(spec.domains, spec.data_dir, spec.seed, spec.reading)
     target = place_of(spec.target, references) if spec.target else None
     check_numbers(spec, len(references))
     return references, target

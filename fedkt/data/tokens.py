@@ -23,8 +23,8 @@ def pack_tokens(ids: Any, mask: Any = None) -> Array:
     mask : array-like, optional
         ``[N, L]``: 1 for tokens that a model attends to, 0 for padding. By default all are 1.
     """
-    ids = np.asarray(ids, dtype=np.int64)
-    return ids if mask is None else np.where(np.asarray(mask) > 0, ids, ~ids)
+    packed: Array = np.asarray(ids, dtype=np.int64)
+    return packed if mask is None else np.where(np.asarray(mask) > 0, packed, ~packed)
 
 
 def unpack_tokens(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,8 @@ from typing import Any
 
 from fedkt import by_value
 from fedkt.calls import made
-from fedkt.data.given import Given, dataset_of
+from fedkt.data.given import Given
+from fedkt.data.sources import dataset_of
 from fedkt.errors import ConfigError, FedktError
 from fedkt.options import hyper_parameters
 from fedkt.simulations.experiment.references import read_strategy
@@ -29,7 +30,8 @@ PARTS = {
 }
 SEVERAL = {("models",), ("run", "metrics")}
 DATA = {"dataset": "data", "public_dataset": "public"}  # options, and the names of what is given
-COLUMNS = ("label", "client", "split")  # options that say what the columns of a table are
+# Options that say how an object is to be read: what columns of a table are, what axes mean.
+READING = ("label", "client", "split", "layout", "input_shape")
 
 
 def with_references(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,7 +59,7 @@ def with_references(values: Mapping[str, Any]) -> dict[str, Any]:
         compared["strategies"] = strategy_references(compared["strategies"])
     data = _opened(values, ["data"])
     if data is not None:
-        columns = {key: data[key] for key in COLUMNS if data.get(key)}
+        columns = {key: data[key] for key in READING if data.get(key)}
         for option, name in DATA.items():
             if data.get(option) is not None:
                 data[option] = dataset_reference(data[option], name, columns)

@@ -89,7 +89,7 @@ def settled(experiment: Experiment) -> Experiment:
                 continue
             has_each = True
             try:
-                domains = expand(data.domains, data.data_dir, experiment.seed)
+                domains = expand(data.domains, data.data_dir, experiment.seed, data.reading)
                 if len(domains) < 2:
                     raise ConfigError(
                         f'data.target is "{EACH}" and data.domains has {len(domains)}; at least 2 '

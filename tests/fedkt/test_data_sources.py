@@ -182,8 +182,8 @@ def test_functions_in_a_file(tmp_path: Path) -> None:
 
     assert load_dataset(f"{file}:toy").num_classes == 4
     assert load_dataset(f"{file}:seeded", seed=7).x_train[0, 0] == 7
-    assert "returns int" in message(f"{file}:wrong", None)
-    assert "not a function" in message(f"{file}:number", None)
+    assert "wrong is a int, which no reader takes" in message(f"{file}:wrong", None)
+    assert "number is a int, which no reader takes" in message(f"{file}:number", None)
     assert "'tooy'" in message(f"{file}:tooy", None)
     assert "file.py:Class" in message(str(file), None)
 

@@ -1,0 +1,348 @@
+"""Data as users have them: tables, arrays, folders of images, data sets of other libraries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import TensorDataset
+
+from fedkt import Dataset, Unlabelled, register
+from fedkt.data import FederationSpec, build_federation, load_dataset
+from fedkt.data.encoding import encoded
+from fedkt.data.readers import Reader, Reading, data_of
+from fedkt.data.readers.data_frames import of_frame
+from fedkt.data.reading import Rows
+from fedkt.data.sources import dataset_of
+from fedkt.errors import ConfigError
+
+ROWS = 60
+
+
+def patients() -> pd.DataFrame:
+    """Return a table as hospitals have it: numbers with gaps, texts, truth values, dates."""
+    rng = np.random.default_rng(0)
+    age = rng.integers(20, 90, ROWS).astype(float)
+    age[::7] = np.nan
+    smokes = np.array(["yes", "no", None], dtype=object)[rng.integers(0, 3, ROWS)]
+    return pd.DataFrame(
+        {
+            "age": age,
+            "smokes": smokes,
+            "insured": rng.integers(0, 2, ROWS).astype(bool),
+            "seen": pd.to_datetime("2020-01-01") + pd.to_timedelta(np.arange(ROWS), unit="D"),
+            "note": [f"patient {i} said {i * i}" for i in range(ROWS)],
+            "site": np.array(["north", "south", "west"])[np.arange(ROWS) % 3],
+            "diagnosis": np.array(["ill", "well"])[rng.integers(0, 2, ROWS)],
+        }
+    )
+
+
+def labelled(data: Dataset | Unlabelled) -> Dataset:
+    assert isinstance(data, Dataset)
+    return data
+
+
+# --- tables --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", [".csv", ".csv.gz", ".tsv", ".parquet"])
+def test_tables_in_files(tmp_path: Path, ending: str) -> None:
+    file = tmp_path / f"patients{ending}"
+    frame = patients().drop(columns=["seen", "note"])
+    if ending == ".parquet":
+        frame.to_parquet(file)
+    else:
+        frame.to_csv(file, index=False, sep="\t" if ending == ".tsv" else ",")
+    spec = FederationSpec(
+        dataset=str(file), label="diagnosis", client="site", clients=3, scale="standardise"
+    )
+    federation = build_federation(spec)
+    assert federation.classes == ("ill", "well")
+    assert federation.name == "patients"
+    names = ("age", "smokes=missing", "smokes=no", "smokes=yes", "insured")
+    assert federation.columns == names
+    assert np.isfinite(federation.pool_x).all()
+
+
+def test_a_table_with_semicolons(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text("a;b, with a comma;class\n" + "1;2;x\n3;4;y\n" * 10, encoding="utf-8")
+    assert load_dataset(str(file)).columns == ("a", "b, with a comma")
+
+
+def test_categories_are_encoded_by_the_training_part() -> None:
+    frame = patients()
+    frame["part"] = ["train"] * 40 + ["test"] * 20
+    frame.loc[50, "smokes"] = "sometimes"
+    frame.loc[30, "part"] = "validation"
+    reading = Reading("patients", label="diagnosis", client="site", split="part")
+    data = labelled(of_frame(frame, reading))
+    assert (len(data.x_train), len(data.x_test)) == (40, 20)
+    assert data.columns == ("age", "smokes=missing", "smokes=no", "smokes=yes", "insured", "seen")
+    smokes = frame["smokes"].fillna("missing")
+    for place, value in enumerate(("missing", "no", "yes")):
+        assert (data.x_train[:, 1 + place] == (smokes[:40] == value)).all()
+    assert data.x_test[10, 1:4].tolist() == [0, 0, 0]  # "sometimes"
+    assert np.array_equal(data.x_train[:, 0], frame["age"][:40], equal_nan=True)
+    assert data.x_train[:3, 5].tolist() == [18262, 18263, 18264]
+    assert data.client_test is not None
+    assert data.client_test[:3].tolist() == ["south", "west", "north"]
+    assert any("'note' is left out: 40 different texts in 40" in note for note in data.notes)
+    assert any("'smokes' has values in test rows" in note for note in data.notes)
+
+
+def test_an_encoding_is_plain_data_for_rows_that_come_later() -> None:
+    import json
+
+    frame = patients()
+    data = labelled(dataset_of(frame, "patients", label="diagnosis", client="site"))
+    again = json.loads(json.dumps(data.encoding))
+    later = encoded(frame[["insured", "note", "age", "seen", "smokes"]], again, "later")
+    test = later[[i for i in range(ROWS) if later[i, 5] in data.x_test[:, 5]]]
+    assert np.array_equal(test, data.x_test, equal_nan=True)
+    with pytest.raises(ConfigError, match=r"column of later 'age'"):
+        encoded(frame.drop(columns=["age"]), again, "later")
+    frame["age"] = "old"
+    with pytest.raises(ConfigError, match="column 'age' holds 'old', which is no number"):
+        encoded(frame, again, "later")
+
+
+def test_rare_values_share_a_column() -> None:
+    rng = np.random.default_rng(0)
+    towns = [f"town {i:03}" for i in range(80)]
+    frame = pd.DataFrame({"town": [*towns[:60], *rng.choice(towns[:20], 500)], "y": [0, 1] * 280})
+    data = labelled(dataset_of(frame, "towns"))
+    assert len(data.columns) == 50
+    assert data.columns[-1] == "town=other values"
+    assert (data.x_train.sum(1) == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"label": "diagnose"}, "label column of t 'diagnose'. Did you mean 'diagnosis'"),
+        ({"label": ""}, "has the columns age, .*; say which is the label: data.label"),
+        ({"label": "age"}, "column 'age' is empty in 9 of 60 rows"),
+        ({"label": "seen"}, "column 'seen' has dtype object; labels are strings, integers"),
+        ({"client": "sites"}, "client column of t 'sites'. Did you mean 'site'"),
+        ({"split": "site"}, "column 'site' holds 'north'; allowed are train"),
+    ],
+)
+def test_refusals_of_tables(change: dict[str, str], words: str) -> None:
+    options = {"name": "t", "label": "diagnosis", **change}
+    with pytest.raises(ConfigError, match=words):
+        of_frame(patients(), Reading(**options, needs_labels=True))  # type: ignore[arg-type]
+
+
+def test_regression_is_refused() -> None:
+    frame = patients().assign(price=np.linspace(0, 1, ROWS))
+    with pytest.raises(ConfigError, match=r"'price' holds float64 with 60 .* regression"):
+        dataset_of(frame, "t", label="price")
+
+
+def test_a_table_without_its_label_is_inputs() -> None:
+    data = dataset_of(patients().drop(columns=["diagnosis"]), "t", label="diagnosis")
+    assert isinstance(data, Unlabelled)
+    assert data.columns[0] == "age"
+    with pytest.raises(ConfigError, match="label column of t 'diagnosis'"):
+        of_frame(
+            patients().drop(columns=["diagnosis"]),
+            Reading("t", label="diagnosis", needs_labels=True),
+        )
+
+
+def test_a_file_that_is_no_table(tmp_path: Path) -> None:
+    (tmp_path / "t.parquet").write_bytes(b"none")
+    with pytest.raises(ConfigError, match="not a readable table"):
+        load_dataset(str(tmp_path / "t.parquet"))
+    (tmp_path / "t.csv").write_bytes(b"")
+    with pytest.raises(ConfigError, match="not a readable table"):
+        load_dataset(str(tmp_path / "t.csv"))
+    with pytest.raises(ConfigError, match="No such file or folder: "):
+        load_dataset(str(tmp_path / "none.csv"))
+
+
+# --- arrays --------------------------------------------------------------------------------
+
+X = np.random.default_rng(1).normal(size=(ROWS, 4))
+NAMES = np.array(["a", "b"])[np.arange(ROWS) % 2]
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        (X, NAMES),
+        (X.tolist(), NAMES.tolist()),
+        (torch.from_numpy(X), torch.arange(ROWS) % 2),
+        (X, np.eye(2)[np.arange(ROWS) % 2]),
+        (X, (np.arange(ROWS) % 2)[:, None] + 1.0),
+        (pd.DataFrame(X), pd.Series(NAMES)),
+        {"x": X, "y": NAMES},
+    ],
+)
+def test_inputs_and_labels(pair: Any) -> None:
+    data = labelled(dataset_of(pair, "mine"))
+    assert (data.x_train.shape, data.x_test.shape) == ((48, 4), (12, 4))
+    assert data.x_train.dtype == np.float32
+    assert np.bincount(data.y_test).tolist() == [6, 6]
+    order = np.argsort(X[:, 0].astype(np.float32))
+    both = np.concatenate([data.x_train, data.x_test])
+    labels = np.concatenate([data.y_train, data.y_test])[np.argsort(both[:, 0])]
+    assert (labels == (np.arange(ROWS) % 2)[order]).all()
+
+
+def test_sparse_inputs_and_inputs_alone() -> None:
+    from scipy.sparse import csr_matrix
+
+    assert labelled(dataset_of((csr_matrix(X), NAMES), "mine")).x_train.shape == (48, 4)
+    assert isinstance(dataset_of(X, "mine"), Unlabelled)
+    assert isinstance(dataset_of({"x": X}, "mine"), Unlabelled)
+    with pytest.raises(ConfigError, match="59 labels for 60 samples"):
+        dataset_of((X, NAMES[1:]), "mine")
+    with pytest.raises(ConfigError, match="mine is a dict, which no reader takes"):
+        dataset_of({"z": X}, "mine")
+
+
+def test_an_npz_file_with_x_and_y(tmp_path: Path) -> None:
+    file = tmp_path / "mine.npz"
+    np.savez(file, x=X, y=NAMES, client=np.arange(ROWS) // 20)
+    data = load_dataset(str(file))
+    assert (len(data.x_train), data.classes) == (48, ("a", "b"))
+    assert sorted(set(data.client_train.tolist())) == [0, 1, 2]  # type: ignore[union-attr]
+    assert np.array_equal(load_dataset("mine", tmp_path).x_train, data.x_train)
+
+
+def test_images_with_channels_first() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (ROWS, 3, 8, 6))
+    data = labelled(dataset_of((torch.from_numpy(images), NAMES), "mine"))
+    assert (data.x_train.dtype, data.input_shape) == (np.uint8, (3, 8, 6))
+
+
+# --- images --------------------------------------------------------------------------------
+
+
+def picture(folder: Path, name: str, value: int, size: tuple[int, int] = (6, 5)) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.new("L" if value % 2 else "RGB", size, value if value % 2 else (value,) * 3).save(
+        folder / name
+    )
+
+
+def test_a_folder_of_images(tmp_path: Path) -> None:
+    for i in range(10):
+        picture(tmp_path / "cats", f"{i}.png", 2 * i + 1)
+        picture(tmp_path / "dogs", f"{i}.png", 2 * i + 101)
+    data = load_dataset(str(tmp_path))
+    assert (data.classes, data.input_shape) == (("cats", "dogs"), (1, 5, 6))
+    assert data.name == tmp_path.name
+    assert (data.x_train[data.y_train == 0] < 100).all()
+    assert (data.x_train[data.y_train == 1] > 100).all()
+    federation = build_federation(FederationSpec(dataset=str(tmp_path), clients=2))
+    assert federation.input_shape == (1, 5, 6)
+
+
+def test_images_in_folders_for_training_and_test(tmp_path: Path) -> None:
+    for i in range(6):
+        picture(tmp_path / "train" / "ab"[i % 2], f"{i}.png", 2 * i)
+        picture(tmp_path / "test" / "ab"[i % 2], f"{i}.png", 2 * i + 100)
+    data = load_dataset(str(tmp_path))
+    assert (data.x_train.shape, data.x_test.shape) == ((6, 5, 6, 3), (6, 5, 6, 3))
+    assert data.x_test.min() == 100
+
+
+def test_images_of_several_sizes_need_a_shape(tmp_path: Path) -> None:
+    for i in range(6):
+        picture(tmp_path / "a", f"{i}.png", 11 + i, (4 + i, 5))
+        picture(tmp_path / "b", f"{i}.png", 200 + i)
+    with pytest.raises(ConfigError, match=r"6 different sizes; .* data.input_shape = \[3, 5, 4\]"):
+        load_dataset(str(tmp_path))
+    spec = FederationSpec(dataset=str(tmp_path), input_shape=(3, 8, 8), clients=2)
+    assert build_federation(spec).input_shape == (3, 8, 8)
+
+
+def test_images_without_labels_and_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds no images"):
+        load_dataset(str(tmp_path))
+    picture(tmp_path, "1.png", 3)
+    assert isinstance(dataset_of(tmp_path, "mine"), Unlabelled)
+    (tmp_path / "2.png").write_bytes(b"none")
+    with pytest.raises(ConfigError, match=r"2\.png is not a readable image"):
+        dataset_of(tmp_path, "mine")
+
+
+# --- data sets of other libraries ----------------------------------------------------------
+
+
+class Words(TorchDataset[Any]):
+    """Items of a tokeniser."""
+
+    def __len__(self) -> int:
+        return ROWS
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        ids = torch.arange(place % 3 + 2)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": place % 2}
+
+
+def test_data_sets_of_torch() -> None:
+    pairs = TensorDataset(torch.from_numpy(X), torch.arange(ROWS) % 2)
+    assert labelled(dataset_of(pairs, "mine")).x_train.shape == (48, 4)
+    assert len(labelled(dataset_of((pairs, pairs), "mine")).x_test) == ROWS
+    assert isinstance(dataset_of(TensorDataset(torch.from_numpy(X)), "mine"), Unlabelled)
+    words = labelled(dataset_of(Words(), "mine"))
+    assert (words.layout, words.x_train.dtype, words.input_shape) == ("tokens", np.int64, (4,))
+    assert set(words.x_train[:, 3].tolist()) == {3, -1}  # padding: not attended to
+
+
+def test_data_sets_of_hugging_face() -> None:
+    datasets = pytest.importorskip("datasets")
+    labels = datasets.ClassLabel(names=["bad", "good"])
+    columns = {"age": list(range(20)), "sex": ["f", "m"] * 10, "label": [0, 1] * 10}
+    features = datasets.Features(
+        {"age": datasets.Value("int64"), "sex": datasets.Value("string"), "label": labels}
+    )
+    table = datasets.Dataset.from_dict(columns, features=features)
+    data = labelled(dataset_of(table, "mine"))
+    assert (data.columns, data.classes) == (("age", "sex=f", "sex=m"), ("bad", "good"))
+    parts = datasets.DatasetDict({"train": table, "test": table.select(range(6))})
+    assert len(labelled(dataset_of(parts, "mine")).x_test) == 6
+    words = {"input_ids": [[5, 6], [7, 8, 9]] * 10, "attention_mask": [[1, 0], [1, 1, 1]] * 10}
+    tokens = datasets.Dataset.from_dict({**words, "label": [0, 1] * 10})
+    read = labelled(dataset_of(tokens, "mine"))
+    assert (read.layout, read.input_shape) == ("tokens", (3,))
+    assert sorted(read.x_test.tolist())[0] == [5, -7, -1]
+    vectors = datasets.Dataset.from_dict({"embedding": X[:20].tolist(), "label": [0, 1] * 10})
+    assert labelled(dataset_of(vectors, "mine")).input_shape == (4,)
+    assert isinstance(dataset_of(vectors.remove_columns("label"), "mine"), Unlabelled)
+    texts = [f"{i} some words" for i in range(100)]
+    text = datasets.Dataset.from_dict({"text": texts, "label": [0, 1] * 50})
+    with pytest.raises(ConfigError, match="text is tokenised first"):
+        dataset_of(text, "mine")
+
+
+def test_a_kind_of_source_is_one_class() -> None:
+    from fedkt import registry
+
+    @register(name="words-for-a-test")
+    class Spelled(Reader):
+        """Text files with a label and numbers."""
+
+        @staticmethod
+        def takes(source: Any) -> bool:
+            return source == "spelled"
+
+        @staticmethod
+        def read(source: Any, reading: Reading) -> Dataset | Unlabelled:
+            return data_of(reading, Rows(X, NAMES))
+
+    try:
+        assert labelled(dataset_of("spelled", "mine")).classes == ("a", "b")
+    finally:
+        registry.forget("readers", "words-for-a-test")
