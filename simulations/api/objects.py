@@ -123,7 +123,7 @@ def strategy_references(given: Any) -> list[str]:
     return [strategy_reference(thing) for thing in several]
 
 
-def dataset_reference(given: Any, name: str, columns: Mapping[str, str]) -> str:
+def dataset_reference(given: Any, name: str, columns: Mapping[str, Any]) -> str:
     """Return the text that stands for a data set: text, a path, or an object by its content."""
     if isinstance(given, str | Path):
         return str(given)
