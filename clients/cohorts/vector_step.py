@@ -80,7 +80,8 @@ class Advance:
         self._norms = list(norms_of(model).values())
         self._frozen = [n for n, p in model.named_parameters() if not p.requires_grad]
         # The compiler cannot handle hooks, batch sizes that change, schedules, or nets.
-        hindered = tapped or self._coupled or _straight(model) or is_scheduled(step) or answers
+        hooked = tapped or _straight(model) or model._forward_hooks or model._forward_pre_hooks
+        hindered = hooked or self._coupled or is_scheduled(step) or answers
         self.compiled = options.compile and not hindered
         self._step: Step = self._compiled() if self.compiled else self._pure
         self._reached: tuple[bool, ...] | None = None  # whether the loss reaches each parameter

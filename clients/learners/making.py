@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from collections.abc import Sequence
 from typing import Any
 
 from fedkt import registry
 from fedkt.clients.learners.base import Learner
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge
-from fedkt.models import build_model
+from fedkt.models import builder
 from fedkt.recipe import Recipe
 from fedkt.rng import global_torch_stream
 
@@ -20,8 +19,7 @@ def make_learner(
 ) -> Learner:
     """Return a learner for a model reference: the registered one that takes such a model."""
     learner = _learner_class(reference, input_shape, num_classes)
-    # Without the check of every build, which takes as long as the build and was done just now.
-    build = _build_of(registry.lookup("models", reference), tuple(input_shape), num_classes)
+    build = builder(reference, input_shape, num_classes)
     made: Learner = learner(build, num_classes, reference, device)
     made.input_shape = tuple(input_shape)
     return made
@@ -47,14 +45,6 @@ def first_weights(learner: Learner, recipe: Recipe, seed: int, name: int) -> Kno
     return Knowledge("weights", tensors) if tensors else learner.weights()
 
 
-@lru_cache(maxsize=64)
-def _build_of(
-    part: Callable[..., Any], input_shape: tuple[int, ...], num_classes: int
-) -> Callable[[], Any]:
-    """Return the builder of a model: the same object each time, for use as a key."""
-    return partial(part, input_shape, num_classes)
-
-
 def networks_among(
     references: Sequence[str], input_shape: tuple[int, ...], num_classes: int
 ) -> list[str]:
@@ -68,8 +58,9 @@ def networks_among(
 
 def _learner_class(reference: str, input_shape: tuple[int, ...], num_classes: int) -> Any:
     """Return the class of the learner that takes a model; one's own come before the built-in."""
+    build = builder(reference, input_shape, num_classes)
     with global_torch_stream(0, "probe"):
-        model = build_model(reference, input_shape, num_classes)
+        model = build()
     learners = [registry.lookup("learners", name) for name in registry.names("learners")]
     taking = [learner for learner in learners if learner.takes(model)]
     if not taking:

@@ -30,7 +30,7 @@ def flat(input_shape, num_classes):
 def pair(input_shape, num_classes):
     class Pair(nn.Module):
         def forward(self, x):
-            return x, x
+            return {"scores": x}
     return Pair()
 
 def breaks(input_shape, num_classes):
@@ -182,7 +182,7 @@ def test_a_model_in_a_file_is_checked_without_traces(file: Path) -> None:
     [
         ("narrow", "gives outputs of width 7; the data has 10 classes"),
         ("flat", "[2, 1, 8, 10] for 2 samples; float logits [2, 10] are needed"),
-        ("pair", "gives a tuple, not logits"),
+        ("pair", "gives a dict with 'scores', not logits (a tensor, .logits, "),
         ("breaks", "cannot be built: RuntimeError: no way"),
         ("unfit", "cannot take samples of shape [1, 8, 8]: RuntimeError"),
     ],
