@@ -16,7 +16,7 @@ from fedkt.data.samples import ClientData, Samples
 from fedkt.errors import ConfigError, NotFiniteError
 from fedkt.knowledge import Knowledge
 from fedkt.metrics import Measured
-from fedkt.recipe import Recipe, Step
+from fedkt.recipe import Recipe, Step, trainings
 
 # From inputs [n, ...] and the client's logits for them [n, C] to its personal logits [n, C].
 # It takes the logits because an evaluation of both answers has them already: only a blend with
@@ -30,6 +30,10 @@ def refuses(recipe: Recipe, learner: Learner, data: ClientData) -> str | None:
         return refusal
     if recipe.needs_public and data.public is None:
         return "the recipe needs a public set and it holds none"
+    if len(data.train) and not data.train.x.is_floating_point():
+        steps = trainings((*recipe.start, *recipe.learn, *recipe.absorb))
+        if any(step.mixup or step.transforms for step in steps):
+            return "the recipe changes inputs, and token ids cannot be mixed or transformed"
     makes = (*recipe.share, *recipe.remembered)
     refusals = (part.refuses(learner, data) for part in makes)
     return next((refusal for refusal in refusals if refusal), None)

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor
 
 from fedkt.data.samples import ClientData, Samples
@@ -104,7 +103,7 @@ def no_features(model: Model, data: ClientData) -> str | None:
 
 def _example(data: ClientData) -> Tensor:
     """Return one input of a client's, ``[1, ...]``; zeros where it has no training samples."""
-    return data.train.x[:1] if len(data.train) else torch.zeros(1, *data.input_shape)
+    return data.train.x[:1] if len(data.train) else data.train.x.new_zeros(1, *data.input_shape)
 
 
 _digests: WeakKeyDictionary[Samples, str] = WeakKeyDictionary()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedkt.clients.learners.devices import CPU
-from fedkt.data.samples import Samples
+from fedkt.data.samples import Samples, float_dtype
 from fedkt.knowledge import SAMPLE_KINDS, Knowledge
 
 Tensors = dict[str, Tensor]
@@ -98,7 +98,7 @@ class Feed:
         fields = {
             "x": _pick(self._x, rows),
             "ids": _pick(self._ids, rows),
-            "weight": weight.to(self._x.dtype),
+            "weight": weight.to(float_dtype(self._x)),
         }
         if self._y is None:
             return ({}, {**fields, "y": None}) if self.shared else (fields, {"y": None})

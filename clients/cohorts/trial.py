@@ -127,7 +127,8 @@ def _works(
 
 def _some(samples: Samples, rows: Tensor, dtype: torch.dtype) -> Samples:
     y = None if samples.y is None else samples.y[rows]
-    return Samples(samples.x[rows].to(dtype), y, torch.arange(len(rows)))
+    x = samples.x[rows]
+    return Samples(x.to(dtype) if x.is_floating_point() else x, y, torch.arange(len(rows)))
 
 
 def _imagined(

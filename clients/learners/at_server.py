@@ -222,7 +222,7 @@ class LearnerModel:
         """Inputs to try the network on, real ones where there are any."""
         assert self._data.public is not None
         x = self._data.public.x
-        return x if len(x) else torch.zeros(1, *self._now().input_shape)
+        return x if len(x) else x.new_zeros(1, *self._now().input_shape)
 
     def _data_of(self, samples: Samples) -> ClientData:
         none = Samples(samples.x[:0], torch.zeros(0, dtype=torch.int64), torch.arange(0))

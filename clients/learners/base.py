@@ -120,6 +120,10 @@ class Learner(Protocol):
         """Return why this learner cannot follow the recipe, in one line; None if it can."""
         ...
 
+    def takes_gaps(self, x: Tensor) -> bool:
+        """Return whether the model trains on inputs with missing values (NaN), as some of ``x``."""
+        return False
+
     def follow(self, recipe: Recipe) -> None:
         """Prepare for a recipe: its heads exist from the next ``reset`` or ``load_state`` on."""
         ...

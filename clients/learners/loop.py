@@ -26,7 +26,7 @@ from fedkt.clients.learners.objective import (
     sum_of,
 )
 from fedkt.clients.learners.optimisers import ModelDescent
-from fedkt.data.samples import Samples
+from fedkt.data.samples import Samples, float_dtype
 from fedkt.errors import ConfigError
 from fedkt.objectives.heads import PREFIX as HEADS
 from fedkt.objectives.term import Batch, Outputs, Transform
@@ -248,7 +248,7 @@ class _Losses:
             x = mix[1] * x + (1 - mix[1]) * x[mix[0]]
         y = None if samples.y is None else samples.y[rows]
         if len(rows) not in self._ones:
-            self._ones[len(rows)] = torch.ones(len(rows), dtype=x.dtype, device=x.device)
+            self._ones[len(rows)] = torch.ones(len(rows), dtype=float_dtype(x), device=x.device)
         weight, prior = self._ones[len(rows)], self._work.data.log_prior
         batch = Batch(x, y, samples.ids[rows], weight, prior, progress, key)
         outputs = self._ask(x)

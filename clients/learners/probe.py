@@ -55,7 +55,7 @@ def examine(build: Callable[[], nn.Module], x: Tensor, num_classes: int, name: s
     build : callable
         Returns a new module; draws from torch's global generator only.
     x : Tensor
-        Real inputs, float32 ``[n, ...]``; the first few are used.
+        Real inputs, ``[n, ...]``; the first few are used.
     num_classes : int
         C, the width of its logits.
     name : str
@@ -79,7 +79,7 @@ def examine(build: Callable[[], nn.Module], x: Tensor, num_classes: int, name: s
 
 
 def _examined(build: Callable[[], nn.Module], x: Tensor, num_classes: int, name: str) -> Nature:
-    x = x[: 2 * ROWS].to("cpu", torch.float32)
+    x = x[: 2 * ROWS].to("cpu", torch.float32 if x.is_floating_point() else x.dtype)
     rows = torch.cat([x] * (-(-ROWS // len(x))))[:ROWS]  # a batch, with rows twice if there are few
     model = _built(build)
     start = _copied(model.state_dict())

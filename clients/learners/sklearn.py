@@ -15,6 +15,7 @@ from torch import Tensor
 from fedkt import registry
 from fedkt.answers import log_probabilities, probabilities_of, torch_softmax
 from fedkt.clients.learners.base import Learner, Work
+from fedkt.clients.learners.gaps import takes_gaps
 from fedkt.data.priors import empirical_bayes_prior
 from fedkt.errors import ConfigError, KnowledgeError
 from fedkt.knowledge import Knowledge
@@ -120,6 +121,10 @@ class SklearnLearner(Learner):
                     "fitted to their labels"
                 )
         return None
+
+    def takes_gaps(self, x: Tensor) -> bool:
+        """Return whether the classifier says that it takes missing values, or does when tried."""
+        return takes_gaps(self._build, _flat(x))
 
     def follow(self, recipe: Recipe) -> None:
         """Do nothing: recipes with heads are refused."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedkt.data.columns import load_domain
-from fedkt.data.dataset import WHITE, D, Dataset, Unlabelled, complete, with_inputs
+from fedkt.data.dataset import WHITE, D, Dataset, Unlabelled, with_inputs
 from fedkt.data.scaling import model_inputs
 from fedkt.data.spec import FederationSpec
 from fedkt.data.splits import Array
@@ -78,15 +78,17 @@ def prepared(
 ) -> Dataset | Unlabelled:
     """Return a data set, or one domain of it, in the layout and form that a federation asks for.
 
+    Missing values stay: whether they are filled is a matter of the scale, and whether a model
+    takes them is one of its learner.
+
     Raises
     ------
     ConfigError
-        If it cannot be opened, or values are missing where nothing fills them.
+        If it cannot be opened.
     """
     reading = replace(spec.reading, needs_labels=needs_labels)
     loaded = load_domain(reference, spec.data_dir, spec.seed, reading)
-    dataset = with_features(loaded, spec.features)
-    return dataset if spec.scaling == "standardise" else complete(dataset)
+    return with_features(loaded, spec.features)
 
 
 def _fitted(x: Array, current: tuple[int, ...], shape: tuple[int, ...]) -> Array:

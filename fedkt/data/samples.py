@@ -13,6 +13,11 @@ from fedkt.data.priors import empirical_bayes_prior
 from fedkt.errors import ConfigError, KnowledgeError
 
 
+def float_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype of what is computed with inputs: their own, for token ids float32."""
+    return x.dtype if x.is_floating_point() else torch.float32
+
+
 @dataclass(frozen=True, eq=False)
 class Samples:
     """Samples, ready for a model. Treat the tensors as read-only: clients share them.
@@ -21,7 +26,7 @@ class Samples:
     ----------
     x : Tensor
         float32 ``[n, C, H, W]`` (images, channels first), ``[n, T, C]`` (series) or ``[n, d]``
-        (feature vectors).
+        (feature vectors); int64 ``[n, L]`` (token ids).
     y : Tensor, optional
         int64 ``[n]``, labels from 0; ``None`` where they are unknown.
     ids : Tensor

@@ -198,7 +198,7 @@ def _default(name: str, columns: Array, layout: str) -> tuple[str, str]:
             f"{name}: float images with values from {low:.3g} to {high:.3g} are left as "
             "stored; data.scale says how to scale them, data.layout if they are no images"
         )
-    largest = np.abs(columns).max(0).astype(np.float64)
+    largest = np.nan_to_num(np.abs(columns)).max(0).astype(np.float64)
     ratio = largest.max() / largest[largest > 0].min(initial=np.inf)
     if ratio <= MUCH:
         return "none", ""
@@ -211,7 +211,9 @@ def _default(name: str, columns: Array, layout: str) -> tuple[str, str]:
 
 def _unit_statistics(known: Array) -> dict[str, Any]:
     """Return ``largest``: of bytes 255, of floats their largest absolute value, at least 1."""
-    largest = WHITE if known.dtype == np.uint8 else max(float(np.abs(known).max()), 1.0)
+    largest = (
+        WHITE if known.dtype == np.uint8 else max(float(np.nan_to_num(np.abs(known)).max()), 1.0)
+    )
     return {"largest": float(largest)}
 
 

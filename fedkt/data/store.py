@@ -117,6 +117,17 @@ class Federation:
         """The number of classes."""
         return len(self.classes)
 
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """The dtype of inputs as models see them: float32, for token ids int64."""
+        return torch.int64 if self.pool_x.dtype == np.int64 else torch.float32
+
+    def gaps(self) -> int:
+        """Return how many rows of the clients', the test and the public samples miss a value."""
+        arrays = (self.pool_x, self.test_x, self.public_x)
+        floats = (x.reshape(len(x), -1) for x in arrays if x.dtype.kind == "f" and x.size)
+        return sum(int(np.isnan(x).any(1).sum()) for x in floats)
+
     def client(self, i: int) -> ClientData:
         """Return the data of client ``i`` as tensors; the shared sets are made once a process.
 

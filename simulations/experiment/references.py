@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fedkt.calls import read_call, read_option, split
+from fedkt.data.columns import ALL, base_of
+from fedkt.data.sources import data_path, npz_file
 from fedkt.errors import ConfigError
 
 # The path in FILE.py:Class, by itself, in an option or in a chain.
@@ -67,6 +69,13 @@ def read_attack(reference: str) -> dict[str, Any] | None:
 def split_references(text: str) -> list[str]:
     """Return the parts of ``a,b(x=1,y=2),c``, split at the commas outside parentheses."""
     return split(text, ",")
+
+
+def absolute_data(reference: str, data_dir: str | None = None) -> str:
+    """Return the reference of a data set as one that means the same from every folder."""
+    base, _ = base_of(reference.removesuffix(ALL), data_dir)
+    path = None if npz_file(base, data_dir) else data_path(base, data_dir)
+    return absolute(reference) if path is None else f"{path.resolve()}{reference[len(base) :]}"
 
 
 def absolute(reference: str) -> str:

@@ -62,11 +62,13 @@ def fusion_warning(
     )
 
 
-def forward_flops(model: nn.Module, input_shape: tuple[int, ...]) -> float:
+def forward_flops(
+    model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = torch.float32
+) -> float:
     """Return the FLOPs of a model's answer for one sample, matrix products only."""
     model.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, *input_shape))
+        model(torch.zeros(1, *input_shape, dtype=dtype))
     return float(counter.get_total_flops())
 
 
@@ -123,17 +125,17 @@ def _client_flops(
 
 def _forward(reference: str, recipe: Recipe, federation: Federation) -> float:
     """Return the FLOPs of an answer of a model for one sample; 0 if they are not known."""
-    shape = federation.input_shape
+    shape, dtype = federation.input_shape, federation.input_dtype
     made = make_learner(reference, shape, federation.num_classes)
     learner: TorchLearner | None = made.as_network()
-    if learner is None or not (flops := forward_flops(learner.model, shape)):
+    if learner is None or not (flops := forward_flops(learner.model, shape, dtype)):
         return 0.0
     learner.follow(recipe)
     for head in recipe.heads:
         module = learner.heads[head.name]
         # A head that answers goes from inputs to logits; the others are layers on features.
         matrices = sum(p.numel() for p in module.parameters() if p.dim() > 1)
-        flops += forward_flops(module, shape) if head.answers() else 2.0 * matrices
+        flops += forward_flops(module, shape, dtype) if head.answers() else 2.0 * matrices
     return flops
 
 

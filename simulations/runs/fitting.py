@@ -152,6 +152,7 @@ def fitting_models(
     kinds = ", ".join(dict.fromkeys(models))
     if not models:
         raise ConfigError("models: name at least one model.")
+    check_gaps((*models, experiment.server_model), federation)
     networks = networks_among(models, federation.input_shape, federation.num_classes)
     if strategy.settled_recipe.needs_one_architecture:
         if not networks:
@@ -184,6 +185,26 @@ def _agree(recipe: Recipe, models: Sequence[str], federation: Federation) -> boo
             return False
         texts.append(told(recipe, learner, data))
     return all(text == texts[0] for text in texts)
+
+
+def check_gaps(models: Sequence[str], federation: Federation) -> None:
+    """Refuse models that do not take missing values where the data have some.
+
+    Raises
+    ------
+    ConfigError
+        Naming the first such model, and what fills the gaps.
+    """
+    if not (rows := federation.gaps()):
+        return
+    for model in dict.fromkeys(filter(None, models)):
+        learner = make_learner(model, federation.input_shape, federation.num_classes)
+        if not learner.takes_gaps(federation.client(0).train.x):
+            raise ConfigError(
+                f"model {model!r} does not take missing values, and {rows:,} rows of "
+                f'{federation.name} have some (NaN); data.scale = "standardise" fills them with '
+                "means, and some models take them, as boosting."
+            )
 
 
 def check_fits(strategy: KnowledgeStrategy, models: Sequence[str], federation: Federation) -> None:

@@ -27,7 +27,7 @@ from fedkt.simulations.availability.absent import Availability
 from fedkt.simulations.engines.engine import kind_of
 from fedkt.simulations.engines.population import PopulationSpec
 from fedkt.simulations.experiment.config import Experiment
-from fedkt.simulations.experiment.references import absolute
+from fedkt.simulations.experiment.references import absolute, absolute_data
 from fedkt.simulations.runs.content import references_in, session_parts, user_files
 from fedkt.simulations.runs.costs import flops_by_client
 from fedkt.simulations.runs.executors import resolve, size_of
@@ -235,10 +235,13 @@ def _filled_in(
     section = resolved_strategy(experiment.strategy)
     data, folder = asdict(experiment.data), experiment.data.data_dir
     attack = resolved_attack(experiment.attack) if experiment.attack else None
-    data["dataset"] = absolute(data["dataset"])
-    data["domains"] = [absolute(domain) for domain in data["domains"]]
-    data["target"] = data["target"] and absolute(data["target"])
-    data["public_dataset"] = data["public_dataset"] and absolute(data["public_dataset"])
+    data["dataset"] = absolute_data(data["dataset"], folder)
+    domains = {domain: absolute_data(domain, folder) for domain in data["domains"]}
+    data["domains"] = list(domains.values())
+    data["target"] = data["target"] and domains.get(data["target"], absolute(data["target"]))
+    data["public_dataset"] = data["public_dataset"] and absolute_data(
+        data["public_dataset"], folder
+    )
     return experiment.with_values(
         models=[absolute(m) for m in models],
         server_model=absolute(experiment.server_model),

@@ -53,7 +53,7 @@ def of_arrays(arrays: Mapping[str, Array], reading: Reading) -> Dataset | Unlabe
         "classes": _texts(arrays, ("classes",)),
         "columns": _texts(arrays, named),
     }
-    if "x" in arrays and "x_train" not in arrays:
+    if "x" in arrays and not any(key in arrays for key in ARRAYS):
         return data_of(reading, _rows(arrays, ""), **about)
     if "x_train" in arrays and not any(key in arrays for key in ARRAYS[1:]):
         return data_of(reading, _rows(arrays, "_train"), **about)

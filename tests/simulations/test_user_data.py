@@ -1,0 +1,181 @@
+"""Runs on data as users have them: files on the command line, objects from Python, gaps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fedkt import Experiment, simulate
+from fedkt.data import FederationSpec
+from fedkt.data.identity import content_of
+from fedkt.errors import ConfigError
+from fedkt.simulations.experiment.references import absolute_data
+from fedkt.simulations.results.rounds import read_rounds
+
+from .conftest import Answer, invoke
+
+ROWS = 200
+
+
+def patients() -> pd.DataFrame:
+    """Return a table with gaps, a category and a column of sites."""
+    rng = np.random.default_rng(0)
+    age = rng.integers(20, 90, ROWS).astype(float)
+    ill = np.where(age + rng.normal(0, 9, ROWS) > 55, "ill", "well")
+    age[::5] = np.nan
+    sex, site = rng.choice(["f", "m"], ROWS), rng.choice(["north", "south"], ROWS)
+    return pd.DataFrame({"age": age, "sex": sex, "site": site, "diagnosis": ill})
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    patients().to_csv(tmp_path / "patients.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str) -> Answer:
+    """Return the answer of ``fedkt simulate`` on the table."""
+    command = ["simulate", "--dataset", "patients.csv", "--set", "data.label=diagnosis"]
+    common = ["--rounds", "1", "--clients", "3", "--grid", "in-process", "--strategy", "knfu"]
+    return invoke(*command, *common, "--out", "run", *arguments)
+
+
+def test_a_table_on_the_command_line(folder: Path) -> None:
+    assert run("--models", "mlp,forest", "--set", "data.scale=standardise").code == 0
+    settled = (folder / "run" / "config.toml").read_text(encoding="utf-8")
+    assert f'dataset = "{folder}/patients.csv"' in settled
+    assert len(read_rounds(folder / "run")) == 1
+
+
+def test_gaps_are_for_models_that_take_them(folder: Path) -> None:
+    answer = run("--models", "boosting,mlp")
+    assert answer.code == 2
+    assert "model 'mlp' does not take missing values, and 40 rows of patients" in answer.err
+    assert 'data.scale = "standardise"' in answer.err
+    assert run("--models", "boosting").code == 0
+
+
+MODELS = '''
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.linear_model import LogisticRegression
+
+class Filled(ClassifierMixin, BaseEstimator):
+    """Says nothing of gaps, and fills them."""
+
+    def fit(self, x, y, sample_weight=None):
+        self.model_ = LogisticRegression().fit(np.nan_to_num(x), y, sample_weight)
+        self.classes_ = self.model_.classes_
+        return self
+
+    def predict_proba(self, x):
+        return self.model_.predict_proba(np.nan_to_num(x))
+
+def filled(shape, classes):
+    return Filled()
+
+def scaled(shape, classes):
+    return LogisticRegression()
+
+def lightgbm(shape, classes):
+    from lightgbm import LGBMClassifier
+
+    return LGBMClassifier(n_estimators=5, min_child_samples=2, verbose=-1)
+
+def xgboost(shape, classes):
+    from xgboost import XGBClassifier
+
+    return XGBClassifier(n_estimators=5)
+'''
+
+
+@pytest.mark.parametrize(
+    ("model", "takes"),
+    [("filled", True), ("scaled", False), ("lightgbm", True), ("xgboost", True)],
+)
+def test_classifiers_say_or_show_whether_they_take_gaps(
+    folder: Path, model: str, takes: bool
+) -> None:
+    if model in ("lightgbm", "xgboost"):
+        pytest.importorskip(model)
+    (folder / "mine.py").write_text(MODELS, encoding="utf-8")
+    study = Experiment(
+        data=patients(), label="diagnosis", models=[f"mine.py:{model}"], clients=2, rounds=1,
+        grid="in-process",
+    )  # fmt: skip
+    if takes:
+        simulate(study, "knfu", out="run")
+    else:
+        with pytest.raises(ConfigError, match="does not take missing values"):
+            simulate(study, "knfu", out="run")
+
+
+def objects() -> dict[str, Any]:
+    """Return one thing of each kind that ``data=`` takes."""
+    import torch
+    from torch.utils.data import TensorDataset
+
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, ROWS)
+    x = (rng.normal(size=(ROWS, 3)) + 2 * y[:, None]).astype(np.float32)
+    frame = pd.DataFrame(x, columns=["a", "b", "c"]).assign(label=y)
+    return {
+        "arrays": (x, np.array(["no", "yes"])[y]),
+        "frame": frame,
+        "torch": TensorDataset(torch.from_numpy(x), torch.from_numpy(y)),
+        "named": {"dataset": {"x": x, "y": y}},  # a dictionary is the whole section
+    }
+
+
+@pytest.mark.parametrize("kind", ["arrays", "frame", "torch", "named", "hugging-face"])
+def test_objects_of_python(tmp_path: Path, kind: str) -> None:
+    things = objects()
+    if kind == "hugging-face":
+        datasets = pytest.importorskip("datasets")
+        things[kind] = datasets.Dataset.from_pandas(things["frame"])
+    study = Experiment(
+        data=things[kind],
+        models=["logistic"],
+        clients=3,
+        rounds=1,
+        grid="in-process",
+        partition="iid",
+    )
+    simulate(study, "knfu", out=tmp_path / "run")
+    assert read_rounds(tmp_path / "run")[0]["global_accuracy"]["mean"] > 0.7
+
+
+def test_identity_is_by_content(folder: Path) -> None:
+    from PIL import Image
+
+    def content(dataset: str) -> str:
+        return content_of(FederationSpec(dataset=dataset, label="diagnosis"))
+
+    before = content("patients.csv")
+    assert content("patients.csv") == before
+    patients()[::-1].to_csv("patients.csv", index=False)
+    assert content("patients.csv") != before
+    for name in ("cats/1.png", "dogs/1.png"):
+        (folder / "images" / name).parent.mkdir(parents=True)
+        Image.new("L", (4, 4), 7).save(folder / "images" / name)
+    first = content("images")
+    assert content("images") == first
+    Image.new("L", (4, 4), 8).save(folder / "images" / "dogs" / "1.png")
+    second = content("images")
+    assert second != first
+    (folder / "images" / "dogs" / "1.png").rename(folder / "images" / "cats" / "2.png")
+    assert content("images") not in (first, second)
+
+
+def test_references_of_files_are_made_absolute(folder: Path) -> None:
+    assert absolute_data("patients.csv") == f"{folder}/patients.csv"
+    assert absolute_data("patients.csv/north") == f"{folder}/patients.csv/north"
+    assert absolute_data("patients.csv/*") == f"{folder}/patients.csv/*"
+    assert absolute_data("patients.csv", str(folder)) == f"{folder}/patients.csv"
+    assert absolute_data("digits") == "digits"
+    assert absolute_data("digits5/usps") == "digits5/usps"
