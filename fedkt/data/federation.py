@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from fedkt.data.columns import column_of
 from fedkt.data.dataset import Dataset
 from fedkt.data.domains import Domains, domain_seed, joined, load_domains
+from fedkt.data.natural import Owners, check_natural, client_column, owners_of
 from fedkt.data.notes import class_notes, domain_notes, duplicate_notes
-from fedkt.data.partition import drawn_shares, overlaps, partition_with_notes
+from fedkt.data.partition import (
+    asks_for,
+    drawn_shares,
+    follows_data,
+    overlaps,
+    partition_with_notes,
+)
 from fedkt.data.public import Public, common_test_rows, public_rows, public_set, without_test_rows
 from fedkt.data.scaling import model_inputs
 from fedkt.data.spec import FederationSpec, check_spec
@@ -48,11 +57,13 @@ def build_federation(spec: FederationSpec) -> Federation:
         Naming the value at fault and what is allowed.
     """
     check_spec(spec)
+    check_natural(spec)
     references, target = references_of(spec)
     domains = load_domains(references, spec, target)
+    owners = owners_of(domains.datasets[0], spec) if follows_data(spec.partition) else None
     common = np.empty(0, np.int64) if spec.transductive else common_test_rows(domains, spec)
-    rows, pool = public_rows(domains, spec)
-    splits, shares, notes = _client_rows(domains, pool, spec)
+    rows, pool = public_rows(domains, spec, owners)
+    splits, shares, notes = _client_rows(domains, pool, spec, owners)
     train, validation, test = (np.concatenate([parts[i] for parts in splits]) for i in range(3))
     # After the split: samples that clients hold out have no part in statistics.
     dataset, scaling = joined(domains, spec.scaling, np.concatenate([validation, test]))
@@ -79,7 +90,8 @@ def build_federation(spec: FederationSpec) -> Federation:
         public_y=public.y,
         public_name=public.name,
         class_shares=shares,
-        **_of_domains(domains, spec, test_domain),
+        **_of_domains(domains, spec, test_domain, len(splits)),
+        client_names=() if owners is None else owners.names,
         transductive=spec.transductive,
         columns=dataset.columns,
         notes=(
@@ -104,13 +116,15 @@ def _of_clients(dataset: Dataset, splits: list[list[Ints]]) -> dict[str, Any]:
     }
 
 
-def _of_domains(domains: Domains, spec: FederationSpec, test_domain: Ints) -> dict[str, Any]:
+def _of_domains(
+    domains: Domains, spec: FederationSpec, test_domain: Ints, clients: int
+) -> dict[str, Any]:
     """Return the fields of a federation about its domains; empty for a single data set."""
     if not spec.domains:
         return {}
     return {
         "domains": domains.names,
-        "client_domain": _owned(domains, spec.clients),
+        "client_domain": _owned(domains, clients),
         "test_domain": test_domain,
         "target": "" if domains.target is None else domains.names[domains.target],
     }
@@ -153,21 +167,23 @@ def _common_test(
 
 
 def _client_rows(
-    domains: Domains, pool: Ints, spec: FederationSpec
+    domains: Domains, pool: Ints, spec: FederationSpec, owners: Owners | None
 ) -> tuple[list[list[Ints]], Array | None, list[str]]:
     """Return each client's training, validation and test rows, all class shares, and notes."""
-    splits: list[list[Ints]] = [[] for _ in range(spec.clients)]
-    shares = np.zeros((spec.clients, len(domains.classes)))
-    notes = []
+    number = spec.number_of_clients if owners is None else len(owners.names)
+    splits: list[list[Ints]] = [[] for _ in range(number)]
+    shares = np.zeros((number, len(domains.classes)))
+    notes = [] if owners is None else [*owners.notes]
     sources = domains.sources
     for place, d in enumerate(sources):
-        name, clients = domains.names[d], range(place, spec.clients, len(sources))
+        name, clients = domains.names[d], range(place, number, len(sources))
         # Streams are numbered as if every domain had clients: the target changes none of them.
         streams = range(d, d + len(domains) * len(clients), len(domains))
         rows = pool[domains.train_domain[pool] == d]
         labels, seed = domains.y_train[rows], domain_seed(spec.seed, d)
         try:
-            splits_of_domain, remarks = _share_out(labels, streams, seed, spec)
+            beside = _beside(domains, d, rows, spec, owners)
+            splits_of_domain, remarks = _share_out(labels, streams, seed, spec, beside)
             drawn = drawn_shares(labels, spec.partition, len(clients), seed, shares.shape[1])
         except ConfigError as error:
             if len(domains) == 1:
@@ -180,12 +196,33 @@ def _client_rows(
         notes += remarks if len(domains) == 1 else [f"{name}: {note}" for note in remarks]
     untested = sum(len(split[2]) == 0 for split in splits)
     if untested and spec.test_fraction > 0:
-        notes.append(f"{untested} of {spec.clients} clients are too small for test samples")
+        notes.append(f"{untested} of {number} clients are too small for test samples")
     return splits, shares if overlaps(spec.partition) else None, notes
 
 
+def _beside(
+    domains: Domains, d: int, rows: Ints, spec: FederationSpec, owners: Owners | None
+) -> dict[str, Array]:
+    """Return what the partition asks for beside the labels of some rows of one domain."""
+    asked, dataset = asks_for(spec.partition), domains.datasets[d]
+    places = rows - np.searchsorted(domains.train_domain, d)  # within the domain
+    beside: dict[str, Array] = {"rows": places}
+    if "domains" in asked:
+        several = dataset.domain_train is not None
+        column = (
+            column_of(dataset).train if several else np.full(len(dataset.y_train), dataset.name)
+        )
+        beside["domains"] = column[places]
+    if "owners" in asked and owners is not None:
+        beside["owners"] = owners.rows[rows]
+    elif "owners" in asked:
+        _, numbers = np.unique(client_column(dataset, "train"), return_inverse=True)
+        beside["owners"] = numbers[places]
+    return beside
+
+
 def _share_out(
-    labels: Array, clients: range, seed: int, spec: FederationSpec
+    labels: Array, clients: range, seed: int, spec: FederationSpec, beside: Mapping[str, Array]
 ) -> tuple[list[list[Ints]], list[str]]:
     """Share one domain out among its clients: training, validation and test rows of each.
 
@@ -205,7 +242,10 @@ def _share_out(
             f"validate, {exact[2]} to test) need {each * len(clients)} samples; there are "
             f"{len(labels)} beside the public set."
         )
-    parts, notes = partition_with_notes(labels, spec.partition, len(clients), seed, each)
+    least = spec.min_samples
+    parts, notes = partition_with_notes(
+        labels, spec.partition, len(clients), seed, each, least, beside
+    )
     splits = []
     for client, rows in zip(clients, parts, strict=True):
         rng = numpy_rng(spec.seed, "split", 0, client)

@@ -7,19 +7,25 @@ client has samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from fedkt.data.partitioners import ClassShares
 from fedkt.data.splits import Array, Ints, stratified
-from fedkt.errors import ConfigError
+from fedkt.errors import ConfigError, unknown
 from fedkt.registry import lookup, split_argument
 from fedkt.rng import derive, numpy_rng
 from fedkt.text import one_line, raised
 
-# (labels [n], argument, clients, seed, samples per client or 0) -> row numbers per client
-Partition = Callable[[Ints, str, int, int, int], Sequence[Array]]
+# (labels [n], argument, clients, seed, samples per client or 0) -> row numbers per client. Or a
+# function that names what it wants of these and of BESIDE.
+Partition = Callable[..., Sequence[Array]]
+PARAMETERS = ("labels", "argument", "clients", "seed", "samples_per_client")
+# What else is known of each sample.
+BESIDE = ("rows", "domains", "owners")
 
 
 def partition(
@@ -38,7 +44,7 @@ def partition(
         int ``[n]``.
     spec : str
         ``iid``, ``dirichlet:ALPHA``, ``draw:ALPHA``, ``pathological:CLASSES_PER_CLIENT``,
-        ``shards:SHARDS_PER_CLIENT``, ``quantity:linear|square|exponential``, or
+        ``shards:SHARDS_PER_CLIENT``, ``quantity:linear|square|exponential``, ``natural``, or
         ``NAME[:ARGUMENT]`` or ``path/to/file.py:function[:ARGUMENT]`` for your own.
     clients : int
         How many clients.
@@ -74,8 +80,18 @@ def partition_with_notes(
     seed: int,
     samples_per_client: int = 0,
     min_samples: int = 1,
+    beside: Mapping[str, Array] | None = None,
 ) -> tuple[list[Ints], list[str]]:
     """Share out samples among clients, with notes for the reader of the results.
+
+    Parameters
+    ----------
+    labels, spec, clients, seed, samples_per_client, min_samples
+        As for :func:`partition`.
+    beside : Mapping[str, ndarray], optional
+        What else a partition may ask for by the names of its parameters, each ``[n]``: ``rows``,
+        the numbers of the samples in the training part, ``domains``, their names as text, and
+        ``owners``, the natural client of each.
 
     Returns
     -------
@@ -87,12 +103,18 @@ def partition_with_notes(
     n = len(labels)
     shared_out = samples_per_client if not overlaps(spec) else 0
     _check_counts(n, clients, shared_out, min_samples)
-    # The partitioners expect every class to occur, and partly keep the order of rows.
-    order = numpy_rng(seed, "partition-order").permutation(n)
     _, dense = np.unique(labels, return_inverse=True)
     dense = dense.astype(np.int64)
+    named = _named(spec, function)
+    order = np.arange(n) if named else numpy_rng(seed, "partition-order").permutation(n)
+    # The partitioners expect every class to occur, and partly keep the order of rows.
+    common = argument, clients, _inner_seed(seed), samples_per_client
     try:
-        dealt = function(dense[order], argument, clients, _inner_seed(seed), samples_per_client)
+        if named:
+            known = {**dict(zip(PARAMETERS, (labels, *common), strict=True)), **(beside or {})}
+            dealt = function(**_asked(spec, named, known))
+        else:
+            dealt = function(dense[order], *common)
     except ConfigError:
         raise
     except Exception as error:  # a user's code may raise anything
@@ -105,13 +127,24 @@ def partition_with_notes(
     parts = [np.sort(order[rows]) for rows in _checked(spec, dealt, n, clients)]
     if samples_per_client:
         return _subsampled(parts, dense, spec, samples_per_client, seed), []
-    parts, repaired = _repaired(parts, min_samples, seed)
+    least = 0 if follows_data(spec) else min_samples
+    parts, repaired = _repaired(parts, least, seed)
     return parts, _notes(parts, repaired, n, min_samples)
 
 
 def overlaps(spec: str) -> bool:
     """Return whether two clients may hold the same sample."""
     return _class_shares(spec) is not None
+
+
+def asks_for(spec: str) -> tuple[str, ...]:
+    """Return what a partition asks for by name; nothing where it sees labels in random order."""
+    return _named(spec, _resolve(spec)[0])
+
+
+def follows_data(spec: str) -> bool:
+    """Return whether the number of clients is that of the natural clients of the data."""
+    return getattr(_resolve(spec)[0], "follows_data", False)
 
 
 def drawn_shares(
@@ -147,6 +180,32 @@ def _resolve(spec: str) -> tuple[Partition, str]:
     name, argument = split_argument(spec)
     function: Partition = lookup("partitions", name)
     return function, argument
+
+
+def _named(spec: str, function: Partition) -> tuple[str, ...]:
+    """Return the parameters of a partition that takes them by name; none for the others.
+
+    A function that has all of ``PARAMETERS``, in order and no other, sees labels alone, in
+    random order.
+    """
+    parameters = tuple(inspect.signature(function).parameters)
+    known = (*PARAMETERS, *BESIDE)
+    unknown_names = [name for name in parameters if name not in known]
+    if unknown_names and not set(BESIDE).isdisjoint(parameters):
+        raise unknown(f"parameter of partition {spec!r}", unknown_names[0], known)
+    return () if unknown_names or parameters == PARAMETERS else parameters
+
+
+def _asked(spec: str, named: Sequence[str], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that a partition asks for by name."""
+    if known["argument"] and "argument" not in named:
+        raise ConfigError(f"Partition {spec!r} takes no argument, not {known['argument']!r}.")
+    for name in named:
+        if name not in known:
+            raise ConfigError(
+                f"Partition {spec!r} asks for {name}, and the data set does not say them."
+            )
+    return {name: known[name] for name in named}
 
 
 def _check_counts(n: int, clients: int, samples_per_client: int, min_samples: int) -> None:

@@ -49,6 +49,12 @@ def overlapping(class_shares: ClassShares) -> Callable[[T], T]:
     return mark
 
 
+def following_data(function: T) -> T:
+    """Return a partition as one whose number of clients is that of the data; a decorator."""
+    vars(function)["follows_data"] = True
+    return function
+
+
 @register(part="partitions")
 def iid(
     labels: Ints, argument: str, clients: int, seed: int, samples_per_client: int

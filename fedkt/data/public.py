@@ -10,6 +10,7 @@ import numpy as np
 from fedkt.data.dataset import Dataset
 from fedkt.data.domains import Domains, check_columns, domain_seed
 from fedkt.data.inputs import fit_input, prepared
+from fedkt.data.natural import NOBODY, Owners
 from fedkt.data.scaling import fitted_scale, model_inputs, stored_on_scale
 from fedkt.data.spec import FederationSpec
 from fedkt.data.splits import Array, Ints, row_digests, stratified
@@ -76,8 +77,12 @@ def common_test_rows(domains: Domains, spec: FederationSpec) -> Ints:
     return np.concatenate(chosen)
 
 
-def public_rows(domains: Domains, spec: FederationSpec) -> tuple[Ints | None, Ints]:
+def public_rows(
+    domains: Domains, spec: FederationSpec, owners: Owners | None = None
+) -> tuple[Ints | None, Ints]:
     """Return the rows of the training part that are the public set, and those of the clients.
+
+    Each natural client keeps a row; rows of nobody are in neither.
 
     Returns
     -------
@@ -91,6 +96,10 @@ def public_rows(domains: Domains, spec: FederationSpec) -> tuple[Ints | None, In
         If there are too few samples.
     """
     everything = np.arange(len(domains.y_train), dtype=np.int64)
+    allowed = np.ones(len(everything), dtype=bool)
+    if owners is not None:
+        everything = np.flatnonzero(owners.rows != NOBODY)
+        allowed = owners.may_be_public(numpy_rng(spec.seed, "public-owners"))
     if spec.public_dataset or not spec.takes_public:
         return None, everything
     if domains.target is not None:
@@ -98,15 +107,16 @@ def public_rows(domains: Domains, spec: FederationSpec) -> tuple[Ints | None, In
         return _adaptation_pool(domains, domains.target, spec), left
     chosen = []
     for d, (part, asked) in enumerate(_equal_parts("public_samples", spec, domains)):
-        rows = np.flatnonzero(domains.train_domain == d)
+        rows = everything[domains.train_domain[everything] == d]
+        candidates = rows[allowed[rows]]
         count = part or max(1, min(int(len(rows) * PUBLIC_FRACTION), LARGEST_DEFAULT_PUBLIC))
-        if count >= len(rows):
+        if count >= len(rows) or count > len(candidates):
             raise ConfigError(
                 f"{asked}; the training part of {domains.names[d]} has {len(rows)} samples and the "
                 "clients need some."
             )
         rng = numpy_rng(domain_seed(spec.seed, d), "public-set")
-        chosen.append(rows[stratified(domains.y_train[rows], count, rng)])
+        chosen.append(candidates[stratified(domains.y_train[candidates], count, rng)])
     rows = np.concatenate(chosen)
     return rows, np.setdiff1d(everything, rows, assume_unique=True)
 

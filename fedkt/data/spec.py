@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from fedkt.data.dataset import Layout
 from fedkt.data.reading import Reading
@@ -12,6 +12,9 @@ from fedkt.data.scaling import Scale
 from fedkt.data.vectors import Features
 from fedkt.errors import ConfigError
 from fedkt.options import AtLeastOne, Count, Flag, Memory, checked
+
+DEFAULT_CLIENTS = 10
+Small = Literal["keep", "drop", "merge"]
 
 
 @checked
@@ -59,11 +62,19 @@ class DataOptions:
     split : str
         The column of a table with ``train`` or ``test`` for each row. By default, a fixed
         stratified 20 % of the rows is the test part.
-    clients : int
-        How many clients.
+    clients : int, optional
+        How many clients; by default 10, or under the partition ``natural`` as many as the data
+        have.
     partition : str
         See :func:`fedkt.data.partition.partition`; each domain is shared out among its
         clients alone.
+    min_samples : int
+        How many samples of the training part a client should have. Under ``natural``, ``small``
+        says what becomes of clients with fewer; otherwise they receive some of the largest.
+    small : str
+        Under ``natural``: clients with fewer than ``min_samples`` stay (``keep``), are left out
+        with their samples (``drop``), or are joined with each other (``merge``). A note says how
+        many there are.
     samples_per_client : int
         Training samples per client, validation and test on top; 0 = all the data.
     public : bool, optional
@@ -103,8 +114,10 @@ class DataOptions:
     label: Annotated[str, Flag("Column with the labels of a table.")] = ""
     client: str = ""
     split: str = ""
-    clients: Annotated[AtLeastOne, Flag("Number of clients.")] = 10
-    partition: Annotated[str, Flag("E.g. iid, dirichlet:0.3, pathological:2.")] = "dirichlet:0.5"
+    clients: Annotated[AtLeastOne | None, Flag("Number of clients; by default 10.")] = None
+    partition: Annotated[str, Flag("E.g. iid, dirichlet:0.3, natural.")] = "dirichlet:0.5"
+    min_samples: AtLeastOne = 1
+    small: Small = "keep"
     samples_per_client: Count = 0
     public: bool | None = None
     public_samples: Count = 0
@@ -127,6 +140,11 @@ class DataOptions:
         """What readers of data are asked for."""
         layout, shape = self.layout or "", self.input_shape
         return Reading("", self.label, self.client, self.split, layout, shape)
+
+    @property
+    def number_of_clients(self) -> int:
+        """The number of clients, where it does not follow the data."""
+        return DEFAULT_CLIENTS if self.clients is None else self.clients
 
     @property
     def takes_public(self) -> bool:
@@ -184,18 +202,17 @@ def check_numbers(spec: FederationSpec, domains: int) -> None:
     """
     if spec.target:
         sources = domains - 1
-        if spec.clients < sources:
+        if (clients := spec.number_of_clients) < sources:
             raise ConfigError(
-                f"clients is {spec.clients}; {sources} source domains need at least {sources}."
+                f"clients is {clients}; {sources} source domains need at least {sources}."
             )
         return
     for key in ("clients", "public_samples", "test_samples"):
         # 0 public or test samples stand for the default.
         drawn = key != "public_samples" or (spec.takes_public and not spec.public_dataset)
-        if drawn and 0 < getattr(spec, key) < domains:
-            raise ConfigError(
-                f"{key} is {getattr(spec, key)}; {domains} domains need at least {domains}."
-            )
+        number = spec.number_of_clients if key == "clients" else getattr(spec, key)
+        if drawn and 0 < number < domains:
+            raise ConfigError(f"{key} is {number}; {domains} domains need at least {domains}.")
 
 
 def _check_public(spec: FederationSpec) -> None:

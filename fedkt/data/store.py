@@ -77,6 +77,8 @@ class Federation:
         What a reader of the results should know.
     columns : tuple[str, ...]
         The names of a table's columns; empty where they have none.
+    client_names : tuple[str, ...]
+        The names of natural clients; empty where clients have numbers alone.
     token : str
         Names the content within this process; the fingerprint by default.
     """
@@ -101,6 +103,7 @@ class Federation:
     transductive: bool = False
     notes: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    client_names: tuple[str, ...] = ()
     token: str = ""
 
     def __post_init__(self) -> None:
@@ -177,7 +180,7 @@ class Federation:
             ``validation``, ``test``: one number per client), ``public`` and ``common_test``
             (numbers of samples), ``public_dataset``, ``target`` (names or None),
             ``transductive``, ``notes``; with domains also
-            ``domains`` (one name per client).
+            ``domains`` (one name per client), with natural clients ``client_names``.
         """
         sizes = np.diff(self.bounds, axis=1)
         owned = [self.domains[self.domain_of(i)] for i in range(self.num_clients) if self.domains]
@@ -198,6 +201,7 @@ class Federation:
             "transductive": self.transductive,
             "notes": list(self.notes),
             **({"domains": owned} if owned else {}),
+            **({"client_names": list(self.client_names)} if self.client_names else {}),
         }
 
     def fingerprint(self) -> str:
@@ -234,7 +238,7 @@ class Federation:
                 raise ConfigError(f"{folder} was saved by another version of fedkt.")
             keys = (*ARRAYS, *header.pop("optional"))
             arrays = {key: _open(folder / f"{key}.npy") for key in keys}
-            for key in ("classes", "input_shape", "domains", "notes", "columns"):
+            for key in ("classes", "input_shape", "domains", "notes", "columns", "client_names"):
                 header[key] = tuple(header.get(key, ()))
             return cls(**{"public_y": None, **arrays, **header})
         except ConfigError:
@@ -259,6 +263,7 @@ class Federation:
             "transductive": self.transductive,
             "notes": list(self.notes),
             **({"columns": list(self.columns)} if self.columns else {}),
+            **({"client_names": list(self.client_names)} if self.client_names else {}),
         }
 
     def _rows_of(self, client: int, split: int) -> Ints:

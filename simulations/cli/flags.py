@@ -45,7 +45,9 @@ def declared_flags(options: type = Experiment, place: str = "") -> Iterator[tupl
 def _option(place: str, flag: Flag, kind: Any) -> click.Option:
     name = "--" + place.rpartition(".")[2].replace("_", "-")
     keep = partial(_keep, place, flag.read or (lambda value: value))
-    whole = int if kind is int else str
+    # Of ``int | None``, too; bounds are checked with the option.
+    alternatives = [get_args(a)[0] if get_origin(a) is Annotated else a for a in get_args(kind)]
+    whole = int if int in (kind, *alternatives) else str
     return click.Option([name], type=whole, help=flag.help, callback=keep, expose_value=False)
 
 

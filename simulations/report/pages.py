@@ -289,6 +289,7 @@ def _clients(run: Run, baseline: Run | None) -> list[list[str]]:
         return []
     about = run.federation
     columns = {
+        "Name": about.get("client_names"),
         "Domain": about.get("domains"),
         "Model": about.get("models"),
         "Training examples": (about.get("sizes") or {}).get("train"),

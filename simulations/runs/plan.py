@@ -20,6 +20,7 @@ from fedkt.clients import LearnerModels
 from fedkt.clients.learners import devices
 from fedkt.data.federation import Federation, FederationSpec, build_federation
 from fedkt.data.identity import content_of
+from fedkt.data.partition import follows_data
 from fedkt.errors import ConfigError
 from fedkt.recipe import Recipe
 from fedkt.simulations.attacks.liars import Liars, resolved_attack
@@ -216,7 +217,11 @@ def _resolved(
     )
     return Plan(
         experiment=_filled_in(
-            experiment.with_values(training=vars(training)), models, executors, device
+            experiment.with_values(training=vars(training)),
+            models,
+            executors,
+            device,
+            federation.num_clients,
         ),
         federation=federation,
         population=population,
@@ -229,7 +234,11 @@ def _resolved(
 
 
 def _filled_in(
-    experiment: Experiment, models: Sequence[str], executors: Mapping[str, str], device: str
+    experiment: Experiment,
+    models: Sequence[str],
+    executors: Mapping[str, str],
+    device: str,
+    clients: int,
 ) -> Experiment:
     """Return the experiment as it will run: defaults filled in, paths absolute."""
     section = resolved_strategy(experiment.strategy)
@@ -242,6 +251,7 @@ def _filled_in(
     data["public_dataset"] = data["public_dataset"] and absolute_data(
         data["public_dataset"], folder
     )
+    data["clients"] = clients
     return experiment.with_values(
         models=[absolute(m) for m in models],
         server_model=absolute(experiment.server_model),
@@ -252,7 +262,7 @@ def _filled_in(
             "grid": absolute(experiment.run.grid),
             "codec": absolute(experiment.run.codec),
             "metrics": [absolute(metric) for metric in experiment.run.metrics],
-            "workers": workers_of(experiment),
+            "workers": workers_of(experiment, clients),
             "device": device,
             "plan": {absolute(model): entry for model, entry in executors.items()},
         },
@@ -260,9 +270,12 @@ def _filled_in(
     )
 
 
-def workers_of(experiment: Experiment) -> int:
+def workers_of(experiment: Experiment, clients: int | None = None) -> int:
     """Return the number of workers: as configured, else one for each CPU; at most one a client."""
-    return min(experiment.run.workers or os.cpu_count() or 1, experiment.data.clients)
+    workers, data = experiment.run.workers or os.cpu_count() or 1, experiment.data
+    if clients is None and data.clients is None and follows_data(data.partition):
+        return workers
+    return min(workers, clients or data.number_of_clients)
 
 
 def engine_session(experiment: Experiment) -> AbstractContextManager[None]:
