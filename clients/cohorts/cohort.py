@@ -46,7 +46,7 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Template:
-    """A network for cohorts, whose own weights are never used, and the steps built for it."""
+    """A network for cohorts, of whose own weights only the frozen are used, and its steps."""
 
     model: nn.Module
     steps: dict[Any, Advance] = field(default_factory=dict)
@@ -57,11 +57,16 @@ _templates: weakref.WeakKeyDictionary[TorchLearner, Template] = weakref.WeakKeyD
 
 
 def template_of(learner: TorchLearner) -> Template:
-    """Return the template of a learner's network."""
+    """Return the template of a learner's network, with the frozen parameters of the learner's."""
     if learner not in _templates:
         with global_torch_stream(0, "template"):
             _templates[learner] = Template(vectorised(learner.build().to(learner.device)))
-    return _templates[learner]
+    template = _templates[learner]
+    now = dict(learner.model.named_parameters()) if learner.constants else {}
+    for name, parameter in template.model.named_parameters() if now else ():
+        if name in learner.constants:
+            parameter.data = now[name].data  # in the precision of the learner's
+    return template
 
 
 @dataclass
@@ -275,7 +280,7 @@ class _Stacked:
         parameters = [stacked.pop(n) for n in trained]
         self._optimiser = optimiser_of(options)
         self._at = Descent.begin(parameters, self._optimiser, states)
-        self._names, self._buffers, self._device = trained, stacked, device  # frozen ones too
+        self._names, self._buffers, self._device = trained, stacked, device
         terms, rehearse = tasks[0].objective.terms, tasks[0].objective.rehearse
         kinds = {name: knowledge.kind for name, knowledge in tasks[0].knowledge.items()}
         part = learner.names_in(step.only, trained)

@@ -16,7 +16,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from fedkt.clients.cohorts.stacking import OwnAndCommon, Tensors
 from fedkt.clients.learners.asking import asking
 from fedkt.clients.learners.feature_hook import FeatureTap
-from fedkt.clients.learners.norms import norms_of, suit
+from fedkt.clients.learners.norms import norms_in_training, suit
 from fedkt.clients.learners.objective import Terms, learning_rate, sum_of
 from fedkt.clients.learners.optimisers import Descent, choose, descend
 from fedkt.clients.learners.probe import Nature
@@ -77,8 +77,7 @@ class Advance:
         everything = [t for _, t in (*terms, *rehearse)]
         tapped = any(getattr(t, "needs_features", False) for t in everything)
         self._tap, self._coupled = FeatureTap(model, tapped, nature.open_ended), nature.coupled
-        self._norms = list(norms_of(model).values())
-        self._frozen = [n for n, p in model.named_parameters() if not p.requires_grad]
+        self._norms: list[nn.Module] = []  # in training
         # The compiler cannot handle hooks, batch sizes that change, schedules, or nets.
         hooked = tapped or _straight(model) or model._forward_hooks or model._forward_pre_hooks
         hindered = hooked or self._coupled or is_scheduled(step) or answers
@@ -90,6 +89,7 @@ class Advance:
     def training(self) -> Iterator[None]:
         """Keep the model in training mode, its features hooked, while inside."""
         self._model.train()
+        self._norms = norms_in_training(self._model)
         if not self.compiled:  # a compiled step has it as a constant
             self._reached = None
         try:
@@ -113,7 +113,7 @@ class Advance:
         at : Descent
             Parameters and moments of the clients.
         buffers : dict
-            The models' buffers, and frozen parameters, ``[K, ...]``.
+            The models' buffers, ``[K, ...]``.
         knowledge : tuple[dict, dict]
             Knowledge that the terms read: the part of each client, and the part that all share.
         batches : Sequence[tuple[dict, dict]]
@@ -240,7 +240,7 @@ class Advance:
         tensors = {n: t for n, t in state.items() if not n.startswith(f"{HEADS}.")}
         logits = functional_call(self._model, tensors, (batch.x,))
         of_heads = [n for n in buffers if n not in tensors]  # frozen, for heads have no buffers
-        parameters = {**parameters, **{n: buffers[n] for n in (*self._frozen, *of_heads)}}
+        parameters = {**parameters, **{n: buffers[n] for n in of_heads}}
         classify = self._tap.classifier(tensors)
         ask = asking(self._model, self._tap, parameters, buffers)
         outputs = Outputs(logits, self._tap.features, parameters, classify=classify, ask=ask)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -16,7 +16,7 @@ from fedkt.clients.learners import batches, devices
 from fedkt.clients.learners.asking import asking
 from fedkt.clients.learners.base import Work
 from fedkt.clients.learners.feature_hook import FeatureTap
-from fedkt.clients.learners.norms import norms_of, suit
+from fedkt.clients.learners.norms import norms_in_training, suit
 from fedkt.clients.learners.objective import (
     Objective,
     Terms,
@@ -42,6 +42,7 @@ def train(
     stream: str,
     heads: nn.Module | None = None,
     open_ended: bool = False,
+    constants: Container[str] = (),
 ) -> float | None:
     """Train a model in place by one step of a recipe.
 
@@ -61,6 +62,8 @@ def train(
         The recipe's heads by name; see ``fedkt.objectives.heads``.
     open_ended : bool
         Whether the layer behind the features is not the model's last.
+    constants : Container[str]
+        Names of the model's frozen parameters, which are no client's own.
 
     Returns
     -------
@@ -68,7 +71,8 @@ def train(
         Mean loss of the last epoch; None if the step had nothing to do, NaN if weights,
         moments or buffers are no longer finite.
     """
-    ask = _Asking(model, heads, step, work.options.precision == "bfloat16", open_ended)
+    half = work.options.precision == "bfloat16"
+    ask = _Asking(model, heads, step, half, open_ended, constants)
     sizes: list[int] = []
     epochs = _epochs(ask, step, work, stream, sizes)
     if epochs is None:
@@ -163,13 +167,14 @@ class _Asking:
         step: Train,
         half: bool = False,
         open_ended: bool = False,
+        constants: Container[str] = (),
     ) -> None:
         self._model, self._half = model, half
         self.device = devices.device_of(model)
-        self.parameters = dict(model.named_parameters())
+        self.parameters = {n: p for n, p in model.named_parameters() if n not in constants}
         if heads is not None:
             self.parameters |= {f"{HEADS}.{n}": p for n, p in heads.named_parameters()}
-        self._norms = norms_of(model).values()
+        self._norms: list[nn.Module] | None = None
         terms = [t for _, t in weighted((*step.terms, *step.rehearse))]
         wanted = any(getattr(t, "needs_features", False) for t in terms)
         self.tap = FeatureTap(model, wanted, open_ended)
@@ -177,6 +182,8 @@ class _Asking:
         self._with_others = asking(model, self.tap, self.parameters, half=half)
 
     def __call__(self, x: Tensor) -> Outputs:
+        if self._norms is None:  # in training now; a model may keep some of it in evaluation
+            self._norms = norms_in_training(self._model)
         suit(self._norms, x)
         if not self._half:
             logits = self._model(x)

@@ -17,6 +17,14 @@ def norms_of(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
     return {name: m for name, m in model.named_modules() if isinstance(m, NORMS)}
 
 
+def norms_in_training(model: nn.Module) -> list[nn.Module]:
+    """Return the layers with statistics of batches that a model in training trains.
+
+    A network may keep part of itself in evaluation mode, as a frozen backbone.
+    """
+    return [norm for norm in norms_of(model).values() if norm.training]
+
+
 def suit(norms: Iterable[nn.Module], x: Tensor) -> None:
     """Let layers use the statistics of a batch in training, unless it is a single sample."""
     for norm in norms:

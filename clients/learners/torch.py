@@ -36,6 +36,10 @@ class TorchLearner(Learner):
     Convolutional nets run in ``channels_last`` memory format, which is up to 1.6 times
     faster on CPUs.
 
+    Frozen parameters (``requires_grad`` is False, as of a pretrained backbone) are constants of the
+    architecture: the same for all clients, as the first build has them, and neither shared nor part
+    of a client's state. Their values belong to the architecture's fingerprint.
+
     Parameters
     ----------
     build : callable
@@ -65,11 +69,15 @@ class TorchLearner(Learner):
         self.head_parts: tuple[HeadPart, ...] = ()
         self.tried: Nature | None = None  # see nature()
         self._answered: tuple[Tensor, bytes, Tensor] | None = None  # samples, weights, logits
+        self.constants: dict[str, Tensor] = {}  # frozen parameters, all clients' own
         with global_torch_stream(0, "template"):
             self._adopt(build())
+        self.constants = {n: p.data for n, p in _named(self.model) if not p.requires_grad}
         shapes = {n: tuple(t.shape) for n, t in self.model.state_dict().items()}
-        fingerprint = hashlib.sha256(repr(sorted(shapes.items())).encode()).hexdigest()[:12]
-        self.architecture = f"{name}#{fingerprint}"
+        fingerprint = hashlib.sha256(repr(sorted(shapes.items())).encode())
+        if self.constants:
+            fingerprint.update(_digest(self.constants.values()))
+        self.architecture = f"{name}#{fingerprint.hexdigest()[:12]}"
 
     @staticmethod
     def takes(model: Any) -> bool:
@@ -148,7 +156,7 @@ class TorchLearner(Learner):
         answers = answers_of(self.head_parts, self.heads)
         parts = self.model, optimiser, step, work, stream
         with answering(answers), self._frozen(outside):
-            return loop.train(*parts, self.heads.train(), open_ended)
+            return loop.train(*parts, self.heads.train(), open_ended, self.constants)
 
     def optimiser(self, options: TrainingOptions) -> ModelDescent:
         """Return the optimiser of the model and the heads, which goes on or starts anew."""
@@ -178,7 +186,10 @@ class TorchLearner(Learner):
         # Hashing the weights costs a hundredth of predicting again. The largest set is kept.
         if self._answered is not None and len(x) < len(self._answered[0]):
             return loop.predict(self.model, self._layout(x))
-        state = self._digest()
+        # Integer buffers are only counters, and constants the same at any time.
+        named = self.model.state_dict().items()
+        floats = (t for n, t in named if t.is_floating_point() and n not in self.constants)
+        state = _digest(floats)
         if self._answered is None or self._answered[0] is not x or self._answered[1] != state:
             self._answered = x, state, loop.predict(self.model, self._layout(x))
         return self._answered[2].clone()
@@ -280,6 +291,12 @@ class TorchLearner(Learner):
             tensor.data = tensor.data.contiguous()  # as the module was built
         return model
 
+    def freeze(self, model: nn.Module) -> None:
+        """Give a model the frozen parameters of all; they are not copied."""
+        for name, parameter in _named(model) if self.constants else ():
+            if name in self.constants:
+                parameter.data = self.constants[name]
+
     def _adopt(self, model: nn.Module) -> None:
         self._images = any(isinstance(m, nn.Conv2d) for m in model.modules())
         model = in_layout(model)
@@ -287,12 +304,14 @@ class TorchLearner(Learner):
         shape, classes = self.input_shape, self.num_classes
         built = built_heads(self.head_parts, model, self.build, shape, classes)
         self.model, self.heads = model.to(self.device), nn.ModuleDict(built).to(self.device)
+        self.freeze(self.model)
         self._optimiser, self._optimiser_state = None, {}
 
     def _tensors(self) -> dict[str, Tensor]:
-        """Return the state of the model, and of the heads with their prefix."""
+        """Return the state of the model but its constants, and of the heads with their prefix."""
         heads = {f"{HEADS}.{n}": t for n, t in self.heads.state_dict().items()}
-        return {**self.model.state_dict(), **heads}
+        state = self.model.state_dict()
+        return {**{n: t for n, t in state.items() if n not in self.constants}, **heads}
 
     def _load(self, tensors: Mapping[str, Tensor], strict: bool = True) -> None:
         """Load the tensors of :meth:`_tensors`; heads that this learner lacks are left out.
@@ -300,20 +319,13 @@ class TorchLearner(Learner):
         A learner that only predicts after a run does not know the recipe.
         """
         heads = {n.removeprefix(f"{HEADS}."): t for n, t in tensors.items() if _of_a_head(n)}
-        self.model.load_state_dict(
-            {n: t for n, t in tensors.items() if not _of_a_head(n)}, strict=strict
-        )
+        apart = self.constants
+        of_model = {n: t for n, t in tensors.items() if not _of_a_head(n) and n not in apart}
+        lacking, _ = self.model.load_state_dict(of_model, strict=strict and not apart)
+        if strict and (lost := set(lacking) - apart.keys()):
+            raise ConfigError(f"a state of {self._name} has no {min(lost)!r}.")
         if len(self.heads):
             self.heads.load_state_dict(heads, strict=strict)
-
-    def _digest(self) -> bytes:
-        digest = hashlib.blake2b(digest_size=16)
-        # Integer buffers are only counters.
-        floats = (t for t in self.model.state_dict().values() if t.is_floating_point())
-        for tensor in floats:
-            layout = tensor.permute(0, 2, 3, 1) if tensor.dim() == 4 else tensor
-            digest.update(layout.contiguous().cpu().numpy())
-        return digest.digest()
 
     def _net(self, world: str) -> nn.Module:
         name = world.removeprefix(f"{HEADS}.")
@@ -347,6 +359,19 @@ class TorchLearner(Learner):
 def _copied(value: Any) -> Any:
     """Return a copy on the CPU; plain values as they are."""
     return value.to("cpu", copy=True) if isinstance(value, Tensor) else value
+
+
+def _named(model: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
+    """Return all parameters by name, as the state has them: a shared one under each name."""
+    return model.named_parameters(remove_duplicate=False)
+
+
+def _digest(tensors: Iterable[Tensor]) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for tensor in tensors:
+        layout = tensor.permute(0, 2, 3, 1) if tensor.dim() == 4 else tensor
+        digest.update(layout.detach().contiguous().cpu().numpy())
+    return digest.digest()
 
 
 def _of_a_head(name: str) -> bool:

@@ -21,7 +21,7 @@ from fedkt.steps import Step
 from fedkt.strategies import KnowledgeStrategy
 from fedkt.text import raised
 
-PASSES = 3  # a training step: forward, and backward to the weights and to the activations
+PASSES = 3.0  # a training step: forward, and backward to the weights and to the activations
 
 
 def fusion_warning(
@@ -72,6 +72,23 @@ def forward_flops(
     return float(counter.get_total_flops())
 
 
+def passes(
+    model: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = torch.float32
+) -> float:
+    """Return the FLOPs of a training step on a sample, as multiples of those of its answer.
+
+    Counted where parameters are frozen: behind them no gradient goes to weights, and none at all to
+    what lies before the first that is trained.
+    """
+    answer = forward_flops(model, input_shape, dtype)
+    if not answer or all(parameter.requires_grad for parameter in model.parameters()):
+        return PASSES
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, *input_shape, dtype=dtype)).sum().backward()
+    model.zero_grad()
+    return counter.get_total_flops() / answer
+
+
 def flops_by_client(
     recipe: Recipe, population: PopulationSpec, federation: Federation
 ) -> Callable[[int], tuple[float, float]]:
@@ -90,17 +107,19 @@ def flops_by_client(
     """
     models = dict.fromkeys(population.models)
     forward = {model: _forward(model, recipe, federation) for model in models}
+    trained = {model: _passes(model, federation) for model in models}
     unknown = [model for model, flops in forward.items() if not flops]
     if unknown:
         raise ConfigError(f"availability: the FLOPs of model {unknown[0]!r} are not known.")
 
     def of_client(client: int) -> tuple[float, float]:
-        data, each = federation.client(client), forward[population.model_of(client)]
+        model = population.model_of(client)
+        data, each, times = federation.client(client), forward[model], trained[model]
         work = Work(data, {}, population.training, 0, 1, client)  # every seed draws as many
         again = recipe.learn if recipe.personal.copies else ()
-        before = _trained_rows(recipe.learn, recipe, work) + _asked_rows(recipe.learn, work)
-        after = _trained_rows(recipe.absorb, recipe, work) + _asked_rows(recipe.absorb, work)
-        after += _private_rows(again, recipe, work) * PASSES
+        later = _private_rows(again, recipe, work) + _trained_rows(recipe.absorb, recipe, work)
+        before = times * _trained_rows(recipe.learn, recipe, work) + _asked_rows(recipe.learn, work)
+        after = times * later + _asked_rows(recipe.absorb, work)
         return each * (before + _asked_rows(recipe.share, work)), each * after
 
     of_each = lru_cache(maxsize=None)(of_client)
@@ -139,6 +158,13 @@ def _forward(reference: str, recipe: Recipe, federation: Federation) -> float:
     return flops
 
 
+def _passes(reference: str, federation: Federation) -> float:
+    shape, dtype = federation.input_shape, federation.input_dtype
+    made = make_learner(reference, shape, federation.num_classes)
+    learner: TorchLearner | None = made.as_network()
+    return PASSES if learner is None else passes(learner.model, shape, dtype)
+
+
 def _trained_rows(steps: Iterable[Step], recipe: Recipe, work: Work) -> float:
     """Return how many samples go through the model in training, each pass counted."""
     public = 0 if work.data.public is None else len(work.data.public)
@@ -150,7 +176,7 @@ def _trained_rows(steps: Iterable[Step], recipe: Recipe, work: Work) -> float:
             private = min(step.samples or len(work.data.train), len(work.data.train))
             batches = -(-private // (step.batch_size or work.options.batch_size))
             rows += step.epochs * batches * min(step.beside.batch_size, public)
-    return PASSES * rows
+    return rows
 
 
 def _private_rows(steps: Iterable[Step], recipe: Recipe, work: Work) -> int:

@@ -55,7 +55,11 @@ def sizes_of(plan: Plan, client: int = 0) -> Sizes:
 
 
 def _floats(module: nn.Module) -> dict[str, int]:
-    return {n: t.numel() for n, t in module.state_dict().items() if t.is_floating_point()}
+    """Return how many numbers each tensor holds that is a client's own: none of the frozen."""
+    named = module.named_parameters(remove_duplicate=False)
+    frozen = {name for name, parameter in named if not parameter.requires_grad}
+    state = module.state_dict().items()
+    return {n: t.numel() for n, t in state if t.is_floating_point() and n not in frozen}
 
 
 def _classifier(model: nn.Module) -> str:

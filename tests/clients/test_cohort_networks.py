@@ -99,7 +99,7 @@ def test_linear_layers_without_bias_and_on_sequences() -> None:
     assert apart(ours, loop) < 1e-12
 
 
-def test_frozen_parameters_stay_as_they_are() -> None:
+def test_frozen_parameters_are_the_same_for_all_and_in_no_state() -> None:
     def build() -> nn.Module:
         model = make_learner("mlp", SHAPE, 10).model
         next(model.parameters()).requires_grad_(False)
@@ -113,8 +113,9 @@ def test_frozen_parameters_stay_as_they_are() -> None:
     begins = [party.fresh(k)["model"] for k in range(len(ours))]
     frozen, *others = (n for n, _ in party.learner.model.named_parameters())
     for end, begin in zip(ours, begins, strict=True):
-        assert torch.equal(end["model"][frozen], begin[frozen])
+        assert list(end["model"]) == list(begin) == others
         assert not any(torch.equal(end["model"][n], begin[n]) for n in others)
+    assert party.learner.constants.keys() == {frozen}
 
 
 class Idle(nn.Module):

@@ -1,0 +1,153 @@
+"""A frozen backbone with a head: what travels, what is stored, and that every executor agrees."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from fedkt.clients.cohorts import trial
+from fedkt.clients.learners.base import Work
+from fedkt.clients.learners.torch import TorchLearner
+from fedkt.data.samples import ClientData, Samples
+from fedkt.models.builder import builder_of
+from fedkt.objectives import CrossEntropy, Proximal
+from fedkt.recipe import Load, Recipe, Train, Weights
+from fedkt.rng import global_torch_stream
+from fedkt.simulations.runs.costs import forward_flops, passes
+from fedkt.training import TrainingOptions
+
+SHAPE, CLASSES = (3, 8, 8), 4
+X = torch.randn(24, *SHAPE, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(24) % CLASSES
+
+
+class Finetuned(nn.Module):
+    """A backbone with batch normalisation that stays in evaluation mode, and a head."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(
+            nn.Conv2d(3, width, 3),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+        self.backbone.requires_grad_(False)
+        self.head = nn.Linear(width, CLASSES)
+
+    def train(self, mode: bool = True) -> Finetuned:
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Any:
+        return (self.head(self.backbone(x)),)
+
+
+def learner_of(thing: Any = Finetuned, name: str = "finetuned") -> TorchLearner:
+    return TorchLearner(builder_of(thing, name, SHAPE, CLASSES), CLASSES, name)
+
+
+def work(client: int = 0, known: Mapping[str, Any] | None = None) -> Work:
+    data = Samples(X, Y, torch.arange(24))
+    hand = ClientData(data, data.select(Y[:0]), data.select(Y[:0]), None, None, CLASSES, SHAPE)
+    return Work(hand, known or {}, TrainingOptions(batch_size=5), 0, 1, client, rounds=2)
+
+
+def test_frozen_parameters_neither_travel_nor_are_in_a_client_s_state() -> None:
+    learner = learner_of()
+    learner.follow(Recipe())
+    learner.reset(0, 1)
+    frozen = {n for n, p in learner.model.named_parameters() if not p.requires_grad}
+    whole = learner.model.state_dict()
+
+    assert frozen == {n for n in whole if n.startswith("backbone.") and "running" not in n} - {
+        "backbone.1.num_batches_tracked"
+    }
+    assert not frozen & learner.weights().tensors.keys()
+    assert not frozen & learner.state()["model"].keys()
+    assert {"head.weight", "head.bias"} <= learner.weights().tensors.keys()
+
+
+def test_the_sizes_of_weights_and_states_are_those_of_the_head() -> None:
+    model = Finetuned(128)
+    learner = learner_of(model)
+    learner.follow(Recipe())
+    kept = learner.state()["model"]
+    before, after = len(save(model.state_dict())), len(save(kept))
+
+    assert before > 600_000
+    assert after < 5_000
+    assert sum(t.numel() for t in learner.weights().tensors.values()) == 129 * CLASSES + 2 * 128
+
+
+def test_frozen_parameters_are_the_same_for_all_clients() -> None:
+    learner = learner_of()
+    learner.follow(Recipe())
+    answers = []
+    for client in (1, 2):
+        learner.reset(0, client)
+        answers.append(learner.features(X))
+        learner.train(Train("private", [CrossEntropy()]), work(client), "learn/0")
+        answers.append(learner.features(X))
+    assert all(torch.equal(answer, answers[0]) for answer in answers)
+
+
+def test_clients_come_back_from_their_states() -> None:
+    learner = learner_of()
+    learner.follow(Recipe())
+    learner.reset(0, 1)
+    learner.train(Train("private", [CrossEntropy()]), work(1), "learn/0")
+    state, logits = copy.deepcopy(learner.state()), learner.predict(X)
+    learner.reset(0, 2)
+    assert not torch.equal(learner.predict(X), logits)
+    learner.load_state(state)
+    assert torch.equal(learner.predict(X), logits)
+    fresh = learner_of()
+    fresh.load_state(state)
+    assert torch.equal(fresh.predict(X), logits), "another process has the same backbone"
+
+
+def test_another_backbone_is_another_architecture() -> None:
+    with global_torch_stream(1, "a"):
+        one = Finetuned()
+    with global_torch_stream(2, "b"):
+        two = Finetuned()
+    assert learner_of(one).architecture == learner_of(copy.deepcopy(one)).architecture
+    assert learner_of(one).architecture != learner_of(two).architecture
+
+
+@pytest.mark.parametrize("terms", [[CrossEntropy()], [CrossEntropy(), Proximal(0.1)]])
+def test_loop_and_cohort_agree(terms: list[Any]) -> None:
+    learner = learner_of()
+    recipe = Recipe(
+        learn=[Load("weights"), Train("private", terms)],
+        share=[Weights()],
+    )
+    samples = Samples(X, Y, torch.arange(24))
+    assert trial.refuses(learner, recipe, samples, None) is None
+
+
+def test_a_backbone_in_evaluation_mode_stays_in_it() -> None:
+    learner = learner_of()
+    learner.follow(Recipe())
+    learner.reset(0, 1)
+    before = learner.model.backbone[1].running_mean.clone()
+    learner.train(Train("private", [CrossEntropy()]), work(1), "learn/0")
+    assert torch.equal(learner.model.backbone[1].running_mean, before)
+    assert not learner.nature(X).coupled
+
+
+def test_no_gradients_are_counted_in_front_of_the_head() -> None:
+    model = builder_of(Finetuned, "finetuned", SHAPE, CLASSES)()
+    head = 2 * 16 * CLASSES
+    assert passes(model, SHAPE) == pytest.approx(1 + head / forward_flops(model, SHAPE))
+    assert passes(model.requires_grad_(True), SHAPE) == 3
