@@ -43,7 +43,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "codecs": ("codec", "fedkt.codecs"),
     "models": ("model", "fedkt.models"),
     "datasets": ("data set", "fedkt.data"),
-    "readers": ("reader", "fedkt.data.readers"),
+    "readers": ("reader", "fedkt.data"),
     "partitions": ("partition", "fedkt.data"),
     "optimisers": ("optimiser", "fedkt.optimisers"),
     "metrics": ("metric", "fedkt.metrics"),

@@ -13,6 +13,7 @@ from fedkt.data.inputs import check_input_shape, fit_input, prepared
 from fedkt.data.scaling import scaled, unit_bytes
 from fedkt.data.spec import FederationSpec
 from fedkt.data.splits import Array, Ints
+from fedkt.data.tables import in_one_encoding
 from fedkt.errors import ConfigError
 from fedkt.rng import derive
 
@@ -112,6 +113,7 @@ def load_domains(references: Sequence[str], spec: FederationSpec, target: int | 
     twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if twice is not None:
         raise ConfigError(f"Two domains are called {twice!r}; each must be a data set of its own.")
+    loaded = in_one_encoding(loaded)
     shape = spec.input_shape or loaded[0].input_shape
     fitted = tuple(fit_input(dataset, shape) for dataset in loaded)
     for dataset in fitted[1:]:

@@ -14,6 +14,7 @@ from fedkt.data.natural import NOBODY, Owners
 from fedkt.data.scaling import fitted_scale, model_inputs, stored_on_scale
 from fedkt.data.spec import FederationSpec
 from fedkt.data.splits import Array, Ints, row_digests, stratified
+from fedkt.data.tables import in_encoding
 from fedkt.errors import ConfigError
 from fedkt.rng import numpy_rng
 
@@ -167,7 +168,7 @@ def _adaptation_pool(domains: Domains, target: int, spec: FederationSpec) -> Int
 def _other_public_set(dataset: Dataset, spec: FederationSpec) -> Public:
     """Return inputs without labels, or the training part of another data set, as public set."""
     assert spec.public_dataset is not None
-    source = prepared(spec.public_dataset, spec)
+    source = in_encoding(prepared(spec.public_dataset, spec), dataset.encoding)
     if spec.input_shape or spec.domains:
         source = fit_input(source, dataset.input_shape)
     if source.input_shape != dataset.input_shape:

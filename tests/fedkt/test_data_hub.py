@@ -106,3 +106,17 @@ def test_no_network_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_names_that_cannot_be(name: str) -> None:
     with pytest.raises(ConfigError, match="hub:OWNER/NAME"):
         load_dataset(f"hub:{name}")
+
+
+def test_tables_and_token_ids(serve: Serve) -> None:
+    columns = {"age": list(range(20)), "sex": ["f", "m"] * 10, "ill": [True, False] * 10}
+    serve(datasets.DatasetDict({"train": datasets.Dataset.from_dict(columns)}))
+    table = load_dataset("hub:a/b", label="ill")
+    assert table.columns == ("age", "sex=f", "sex=m")
+    assert table.classes == ("False", "True")
+    words = {"input_ids": [[5, 6], [7, 8, 9]] * 10, "label": [0, 1] * 10}
+    part = datasets.Dataset.from_dict(words)
+    serve(datasets.DatasetDict({"train": part, "validation": part.select(range(4))}))
+    tokens = load_dataset("hub:a/b")
+    assert (tokens.layout, tokens.x_train.dtype) == ("tokens", np.int64)
+    assert tokens.x_test.tolist() == [[5, 6, -1], [7, 8, 9]] * 2

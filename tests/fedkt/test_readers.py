@@ -346,3 +346,55 @@ def test_a_kind_of_source_is_one_class() -> None:
         assert labelled(dataset_of("spelled", "mine")).classes == ("a", "b")
     finally:
         registry.forget("readers", "words-for-a-test")
+
+
+# --- tables that go together ---------------------------------------------------------------
+
+
+def two_tables(folder: Path) -> tuple[Path, Path]:
+    """Write a table and one with other values of its category, in another order of columns."""
+    first = patients().drop(columns=["seen", "note"])
+    first["age"] = first["age"].fillna(50)
+    second = first[["site", "age", "smokes", "insured", "diagnosis"]].copy()
+    second["site"] = second["site"].replace("north", "east")
+    paths = folder / "first.csv", folder / "second.csv"
+    for frame, path in zip((first, second), paths, strict=True):
+        frame.to_csv(path, index=False)
+    return paths
+
+
+def test_a_public_table_is_encoded_as_that_of_the_clients(tmp_path: Path) -> None:
+    first, second = two_tables(tmp_path)
+    pd.read_csv(second).drop(columns=["diagnosis"]).to_csv(second, index=False)
+    spec = FederationSpec(
+        dataset=str(first), label="diagnosis", public_dataset=str(second), clients=2
+    )
+    federation = build_federation(spec)
+    assert federation.public_y is None
+    sites = [federation.columns.index(f"site={name}") for name in ("north", "south", "west")]
+    told = federation.public_x[:, sites]
+    assert len(federation.public_x) == ROWS
+    assert told.sum(0).tolist() == [0, 20, 20]  # east is no value of the clients'
+    ages = federation.public_x[:, federation.columns.index("age")]
+    assert sorted(ages) == sorted(pd.read_csv(second)["age"].astype(np.float32))
+    pd.read_csv(second).drop(columns=["age"]).to_csv(second, index=False)
+    with pytest.raises(ConfigError, match="Unknown column of second 'age'"):
+        build_federation(spec)
+
+
+def test_tables_as_domains_have_the_values_of_all(tmp_path: Path) -> None:
+    domains = tuple(map(str, two_tables(tmp_path)))
+    spec = FederationSpec(domains=domains, label="diagnosis", clients=2)
+    federation = build_federation(spec)
+    names = [name for name in federation.columns if name.startswith("site")]
+    assert names == ["site=east", "site=north", "site=south", "site=west"]
+    east = federation.columns.index("site=east")
+    shares = [federation.client(c).train.x[:, east].mean().item() for c in range(2)]
+    assert shares[0] == 0 < shares[1]
+
+
+def test_the_domains_of_a_table_are_the_values_of_its_client_column(tmp_path: Path) -> None:
+    first, _ = two_tables(tmp_path)
+    spec = FederationSpec(domains=(f"{first}/*",), label="diagnosis", client="site", clients=3)
+    federation = build_federation(spec)
+    assert federation.domains == ("first/north", "first/south", "first/west")
