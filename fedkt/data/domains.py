@@ -10,10 +10,10 @@ import numpy as np
 
 from fedkt.data.dataset import Dataset, Unlabelled, labelled
 from fedkt.data.inputs import check_input_shape, fit_input, prepared
+from fedkt.data.one_encoding import in_one_encoding
 from fedkt.data.scaling import scaled, unit_bytes
 from fedkt.data.spec import FederationSpec
 from fedkt.data.splits import Array, Ints
-from fedkt.data.tables import in_one_encoding
 from fedkt.errors import ConfigError
 from fedkt.rng import derive
 

@@ -11,10 +11,10 @@ from fedkt.data.dataset import Dataset
 from fedkt.data.domains import Domains, check_columns, domain_seed
 from fedkt.data.inputs import fit_input, prepared
 from fedkt.data.natural import NOBODY, Owners
+from fedkt.data.one_encoding import in_encoding
 from fedkt.data.scaling import fitted_scale, model_inputs, stored_on_scale
 from fedkt.data.spec import FederationSpec
 from fedkt.data.splits import Array, Ints, row_digests, stratified
-from fedkt.data.tables import in_encoding
 from fedkt.errors import ConfigError
 from fedkt.rng import numpy_rng
 
