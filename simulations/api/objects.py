@@ -10,7 +10,9 @@ from typing import Any
 
 from fedkt import by_value
 from fedkt.calls import made
+from fedkt.data.dataset import labelled
 from fedkt.data.given import Given
+from fedkt.data.joining import joined_clients
 from fedkt.data.sources import dataset_of
 from fedkt.errors import ConfigError, FedktError
 from fedkt.options import hyper_parameters
@@ -59,17 +61,23 @@ def with_references(values: Mapping[str, Any]) -> dict[str, Any]:
         compared["strategies"] = strategy_references(compared["strategies"])
     data = _opened(values, ["data"])
     if data is not None:
-        columns = {key: data[key] for key in READING if data.get(key)}
-        for option, name in DATA.items():
-            if data.get(option) is not None:
-                data[option] = dataset_reference(data[option], name, columns)
-        if data.get("domains") is not None:
-            domains = data["domains"]
-            data["domains"] = [
-                dataset_reference(given, f"domain-{place}", columns)
-                for place, given in enumerate(domains)
-            ]
+        _refer_to_data(data)
     return values
+
+
+def _refer_to_data(data: dict[str, Any]) -> None:
+    """Put references in place of data sets; those of several clients are shared out as they are."""
+    columns = {key: data[key] for key in READING if data.get(key)}
+    if clients_in(data.get("dataset")):
+        data.setdefault("partition", "natural")
+    for option, name in DATA.items():
+        if data.get(option) is not None:
+            data[option] = dataset_reference(data[option], name, columns)
+    if data.get("domains") is not None:
+        data["domains"] = [
+            dataset_reference(given, f"domain-{place}", columns)
+            for place, given in enumerate(data["domains"])
+        ]
 
 
 def reference_of(part: str, thing: Any, name: str = "") -> str:
@@ -127,8 +135,32 @@ def dataset_reference(given: Any, name: str, columns: Mapping[str, Any]) -> str:
     """Return the text that stands for a data set: text, a path, or an object by its content."""
     if isinstance(given, str | Path):
         return str(given)
+    if clients := clients_in(given):
+        sets = [_of_client(one, client, columns) for client, one in clients.items()]
+        whole = joined_clients(sets, [*clients], name, columns.get("layout", ""))
+        return by_value.named("datasets", Given(whole), name)
     dataset = dataset_of(given, name, **columns)
     return by_value.named("datasets", Given(dataset), name)
+
+
+def clients_in(given: Any) -> Mapping[Any, Any]:
+    """Return the data sets of natural clients by name; nothing where one data set is given.
+
+    A list holds one for each client, and so does a dictionary by name, unless it holds the arrays
+    of one data set.
+    """
+    if isinstance(given, list):
+        return dict(enumerate(given))
+    # A dictionary of splits, as Hugging Face has them, is of a class of its own.
+    several = type(given) is dict and not {"x", "x_train"} & given.keys()
+    return given if several else {}
+
+
+def _of_client(given: Any, client: str | int, columns: Mapping[str, Any]) -> Any:
+    """Return the data set of a client, or a pair of arrays as it is: labels are read together."""
+    if isinstance(given, tuple) and len(given) == 2 and not hasattr(given[0], "columns"):
+        return given
+    return labelled(dataset_of(given, f"client {client}", **columns))
 
 
 def _several(part: str, given: Any) -> list[str]:
