@@ -46,6 +46,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "readers": ("reader", "fedkt.data"),
     "partitions": ("partition", "fedkt.data"),
     "optimisers": ("optimiser", "fedkt.optimisers"),
+    "augmentations": ("augmentation", "fedkt.augmentations"),
     "metrics": ("metric", "fedkt.metrics"),
     "learners": ("learner", "fedkt.clients.learners"),
     "engines": ("engine", "fedkt.simulations.engines.kinds"),

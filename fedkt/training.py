@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from fedkt.augmentations import augmentations_of
 from fedkt.optimisers import optimiser_of
 from fedkt.options import AtLeastOne, Factor, Memory, Positive, checked
 
@@ -35,6 +36,17 @@ class TrainingOptions:
         Precision of the products in training. With ``bfloat16`` they are rounded to 8 bits of
         mantissa (torch's autocast); weights, optimiser, losses and answers stay in float32. Loop
         executor only.
+    class_weights : {"none", "balanced"}
+        With ``balanced`` a private sample of class c counts n / (K n_c) times: n samples, n_c of
+        them of class c, K classes that the client has. So all its classes count the same, in every
+        term of a step on private data, and in the class prior that terms read.
+    clip_norm : float, optional
+        The largest norm of the gradient of all parameters together, per client; a longer gradient
+        is shortened to it. None: no limit.
+    augment : str
+        How private samples are changed at random each time they are trained on: augmentations
+        joined by ``+``, as in ``flip+crop:2+noise:0.1``; see ``fedkt.augmentations``. Knowledge
+        is made, and answers are measured, without it.
     """
 
     optimiser: str = "adam"
@@ -46,12 +58,16 @@ class TrainingOptions:
     optimiser_state: Literal["keep", "reset"] = "keep"
     compile: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
+    class_weights: Literal["none", "balanced"] = "none"
+    clip_norm: Positive | None = None
+    augment: str = "none"
 
     # For configurations, which read the options by these names.
     __pydantic_config__: ClassVar[Mapping[str, Any]] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
         optimiser_of(self)  # an unknown name, or a value that the optimiser refuses, shows here
+        augmentations_of(self.augment)
 
     @property
     def loop_only(self) -> str:
@@ -59,6 +75,12 @@ class TrainingOptions:
         if self.precision != "float32":
             return f"cohorts train in float32; {self.precision} needs the loop"
         return optimiser_of(self).loop_only
+
+    @property
+    def additions(self) -> tuple[str, ...]:
+        """The names of those options in use that not every learner can follow."""
+        names = ("class_weights", "clip_norm", "augment")
+        return tuple(name for name in names if getattr(self, name) not in (None, "none"))
 
 
 @dataclass(frozen=True)

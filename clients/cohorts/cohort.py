@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from fedkt.augmentations import augmentations_of
 from fedkt.clients.cohorts.stacking import Feed, PaddedBatches, Tensors, stack, stacked_knowledge
 from fedkt.clients.cohorts.vector_step import Advance, vectorised
 from fedkt.clients.learners import batches
@@ -28,6 +29,7 @@ from fedkt.clients.learners.feature_hook import FeatureTap
 from fedkt.clients.learners.nets import answers_of
 from fedkt.clients.learners.objective import Objective, extent
 from fedkt.clients.learners.optimisers import Descent, finite_rows, unstack
+from fedkt.clients.learners.private_samples import PrivateSamples
 from fedkt.clients.learners.torch import TorchLearner
 from fedkt.knowledge import SAMPLE_KINDS, Knowledge
 from fedkt.objectives.heads import PREFIX as HEADS
@@ -286,7 +288,8 @@ class _Stacked:
         part = learner.names_in(step.only, trained)
         moves = [name in part for name in trained]
         about = trained, terms, rehearse, sorted(kinds.items()), options, step.rate
-        key = repr((about, moves, learner.head_parts)), type(self._optimiser)
+        parts = (self._optimiser, *augmentations_of(options.augment))
+        key = repr((about, moves, learner.head_parts)), *map(type, parts)
         if key not in template.steps:
             more = options, step, learner.nature(), moves, _nets(learner)
             template.steps[key] = Advance(template.model, trained, terms, rehearse, kinds, *more)
@@ -294,12 +297,16 @@ class _Stacked:
         # A compiled step needs batches of one size.
         where = device, self._advance.compiled
         samples = [task.objective.samples for task in tasks]
-        self._feeds = [Feed(samples, [task.batches for task in tasks], *where)]
-        if private := [t.private for t in tasks if t.private is not None]:
-            self._feeds.append(Feed([row.work.data.train for row in rows], private, *where))
+        private = [PrivateSamples.of(row.work) for row in rows]
+        weights = [p.weights for p in private if p.weights is not None]
+        first = weights if step.on == "private" else []
+        self._feeds = [Feed(samples, [task.batches for task in tasks], *where, first)]
+        if beside := [t.private for t in tasks if t.private is not None]:
+            trains = [row.work.data.train for row in rows]
+            self._feeds.append(Feed(trains, beside, *where, weights))
         shared = all(feed.shared for feed in self._feeds)
         self._knowledge = stacked_knowledge([task.knowledge for task in tasks], device, shared)
-        self._priors = torch.stack([row.work.data.log_prior for row in rows]).to(device)
+        self._priors = torch.stack([p.log_prior for p in private]).to(device)
         names = (stream, f"{stream}/rehearsal")[: len(self._feeds)]
         works = [row.work for row in rows]
         self._keys = [batches.noise_keys(works, name).to(device) for name in names]

@@ -59,6 +59,8 @@ class Feed:
         Device of the batches.
     whole : bool
         Whether to pad every step to the longest batch of all steps.
+    weights : Sequence[Tensor]
+        The weights of each client's samples, ``[n_k]``; empty: all count once.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Feed:
         batches: Sequence[PaddedBatches],
         device: torch.device = CPU,
         whole: bool = False,
+        weights: Sequence[Tensor] = (),
     ) -> None:
         first = samples[0]
         same = all(s.x is first.x for s in samples)
@@ -86,6 +89,8 @@ class Feed:
             sizes = torch.tensor([0, *(len(s) for s in samples[:-1])])
             rows = rows + sizes.cumsum(0)[:, None, None]
         self._rows, self._widths = rows.to(device), widths.to(device)
+        in_order = weights[0] if same and weights else torch.cat([*weights]) if weights else None
+        self._weights = None if in_order is None else in_order.to(device)
         self._x, self._y, self._ids = x.to(device), y if y is None else y.to(device), ids.to(device)
 
     def at(self, number: int) -> OwnAndCommon:
@@ -100,6 +105,8 @@ class Feed:
             "ids": _pick(self._ids, rows),
             "weight": weight.to(float_dtype(self._x)),
         }
+        if self._weights is not None:
+            fields["weight"] = fields["weight"] * _pick(self._weights, rows)
         if self._y is None:
             return ({}, {**fields, "y": None}) if self.shared else (fields, {"y": None})
         fields["y"] = _pick(self._y, rows)

@@ -44,6 +44,7 @@ def refuses(
     samples: Samples,
     public: Samples | None,
     given: Mapping[str, Knowledge] | None = None,
+    training: TrainingOptions = OPTIONS,
 ) -> str | None:
     """Return why a network's clients must not train in cohorts, in one line; None if they can.
 
@@ -63,7 +64,10 @@ def refuses(
         Samples of the public set.
     given : Mapping[str, Knowledge], optional
         Fused knowledge by name, instead of made-up knowledge.
+    training : TrainingOptions
+        Its weights of classes, augmentations and limit of gradients are tried, too.
     """
+    options = replace(OPTIONS, **{name: getattr(training, name) for name in training.additions})
     nature = learner.nature(samples.x)
     if nature.refusal:
         return nature.refusal
@@ -73,7 +77,8 @@ def refuses(
     reason: str | None = None
     for dtype, voted in itertools.product(APART, (False, True)):
         try:
-            works = list(_works(learner, recipe, samples, public, sizes, dtype, given or {}, voted))
+            imagined = _works(learner, recipe, samples, public, sizes, dtype, given or {}, voted)
+            works = [replace(work, options=options) for work in imagined]
             return _compared(learner, steps, works, dtype)
         except Exception as error:  # whatever a network, a term or vmap raises
             reason = f"it cannot be tried ({type(error).__name__}: {one_line(error)[:150]})"

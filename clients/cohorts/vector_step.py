@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
+from fedkt.augmentations import Augmentation, augmentations_of, augmented
 from fedkt.clients.cohorts.stacking import OwnAndCommon, Tensors
 from fedkt.clients.learners.asking import asking
 from fedkt.clients.learners.feature_hook import FeatureTap
@@ -74,6 +76,8 @@ class Advance:
         self._model, self._names, self._kinds = model, names, kinds
         self._optimiser, self._train, self._options = optimiser_of(options), step, options
         self._terms = (terms, rehearse)
+        chain = augmentations_of(options.augment)
+        self._augmentations = (chain if step.on == "private" else (), chain)
         everything = [t for _, t in (*terms, *rehearse)]
         tapped = any(getattr(t, "needs_features", False) for t in everything)
         self._tap, self._coupled = FeatureTap(model, tapped, nature.open_ended), nature.coupled
@@ -188,7 +192,11 @@ class Advance:
         if active is not None:
             after = {n: choose(active, b, before[n]) for n, b in after.items()}
         rate = learning_rate(self._train, self._options, batches[0][1].get("progress", 0.0))
-        return descend(at, gradients, self._optimiser, rate, active), after, losses
+        return (
+            descend(at, gradients, self._optimiser, rate, active, self._options.clip_norm),
+            after,
+            losses,
+        )
 
     def _compiled(self) -> Step:
         """Return the step, compiled.
@@ -222,8 +230,12 @@ class Advance:
             for n, kind in self._kinds.items()
         }
         losses = [
-            self._sum(terms, parameters, buffers, Batch(**separate, **common), knowledge)
-            for terms, separate, common in zip(self._terms, seen, seen_by_all, strict=False)
+            self._sum(
+                terms, parameters, buffers, _changed(chain, Batch(**separate, **common)), knowledge
+            )
+            for terms, chain, separate, common in zip(
+                self._terms, self._augmentations, seen, seen_by_all, strict=False
+            )
         ]
         return losses[0] if len(losses) == 1 else losses[0] + losses[1], buffers
 
@@ -245,6 +257,13 @@ class Advance:
         ask = asking(self._model, self._tap, parameters, buffers)
         outputs = Outputs(logits, self._tap.features, parameters, classify=classify, ask=ask)
         return sum_of(terms, outputs, batch, knowledge)
+
+
+def _changed(chain: Sequence[Augmentation], batch: Batch) -> Batch:
+    """Return a batch after augmentations."""
+    if not chain or batch.key is None:
+        return batch
+    return replace(batch, x=augmented(chain, batch.x, batch.key))
 
 
 def vectorised(model: nn.Module) -> nn.Module:

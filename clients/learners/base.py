@@ -99,10 +99,14 @@ class Learner(Protocol):
         The shape of one sample, for nets that a recipe puts beside the model; None if unknown.
     is_network : bool
         Whether it is a torch network, which has weights to exchange and fits into cohorts.
+    follows_options : frozenset[str]
+        The names among ``class_weights``, ``clip_norm`` and ``augment`` of those options of
+        training that it follows.
     """
 
     part: ClassVar[str] = "learners"
     is_network: ClassVar[bool] = False
+    follows_options: ClassVar[frozenset[str]] = frozenset()
     architecture: str
     num_classes: int
     input_shape: tuple[int, ...] | None = None

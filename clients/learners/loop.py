@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fedkt.answers import is_finite
+from fedkt.augmentations import augmented
 from fedkt.clients.learners import batches, devices
 from fedkt.clients.learners.asking import asking
 from fedkt.clients.learners.base import Work
@@ -26,6 +27,7 @@ from fedkt.clients.learners.objective import (
     sum_of,
 )
 from fedkt.clients.learners.optimisers import ModelDescent
+from fedkt.clients.learners.private_samples import PrivateSamples
 from fedkt.data.samples import Samples, float_dtype
 from fedkt.errors import ConfigError
 from fedkt.objectives.heads import PREFIX as HEADS
@@ -148,7 +150,7 @@ def _epochs(
     samples = devices.shared_on(objective.samples, ask.device) if public else here.data.train
     objective = replace(objective, samples=samples)
     drawn = batches.epochs(step, here, stream, len(samples))
-    losses = _Losses(ask, objective, step, here, stream, beside)
+    losses = _Losses(ask, objective, step, here, stream, beside, PrivateSamples.of(work))
 
     def of_epoch(number: int, rows_of: Sequence[Tensor]) -> Iterator[tuple[Tensor, float]]:
         sizes.extend(map(len, rows_of))
@@ -208,10 +210,16 @@ class _Losses:
         work: Work,
         stream: str,
         beside: Iterator[tuple[Outputs, Tensor | None]] | None,
+        private: PrivateSamples,
     ) -> None:
         self._ask, self._objective, self._beside = ask, objective, beside
         self._work, self._epochs = work, step.epochs
-        self._private = batches.rehearsal(work, stream) if objective.rehearse else iter(())
+        self._rehearsal = batches.rehearsal(work, stream) if objective.rehearse else iter(())
+        self._augmentations = private.augmentations
+        self._prior = private.log_prior.to(ask.device)
+        weights = private.weights
+        self._weights = None if weights is None else weights.to(ask.device)
+        self._of_private = step.on == "private"
         self._beta = torch.distributions.Beta(step.mixup, step.mixup) if step.mixup else None
         keys = (batches.noise_keys([work], name) for name in (stream, f"{stream}/rehearsal"))
         self._keys = [key[0].to(ask.device) for key in keys]
@@ -227,19 +235,22 @@ class _Losses:
             beside = None if self._beside is None else next(self._beside)
             beta = self._beta
             mix = None if beta is None else (torch.randperm(len(rows)), float(beta.sample()))
-            loss = self._loss_on(
-                goal.terms, goal.samples, rows, progress, key, beside, goal.transforms, mix
-            )
+            how = beside, goal.transforms, mix
+            here = self._of_private
+            loss = self._loss_on(goal.terms, goal.samples, here, rows, progress, key, *how)
             if goal.rehearse:
                 train = self._work.data.train
-                private = next(self._private)
-                loss = loss + self._loss_on(goal.rehearse, train, private, progress, of_private)
+                private = next(self._rehearsal)
+                loss = loss + self._loss_on(
+                    goal.rehearse, train, True, private, progress, of_private
+                )
             yield loss, progress
 
     def _loss_on(
         self,
         terms: Terms,
         samples: Samples,
+        private: bool,
         rows: Tensor,
         progress: float,
         key: Tensor,
@@ -249,6 +260,8 @@ class _Losses:
     ) -> Tensor:
         """Return the weighted sum of terms on rows of samples, a scalar."""
         knowledge, x = self._work.knowledge, samples.x[rows]
+        if private:
+            x = augmented(self._augmentations, x, key)
         for transform in transforms:
             x = transform(x, knowledge)
         if mix is not None:
@@ -256,8 +269,10 @@ class _Losses:
         y = None if samples.y is None else samples.y[rows]
         if len(rows) not in self._ones:
             self._ones[len(rows)] = torch.ones(len(rows), dtype=float_dtype(x), device=x.device)
-        weight, prior = self._ones[len(rows)], self._work.data.log_prior
-        batch = Batch(x, y, samples.ids[rows], weight, prior, progress, key)
+        weight = self._ones[len(rows)]
+        if private and self._weights is not None:
+            weight = weight * self._weights[rows]
+        batch = Batch(x, y, samples.ids[rows], weight, self._prior, progress, key)
         outputs = self._ask(x)
         if beside is not None:
             outputs = replace(outputs, beside=beside[0])
@@ -266,5 +281,7 @@ class _Losses:
         if mix is None:
             return loss
         order, share = mix  # the same answers, judged by the partners' targets
-        partners = replace(batch, y=None if y is None else y[order], ids=batch.ids[order])
+        partners = replace(
+            batch, y=None if y is None else y[order], ids=batch.ids[order], weight=weight[order]
+        )
         return share * loss + (1 - share) * sum_of(terms, outputs, partners, knowledge, explained)

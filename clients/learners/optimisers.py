@@ -33,12 +33,19 @@ class ModelDescent:
         The optimiser.
     state : Mapping[int, Any]
         In the form of ``torch.optim.Optimizer.state_dict()["state"]``; an empty one starts anew.
+    clip : float, optional
+        The largest norm of a gradient; see :func:`shortening`.
     """
 
     def __init__(
-        self, parameters: Sequence[Tensor], optimiser: Optimiser, state: Mapping[int, Any]
+        self,
+        parameters: Sequence[Tensor],
+        optimiser: Optimiser,
+        state: Mapping[int, Any],
+        clip: float | None = None,
     ) -> None:
         self._parameters, self._optimiser, self._start = list(parameters), optimiser, state
+        self._clip = clip
         self._tensors: dict[str, list[Tensor]] | None = None  # by name, one for each parameter
         self._torch: torch.optim.Optimizer | None = None
 
@@ -52,6 +59,10 @@ class ModelDescent:
         """Move the parameters by their gradients; those without one stay."""
         if self._tensors is None:
             self._tensors = self._begin(rate)
+        if self._clip is not None:
+            gradients = [p.grad for p in self._parameters if p.grad is not None]
+            factor = shortening([g[None] for g in gradients], self._clip)[0]
+            torch._foreach_mul_(gradients, factor)
         if self._torch is not None:
             for group in self._torch.param_groups:
                 group["lr"] = rate
@@ -211,6 +222,7 @@ def descend(
     optimiser: Optimiser,
     rate: float,
     active: Tensor | None = None,
+    clip: float | None = None,
 ) -> Descent:
     """Return the descent of K clients after one step.
 
@@ -228,12 +240,34 @@ def descend(
         The learning rate.
     active : Tensor, optional
         bool ``[K]``: clients that move; the others keep weights, moments and steps.
+    clip : float, optional
+        The largest norm of a client's gradient; see :func:`shortening`.
     """
     reached = [g for g in gradients if g is not None]
+    if clip is not None:
+        factors = shortening(reached, clip)
+        reached = [g * factors.view(-1, *[1] * (g.dim() - 1)) for g in reached]
     if len(reached) == len(gradients):
         return _moved(at, reached, optimiser, rate, active)
     places = [i for i, g in enumerate(gradients) if g is not None]
     return at.replaced(places, _moved(at.at(places), reached, optimiser, rate, active))
+
+
+def shortening(gradients: Sequence[Tensor], limit: float) -> Tensor:
+    """Return the factors ``[K]`` that shorten the gradients of K clients to a norm.
+
+    They are min(1, limit / (norm + 1e-6)), as in ``torch.nn.utils.clip_grad_norm_``.
+
+    Parameters
+    ----------
+    gradients : Sequence[Tensor]
+        One for each parameter, ``[K, ...]``; the norm of a client is that of all together.
+    limit : float
+        The largest norm.
+    """
+    squares = [g.reshape(len(g), -1).square().sum(1) for g in gradients]
+    norms = torch.stack(squares).sum(0).sqrt()
+    return (limit / (norms + 1e-6)).clamp(max=1.0)
 
 
 def _moved(

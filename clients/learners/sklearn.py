@@ -16,6 +16,7 @@ from fedkt import registry
 from fedkt.answers import log_probabilities, probabilities_of, torch_softmax
 from fedkt.clients.learners.base import Learner, Work
 from fedkt.clients.learners.gaps import takes_gaps
+from fedkt.clients.learners.private_samples import PrivateSamples
 from fedkt.data.priors import empirical_bayes_prior
 from fedkt.errors import ConfigError, KnowledgeError
 from fedkt.knowledge import Knowledge
@@ -70,6 +71,7 @@ class SklearnLearner(Learner):
     """
 
     name: ClassVar[str] = "scikit-learn"
+    follows_options: ClassVar[frozenset[str]] = frozenset(("class_weights",))
 
     def __init__(
         self, build: Callable[[], Any], num_classes: int, name: str, device: str = "cpu"
@@ -225,7 +227,9 @@ class SklearnLearner(Learner):
 
         train = work.data.train
         assert train.y is not None
-        x, y, weight = [_flat(train.x)], [train.y.numpy()], [np.ones(len(train))]
+        private = PrivateSamples.of(work).weights
+        x, y = [_flat(train.x)], [train.y.numpy()]
+        weight = [np.ones(len(train)) if private is None else private.double().numpy()]
         if self._absorbed and work.data.public is not None:
             rows = work.data.public.at_ids(self._absorbed["ids"])
             targets = self._absorbed["targets"].numpy()

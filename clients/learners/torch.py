@@ -54,6 +54,7 @@ class TorchLearner(Learner):
 
     name: ClassVar[str] = "torch"
     is_network: ClassVar[bool] = True
+    follows_options: ClassVar[frozenset[str]] = frozenset(("class_weights", "clip_norm", "augment"))
 
     def __init__(
         self,
@@ -165,7 +166,7 @@ class TorchLearner(Learner):
             parameters = (*self.model.parameters(), *self.heads.parameters())
             trained = [p for p in parameters if p.requires_grad]
             state = {} if reset else self._optimiser_state
-            self._optimiser = ModelDescent(trained, optimiser_of(options), state)
+            self._optimiser = ModelDescent(trained, optimiser_of(options), state, options.clip_norm)
         return self._optimiser
 
     def predict(self, x: Tensor, world: str = "model") -> Tensor:

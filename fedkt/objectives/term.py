@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Knowledge, NamedTensors
-from fedkt.objectives.noise import normal
+from fedkt.noise import normal
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ PARTS = {
     ("server_model",): "models",
     ("data", "partition"): "partitions",
     ("training", "optimiser"): "optimisers",
+    ("training", "augment"): "augmentations",
     ("run", "grid"): "engines",
     ("run", "codec"): "codecs",
     ("run", "metrics"): "metrics",

@@ -109,7 +109,7 @@ def resolve(
             works = (Work(d, {}, training, 0, 0, 0) for d in data)
             plan[model] = _chosen(run.executor, learner, works, len(clients))
         if plan[model] != LOOP and learner is not None:
-            plan[model] = _tried(plan[model], model, learner, federation, recipe)
+            plan[model] = _tried(plan[model], model, learner, federation, recipe, training)
     return plan
 
 
@@ -126,13 +126,21 @@ def _settled(run: RunSection, models: Sequence[str], loop_only: str) -> dict[str
 
 
 def _tried(
-    entry: str, model: str, learner: TorchLearner, federation: Federation, recipe: Recipe
+    entry: str,
+    model: str,
+    learner: TorchLearner,
+    federation: Federation,
+    recipe: Recipe,
+    training: TrainingOptions,
 ) -> str:
     """Return the entry of the plan, or the loop where a cohort's result would differ."""
-    key = learner.build, federation.token, recipe.to_json()
+    options = [getattr(training, name) for name in training.additions]
+    key = learner.build, federation.token, recipe.to_json(), *options
     if key not in _refusals:
         public = federation.client(0).public
-        _refusals[key] = trial.refuses(learner, recipe, some_samples(federation), public)
+        _refusals[key] = trial.refuses(
+            learner, recipe, some_samples(federation), public, training=training
+        )
         what = f"{model} runs in the loop, client by client: {_refusals[key]}"
         if _refusals[key] and what not in _told:
             _told.add(what)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
 
 import torch
+from torch import Tensor
 
+from fedkt.augmentations import augmentations_of, augmented
 from fedkt.clients.learners.making import make_learner, networks_among
 from fedkt.clients.phases import refuses
 from fedkt.data.federation import Federation
@@ -19,6 +22,8 @@ from fedkt.simulations.runs.server_model import check_models, server_network
 from fedkt.strategies import KnowledgeStrategy
 from fedkt.text import raised
 from fedkt.training import TrainingOptions
+
+logger = logging.getLogger("fedkt")
 
 LEAST_TARGET = 2  # one sample has no distribution to align with
 
@@ -103,6 +108,48 @@ def check_metrics(metrics: Sequence[str], num_classes: int) -> None:
                 f"metric {metric.facts.name} is {number:g} for some answers; its bounds are "
                 f"{low:g} and {high:g}."
             )
+
+
+def check_training(
+    training: TrainingOptions, models: Sequence[str], federation: Federation
+) -> tuple[str, ...]:
+    """Return notes on the options of training that some models do not follow, a line each.
+
+    Raises
+    ------
+    ConfigError
+        If no model follows an option, or the samples cannot be augmented so.
+    """
+    shape, classes = federation.input_shape, federation.num_classes
+    without: dict[str, list[str]] = {name: [] for name in training.additions}
+    kinds = list(dict.fromkeys(models))
+    for model in kinds if without else ():
+        follows = make_learner(model, shape, classes).follows_options
+        for name in without.keys() - follows:
+            without[name].append(model)
+    notes = []
+    for name, idle in without.items():
+        line = f"training.{name} has no effect on {', '.join(idle)}"
+        if len(idle) == len(kinds):
+            raise ConfigError(f"{line}: no model here can follow it.")
+        if idle:
+            notes.append(f"{line}: such a model is not trained by gradient descent")
+    _check_augment(training.augment, federation.client(0).train.x[:2])
+    return tuple(notes)
+
+
+def _check_augment(augment: str, x: Tensor) -> None:
+    """Refuse augmentations that fail on samples ``x [n, ...]``, or return others than samples."""
+    try:
+        changed = augmented(augmentations_of(augment), x, torch.tensor(0))
+    except Exception as error:  # a user's code may raise anything
+        what = str(error).rstrip(".") if isinstance(error, FedktError) else raised(error)
+        raise ConfigError(f"training.augment = {augment!r}: {what}.") from error
+    if changed.shape != x.shape or changed.dtype != x.dtype:
+        raise ConfigError(
+            f"training.augment = {augment!r}: shape and dtype must stay; of {list(x.shape)} "
+            f"{x.dtype} it makes {list(changed.shape)} {changed.dtype}."
+        )
 
 
 def check_recipe(strategy: KnowledgeStrategy) -> None:

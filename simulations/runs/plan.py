@@ -36,6 +36,7 @@ from fedkt.simulations.runs.fitting import (
     check_metrics,
     check_recipe,
     check_settings,
+    check_training,
     fitting_models,
     with_public,
 )
@@ -64,6 +65,8 @@ class Plan:
         The user's Python files that it runs, each with the digest of its content.
     objects : Mapping[str, str]
         The parts of this Python session that it uses, likewise.
+    notes : tuple[str, ...]
+        Notes for the reader of the figures, a line each.
     """
 
     experiment: Experiment
@@ -73,6 +76,7 @@ class Plan:
     one_architecture: str | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     objects: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def content(self) -> dict[str, Any]:
@@ -181,7 +185,9 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
     models, server = fitting_models(strategy, experiment, federation, reduce_to_one)
     strategy.options = _options(experiment, federation)
     check_metrics(strategy.options.metrics, federation.num_classes)
+    notes = check_training(experiment.training, models, federation)
     plan = _resolved(experiment.with_values(server_model=server), strategy, federation, models)
+    plan = replace(plan, notes=notes)
     liars_of(plan)  # an attack that does not fit shows here
     availability_of(plan)
     return plan
@@ -197,11 +203,13 @@ def _resolved(
     run, recipe, server = experiment.run, strategy.settled_recipe, experiment.server_model
     device = devices.resolve(run.device)
     executors = resolve(run, models, federation, experiment.training, recipe, device)
-    training = replace(experiment.training, optimiser=absolute(experiment.training.optimiser))
+    training = experiment.training
+    named = {"optimiser": absolute(training.optimiser), "augment": absolute(training.augment)}
+    training = replace(training, **named)
     texts = [value for value in experiment.strategy.values() if isinstance(value, str)]
     of_codecs = [registry.file_of(type(codec)) for codec in recipe.codecs]  # of shares
     texts += [f"{file}:" for file in of_codecs if file is not None]
-    files = user_files(*texts, run.codec, *run.metrics, *experiment.models, training.optimiser)
+    files = user_files(*texts, run.codec, *run.metrics, *experiment.models, *named.values())
     population = PopulationSpec(
         models=models,
         cohorts=tuple(size_of(executors[m]) for m in models),
@@ -211,7 +219,7 @@ def _resolved(
         device=device,
         carried=carried(
             references_in(
-                json.loads(recipe.to_json()), run.codec, run.metrics, models, training.optimiser
+                json.loads(recipe.to_json()), run.codec, run.metrics, models, list(named.values())
             )
         ),
     )

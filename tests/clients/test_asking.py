@@ -259,7 +259,7 @@ def test_noise_is_standard_normal() -> None:
 
 def test_noise_is_the_hash_of_its_place() -> None:
     """SplitMix64 with the seed 1234567 begins 6457827717110365317, 3203168211198807973."""
-    from fedkt.objectives import noise
+    from fedkt import noise
 
     words = noise._mixed(torch.tensor(1234567) + torch.tensor([1, 2]) * noise._GAMMA)
     assert [int(w) % 2**64 for w in words] == [6457827717110365317, 3203168211198807973]

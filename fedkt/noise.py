@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,6 +17,32 @@ from torch import Tensor
 # The constants of SplitMix64, as int64.
 _GAMMA = 0x9E3779B97F4A7C15 - 2**64
 _FACTORS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Random numbers of one purpose in one batch, the same in both executors.
+
+    The first rows are the same however many there are.
+
+    Parameters
+    ----------
+    key : Tensor
+        int64 scalar, the key of the batch.
+    name : str
+        The purpose.
+    """
+
+    key: Tensor
+    name: str
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """Return standard normal numbers, float64 ``shape``."""
+        return normal(self.key, f"{self.name}/normal", shape)
+
+    def uniform(self, shape: Sequence[int]) -> Tensor:
+        """Return uniform numbers in (0, 1), float64 ``shape``."""
+        return uniform(self.key, f"{self.name}/uniform", shape)
 
 
 def normal(key: Tensor, name: str, shape: Sequence[int]) -> Tensor:
@@ -30,11 +57,26 @@ def normal(key: Tensor, name: str, shape: Sequence[int]) -> Tensor:
     shape : Sequence[int]
         Shape of the result; its numbers are counted in C order.
     """
-    count = torch.arange(1, math.prod(shape) + 1, device=key.device)
-    words = _mixed(_mixed(key + _number(name)) + count * _GAMMA)
-    # The Box-Muller transform of the two halves of a word, each a number in (0, 1).
-    first, second = ((_shifted(w, 32).double() + 0.5) / 2**32 for w in (words, words << 32))
+    words = _words(key, name, shape)
+    # The Box-Muller transform of the two halves of a word.
+    first, second = _fraction(words), _fraction(words << 32)
     return ((-2 * first.log()).sqrt() * (2 * math.pi * second).cos()).view(tuple(shape))
+
+
+def uniform(key: Tensor, name: str, shape: Sequence[int]) -> Tensor:
+    """Return uniform numbers in (0, 1), multiples of 2^-33, float64 ``shape``; see `normal`."""
+    return _fraction(_words(key, name, shape)).view(tuple(shape))
+
+
+def _words(key: Tensor, name: str, shape: Sequence[int]) -> Tensor:
+    """Return one int64 word for each number of a shape, in C order."""
+    count = torch.arange(1, math.prod(shape) + 1, device=key.device)
+    return _mixed(_mixed(key + _number(name)) + count * _GAMMA)
+
+
+def _fraction(words: Tensor) -> Tensor:
+    """Return the first half of each word as a number in (0, 1)."""
+    return (_shifted(words, 32).double() + 0.5) / 2**32
 
 
 def _mixed(words: Tensor) -> Tensor:
