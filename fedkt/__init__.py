@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "About": "fedkt.codecs",
+    "Augmentation": "fedkt.augmentations",
     "Codec": "fedkt.codecs",
     "Dataset": "fedkt.data",
     "ClassCounts": "fedkt.shares",
@@ -63,6 +64,7 @@ _HOME = {
 }
 __all__ = [
     "About",
+    "Augmentation",
     "ClassCounts",
     "ClassLogits",
     "Codec",
@@ -113,6 +115,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from fedkt.augmentations import Augmentation
     from fedkt.clients import Learner
     from fedkt.codecs import About, Codec
     from fedkt.context import ServerNet

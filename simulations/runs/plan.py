@@ -204,12 +204,12 @@ def _resolved(
     device = devices.resolve(run.device)
     executors = resolve(run, models, federation, experiment.training, recipe, device)
     training = experiment.training
-    named = {"optimiser": absolute(training.optimiser), "augment": absolute(training.augment)}
-    training = replace(training, **named)
+    named = absolute(training.optimiser), absolute(training.augment)
+    training = replace(training, optimiser=named[0], augment=named[1])
     texts = [value for value in experiment.strategy.values() if isinstance(value, str)]
     of_codecs = [registry.file_of(type(codec)) for codec in recipe.codecs]  # of shares
     texts += [f"{file}:" for file in of_codecs if file is not None]
-    files = user_files(*texts, run.codec, *run.metrics, *experiment.models, *named.values())
+    files = user_files(*texts, run.codec, *run.metrics, *experiment.models, *named)
     population = PopulationSpec(
         models=models,
         cohorts=tuple(size_of(executors[m]) for m in models),
@@ -218,9 +218,7 @@ def _resolved(
         extensions=tuple(files.items()),
         device=device,
         carried=carried(
-            references_in(
-                json.loads(recipe.to_json()), run.codec, run.metrics, models, list(named.values())
-            )
+            references_in(json.loads(recipe.to_json()), run.codec, run.metrics, models, list(named))
         ),
     )
     return Plan(

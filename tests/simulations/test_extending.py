@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from fedkt import Fused, Knowledge, KnowledgeStrategy, Predict, Recipe, Train, Uploads, registry
+from fedkt.augmentations import augmentations_of, augmented
 from fedkt.errors import ConfigError, RunFailedError
 from fedkt.objectives import CrossEntropy
 from fedkt.recipe import Weighted
@@ -219,6 +220,14 @@ def centroids() -> None:
 @checks("lion.py", "optimisers")
 def lion() -> None:
     in_both(training={"optimiser": "lion.py:Lion", "learning_rate": 0.003})
+
+
+@checks("cutout.py", "augmentations")
+def cutout() -> None:
+    in_both(training={"augment": "flip+cutout.py:Cutout(columns=3)"})
+    chain = augmentations_of("cutout.py:Cutout(columns=3)")
+    found = augmented(chain, torch.ones(50, 1, 4, 6), torch.tensor(0))
+    assert (found == 0).sum().item() == 50 * 4 * 3
 
 
 @checks("sawtooth.py", "schedules")
