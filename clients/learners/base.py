@@ -111,6 +111,11 @@ class Learner(Protocol):
     num_classes: int
     input_shape: tuple[int, ...] | None = None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the results has to know about how it trains, a line each."""
+        return ()
+
     @staticmethod
     def takes(model: Any) -> bool:
         """Return whether this learner is for such a model, the result of a model's function."""

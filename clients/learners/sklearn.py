@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +18,13 @@ from torch import Tensor
 from fedkt import registry
 from fedkt.answers import log_probabilities, probabilities_of, torch_softmax
 from fedkt.clients.learners.base import Learner, Work
+from fedkt.clients.learners.estimator_fit import (
+    Rows,
+    WeightedFit,
+    check_classifier,
+    seeded,
+    weighted_fit,
+)
 from fedkt.clients.learners.gaps import takes_gaps
 from fedkt.clients.learners.private_samples import PrivateSamples
 from fedkt.data.priors import empirical_bayes_prior
@@ -30,16 +40,18 @@ from fedkt.schedules import at
 FLOOR = 1e-4
 # Target probabilities below this get no training row.
 NEGLIGIBLE = 1e-2
+FEW = 4  # numbers in a sample, where the shape is unknown
 
 
 @register
 class SklearnLearner(Learner):
-    """A scikit-learn classifier as a learner; distillation is refitting.
+    """A classifier with scikit-learn's interface as a learner; distillation is refitting.
 
     A classifier has no gradients, so the loss terms of a step are read by their meaning. A
     private step refits the classifier on the private data. A public step refits it on the
     private data and the public samples. Each public sample enters once for every class, with
-    the target probability as its sample weight; probabilities below 1 % are left out. Absorbed
+    the target probability as its sample weight; probabilities below 1 % are left out. A classifier
+    that takes no sample weights is fitted to rows drawn by weight, and ``notes`` say so. Absorbed
     targets are kept and take part in later private steps, as a network keeps in its weights
     what it has distilled. Epochs have no meaning here, and a step that would fit the same rows
     again does nothing. So from the second round on, answers on the public set come from a
@@ -67,7 +79,7 @@ class SklearnLearner(Learner):
     Raises
     ------
     ConfigError
-        If the classifier has no ``predict_proba`` or its ``fit`` takes no sample weights.
+        If the classifier has no ``predict_proba``.
     """
 
     name: ClassVar[str] = "scikit-learn"
@@ -76,15 +88,9 @@ class SklearnLearner(Learner):
     def __init__(
         self, build: Callable[[], Any], num_classes: int, name: str, device: str = "cpu"
     ) -> None:
-        from sklearn.utils.validation import has_fit_parameter
-
         self._build, self.num_classes, self._name = build, num_classes, name
         self.architecture = f"{name}#scikit-learn"  # weights of classifiers are never averaged
-        template = build()
-        if not hasattr(template, "predict_proba"):
-            raise ConfigError(f"model {name!r} has no predict_proba.")
-        if not has_fit_parameter(template, "sample_weight"):
-            raise ConfigError(f"model {name!r} cannot distil: its fit() takes no sample_weight.")
+        check_classifier(build(), name)
         self._classifier: Any = None
         self._classes = torch.zeros(0, dtype=torch.int64)  # of the fitted rows, ascending
         self._absorbed: dict[str, Tensor] = {}
@@ -93,8 +99,8 @@ class SklearnLearner(Learner):
 
     @staticmethod
     def takes(model: Any) -> bool:
-        """Return whether the model is an estimator that gives probabilities."""
-        fits = hasattr(model, "fit") and hasattr(model, "predict_proba")
+        """Return whether the model is an estimator; one without probabilities is refused later."""
+        fits = hasattr(model, "fit") and hasattr(model, "predict")
         return fits and not isinstance(model, type)
 
     def refuses(self, recipe: Recipe) -> str | None:
@@ -222,6 +228,20 @@ class SklearnLearner(Learner):
             raise KnowledgeError("cross-entropy needs labels and this data has none")
         return {"ids": public.ids, "targets": F.one_hot(public.y, self.num_classes).float()}
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How it is fitted, where that is not as its weights say."""
+        if self._fit.key is not None:
+            return ()
+        return (
+            f"{registry.plain_name(self._name)} takes no sample weights, so it is fitted to rows "
+            "drawn by weight: to each public sample once, with a label drawn by its probabilities",
+        )
+
+    @cached_property
+    def _fit(self) -> WeightedFit:
+        return weighted_fit(self._build, math.prod(self.input_shape or (FEW,)))
+
     def _refit(self, work: Work, stream: str) -> None:
         from sklearn.dummy import DummyClassifier
 
@@ -230,6 +250,7 @@ class SklearnLearner(Learner):
         private = PrivateSamples.of(work).weights
         x, y = [_flat(train.x)], [train.y.numpy()]
         weight = [np.ones(len(train)) if private is None else private.double().numpy()]
+        sample = [np.arange(len(train))]
         if self._absorbed and work.data.public is not None:
             rows = work.data.public.at_ids(self._absorbed["ids"])
             targets = self._absorbed["targets"].numpy()
@@ -237,21 +258,22 @@ class SklearnLearner(Learner):
             x.append(_flat(rows.x)[row])
             y.append(label)
             weight.append(targets[row, label])
-        labels = np.concatenate(y)
-        if not len(labels):
+            sample.append(len(train) + row)
+        whole = Rows(*map(np.concatenate, (x, y, weight, sample)))
+        if not len(whole.y):
             return
+        fitted = self._fit.drawn(whole, work.seed, stream, work.round, work.client)
         # Numbered without gaps, which some classifiers refuse: few clients hold all classes.
-        classes, encoded = np.unique(labels, return_inverse=True)
-        several = len(classes) > 1
-        classifier = self._build() if several else DummyClassifier(strategy="prior")
-        if "random_state" in classifier.get_params():
-            seed = derive(work.seed, f"fit/{stream}", work.round, work.client)
-            classifier.set_params(random_state=seed % 2**32)
-        weights = np.concatenate(weight)
-        classifier.fit(np.concatenate(x), encoded, sample_weight=weights)
-        self._classifier, self._classes = classifier, torch.from_numpy(classes)
+        classes, encoded = np.unique(fitted.y, return_inverse=True)
+        seed = derive(work.seed, f"fit/{stream}", work.round, work.client)
+        if len(classes) > 1:
+            self._classifier = self._fit.fitted(replace(fitted, y=encoded), seed)
+        else:
+            dummy = seeded(DummyClassifier(strategy="prior"), seed)
+            self._classifier = dummy.fit(fitted.x, encoded, sample_weight=fitted.weight)
+        self._classes = torch.from_numpy(classes)
         if self._adjusted:
-            counts = np.bincount(labels, weights=weights, minlength=self.num_classes)
+            counts = np.bincount(fitted.y, weights=fitted.weight, minlength=self.num_classes)
             self._log_prior = empirical_bayes_prior(torch.tensor(counts)).log()
 
 

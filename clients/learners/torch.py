@@ -371,7 +371,7 @@ def _digest(tensors: Iterable[Tensor]) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     for tensor in tensors:
         layout = tensor.permute(0, 2, 3, 1) if tensor.dim() == 4 else tensor
-        digest.update(layout.detach().contiguous().cpu().numpy())
+        digest.update(layout.detach().contiguous().cpu().numpy().data)
     return digest.digest()
 
 

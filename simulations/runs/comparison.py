@@ -25,7 +25,7 @@ from fedkt.simulations.results.rounds import read_rounds
 from fedkt.simulations.results.run_folder import is_begun, is_finished, load_run
 from fedkt.simulations.runs.content import check_content
 from fedkt.simulations.runs.csv_tables import write_comparison_csv
-from fedkt.simulations.runs.fitting import with_public
+from fedkt.simulations.runs.fitting import model_notes, with_public
 from fedkt.simulations.runs.local_baseline import budget, local_twin, private_training, rehearses
 from fedkt.simulations.runs.plan import (
     Plan,
@@ -243,7 +243,8 @@ def plan_parts(experiment: Experiment) -> list[Part]:
             by_seed.setdefault(job.seed, []).append(job)
         first = cell.experiment.seed
         data = federation_spec(_with_public(cell.experiment, entries_of(cell.experiment)))
-        notes = federation_of(data).notes
+        federation = federation_of(data)
+        notes = (*federation.notes, *model_notes(cell.experiment.models, federation))
         parts += [
             Part(cell, seed, tuple(jobs), notes if seed == first else ())
             for seed, jobs in by_seed.items()

@@ -86,7 +86,7 @@ def passes(
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, *input_shape, dtype=dtype)).sum().backward()
     model.zero_grad()
-    return counter.get_total_flops() / answer
+    return float(counter.get_total_flops()) / answer
 
 
 def flops_by_client(

@@ -254,6 +254,13 @@ def check_gaps(models: Sequence[str], federation: Federation) -> None:
             )
 
 
+def model_notes(models: Sequence[str], federation: Federation) -> tuple[str, ...]:
+    """Return what a reader of the results has to know about how models train, each line once."""
+    shape, classes = federation.input_shape, federation.num_classes
+    learners = [make_learner(model, shape, classes) for model in dict.fromkeys(models)]
+    return tuple(dict.fromkeys(note for learner in learners for note in learner.notes))
+
+
 def check_fits(strategy: KnowledgeStrategy, models: Sequence[str], federation: Federation) -> None:
     """Refuse a strategy whose recipe the models or the data do not allow.
 

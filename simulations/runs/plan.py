@@ -38,6 +38,7 @@ from fedkt.simulations.runs.fitting import (
     check_settings,
     check_training,
     fitting_models,
+    model_notes,
     with_public,
 )
 from fedkt.strategies import KnowledgeStrategy, ServerOptions
@@ -83,6 +84,11 @@ class Plan:
         """The content of the run: digests of the data, the files and the objects."""
         objects = {"objects": dict(self.objects)} if self.objects else {}
         return {"data": self.federation.fingerprint(), "files": dict(self.files), **objects}
+
+    @cached_property
+    def model_notes(self) -> tuple[str, ...]:
+        """The notes on how the clients' models train."""
+        return model_notes(self.population.models, self.federation)
 
     @property
     def recipe(self) -> Recipe:
