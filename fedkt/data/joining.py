@@ -134,7 +134,7 @@ def _inputs(
     encoding: Mapping[str, Any],
 ) -> Array:
     """Return the training or test inputs of all clients, which have one form."""
-    inputs = []
+    inputs: list[Array] = []
     for part, client in zip(parts, names, strict=True):
         x = part.x[split]
         if part.encoding and encoding:

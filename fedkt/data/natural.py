@@ -52,7 +52,7 @@ class Owners:
         """Return which training rows a public set may have, bool ``[N]``: each client keeps one."""
         order = rng.permutation(len(self.rows))
         _, first = np.unique(self.rows[order], return_index=True)
-        allowed = self.rows != NOBODY
+        allowed: Array = self.rows != NOBODY
         allowed[order[first]] = False
         return allowed
 

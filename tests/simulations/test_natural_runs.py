@@ -47,7 +47,7 @@ def test_a_dictionary_names_the_clients(tmp_path: Path) -> None:
     for name, size in zip(("north", "east"), SIZES, strict=False):
         x, y = hospital(size)
         frames[name] = pd.DataFrame(x, columns=list("abcde")).assign(outcome=y)
-    study = fedkt.Experiment(data=frames, label="outcome", **values())
+    study = fedkt.Experiment(data={"dataset": frames, "label": "outcome"}, **values())
     from fedkt.simulations.runs.plan import federation_of, federation_spec
 
     federation = federation_of(federation_spec(study))
