@@ -16,8 +16,7 @@ from torch.utils.data import TensorDataset
 from fedkt import Dataset, Unlabelled, register
 from fedkt.data import FederationSpec, build_federation, load_dataset
 from fedkt.data.encoding import encoded
-from fedkt.data.readers import Reader, Reading, data_of
-from fedkt.data.readers.data_frames import of_frame
+from fedkt.data.readers import Reader, Reading, data_of, of_frame
 from fedkt.data.reading import Rows
 from fedkt.data.sources import dataset_of
 from fedkt.errors import ConfigError

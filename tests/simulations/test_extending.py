@@ -16,6 +16,7 @@ import torch
 
 from fedkt import Fused, Knowledge, KnowledgeStrategy, Predict, Recipe, Train, Uploads, registry
 from fedkt.augmentations import augmentations_of, augmented
+from fedkt.data import load_dataset
 from fedkt.errors import ConfigError, RunFailedError
 from fedkt.objectives import CrossEntropy
 from fedkt.recipe import Weighted
@@ -244,6 +245,15 @@ def student() -> None:
     assert rows[-1]["server_accuracy"] is not None
     assert rows[-1]["strategy"]["student_loss"] > 0
     check_strategy("student.py:Student", models=["mlp"])
+
+
+@checks("lines.py", "readers")
+def lines() -> None:
+    registry.load_file("lines.py")
+    rows = [{"age": age, "label": "old" if age > 50 else "young"} for age in range(20, 90)]
+    Path("people.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    people = load_dataset("people.jsonl")
+    assert (people.columns, people.classes) == (("age",), ("old", "young"))
 
 
 @checks("blobs.py", "datasets", "partitions")
