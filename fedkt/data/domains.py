@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
 from fedkt.data.dataset import Dataset, Unlabelled, labelled
 from fedkt.data.inputs import check_input_shape, fit_input, prepared
 from fedkt.data.one_encoding import in_one_encoding
-from fedkt.data.scaling import scaled, unit_bytes
+from fedkt.data.scaling import Statistics, fitted_scale, rescaled, unit_bytes
 from fedkt.data.spec import FederationSpec
 from fedkt.data.splits import Array, Ints
 from fedkt.errors import ConfigError
@@ -121,46 +122,59 @@ def load_domains(references: Sequence[str], spec: FederationSpec, target: int | 
     return Domains(fitted, _common_classes(fitted), target)
 
 
-def joined(domains: Domains, how: str | None, held_out: Ints) -> tuple[Dataset, tuple[str, ...]]:
-    """Return all domains as one data set on one scale, and notes.
+class Joined(NamedTuple):
+    """All domains as one data set on one scale.
+
+    ``scales`` has the scale of each domain with its statistics, ``notes`` what a reader of the
+    results should know.
+    """
+
+    dataset: Dataset
+    scales: tuple[Statistics, ...]
+    notes: tuple[str, ...]
+
+
+def joined(domains: Domains, how: str | None, held_out: Ints) -> Joined:
+    """Return all domains as one data set on one scale.
 
     Parameters
     ----------
     domains : Domains
         As stored.
     how : str, optional
-        See :func:`fedkt.data.scaling.scaled`; each domain by itself.
+        See :func:`fedkt.data.scaling.fitted_scale`; each domain by itself.
     held_out : ndarray
         int64: the training rows that clients validate and test on; statistics leave them out.
 
     Returns
     -------
-    Dataset
-        A single domain that needs no scaling is the same object.
-    tuple[str, ...]
-        Notes.
+    Joined
+        The data set of a single domain that needs no scaling is the same object.
     """
     hidden = np.zeros(len(domains.y_train), dtype=bool)
     hidden[held_out] = True
     datasets: list[Dataset] = []
+    scales: list[Statistics] = []
     notes: list[str] = []
     for d, dataset in enumerate(domains.datasets):
-        fitted, remarks = scaled(dataset, how, hidden[domains.train_domain == d])
-        datasets.append(fitted)
+        known = dataset.x_train[~hidden[domains.train_domain == d]]
+        scale, remarks = fitted_scale(dataset.name, known, dataset.layout, how)
+        datasets.append(rescaled(dataset, scale))
+        scales.append(scale)
         notes += remarks
     if len(datasets) == 1:
-        return datasets[0], tuple(notes)
+        return Joined(datasets[0], tuple(scales), tuple(notes))
     alike = len({dataset.x_train.dtype for dataset in datasets}) == 1
     x_train, x_test = (
         np.concatenate([_like(getattr(dataset, key), datasets[0], alike) for dataset in datasets])
         for key in ("x_train", "x_test")
     )
     name = " + ".join(domains.names)
-    joint = Dataset(
+    whole = Dataset(
         name, x_train, domains.y_train, x_test, domains.y_test, domains.classes,
         layout=datasets[0].layout, columns=datasets[0].columns, encoding=datasets[0].encoding,
     )  # fmt: skip
-    return joint, tuple(notes)
+    return Joined(whole, tuple(scales), tuple(notes))
 
 
 def domain_seed(seed: int, domain: int) -> int:

@@ -19,6 +19,7 @@ from fedkt.data.partition import (
     overlaps,
     partition_with_notes,
 )
+from fedkt.data.preprocessing import preprocessing_of
 from fedkt.data.public import Public, common_test_rows, public_rows, public_set, without_test_rows
 from fedkt.data.scaling import model_inputs
 from fedkt.data.spec import FederationSpec, check_spec
@@ -66,7 +67,7 @@ def build_federation(spec: FederationSpec) -> Federation:
     splits, shares, notes = _client_rows(domains, pool, spec, owners)
     train, validation, test = (np.concatenate([parts[i] for parts in splits]) for i in range(3))
     # After the split: samples that clients hold out have no part in statistics.
-    dataset, scaling = joined(domains, spec.scaling, np.concatenate([validation, test]))
+    dataset, scales, scaling = joined(domains, spec.scaling, np.concatenate([validation, test]))
     tests = [*_digests(dataset, "test", common), *_digests(dataset, "train", test)]
     public = public_set(domains, dataset, rows, spec)
     public = without_test_rows(public, dataset, set(tests), spec)
@@ -91,6 +92,10 @@ def build_federation(spec: FederationSpec) -> Federation:
         public_name=public.name,
         class_shares=shares,
         **_of_domains(domains, spec, test_domain, len(splits)),
+        preprocessing=tuple(
+            preprocessing_of(each, spec.features, scale)
+            for each, scale in zip(domains.datasets, scales, strict=True)
+        ),
         client_names=() if owners is None else owners.names,
         transductive=spec.transductive,
         columns=dataset.columns,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,18 @@ from fedkt.disk import writing
 from fedkt.errors import ConfigError
 from fedkt.text import reason_of
 
-FORMAT = 5
+FORMAT = 6
 ARRAYS = ("pool_x", "pool_y", "test_x", "test_y", "public_x", "rows", "bounds")
+TUPLES = (
+    "classes",
+    "input_shape",
+    "domains",
+    "notes",
+    "columns",
+    "preprocessing",
+    "client_names",
+)
+SAID = ("notes", "preprocessing")  # of how the arrays came to be; not part of the content
 OPTIONAL = ("public_y", "class_shares", "client_domain", "test_domain")
 
 # Tensors that clients share, by federation and then role or domain. Ray hands every task a
@@ -77,6 +88,9 @@ class Federation:
         What a reader of the results should know.
     columns : tuple[str, ...]
         The names of a table's columns; empty where they have none.
+    preprocessing : tuple[Mapping, ...]
+        What was done to the inputs of each domain, see :mod:`fedkt.data.preprocessing`; one without
+        domains.
     client_names : tuple[str, ...]
         The names of natural clients; empty where clients have numbers alone.
     token : str
@@ -103,6 +117,7 @@ class Federation:
     transductive: bool = False
     notes: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    preprocessing: tuple[Mapping[str, Any], ...] = ()
     client_names: tuple[str, ...] = ()
     token: str = ""
 
@@ -160,6 +175,10 @@ class Federation:
         """Return the domain of client ``i``, by its place in ``domains``; 0 without domains."""
         return 0 if self.client_domain is None else int(self.client_domain[i])
 
+    def preprocessing_of(self, i: int) -> Mapping[str, Any]:
+        """Return what was done to the inputs of client ``i``, for ``prepared_rows``."""
+        return self.preprocessing[self.domain_of(i)]
+
     def label_counts(self) -> Ints:
         """Return int64 ``[clients, classes]``: how many training samples of each class."""
         return np.stack(
@@ -180,7 +199,8 @@ class Federation:
             ``validation``, ``test``: one number per client), ``public`` and ``common_test``
             (numbers of samples), ``public_dataset``, ``target`` (names or None),
             ``transductive``, ``notes``; with domains also
-            ``domains`` (one name per client), with natural clients ``client_names``.
+            ``domains`` (one name per client), with natural clients ``client_names``;
+            ``preprocessing`` (one per domain).
         """
         sizes = np.diff(self.bounds, axis=1)
         owned = [self.domains[self.domain_of(i)] for i in range(self.num_clients) if self.domains]
@@ -200,13 +220,14 @@ class Federation:
             "target": self.target or None,
             "transductive": self.transductive,
             "notes": list(self.notes),
+            "preprocessing": list(self.preprocessing),
             **({"domains": owned} if owned else {}),
             **({"client_names": list(self.client_names)} if self.client_names else {}),
         }
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the content (arrays and names) in hexadecimal."""
-        header = {key: value for key, value in self._header().items() if key != "notes"}
+        header = {key: value for key, value in self._header().items() if key not in SAID}
         digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
         for key, array in self._arrays().items():
             digest.update(f"{key}/{array.dtype.str}/{array.shape}".encode())
@@ -238,7 +259,7 @@ class Federation:
                 raise ConfigError(f"{folder} was saved by another version of fedkt.")
             keys = (*ARRAYS, *header.pop("optional"))
             arrays = {key: _open(folder / f"{key}.npy") for key in keys}
-            for key in ("classes", "input_shape", "domains", "notes", "columns", "client_names"):
+            for key in TUPLES:
                 header[key] = tuple(header.get(key, ()))
             return cls(**{"public_y": None, **arrays, **header})
         except ConfigError:
@@ -262,6 +283,7 @@ class Federation:
             "target": self.target,
             "transductive": self.transductive,
             "notes": list(self.notes),
+            "preprocessing": list(self.preprocessing),
             **({"columns": list(self.columns)} if self.columns else {}),
             **({"client_names": list(self.client_names)} if self.client_names else {}),
         }
