@@ -36,7 +36,7 @@ def load_from_hub(name: str) -> Any:
 
 def _download(name: str) -> Any:
     # The library itself would try for half a minute and fill the screen.
-    if not _reachable():
+    if not reachable():
         raise ConfigError(
             f"hub:{name} needs a network and the hub cannot be reached; set HF_HUB_OFFLINE=1 to "
             "use a copy downloaded earlier, or take 'digits' or an .npz file with --data-dir."
@@ -55,7 +55,8 @@ def _download(name: str) -> Any:
         ) from error
 
 
-def _reachable() -> bool:
+def reachable() -> bool:
+    """Return whether the hub answers, or what it holds is to be taken from this machine."""
     if os.environ.get("HF_HUB_OFFLINE") or getproxies():
         return True  # offline, or a proxy decides
     address = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")

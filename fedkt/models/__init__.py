@@ -7,12 +7,14 @@ parameters from torch's global generator, which the caller seeds; an object keep
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any
 
 from torch import nn
 
 from fedkt.models.builder import Builder, builder_of
-from fedkt.registry import lookup
+from fedkt.registry import lookup, names
 
 __all__ = ["Builder", "build_model", "builder"]
 
@@ -25,7 +27,8 @@ def builder(
     Parameters
     ----------
     reference : str
-        A registered name (``cnn``) or ``path/to/file.py:Attribute``.
+        A registered name (``cnn``), ``path/to/file.py:Attribute``, or a registered name with what
+        it makes the model of (``transformers:bert(hidden_size=64)``).
     input_shape : tuple[int, ...]
         The shape of one sample: ``(C, H, W)``, ``(T, C)`` or ``(d,)``.
     num_classes : int
@@ -38,7 +41,7 @@ def builder(
     ConfigError
         If there is no such model, or it does not fit the data.
     """
-    return builder_of(lookup("models", reference, files), reference, input_shape, num_classes)
+    return builder_of(_thing(reference, files), reference, input_shape, num_classes)
 
 
 def build_model(
@@ -62,3 +65,17 @@ def build_model(
     if isinstance(model, nn.Module):
         build.checked(model)
     return model
+
+
+def _thing(reference: str, files: bool) -> Any:
+    """Return what a reference names; of ``NAME:SOURCE``, the part with its ``source``."""
+    name, colon, source = reference.partition(":")
+    if files and colon and name in names("models"):
+        return _sourced(lookup("models", name), source)
+    return lookup("models", reference, files)
+
+
+@lru_cache(maxsize=64)
+def _sourced(part: Callable[..., Any], source: str) -> Callable[..., Any]:
+    """Return a model's function with its source: the same object each time, for use as a key."""
+    return partial(part, source=source)

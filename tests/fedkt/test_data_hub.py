@@ -25,7 +25,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
             return answer
 
         monkeypatch.setattr(datasets, "load_dataset", load)
-        monkeypatch.setattr(hub, "_reachable", lambda: True)
+        monkeypatch.setattr(hub, "reachable", lambda: True)
 
     return install
 

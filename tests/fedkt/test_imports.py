@@ -120,8 +120,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("knowledge", "upload_check", "snapshot"),
         *("fusion", "objectives", "adaptation", "codecs", "metrics"),
         *(
-            "models",
             "data",
+            "models",
             "about",
             "shares",
             "steps",
