@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from fedkt.clients.client import Client
 from fedkt.clients.learners.base import Learner, Work
-from fedkt.clients.phases import PersonalAnswer, run_steps
+from fedkt.clients.phases import Answers, PersonalAnswer, answers, run_steps
 from fedkt.clients.state import ClientState
 from fedkt.data.samples import ClientData
 from fedkt.errors import ConfigError
@@ -75,9 +76,30 @@ def predict_from(
     logits = learner.predict(x)
     if readout == "global":
         return logits
+    return _answer_of(state, learner, log_prior)(x, logits)
+
+
+def answers_from(state: ClientState, client: Client, world: str = "model") -> dict[str, Answers]:
+    """Return the answers that a client, as its state describes it, is measured by.
+
+    Parameters
+    ----------
+    state : ClientState
+        The client's, from a store or a checkpoint.
+    client : Client
+        The client; its learner ends loaded with the state.
+    world : str
+        Whose logits count as global; see ``Recipe``.
+    """
+    client.learner.load_state(state["learner"])
+    answer = _answer_of(state, client.learner, client.data.log_prior)
+    return answers(client.learner, client.data, client.personalised, answer, world)
+
+
+def _answer_of(state: ClientState, learner: Learner, log_prior: Tensor) -> PersonalAnswer:
+    """Return the personal answer of a client as its state, which is loaded, describes it."""
     own = state["own"] if state["settled"] else {}
-    answered_by = build(json.loads(state["readout"]))
-    return personal_answer(answered_by, learner, own, log_prior)(x, logits)
+    return personal_answer(build(json.loads(state["readout"])), learner, own, log_prior)
 
 
 def settle(learner: Learner, recipe: Recipe, work: Work) -> bool:

@@ -142,22 +142,50 @@ def evaluate(
     NotFiniteError
         If an answer is not finite.
     """
-    answers = partial(_answers, learner, readout)
-    figures = _figures("validation", answers(data.validation), metrics)
+    figures: dict[str, float] = {}
+    for on, part in answers(learner, data, personalised, readout, world).items():
+        like = data if on == "personalised" and personalised == "matched" else None
+        figures |= _figures(on, part, metrics, like)
+    return figures
+
+
+class Answers(NamedTuple):
+    """Logits ``[n, C]`` for labelled samples, their labels ``[n]`` and their ids ``[n]``."""
+
+    logits: Tensor
+    labels: Tensor
+    ids: Tensor
+
+
+def answers(
+    learner: Learner,
+    data: ClientData,
+    personalised: str = "split",
+    readout: PersonalAnswer | None = None,
+    world: str = "model",
+) -> dict[str, Answers]:
+    """Return the answers that a client is measured by; see :func:`evaluate`.
+
+    Returns
+    -------
+    dict[str, Answers]
+        ``validation``, ``personalised`` and ``global``, each only if there are labelled samples.
+    """
+    personal = partial(_personal, learner, readout)
+    found = {"validation": personal(data.validation)}
     if personalised == "split":
-        figures |= _figures("personalised", answers(data.test), metrics)
+        found["personalised"] = personal(data.test)
     common = data.common_test
     if common is not None and len(common):
         assert common.y is not None
         logits = _of_world(learner, common.x, world)
-        figures |= _figures("global", _Answers(logits, common.y), metrics)
+        found["global"] = Answers(logits, common.y, common.ids)
         if personalised == "matched":
             samples = data.matched_test
             assert samples is not None
             known = samples is common and world == "model"
-            matched = answers(samples, logits if known else None)
-            figures |= _figures("personalised", matched, metrics, data)
-    return figures
+            found["personalised"] = personal(samples, logits if known else None)
+    return {on: part for on, part in found.items() if part is not None}
 
 
 def common_accuracy(learner: Learner, data: ClientData, world: str = "model") -> float | None:
@@ -173,28 +201,22 @@ def _of_world(learner: Learner, x: Tensor, world: str) -> Tensor:
     return learner.predict(x) if world == "model" else learner.predict(x, world)
 
 
-class _Answers(NamedTuple):
-    """Logits ``[n, C]`` for labelled samples, and their labels ``[n]``."""
-
-    logits: Tensor
-    labels: Tensor
-
-
-def _answers(
+def _personal(
     learner: Learner,
     readout: PersonalAnswer | None,
     samples: Samples,
     logits: Tensor | None = None,
-) -> _Answers | None:
+) -> Answers | None:
     """Return the personal answers for samples, of their logits if known; None without labels."""
     if not len(samples) or samples.y is None:
         return None
     logits = learner.predict(samples.x) if logits is None else logits
-    return _Answers(logits if readout is None else readout(samples.x, logits), samples.y)
+    personal = logits if readout is None else readout(samples.x, logits)
+    return Answers(personal, samples.y, samples.ids)
 
 
 def _figures(
-    on: str, answers: _Answers | None, metrics: Sequence[Measured], like: ClientData | None = None
+    on: str, answers: Answers, metrics: Sequence[Measured], like: ClientData | None = None
 ) -> dict[str, float]:
     """Return accuracy and metrics of answers by name, ``on`` in front.
 
@@ -203,10 +225,9 @@ def _figures(
     like : ClientData, optional
         The client whose class distribution the samples stand for; None for their own.
     """
-    if answers is None:
-        return {}
     if like is None:
-        values, weight = {"accuracy": accuracy(*answers)}, None
+        values = {"accuracy": accuracy(answers.logits, answers.labels)}
+        weight: Tensor | None = None
     else:
         shares, there = _measurable(answers.labels, like)
         if shares.sum() == 0:
@@ -218,7 +239,7 @@ def _figures(
 
 
 def _metrics(
-    answers: _Answers, weight: Tensor | None, metrics: Sequence[Measured]
+    answers: Answers, weight: Tensor | None, metrics: Sequence[Measured]
 ) -> Iterator[tuple[str, float]]:
     """Yield name and value of the metrics that are defined; samples of no weight are left out.
 
@@ -243,8 +264,8 @@ def _measurable(labels: Tensor, data: ClientData) -> tuple[Tensor, Tensor]:
     return shares * (there > 0), there  # a class without test samples cannot be measured
 
 
-def _matched(answers: _Answers, shares: Tensor, there: Tensor) -> float:
+def _matched(answers: Answers, shares: Tensor, there: Tensor) -> float:
     """Return the expected accuracy of answers under a distribution of classes."""
-    right = correct(*answers).double()
+    right = correct(answers.logits, answers.labels).double()
     hits = torch.bincount(answers.labels, weights=right, minlength=len(shares))
     return float((shares / shares.sum() * hits / there.clamp_min(1)).sum())

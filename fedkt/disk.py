@@ -64,11 +64,9 @@ def write_atomic(path: Path, text: str) -> None:
         If it cannot be written (:func:`writing`); ConfigError also for text that is
         not Unicode: names of files that Python could not decode.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with writing(path.parent):
+    with replacing(path) as partial:
         try:
             partial.write_text(text, encoding="utf-8", newline="")
-            partial.replace(path)
         except UnicodeEncodeError as error:
             parts = text[: error.start], text[error.start :]
             begin, end = (re.split(r"[\s\"']", part) for part in parts)
@@ -76,6 +74,22 @@ def write_atomic(path: Path, text: str) -> None:
                 f"{path}: {begin[-1] + end[0]!a} is no name in UTF-8; rename that file or folder, "
                 "or set PYTHONUTF8=1."
             ) from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give the place of a new file that replaces ``path`` at the end, if the block succeeds.
+
+    Raises
+    ------
+    ConfigError, DiskError
+        If it cannot be written (:func:`writing`).
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path.parent):
+        try:
+            yield partial
+            partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
 

@@ -25,6 +25,7 @@ from fedkt.simulations.results.comparison_folder import (
     load_comparison,
 )
 from fedkt.simulations.results.intervals import t_interval
+from fedkt.simulations.results.predictions import Predictions, read_predictions
 from fedkt.simulations.results.run_folder import Run, is_run, load_run
 from fedkt.simulations.runs.csv_tables import csv_text
 
@@ -126,6 +127,13 @@ class RunResult:
             If there is no such client, or no checkpoint to take its model from.
         """
         return trained_client(self.record, number)
+
+    def predictions(self) -> dict[int, dict[str, Predictions]]:
+        """Return the answers that were kept at the end of the run (``run.keep_predictions``).
+
+        See :func:`fedkt.simulations.results.predictions.read_predictions`.
+        """
+        return read_predictions(self.folder)
 
     def __repr__(self) -> str:
         values = [(f, self.record.figure(f)) for f in target_first(figures_at("summary"))]

@@ -87,6 +87,7 @@ class RunSection(Section):
     metrics: Annotated[
         tuple[str, ...], Flag("Beside accuracy: macro-f1,log-loss,FILE.py:Class.", split_references)
     ] = ()
+    keep_predictions: bool = False  # at the end, each client's answers: predictions.npz
     oracle: bool = False  # also report the best test round, named so
     group_effect: bool = False  # measure models before the fusion as well
     bounds: Annotated[Bounds, declared(Bounds)] = Bounds()

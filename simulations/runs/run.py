@@ -28,6 +28,7 @@ from fedkt.simulations.runs.costs import fusion_warning
 from fedkt.simulations.runs.fitting import (
     adapts,
 )
+from fedkt.simulations.runs.keeping import keep_predictions
 from fedkt.simulations.runs.plan import Plan, availability_of, liars_of, strategy_of
 from fedkt.simulations.runs.progress import RunProgress, Silent
 from fedkt.simulations.runs.recorder import Recorder, run_notes, summarise, write_json
@@ -81,6 +82,8 @@ def execute(
     config_.save(folder / CONFIG, experiment)
     write_json(folder / FEDERATION, _describe(plan))
     _run(plan, folder, f"{where}{label}", baseline, progress)
+    if experiment.run.keep_predictions:
+        keep_predictions(plan, folder)
     beside = {"baseline": baseline, "same_epochs": same_epochs}
     facts = {name: path and os.path.relpath(path, folder) for name, path in beside.items()}
     facts |= {"label": label, "command": command}
