@@ -30,6 +30,7 @@ __all__ = [
     "Flag",
     "Fraction",
     "Memory",
+    "OpenFraction",
     "OptionError",
     "Positive",
     "PositiveFraction",
@@ -49,6 +50,7 @@ Factor = Annotated[float, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
 PositiveFraction = Annotated[float, Gt(0), Le(1)]
+OpenFraction = Annotated[float, Gt(0), Lt(1)]
 Memory = Annotated[float, Ge(0), Lt(1)]  # the share of the past
 
 C = TypeVar("C", bound=type[Any])

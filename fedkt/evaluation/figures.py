@@ -9,7 +9,7 @@ The metrics of a run (``run.metrics``) bring rows of their own: :func:`add_metri
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from fedkt.evaluation.measures import (
     share_worse,
     transfer_of,
 )
+from fedkt.evaluation.transfer import first_reached, worst_decile
 from fedkt.metrics import Facts
 
 Place = Literal["summary", "csv", "table", "rounds", "panel", "judged"]
@@ -35,6 +36,9 @@ USUAL: tuple[Place, ...] = ("summary", "csv", "table", "rounds", "panel")
 
 Row = Mapping[str, Any]
 """A line of ``rounds.jsonl``, or the figures of one round in ``summary.json``."""
+
+Whole = Callable[[Sequence[Row], float | None], float | None]
+"""A figure of a whole run: from its rows and its accuracy goal, None where it has none."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Unit:
 
 
 PERCENT, POINTS = Unit("%", 100), Unit("points", 100)
+ACCURACY = "accuracy"  # measured in any case; other metrics have their names
 UNITS = {"%": PERCENT, "": Unit(digits=3)}  # of metrics
 MEGABYTES, SECONDS, NUMBER = Unit(scale=1e-6, digits=None), Unit(digits=1), Unit()
 
@@ -90,8 +95,9 @@ class Figure:
     optional : bool
         Whether it stands only where it is measured: other rounds have no entry of it, other runs
         no column.
-    total : bool
-        Whether ``summary.json`` and tables hold its sum over the rounds.
+    whole : callable, optional
+        From the rows of a run to what ``summary.json`` and tables hold; None for a figure of single
+        rounds.
     std_name : str
         The key of its standard deviation over clients in ``summary.json``; empty: left out.
     short, brief, clause : str
@@ -121,7 +127,7 @@ class Figure:
     places: tuple[Place, ...] = USUAL
     always: bool = False
     optional: bool = False
-    total: bool = False
+    whole: Whole | None = None
     std_name: str = ""
     short: str = ""
     brief: str = ""
@@ -163,6 +169,33 @@ def _inside(row: Row, name: str) -> tuple[float | None, float]:
     if isinstance(value, Mapping):
         value, std = value.get("mean"), float(value.get("std") or 0)
     return value, std
+
+
+def _per_client(row: Row, name: str) -> Sequence[float | None]:
+    """Return a figure of a round by client; empty where no client has it."""
+    return (row.get(name) or {}).get("per_client") or ()
+
+
+def summed(name: str) -> Whole:
+    """Return the sum of a figure over the rounds that have it; None where none has."""
+
+    def total(rows: Sequence[Row], goal: float | None) -> float | None:
+        values = [value for row in rows if (value := value_of(row, name)) is not None]
+        return sum(values) if values else None
+
+    return total
+
+
+def rounds_to_goal(rows: Sequence[Row], goal: float | None) -> int | None:
+    """Return the round that first reaches a goal of mean personalised accuracy; None if none."""
+    return first_reached([value_of(row, PERSONALISED.name) for row in rows], goal)
+
+
+def bytes_to_goal(rows: Sequence[Row], goal: float | None) -> float | None:
+    """Return the bytes per client, both directions, up to the end of that round."""
+    until = rows[: rounds_to_goal(rows, goal) or 0]
+    both = [value_of(row, way.name) or 0.0 for row in until for way in (BYTES_UP, BYTES_DOWN)]
+    return sum(both) if until else None
 
 
 def target_accuracy(row: Row) -> float | None:
@@ -215,6 +248,21 @@ TARGET = Figure(
     definition="in a federation with a target domain, server accuracy if there is a server model, "
     "else global accuracy; the common test set is the target's.",
 )  # fmt: skip
+WORST_DECILE = Figure(
+    "worst_decile", "Worst decile", PERCENT, "higher", "run",
+    derived=lambda row: worst_decile(_per_client(row, PERSONALISED.name)),
+    places=("summary", "csv", "table"),
+    definition="mean personalised accuracy of the tenth of the clients where it is lowest, of at "
+    "least one client.",
+)  # fmt: skip
+SPREAD = Figure(
+    PERSONALISED.std_name, "Spread over clients", POINTS, "lower", "run",
+    derived=lambda row: (
+        None if value_of(row, PERSONALISED.name) is None else spread_of(row, PERSONALISED.name)
+    ),
+    places=("summary", "csv", "table"),
+    definition="standard deviation of personalised accuracy over the clients.",
+)  # fmt: skip
 NEGATIVE_TRANSFER = Figure(
     "negative_transfer", "Negative transfer", PERCENT, "lower", "run",
     share_worse, places=("summary", "csv", "table", "rounds"), always=True,
@@ -255,31 +303,49 @@ UNIFORM_VARIATION = Figure(
 BYTES_UP = Figure(
     "bytes_up", "MB up", MEGABYTES, "lower", "run",
     lambda data: data.report.traffic.up / len(data.report.clients),
-    places=("summary", "csv", "table", "rounds"), total=True, brief="MB up", bounds=(0, math.inf),
+    places=("summary", "csv", "table", "rounds"), whole=summed("bytes_up"),
+    brief="MB up", bounds=(0, math.inf),
 )  # fmt: skip
 BYTES_DOWN = Figure(
     "bytes_down", "MB down", MEGABYTES, "lower", "run",
     lambda data: data.report.traffic.down / len(data.report.clients),
-    places=("summary", "csv", "table", "rounds"), total=True, brief="down", bounds=(0, math.inf),
+    places=("summary", "csv", "table", "rounds"), whole=summed("bytes_down"),
+    brief="down", bounds=(0, math.inf),
 )  # fmt: skip
 TIME = Figure(
     "seconds", "Seconds", SECONDS, "lower", "run", lambda data: data.report.seconds,
-    places=("summary", "csv", "table", "rounds"), total=True, brief="s", yields_to="failures",
-    bounds=(0, math.inf),
+    places=("summary", "csv", "table", "rounds"), whole=summed("seconds"),
+    brief="s", yields_to="failures", bounds=(0, math.inf),
 )  # fmt: skip
 SIMULATED = Figure(
     "simulated_seconds", "Simulated seconds", SECONDS, "lower", "run",
     lambda data: data.simulated_seconds,
-    places=("summary", "csv", "table", "rounds"), total=True, optional=True, bounds=(0, math.inf),
+    places=("summary", "csv", "table", "rounds"), optional=True,
+    whole=summed("simulated_seconds"), bounds=(0, math.inf),
     definition="with [availability]: FLOPs / speed + bytes / bandwidth of the slowest client in "
     "time; rounds are synchronous.",
 )  # fmt: skip
 
+ROUNDS_TO_GOAL = Figure(
+    "rounds_to_goal", "Rounds to the goal", Unit(digits=1), "lower", "run", whole=rounds_to_goal,
+    places=("summary", "csv", "table"), optional=True, clause="rounds to the goal",
+    bounds=(1, math.inf),
+    definition="the first round in which mean personalised accuracy reaches run.accuracy_goal.",
+)  # fmt: skip
+BYTES_TO_GOAL = Figure(
+    "bytes_to_goal", "MB to the goal", MEGABYTES, "lower", "run", whole=bytes_to_goal,
+    places=("summary", "csv", "table"), optional=True, clause="MB to the goal",
+    bounds=(0, math.inf),
+    definition="what a client has sent and received up to the end of that round.",
+)  # fmt: skip
+
+OF_GOAL = (ROUNDS_TO_GOAL, BYTES_TO_GOAL)  # in a summary only where the run has a goal
+
 FIGURES: tuple[Figure, ...] = (
-    *(PERSONALISED, GLOBAL, VALIDATION, SERVER, TARGET),
+    *(PERSONALISED, GLOBAL, VALIDATION, SERVER, TARGET, WORST_DECILE, SPREAD),
     *(NEGATIVE_TRANSFER, NEGATIVE_TRANSFER_LOSS, TRANSFER, GROUP_EFFECT),
     *(LEAKAGE, CORRELATION, VARIATION, UNIFORM_VARIATION),
-    *(BYTES_UP, BYTES_DOWN, TIME, SIMULATED),
+    *(BYTES_UP, BYTES_DOWN, TIME, SIMULATED, *OF_GOAL),
 )
 
 
@@ -293,6 +359,11 @@ def add_metrics(metrics: Iterable[Facts]) -> None:
         _of_metrics[facts.name] = _rows(facts)
 
 
+def _prefix(basis: Figure) -> str:
+    """Return the beginning of the names of the figures on what an accuracy is on."""
+    return f"{basis.narrow.lower()}_"
+
+
 def _rows(facts: Facts) -> tuple[Figure, ...]:
     """Return the rows of a metric: on what personalised, global and validation accuracy are on."""
     what = facts.definition.rstrip(".")
@@ -303,7 +374,7 @@ def _rows(facts: Facts) -> tuple[Figure, ...]:
     }
     return tuple(
         Figure(
-            f"{basis.narrow.lower()}_{facts.name.replace('-', '_')}",
+            _prefix(basis) + facts.name.replace("-", "_"),
             f"{basis.narrow} {facts.title}",
             UNITS[facts.unit],
             facts.better,
@@ -320,14 +391,26 @@ def _rows(facts: Facts) -> tuple[Figure, ...]:
     )
 
 
+def validation_of(name: str) -> Figure:
+    """Return the figure of accuracy or of a metric of the run on the clients' validation data.
+
+    Parameters
+    ----------
+    name : str
+        ``"accuracy"``, or the name of a metric whose rows are in the table.
+    """
+    rows = _of_metrics[name] if name != ACCURACY else (VALIDATION,)
+    return next(figure for figure in rows if figure.name.startswith(_prefix(VALIDATION)))
+
+
 def table() -> tuple[Figure, ...]:
     """Return all rows of the table, those of metrics last."""
     return (*FIGURES, *(figure for rows in _of_metrics.values() for figure in rows))
 
 
 def figures_at(place: Place) -> list[Figure]:
-    """Return the figures that stand in a place, in order; those summed over the rounds last."""
-    return sorted((f for f in table() if place in f.places), key=lambda f: f.total)
+    """Return the figures that stand in a place, in order; those of whole runs last."""
+    return sorted((f for f in table() if place in f.places), key=lambda f: f.whole is not None)
 
 
 def panels_of(picture: str) -> list[Figure]:

@@ -8,6 +8,8 @@ from typing import TypedDict
 
 import numpy as np
 
+ROUNDING = 1e-9  # of a mean of shares in float64
+
 
 class OverClients(TypedDict):
     """One figure over the clients; ``None`` stands for a client that has no such figure."""
@@ -41,6 +43,45 @@ def over_clients(values: Sequence[float | None]) -> OverClients:
 def _known(value: float | None) -> float | None:
     """Return a figure; None for NaN and infinity, which count as not measured."""
     return value if value is None or math.isfinite(value) else None
+
+
+def worst_decile(values: Sequence[float | None]) -> float | None:
+    """Return the mean of a figure over the worst tenth of the clients.
+
+    Parameters
+    ----------
+    values : Sequence[float or None]
+        One value for each client, the higher the better; one that is None or not finite counts as
+        missing.
+
+    Returns
+    -------
+    float or None
+        Over the lowest tenth of the values, rounded down but at least one; None without any.
+
+    References
+    ----------
+    Li, Sanjabi, Beirami and Smith, "Fair resource allocation in federated learning", ICLR 2020,
+    arXiv:1905.10497, Table 1 (there called worst 10 %).
+    """
+    known = sorted(value for value in map(_known, values) if value is not None)
+    return float(np.mean(known[: max(1, len(known) // 10)])) if known else None
+
+
+def first_reached(values: Sequence[float | None], goal: float | None) -> int | None:
+    """Return the number of the first value, from 1, that reaches a goal; None if none does.
+
+    Parameters
+    ----------
+    values : Sequence[float or None]
+        One for each round; None where it is missing.
+    goal : float, optional
+        What they should reach. A mean of shares that is equal but for rounding reaches it.
+    """
+    pairs = enumerate(values, 1)
+    return next(
+        (n for n, v in pairs if goal is not None and v is not None and v >= goal - ROUNDING), None
+    )
 
 
 def negative_transfer(

@@ -33,7 +33,7 @@ class AUROC(Metric):
         """Return the mean area; None where all samples are of one class; see ``Metric``."""
         from sklearn.metrics import roc_auc_score
 
-        present = labels.unique().tolist()
+        present = sorted(set(labels.tolist()))
         if len(present) < 2:
             return None
         scores = logits.double().log_softmax(-1).numpy()

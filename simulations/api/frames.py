@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fedkt.evaluation.figures import table
+from fedkt.evaluation.figures import TARGET, table
 from fedkt.simulations.results.run_folder import Run
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def frame_of(runs: Iterable[Run]) -> pd.DataFrame:
     -------
     pandas.DataFrame
         Columns ``strategy`` (label), ``seed``, ``round``, ``client`` (missing for a figure of the
-        whole run), ``metric`` (the name in ``rounds.jsonl``) and ``value``: accuracies and their
+        whole run), ``metric`` (the name of a figure) and ``value``: accuracies and their
         like as shares in [0, 1], bytes per client and round. A client that was not measured in a
         round has no line.
     """
@@ -40,11 +40,12 @@ def frame_of(runs: Iterable[Run]) -> pd.DataFrame:
 
 
 def _lines(run: Run) -> Iterator[Line]:
-    names = [figure.name for figure in table()]
+    figures = [f for f in table() if f is not TARGET or run.federation.get("target")]
     for row in run.rounds:
-        for name in names:
-            for client, value in _values(_at(row, name)):
-                yield run.label, run.seed, int(row["round"]), client, name, value
+        for figure in figures:
+            value = figure.derived(row) if figure.derived else _at(row, figure.name)
+            for client, number in _values(value):
+                yield run.label, run.seed, int(row["round"]), client, figure.name, number
 
 
 def _at(row: Mapping[str, Any], name: str) -> Any:

@@ -34,6 +34,7 @@ from fedkt.options import (
     Factor,
     Flag,
     Fraction,
+    OpenFraction,
     OptionError,
     Positive,
     PositiveFraction,
@@ -88,6 +89,9 @@ class RunSection(Section):
         tuple[str, ...], Flag("Beside accuracy: macro-f1,log-loss,FILE.py:Class.", split_references)
     ] = ()
     keep_predictions: bool = False  # at the end, each client's answers: predictions.npz
+    select_by: str = "accuracy"  # what the validation-selected round is best in: or one of metrics
+    # mean personalised accuracy, in (0, 1): the rounds and bytes that it takes are figures
+    accuracy_goal: OpenFraction | None = None
     oracle: bool = False  # also report the best test round, named so
     group_effect: bool = False  # measure models before the fusion as well
     bounds: Annotated[Bounds, declared(Bounds)] = Bounds()

@@ -26,7 +26,7 @@ from fedkt.simulations.report.drawing import canvas
 from fedkt.simulations.report.pages import by_round, embed, render
 from fedkt.simulations.report.tables import ABSENT, markdown
 from fedkt.simulations.results.comparison_folder import COMPARISON, Comparison, load_cells
-from fedkt.simulations.results.run_folder import defined, read_settings
+from fedkt.simulations.results.run_folder import defined, read_settings, selected_by
 from fedkt.simulations.results.verdict import (
     CellVerdict,
     Margin,
@@ -69,6 +69,7 @@ def write_cells_report(out: str | Path) -> Path:
     out = Path(out)
     cells, results = load_cells(out)
     write_cells_csv(out / "cells.csv", results)
+    runs = [run for comparison in results.values() for run in comparison.runs]
     verdict = _verdict(cells, results)
     tables = cell_tables(results)
     write_atomic(out / TABLE, tables_markdown(tables, results))
@@ -78,8 +79,11 @@ def write_cells_report(out: str | Path) -> Path:
     return render(
         out,
         "cells.html",
-        defined=defined([run for comparison in results.values() for run in comparison.runs]),
+        defined=defined(runs),
         facts=_facts(out, cells, results),
+        selected_by=selected_by(
+            [run for comparison in results.values() for run in comparison.runs]
+        ),
         verdict=verdict,
         summary=summary_line(verdict) if verdict else "",
         lines=verdict_lines(verdict) if verdict else [],

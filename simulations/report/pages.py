@@ -15,7 +15,10 @@ from typing import Any
 
 from fedkt.disk import write_atomic
 from fedkt.evaluation.figures import (
+    BYTES_TO_GOAL,
     PERSONALISED,
+    ROUNDS_TO_GOAL,
+    SPREAD,
     TARGET,
     TRANSFER,
     Figure,
@@ -40,7 +43,13 @@ from fedkt.simulations.report.tables import (
 from fedkt.simulations.results.aggregates import aggregate
 from fedkt.simulations.results.comparison_folder import Comparison, load_comparison
 from fedkt.simulations.results.dropouts import failure_lines, failures_said
-from fedkt.simulations.results.run_folder import Run, defined, figures_of, load_run
+from fedkt.simulations.results.run_folder import (
+    Run,
+    defined,
+    figures_of,
+    load_run,
+    selected_by,
+)
 from fedkt.simulations.results.selection import SELECTIONS
 from fedkt.text import one_line
 
@@ -82,6 +91,8 @@ def write_run_report(run_dir: str | Path) -> Path:
         facts=_facts([run], run.config),
         rounds=_thin(run, chosen),
         chosen=chosen,
+        goal=_goal(run),
+        selected_by=selected_by([run]),
         diagnostics=(run.rounds[-1].get("strategy") or {}) if run.rounds else {},
         figures=_run_figures(run, baseline),
         by_round=by_round(
@@ -92,7 +103,8 @@ def write_run_report(run_dir: str | Path) -> Path:
         headline=[
             figure
             for figure in figures_of("summary", [run])
-            if not figure.total and (figure is not TARGET or run.federation.get("target"))
+            if not figure.whole and figure is not SPREAD  # which stands behind ± already
+            if figure is not TARGET or run.federation.get("target")
         ],
         by_row=figures_of("rounds", [run]),
         clients=_clients(run, baseline),
@@ -139,6 +151,7 @@ def write_comparison_report(directory: str | Path) -> Path:
         differences_note=DIFFERENCES_NOTE,
         own_baselines=any(len(row["differences"]) > 1 for row in headline),
         over=over(headline),
+        selected_by=selected_by(comparison.runs),
         marks=[*marks(headline), *failure_lines(comparison.runs)],
         figures=_comparison_figures(comparison),
         by_round=by_round(
@@ -257,6 +270,7 @@ def _facts(runs: Sequence[Run], config: Mapping[str, Any]) -> dict[str, str]:
     domains = [str(domain) for domain in federation.get("domains") or []]
     sizes = (federation.get("sizes") or {}).get("train") or []
     partition = _find(config, "partition") or _find(first.config, "partition")
+    goal = _find(first.config, "accuracy_goal")
     facts: dict[str, Any] = {
         "Strategies" if len({run.label for run in runs}) > 1 else "Strategy": ", ".join(
             dict.fromkeys(run.label for run in runs)
@@ -273,6 +287,7 @@ def _facts(runs: Sequence[Run], config: Mapping[str, Any]) -> dict[str, str]:
         "Adapts to the target's unlabelled examples": _adapting(runs),
         "Personalised accuracy on": _MEASURED.get(str(_find(first.config, "personalised"))),
         "Attack": attack_of(first.config),
+        "Accuracy goal": percent(goal) + " %" if goal else None,
         "Rounds": ", ".join(dict.fromkeys(str(run.summary.get("rounds")) for run in runs)),
         "Seed" if len({run.seed for run in runs}) == 1 else "Seeds": ", ".join(
             dict.fromkeys(str(run.seed) for run in runs)
@@ -280,6 +295,18 @@ def _facts(runs: Sequence[Run], config: Mapping[str, Any]) -> dict[str, str]:
         "Command": config.get("command") or first.summary.get("command"),
     }
     return {name: str(value) for name, value in facts.items() if value not in (None, "", [])}
+
+
+def _goal(run: Run) -> str:
+    """Return a sentence on the accuracy goal of a run; empty without one."""
+    goal = _find(run.config, "accuracy_goal")
+    if not goal:
+        return ""
+    rounds, size = run.figure(ROUNDS_TO_GOAL), run.figure(BYTES_TO_GOAL)
+    what = f"Mean personalised accuracy of {percent(goal)} %"
+    if rounds is None:
+        return f"{what} was not reached."
+    return f"{what} was reached first in round {rounds:.0f}, after {megabytes(size)} MB per client."
 
 
 def _clients(run: Run, baseline: Run | None) -> list[list[str]]:

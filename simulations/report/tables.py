@@ -47,7 +47,7 @@ def comparison_table(comparison: Comparison) -> Table:
     widths = [
         max(len(brief[name]), *(len(line[i]) for line in body)) for i, name in enumerate(header)
     ]
-    costs = [i for i in columns if header[i] in {f.headed() for f in FIGURES if f.total}]
+    costs = [i for i in columns if header[i] in {f.headed() for f in FIGURES if f.whole}]
     while costs and LABEL + sum(2 + widths[i] for i in columns[1:]) > TERMINAL:
         columns.remove(costs.pop())
     header, *body = [[line[i] for i in columns] for line in [header, *body]]
@@ -122,7 +122,7 @@ def table_of(
     columns = [
         figure
         for figure in target_first(figures_at("table"))
-        if with_cost or not figure.total
+        if with_cost or not figure.whole
         if figure.always or any(row[figure.name] for row in rows)
     ]
     failing = with_cost and any(row.get("failures") for row in rows)
@@ -130,18 +130,22 @@ def table_of(
     table = [header + [FAILURES] * failing]
     for row in rows:
         line = [_marked(row), *([] if with_cost else [pm(row["round"], digits=1)])]
-        line += [_over_seeds(figure, row[figure.name], digits) for figure in columns]
+        line += [_over_seeds(figure, row[figure.name], row["n"], digits) for figure in columns]
         table.append(line + [str(row.get("failures", 0))] * failing)
     return table
 
 
-def _over_seeds(figure: Figure, value: Mapping[str, Any] | None, digits: int) -> str:
-    """Return a figure over seeds, ``{"mean", "std", "n"}``, in its unit."""
+def _over_seeds(figure: Figure, value: Mapping[str, Any] | None, seeds: int, digits: int) -> str:
+    """Return a figure over seeds, ``{"mean", "std", "n"}``, in its unit.
+
+    Of a whole run's figure it says how many seeds have it, if not all: others are no better.
+    """
     if value is None:
         return ABSENT
+    some = f" ({value['n']} of {seeds})" if figure.whole and value["n"] < seeds else ""
     if figure.unit.digits is None:
-        return megabytes(value["mean"], value["std"])
-    return pm(value, figure.unit.scale, digits=min(digits, figure.unit.digits))
+        return megabytes(value["mean"], value["std"]) + some
+    return pm(value, figure.unit.scale, digits=min(digits, figure.unit.digits)) + some
 
 
 def differences(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from fedkt.errors import ConfigError
 from fedkt.evaluation.figures import (
+    ACCURACY,
     BYTES_DOWN,
     BYTES_UP,
     PERSONALISED,
@@ -125,8 +126,8 @@ class Run:
         return chosen
 
     def figure(self, figure: Figure, selection: str = "last") -> float | None:
-        """Return a figure of the summary: of a selected round, or the sum over all rounds."""
-        return value_of(self.summary if figure.total else self.selected(selection), figure.name)
+        """Return a figure of the summary: of a selected round, or of the whole run."""
+        return value_of(self.summary if figure.whole else self.selected(selection), figure.name)
 
     def baseline(self) -> Run | None:
         """Return the run of training alone on as many private samples, if it is still in place.
@@ -214,8 +215,17 @@ def defined(runs: Sequence[Run]) -> list[Figure]:
 
 
 def _stands(figure: Figure, runs: Sequence[Run]) -> bool:
+    if figure.whole:
+        return not figure.optional or any(figure.name in run.summary for run in runs)
     measured = (value_of(row, figure.name) for run in runs for row in run.rounds)
     return not figure.optional or any(value is not None for value in measured)
+
+
+def selected_by(runs: Sequence[Run]) -> str:
+    """Return in words what the validation-selected round of runs of one experiment is best in."""
+    name = (runs[0].config.get("run") or {}).get("select_by", ACCURACY)
+    titles = {facts["name"]: facts["title"] for facts in runs[0].summary.get("metrics", ())}
+    return str(titles.get(name, name))
 
 
 def is_run(folder: Path) -> bool:

@@ -11,7 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedkt.evaluation.figures import PERSONALISED, VALIDATION, Row, target_accuracy, value_of
+from fedkt.evaluation.figures import (
+    PERSONALISED,
+    VALIDATION,
+    Figure,
+    Row,
+    target_accuracy,
+    value_of,
+)
 
 SELECTIONS = ("last", "validation_selected", "oracle")
 """The rounds a figure may be taken from; the first is the headline."""
@@ -22,12 +29,20 @@ def last_round(rows: Sequence[Row]) -> Row | None:
     return rows[-1] if rows else None
 
 
-def source_validation(rows: Sequence[Row]) -> Row | None:
-    """Return the round with the best mean accuracy on the clients' own validation data.
+def source_validation(rows: Sequence[Row], figure: Figure = VALIDATION) -> Row | None:
+    """Return the round that is best on the clients' own validation data.
 
-    The first of equals; ``None`` without validation data.
+    Parameters
+    ----------
+    rows : Sequence[Mapping]
+        All rounds.
+    figure : Figure
+        The mean over clients to go by: accuracy, or a metric of the run; see `validation_of`.
+        The first of equals; ``None`` where no round has it.
     """
-    return _best(rows, [value_of(row, VALIDATION.name) for row in rows])
+    sign = -1 if figure.better == "lower" else 1
+    values = (value_of(row, figure.name) for row in rows)
+    return _best(rows, [None if value is None else sign * value for value in values])
 
 
 def oracle(rows: Sequence[Row], target: bool = False) -> Row | None:

@@ -13,7 +13,8 @@ from fedkt.augmentations import augmentations_of, augmented
 from fedkt.clients.learners.making import make_learner, networks_among
 from fedkt.clients.phases import refuses
 from fedkt.data.federation import Federation
-from fedkt.errors import ConfigError, FedktError
+from fedkt.errors import ConfigError, FedktError, nearest
+from fedkt.evaluation.figures import ACCURACY
 from fedkt.greeting import told
 from fedkt.metrics import metrics_of
 from fedkt.recipe import Recipe, trainings, weighted
@@ -108,6 +109,34 @@ def check_metrics(metrics: Sequence[str], num_classes: int) -> None:
                 f"metric {metric.facts.name} is {number:g} for some answers; its bounds are "
                 f"{low:g} and {high:g}."
             )
+
+
+def check_select_by(name: str, metrics: Sequence[str]) -> None:
+    """Refuse a figure that no round can be the best in.
+
+    Parameters
+    ----------
+    name : str
+        ``run.select_by``.
+    metrics : Sequence[str]
+        As texts for the wire.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither accuracy nor the name of one of the metrics, or no value of it is good.
+    """
+    facts = {metric.facts.name: metric.facts for metric in metrics_of(metrics)}
+    if name == ACCURACY:
+        return
+    if name not in facts:
+        hint = nearest(name, list(facts))
+        raise ConfigError(
+            f"run.select_by = {name!r}.{hint} Allowed: {ACCURACY}, or a metric of run.metrics, "
+            f"which has {', '.join(facts) or 'none'}."
+        )
+    if not facts[name].better:
+        raise ConfigError(f"run.select_by = {name!r}: neither high nor low values of it are good.")
 
 
 def check_training(

@@ -35,6 +35,7 @@ from fedkt.simulations.runs.executors import resolve, size_of
 from fedkt.simulations.runs.fitting import (
     check_metrics,
     check_recipe,
+    check_select_by,
     check_settings,
     check_training,
     fitting_models,
@@ -191,6 +192,7 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
     models, server = fitting_models(strategy, experiment, federation, reduce_to_one)
     strategy.options = _options(experiment, federation)
     check_metrics(strategy.options.metrics, federation.num_classes)
+    check_select_by(experiment.run.select_by, strategy.options.metrics)
     notes = check_training(experiment.training, models, federation)
     plan = _resolved(experiment.with_values(server_model=server), strategy, federation, models)
     plan = replace(plan, notes=notes)

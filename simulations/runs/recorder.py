@@ -15,12 +15,14 @@ import torch
 from fedkt.clients.state import ClientState
 from fedkt.disk import write_atomic, writing
 from fedkt.evaluation.figures import (
+    ACCURACY,
     GLOBAL,
+    OF_GOAL,
     PERSONALISED,
     TARGET,
     figures_at,
     measured,
-    spread_of,
+    validation_of,
     value_of,
 )
 from fedkt.evaluation.measures import Round
@@ -142,7 +144,11 @@ def round_row(
 
 
 def summarise(
-    rows: Sequence[Mapping[str, Any]], oracle: bool = False, target: bool = False
+    rows: Sequence[Mapping[str, Any]],
+    oracle: bool = False,
+    target: bool = False,
+    goal: float | None = None,
+    select_by: str = ACCURACY,
 ) -> dict[str, Any]:
     """Return a run's headline figures; the rules are those of ``results.selection``.
 
@@ -156,25 +162,24 @@ def summarise(
     target : bool
         Whether the federation has a target domain: its accuracy is then a figure of its own,
         and the one that the oracle looks at.
+    goal : float, optional
+        The mean personalised accuracy to reach, in (0, 1).
+    select_by : str
+        What the validation-selected round is best in: accuracy, or the name of a metric of the run.
 
     Returns
     -------
     dict
-        ``last`` and ``validation_selected`` (null without validation data), bytes per client
-        over the run, seconds, number of failures, the clients that have failed, and those that
-        never trained.
+        ``last`` and ``validation_selected`` (null without validation data), the figures of the
+        whole run (bytes per client, seconds; with a goal the rounds and bytes to it), number of
+        failures, the clients that have failed, and those that never trained.
     """
-    last, validated = last_round(rows), source_validation(rows)
+    last, validated = last_round(rows), source_validation(rows, validation_of(select_by))
     assert last is not None
-    totals = [
-        figure
-        for figure in figures_at("summary")
-        if figure.total and not (figure.optional and all(figure.name not in r for r in rows))
-    ]
     summary = {
         "last": _headline(last, target),
         "validation_selected": None if validated is None else _headline(validated, target),
-        **{f.name: sum(value_of(r, f.name) or 0.0 for r in rows) for f in totals},
+        **_of_whole_run(rows, goal),
         "failures": sum(len(r["failures"]) for r in rows),
         "failing": sorted({f["client"] for r in rows for f in r["failures"]}),
         "untrained": last.get("untrained", []),
@@ -183,6 +188,13 @@ def summarise(
     if best is not None:
         summary["oracle"] = _headline(best, target)
     return summary
+
+
+def _of_whole_run(rows: Sequence[Mapping[str, Any]], goal: float | None) -> dict[str, Any]:
+    """Return the figures of a whole run; those that it was not asked for are left out."""
+    values = {f: f.whole(rows, goal) for f in figures_at("summary") if f.whole}
+    asked = OF_GOAL if goal is not None else ()
+    return {f.name: v for f, v in values.items() if v is not None or not f.optional or f in asked}
 
 
 def run_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -214,14 +226,12 @@ def _headline(row: Mapping[str, Any], target: bool) -> dict[str, Any]:
     """Return the figures of one round that stand in ``summary.json``."""
     headline: dict[str, Any] = {"round": row["round"]}
     for figure in figures_at("summary"):
-        if figure.total:
-            continue  # summed over the rounds
+        if figure.whole:
+            continue  # of the run, not of a round
         value = figure.derived(row) if figure.derived else value_of(row, figure.name)
         if figure.optional and value is None:
             continue
         headline[figure.name] = value if target or figure is not TARGET else None
-        if figure.std_name:
-            headline[figure.std_name] = None if value is None else spread_of(row, figure.name)
     return headline
 
 

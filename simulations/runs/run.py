@@ -144,11 +144,12 @@ def _recorder(
 def _summary(plan: Plan, folder: Path) -> dict[str, Any]:
     """Return the facts of a finished run for ``summary.json``."""
     experiment, about = plan.experiment, plan.federation.describe()
+    run = experiment.run
     rows, target = read_rounds(folder), bool(about.get("target"))
     adapting = adapts(plan.strategy)
     metrics = [asdict(metric.facts) for metric in metrics_of(plan.strategy.options.metrics)]
     return {
-        **summarise(rows, oracle=experiment.run.oracle, target=target),
+        **summarise(rows, run.oracle, target, run.accuracy_goal, run.select_by),
         "strategy": experiment.strategy["name"],
         "seed": experiment.seed,
         "rounds": experiment.rounds,

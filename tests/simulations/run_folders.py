@@ -85,6 +85,7 @@ def write_run(
             "round": number,
             "personalised_accuracy": float(personal.mean()),
             "personalised_std": float(personal.std()),
+            "worst_decile": float(personal.min()),
             "global_accuracy": float(common.mean()),
             "server_accuracy": 0.6 if label == "fedavg" else None,
             "negative_transfer": None if label == "local" else 0.2,

@@ -35,8 +35,13 @@ def test_main_table_has_the_means_and_stds_of_the_seeds(
         values = last_values(comparison_dir, "knfu", key)
         expected = f"{100 * statistics.mean(values):.2f} ± {100 * statistics.stdev(values):.2f}"
         assert row[column] == expected
-    assert row[3:] == ["–", "20.00 ± 0.00", "0.0640", "0.0720", "13.0 ± 1.0"]
-    assert row_of(comparison_page, "local")[4:7] == ["–", "0", "0"]
+    assert row[3] == "–"
+    for column, key in ((4, "worst_decile"), (5, "personalised_std")):
+        values = last_values(comparison_dir, "knfu", key)
+        expected = f"{100 * statistics.mean(values):.2f} ± {100 * statistics.stdev(values):.2f}"
+        assert row[column] == expected
+    assert row[6:] == ["20.00 ± 0.00", "0.0640", "0.0720", "13.0 ± 1.0"]
+    assert row_of(comparison_page, "local")[6:9] == ["–", "0", "0"]
 
 
 def test_paired_differences_are_over_seeds_against_local(
@@ -135,7 +140,8 @@ def test_run_report_shows_summary_rounds_baseline_and_diagnostics(tmp_path: Path
     row = row_of(page, "Last round (headline)")
     accuracy, std = last["personalised_accuracy"], last["personalised_std"]
     assert row[1:3] == ["60", f"{100 * accuracy:.2f} ± {100 * std:.2f}"]
-    assert row[3:] == [f"{100 * last['global_accuracy']:.2f}", "–", "20.00", "3.00"]
+    common, worst = (f"{100 * last[key]:.2f}" for key in ("global_accuracy", "worst_decile"))
+    assert row[3:] == [common, "–", worst, "20.00", "3.00"]
     assert row_of(page, "Validation-selected round")[1] == "59"
     assert row_of(page, "Local training alone, last round")[1] == "60"
     rounds = page.partition("<h2>Rounds</h2>")[2]

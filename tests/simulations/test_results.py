@@ -15,7 +15,7 @@ from fedkt.simulations.runs.csv_tables import columns, comparison_rows, write_co
 
 HEADER = (
     "strategy,seed,personalised_accuracy,global_accuracy,server_accuracy,"
-    "negative_transfer,bytes_up,bytes_down,seconds"
+    "worst_decile,personalised_std,negative_transfer,bytes_up,bytes_down,seconds"
 )
 
 
@@ -153,8 +153,8 @@ def test_csv_has_exactly_the_documented_columns(tmp_path: Path) -> None:
     lines = (home / "comparison.csv").read_text(encoding="utf-8").split("\n")
     assert lines == [
         HEADER,
-        "local,0,0.5,0.25,,,200,50,1.5",
-        "knfu,0,0.75,0.375,,,200,50,1.5",
+        "local,0,0.5,0.25,,,,,200,50,1.5",
+        "knfu,0,0.75,0.375,,,,,200,50,1.5",
         "",
     ]
     assert [path.name for path in home.iterdir() if "tmp" in path.name] == []
@@ -185,8 +185,8 @@ def test_comparison_finds_labels_that_are_no_folder_names(tmp_path: Path) -> Non
     ("text", "message"),
     [
         ("strategy,round\nlocal,0\n", "it has no columns strategy and seed"),
-        (f"{HEADER}\nlocal,first,,,,,,,\n", "a seed is not a whole number"),
-        (f"{HEADER}\nlocal,7,,,,,,,\n", "no run of 'local' with seed 7"),
+        (f"{HEADER}\nlocal,first,,,,,,,,,\n", "a seed is not a whole number"),
+        (f"{HEADER}\nlocal,7,,,,,,,,,\n", "no run of 'local' with seed 7"),
         (f"{HEADER}\n", "lists no runs"),
     ],
 )

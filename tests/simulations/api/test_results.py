@@ -56,7 +56,12 @@ def test_the_frame_is_tidy(both: ComparisonResult) -> None:
         assert values.mean() == pytest.approx(run.figures()["personalised_accuracy"])
     sums = frame[frame["metric"] == "bytes_up"].groupby(["strategy", "seed"])["value"].sum()
     assert sums["fedmd", 1] == both.run("fedmd", 1).figures()["bytes_up"]
-    assert frame[frame["metric"] == "bytes_up"]["client"].isna().all()
+    for name in ("bytes_up", "worst_decile", "personalised_std"):
+        assert frame[frame["metric"] == name]["client"].isna().all()
+    worst = last.groupby(["strategy", "seed"])["value"].min()
+    by_round = frame[(frame["round"] == 2) & (frame["metric"] == "worst_decile")]
+    assert by_round.set_index(["strategy", "seed"])["value"].equals(worst)
+    assert "target_accuracy" not in set(frame["metric"])
 
 
 def test_the_paired_test_is_scipy_s(both: ComparisonResult) -> None:
