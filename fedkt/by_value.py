@@ -141,7 +141,7 @@ def _packed(parts: tuple[tuple[str, str, str], ...]) -> bytes:
         raise ConfigError(f"{names} cannot be sent to workers: {raised(error)}.") from error
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc, name-defined]
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """cloudpickle's, which would give fields without a default one that is called MISSING."""
 
     def reducer_override(self, thing: Any) -> Any:
@@ -173,10 +173,13 @@ def _arrived(origin: str, parts: tuple[tuple[str, str, str], ...], blob: bytes) 
 @contextmanager
 def _whole_modules() -> Iterator[None]:
     """Let pickles hold the code of all modules that other processes may not find."""
-    modules = [m for name, m in list(sys.modules.items()) if m and _is_by_value(name)]
-    modules = [m for m in modules if sys.modules.get(m.__name__) is m]
     before = cloudpickle.list_registry_pickle_by_value()
-    added = [m for m in modules if m.__name__ not in before]
+    modules = {name: m for name, m in list(sys.modules.items()) if m and _is_by_value(name)}
+    added = [
+        module
+        for name, module in modules.items()
+        if getattr(module, "__name__", None) == name and name not in before
+    ]
     for module in added:
         cloudpickle.register_pickle_by_value(module)
     try:

@@ -24,7 +24,7 @@ from fedkt.errors import ConfigError
 from fedkt.text import raised
 
 ByValue = Callable[[str | None], bool]
-Parts = Iterator[object]  # texts and bytes
+Parts = Iterator[object]  # bytes, and what is written as text
 
 # In a class's own dictionary, but no content: what Python or a base adds.
 _INCIDENTAL = {
@@ -90,13 +90,13 @@ class _Walk:
             handler = _Walk._tensor
         return handler(self, thing)
 
-    def _all(self, things: Iterable[Any]) -> Parts:
+    def _all(self, things: Iterable[Any]) -> Iterator[str]:
         return map(self.of, things)
 
     def _set(self, members: Iterable[Any]) -> Parts:
         yield from sorted(self._all(members))  # sets of text have a random order
 
-    def _mapping(self, mapping: Mapping[Any, Any]) -> Parts:
+    def _mapping(self, mapping: Mapping[Any, Any]) -> Iterator[str]:
         return self._all(part for item in mapping.items() for part in item)
 
     def _array(self, array: np.ndarray[Any, Any]) -> Parts:

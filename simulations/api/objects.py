@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ DATA = {"dataset": "data", "public_dataset": "public"}  # options, and the names
 READING = ("label", "client", "split", "layout", "input_shape")
 
 
-def with_references(values: Mapping[str, Any]) -> dict[str, Any]:
+def with_references(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of an experiment with references in place of objects.
 
     Raises
@@ -45,16 +46,13 @@ def with_references(values: Mapping[str, Any]) -> dict[str, Any]:
     ConfigError
         Naming the object that cannot stand there.
     """
-    values = copy.copy(dict(values))
+    values = dict(given)
     for (*sections, option), part in PARTS.items():
         section = _opened(values, sections)
         if section is None or section.get(option) is None:
             continue
-        given = section[option]
-        if (*sections, option) in SEVERAL:
-            section[option] = _several(part, given)
-        else:
-            section[option] = reference_of(part, given)
+        make = _several if (*sections, option) in SEVERAL else reference_of
+        section[option] = make(part, section[option])
     if not isinstance(values.get("strategy", {}), Mapping):
         values["strategy"] = read_strategy(strategy_reference(values["strategy"]))
     compared = _opened(values, ["compare"])
@@ -206,7 +204,11 @@ def _prototype(strategy: KnowledgeStrategy) -> type[KnowledgeStrategy]:
 
     body = {"__init__": make, "__doc__": cls.__doc__, "__module__": cls.__module__}
     # A name that no module has, so that it counts and travels by its content.
-    return type(cls)(cls.__name__, (cls,), {**body, "__qualname__": f"<{cls.__qualname__}>"})
+    name = f"<{cls.__qualname__}>"
+    made_class: type[KnowledgeStrategy] = types.new_class(
+        cls.__name__, (cls,), exec_body=lambda space: space.update(body, __qualname__=name)
+    )
+    return made_class
 
 
 def _opened(values: dict[str, Any], sections: Sequence[str]) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import tomli_w
 
+from fedkt.by_value import carried
 from fedkt.disk import write_atomic
 from fedkt.errors import ConfigError, DiskError, RunFailedError, unknown
 from fedkt.options import hyper_parameters
@@ -23,7 +24,7 @@ from fedkt.simulations.experiment.references import read_entry, read_strategy
 from fedkt.simulations.results.comparison_folder import COMPARISON, RUNS, TABLE
 from fedkt.simulations.results.rounds import read_rounds
 from fedkt.simulations.results.run_folder import is_begun, is_finished, load_run
-from fedkt.simulations.runs.content import check_content
+from fedkt.simulations.runs.content import check_content, parts_of
 from fedkt.simulations.runs.csv_tables import write_comparison_csv
 from fedkt.simulations.runs.fitting import model_notes, with_public
 from fedkt.simulations.runs.local_baseline import budget, local_twin, private_training, rehearses
@@ -274,7 +275,9 @@ def _carry_out(
             yield part, run_part(part, out, command, progress)
         return
     act = partial(run_part, out=out, command=command, progress=Silent())
-    for part, failures in in_processes(act, parts, processes):
+    jobs = [job.experiment for part in parts for job in part.jobs]
+    needed = carried(reference for job in jobs for reference in parts_of(job))
+    for part, failures in in_processes(act, parts, processes, needed):
         progress.part_finished(part.name, sum(j.experiment.rounds for j in part.jobs))
         yield part, failures
 

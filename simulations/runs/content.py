@@ -10,10 +10,10 @@ from typing import Any
 from fedkt import by_value, registry
 from fedkt.calls import files_in, names_in
 from fedkt.errors import ConfigError
-from fedkt.recipe import Recipe
 from fedkt.registry import file_digest
 from fedkt.simulations.experiment.config import Experiment
 from fedkt.simulations.results.run_folder import read_content
+from fedkt.strategies.construction import make_strategy, resolved_strategy
 
 
 def user_files(*references: str) -> dict[str, str]:
@@ -22,10 +22,19 @@ def user_files(*references: str) -> dict[str, str]:
     return {str(Path(path).resolve()): file_digest(path) for path in paths}
 
 
-def session_parts(experiment: Experiment, recipe: Recipe) -> dict[str, str]:
-    """Return the parts of a run that exist in this Python session only, each with its digest."""
-    references = references_in(experiment.model_dump(), json.loads(recipe.to_json()))
-    return by_value.contents((part, name) for part, name in references if part != "datasets")
+def session_parts(experiment: Experiment) -> dict[str, str]:
+    """Return the parts of a run that exist in this Python session only, each with its digest.
+
+    Data sets are not among them: they count by the rows that clients get.
+    """
+    return by_value.contents(entry for entry in parts_of(experiment) if entry[0] != "datasets")
+
+
+def parts_of(experiment: Experiment) -> Iterator[tuple[str, str]]:
+    """Yield kind and name of the registered parts of a run, those of its recipe too."""
+    recipe = make_strategy(experiment.strategy).settled_recipe.to_json()
+    section = resolved_strategy(experiment.strategy)
+    yield from references_in(experiment.model_dump(), section, json.loads(recipe))
 
 
 def references_in(*values: Any) -> Iterator[tuple[str, str]]:

@@ -243,7 +243,7 @@ def _resolved(
         one_architecture=None if models == experiment.models else models[0],
         files=files
         | user_files(run.grid, server, experiment.attack.kind if experiment.attack else ""),
-        objects=session_parts(experiment, recipe),
+        objects=session_parts(experiment),
     )
 
 

@@ -12,6 +12,7 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from typing import TypeVar
 
+from fedkt.by_value import Carried
 from fedkt.errors import ConfigError, FedktError, RunFailedError
 from fedkt.simulations.engines.stopping import Stopped, stop
 
@@ -26,7 +27,7 @@ Done = TypeVar("Done")
 
 
 def in_processes(
-    act: Callable[[Item], Done], items: Sequence[Item], processes: int
+    act: Callable[[Item], Done], items: Sequence[Item], processes: int, carried: Carried
 ) -> Iterator[tuple[Item, Done]]:
     """Yield each item with its result, in the order in which they finish.
 
@@ -38,6 +39,8 @@ def in_processes(
         The items.
     processes : int
         How many processes at most.
+    carried : Carried
+        Parts of this Python session that they need.
 
     Raises
     ------
@@ -53,7 +56,7 @@ def in_processes(
     context = multiprocessing.get_context("spawn")  # a fork would inherit locks of torch's threads
     begun, earlier = context.Event(), set(multiprocessing.active_children())
     children: list[BaseProcess] = []
-    pool = ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(begun,))
+    pool = ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(begun, carried))
     try:
         futures: dict[Future[Done], Item] = {pool.submit(_act, act, i): i for i in items}
         children += [c for c in multiprocessing.active_children() if c not in earlier]
@@ -70,8 +73,11 @@ def in_processes(
         pool.shutdown(cancel_futures=True)
 
 
-def _begin(begun: Event) -> None:
-    """Prepare a process: signals raise in it, so that nothing is left behind."""
+def _begin(begun: Event, carried: Carried) -> None:
+    """Prepare a process: signals raise in it, so that nothing is left behind.
+
+    The carried parts have been registered when they arrived.
+    """
     for number in STOPPING:
         signal.signal(number, stop)
     begun.set()
