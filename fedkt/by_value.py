@@ -57,9 +57,9 @@ def named(part: str, thing: Any, name: str = "") -> str:
     Raises
     ------
     ConfigError
-        If the object has no content that could be named or copied.
+        If the object cannot be copied.
     """
-    is_code = inspect.isclass(thing) or inspect.isfunction(thing)
+    is_code = _is_code(thing)
     if is_code and not travels(thing) and "<" not in thing.__qualname__:
         file, known = registry.file_of(thing), registry.name_in(part, thing)
         if file is not None:
@@ -83,10 +83,14 @@ def digest(thing: Any) -> str:
     return digest_of(thing, _is_by_value)
 
 
+def code_digest(thing: Any) -> str:
+    """Return the digest of a function or class that exists in this session only, else nothing."""
+    return digest(thing) if _is_code(thing) and travels(thing) else ""
+
+
 def travels(thing: Any) -> bool:
     """Return whether a part exists in this process only, as those of scripts and cells."""
-    owner = thing if inspect.isclass(thing) or inspect.isfunction(thing) else type(thing)
-    return _is_by_value(owner.__module__)
+    return _is_by_value((thing if _is_code(thing) else type(thing)).__module__)
 
 
 def contents(references: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -119,6 +123,10 @@ def carried(references: Iterable[tuple[str, str]]) -> Carried:
     """Return the objects of this session among parts, given by kind and name, for travel."""
     found = {(part, name): digest(thing) for part, name, thing in _of_session(references)}
     return Carried(tuple((*key, found[key]) for key in sorted(found)))
+
+
+def _is_code(thing: Any) -> bool:
+    return inspect.isclass(thing) or inspect.isfunction(thing)
 
 
 def _of_session(references: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str, Any]]:

@@ -20,9 +20,6 @@ from typing import Any
 import cloudpickle
 import numpy as np
 
-from fedkt.errors import ConfigError
-from fedkt.text import raised
-
 ByValue = Callable[[str | None], bool]
 Parts = Iterator[object]  # bytes, and what is written as text
 
@@ -45,42 +42,62 @@ def digest_of(thing: Any, by_value: ByValue) -> str:
         Whether classes and functions of a module, given by name, count by their content; others
         count by their names.
 
-    Raises
-    ------
-    ConfigError
-        If part of it has no content that could be named, as an open file.
+    Returns
+    -------
+    str
+        An object that no pickle can hold, as a lock or an open file, counts by its class alone.
     """
-    try:
-        return _Walk(by_value).of(thing)
-    except RecursionError as error:
-        raise ConfigError(f"{_short(thing)} is nested too deeply to be named.") from error
+    walk = _Walk(by_value)
+    digest = hashlib.sha256(walk.of(thing).encode())
+    for code in walk.codes:  # which grows meanwhile
+        digest.update(walk.parts_of(code))
+    return digest.hexdigest()
 
 
 class _Walk:
-    """One walk through an object and all that it refers to."""
+    """One walk through an object and all that it refers to.
+
+    Attributes
+    ----------
+    codes : list
+        The functions and classes that count by their content, in the order in which the walk has
+        met them; they refer to each other by their places here.
+    """
 
     def __init__(self, by_value: ByValue) -> None:
         self._by_value = by_value
+        self.codes: list[Any] = []
+        self._places: dict[int, int] = {}
         # By id, with the object, which must live as long as its id counts.
         self._done: dict[int, tuple[str, Any]] = {}
         self._open: dict[int, int] = {}  # objects on the way to this one, by depth
 
     def of(self, thing: Any) -> str:
-        """Return the digest of an object."""
+        """Return the digest of an object, or the place of a function or class."""
         if thing is None or thing is ... or isinstance(thing, _PLAIN):
             return f"{type(thing).__name__} {thing!r}"
+        if isinstance(thing, type | types.FunctionType):
+            if id(thing) not in self._places:
+                self._places[id(thing)] = len(self.codes)
+                self.codes.append(thing)
+            return f"code {self._places[id(thing)]}"
         if id(thing) in self._done:
             return self._done[id(thing)][0]
         if id(thing) in self._open:
             return f"cycle {self._open[id(thing)]}"
         self._open[id(thing)] = len(self._open)
+        digest = hashlib.sha256(self.parts_of(thing)).hexdigest()
+        del self._open[id(thing)]
+        self._done[id(thing)] = digest, thing
+        return digest
+
+    def parts_of(self, thing: Any) -> bytes:
+        """Return the digest of what an object is made of."""
         digest = hashlib.sha256()
         for part in (type(thing).__qualname__, *self._parts(thing)):
             content = part if isinstance(part, bytes) else str(part).encode(errors="surrogatepass")
             digest.update(b"%d:%b" % (len(content), content))
-        del self._open[id(thing)]
-        self._done[id(thing)] = digest.hexdigest(), thing
-        return digest.hexdigest()
+        return digest.digest()
 
     def _parts(self, thing: Any) -> Parts:
         fitting = (h for kind, h in _HANDLERS if isinstance(thing, kind))
@@ -184,10 +201,9 @@ class _Walk:
         reduce = cloudpickle.Pickler.dispatch_table.get(type(thing))
         try:
             reduced = thing.__reduce_ex__(4) if reduce is None else reduce(thing)
-        except Exception as error:  # of a user's class, or one that no pickle can hold
-            raise ConfigError(
-                f"{_short(thing)} cannot be named by its content: {raised(error)}."
-            ) from error
+        except Exception:  # of a user's class, or what no pickle can hold
+            yield self.of(type(thing))
+            return
         if isinstance(reduced, str):  # the name of something in a module
             yield from (getattr(thing, "__module__", ""), reduced)
             return
@@ -230,8 +246,3 @@ def _globals_of(code: types.CodeType) -> list[str]:
         i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")
     }
     return sorted(here.union(*map(_globals_of, inner)))
-
-
-def _short(thing: Any) -> str:
-    name = getattr(thing, "__qualname__", None)
-    return str(name) if name else f"An object of {type(thing).__name__}"

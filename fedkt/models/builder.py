@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, is_lazy
 
+from fedkt.by_value import code_digest
 from fedkt.errors import ConfigError
 from fedkt.models.outputs import logits_of, returning_logits
 from fedkt.rng import global_torch_stream
@@ -143,7 +144,9 @@ def builder_of(
     ConfigError
         If the model cannot be built, or does not fit the shape of the data.
     """
-    return _builder(_Same(thing), reference, tuple(input_shape), num_classes)
+    # A function is another one after an edit of what it uses, as of a notebook's variable.
+    code = code_digest(thing)
+    return _builder(_Same(thing), reference, tuple(input_shape), num_classes, code)
 
 
 def on_zeros(model: nn.Module, input_shape: tuple[int, ...], rows: int) -> object:
@@ -187,7 +190,7 @@ class _Same:
 
 @lru_cache(maxsize=64)
 def _builder(
-    same: _Same, reference: str, input_shape: tuple[int, ...], num_classes: int
+    same: _Same, reference: str, input_shape: tuple[int, ...], num_classes: int, code: str
 ) -> Builder:
     return Builder(same.thing, reference, input_shape, num_classes).tried()
 

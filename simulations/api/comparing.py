@@ -12,7 +12,7 @@ from fedkt.simulations.api.folders import fresh_folder
 from fedkt.simulations.api.objects import strategy_references
 from fedkt.simulations.api.results import CellsResult, ComparisonResult, RunResult, load
 from fedkt.simulations.api.resuming import check_same
-from fedkt.simulations.api.simulating import display_of
+from fedkt.simulations.api.simulating import display_of, say
 from fedkt.simulations.experiment.cells import settled
 from fedkt.simulations.experiment.config import Experiment
 from fedkt.simulations.report.cells_report import write_cells_report
@@ -102,6 +102,7 @@ def compare(
         section["seeds"] = seeds
     folder = None if out is None else Path(out)
     begun = begin_comparison(study.with_values(compare=section), folder, resume)
+    say(begun.notes)
     display = display_of(progress, begun.rounds)
     try:
         carry_out_comparison(begun, display)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 
@@ -30,14 +31,18 @@ def fresh_folder(out: Path | None, stem: str, resume: bool, marker: str) -> Path
     """
     if out is None:
         if resume:
-            raise ConfigError("--resume needs --out, the folder of the run to resume.")
-        return Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+            raise ConfigError("To resume (--resume), name the folder of the run (--out).")
+        first = Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+        later = (first.with_name(f"{first.name}-{number}") for number in itertools.count(2))
+        return next(path for path in itertools.chain([first], later) if not path.exists())
     blocking = next((p for p in (out, *out.parents) if p.exists() and not p.is_dir()), None)
     if blocking is not None:
-        raise ConfigError(f"--out {out}: {blocking} is a file, not a folder.")
+        raise ConfigError(f"The folder of a run (--out) {out}: {blocking} is a file.")
     filled = out.is_dir() and any(path.name != LOCK for path in out.iterdir())
     if filled and not resume:
-        raise ConfigError(f"{out} exists; add --resume to go on with it, or choose another --out.")
+        raise ConfigError(
+            f"{out} exists; resume it (--resume, in Python resume=True), or choose another folder."
+        )
     if resume and not out.is_dir():
         raise ConfigError(f"{out} does not exist; there is nothing to resume.")
     if filled and not (out / marker).is_file():

@@ -176,11 +176,15 @@ def _as_call(part: str, thing: Any, name: str = "") -> str | None:
     cls = type(thing)
     if getattr(cls, "part", None) != part:
         return None
-    parameters = inspect.signature(cls).parameters
-    options = {key: getattr(thing, key, None) for key in hyper_parameters(cls)}
-    options = {key: value for key, value in options.items() if value is not parameters[key].default}
-    if not all(isinstance(value, bool | int | float | str) for value in options.values()):
-        return None
+    options: dict[str, Any] = {}
+    for key in hyper_parameters(cls):
+        value, default = getattr(thing, key, None), inspect.signature(cls).parameters[key].default
+        if value is default:
+            continue
+        if not isinstance(value, bool | int | float | str):
+            return None
+        if (type(value), value) != (type(default), default):
+            options[key] = value
     written = ", ".join(f"{key}={_written(value)}" for key, value in options.items())
     reference = by_value.named(part, cls, name)
     call = f"{reference}({written})" if written else reference

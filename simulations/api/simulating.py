@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ from fedkt.simulations.runs.local_baseline import local_twin, private_training, 
 from fedkt.simulations.runs.plan import Plan, engine_session, prepare
 from fedkt.simulations.runs.progress import RunProgress, Silent, progress_for
 from fedkt.simulations.runs.run import execute
+
+logger = logging.getLogger("fedkt")
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,7 @@ def simulate(
     if strategy is not None:
         study = study.with_values(strategy=read_strategy(strategy_reference(strategy)))
     begun = begin(study, None if out is None else Path(out), resume)
+    say(begun.plan.federation.notes)
     display = display_of(progress, begun.rounds)
     try:
         carry_out(begun, display)
@@ -142,6 +147,12 @@ def carry_out(begun: Simulation, progress: RunProgress, command: str | None = No
             progress=progress,
             command=command,
         )
+
+
+def say(notes: Iterable[str]) -> None:
+    """Log the notes on a run's data."""
+    for note in notes:
+        logger.warning(f"Note: {note}.")
 
 
 def display_of(progress: RunProgress | bool | None, rounds: int) -> RunProgress:
