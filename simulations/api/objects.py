@@ -12,7 +12,6 @@ from typing import Any
 from fedkt import by_value
 from fedkt.calls import made
 from fedkt.data.dataset import labelled
-from fedkt.data.given import Given
 from fedkt.data.joining import joined_clients
 from fedkt.data.sources import dataset_of
 from fedkt.errors import ConfigError, FedktError
@@ -66,15 +65,15 @@ def with_references(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _refer_to_data(data: dict[str, Any]) -> None:
     """Put references in place of data sets; those of several clients are shared out as they are."""
-    columns = {key: data[key] for key in READING if data.get(key)}
+    reading = {key: data[key] for key in READING if data.get(key)}
     if clients_in(data.get("dataset")):
         data.setdefault("partition", "natural")
     for option, name in DATA.items():
         if data.get(option) is not None:
-            data[option] = dataset_reference(data[option], name, columns)
+            data[option] = dataset_reference(data[option], name, reading)
     if data.get("domains") is not None:
         data["domains"] = [
-            dataset_reference(given, f"domain-{place}", columns)
+            dataset_reference(given, f"domain-{place}", reading)
             for place, given in enumerate(data["domains"])
         ]
 
@@ -130,16 +129,18 @@ def strategy_references(given: Any) -> list[str]:
     return [strategy_reference(thing) for thing in several]
 
 
-def dataset_reference(given: Any, name: str, columns: Mapping[str, Any]) -> str:
-    """Return the text that stands for a data set: text, a path, or an object by its content."""
+def dataset_reference(given: Any, name: str, reading: Mapping[str, Any]) -> str:
+    """Return the text that stands for a data set: text, a path, or an object by its content.
+
+    An object is read here, so that its content is that of its rows, whatever holds them.
+    """
     if isinstance(given, str | Path):
         return str(given)
     if clients := clients_in(given):
-        sets = [_of_client(one, client, columns) for client, one in clients.items()]
-        whole = joined_clients(sets, [*clients], name, columns.get("layout", ""))
-        return by_value.named("datasets", Given(whole), name)
-    dataset = dataset_of(given, name, **columns)
-    return by_value.named("datasets", Given(dataset), name)
+        sets = [_of_client(one, client, reading) for client, one in clients.items()]
+        whole = joined_clients(sets, [*clients], name, reading.get("layout", ""))
+        return by_value.named("datasets", whole, name)
+    return by_value.named("datasets", dataset_of(given, name, **reading), name)
 
 
 def clients_in(given: Any) -> Mapping[Any, Any]:
@@ -172,27 +173,34 @@ def _several(part: str, given: Any) -> list[str]:
 
 
 def _as_call(part: str, thing: Any, name: str = "") -> str | None:
-    """Return ``NAME(option=value)`` if that makes the same object; None if none does."""
+    """Return ``NAME(option=value)`` if that makes the same object; None if none does.
+
+    Only options that make a difference are written.
+    """
     cls = type(thing)
     if getattr(cls, "part", None) != part:
         return None
-    options: dict[str, Any] = {}
-    for key in hyper_parameters(cls):
-        value, default = getattr(thing, key, None), inspect.signature(cls).parameters[key].default
-        if value is default:
-            continue
-        if not isinstance(value, bool | int | float | str):
-            return None
-        if (type(value), value) != (type(default), default):
-            options[key] = value
-    written = ", ".join(f"{key}={_written(value)}" for key, value in options.items())
-    reference = by_value.named(part, cls, name)
-    call = f"{reference}({written})" if written else reference
-    try:
-        same = by_value.digest(made(part, call)) == by_value.digest(thing)
-    except FedktError:
+    options = {key: getattr(thing, key, None) for key in hyper_parameters(cls)}
+    options = {k: v for k, v in options.items() if isinstance(v, bool | int | float | str)}
+    reference, content = by_value.named(part, cls, name), by_value.digest(thing)
+
+    def makes_it(options: Mapping[str, Any]) -> bool:
+        try:
+            return by_value.digest(made(part, _call(reference, options))) == content
+        except FedktError:
+            return False
+
+    if not makes_it(options):
         return None
-    return call if same else None
+    for key in tuple(options):
+        fewer = {k: v for k, v in options.items() if k != key}
+        options = fewer if makes_it(fewer) else options
+    return _call(reference, options)
+
+
+def _call(reference: str, options: Mapping[str, Any]) -> str:
+    written = ", ".join(f"{key}={_written(value)}" for key, value in options.items())
+    return f"{reference}({written})" if written else reference
 
 
 def _written(value: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from fedkt import registry
 from fedkt.simulations.api.keywords import settings_of
 from fedkt.simulations.api.objects import with_references
 from fedkt.simulations.experiment import config
@@ -52,8 +53,14 @@ class Experiment(config.Experiment):
 
 def _with_data(keywords: Mapping[str, Any]) -> dict[str, Any]:
     """Return keywords in which ``data`` is a section, and a data set is called ``dataset``."""
-    words = {"data": "dataset", "public": "public_dataset"}
-    return {
-        words[word] if word in words and type(value) is not dict else word: value
-        for word, value in keywords.items()
-    }
+    words = dict(keywords)
+    if "data" in words and not _is_section(words["data"]):
+        words["dataset"] = words.pop("data")
+    if "public" in words and not isinstance(words["public"], bool | None):
+        words["public_dataset"] = words.pop("public")
+    return words
+
+
+def _is_section(value: Any) -> bool:
+    """Return whether it is a dictionary of options, not of arrays."""
+    return type(value) is dict and not registry.lookup("readers", "named-arrays").takes(value)

@@ -57,8 +57,11 @@ def test_every_key_of_the_toml_has_a_keyword() -> None:
 @pytest.mark.parametrize(
     ("keywords", "line"),
     [
-        ({"client": 4}, "Unknown keyword 'client' of an experiment. Did you mean 'clients'?"),
-        ({"data": {"cliens": 4}}, "Unknown key in [data] 'cliens'. Did you mean 'clients'?"),
+        ({"round": 4}, "Unknown keyword 'round' of an experiment. Did you mean 'rounds'?"),
+        (
+            {"data": {"cliens": 4, "seed": 1}},
+            "Unknown key in [data] 'cliens'. Did you mean 'clients'?",
+        ),
         ({"data": {"clients": 4}, "clients": 5}, "clients is given twice: also in data."),
         ({"clients": 0}, "data.clients = 0: must be a whole number of at least 1."),
         ({"strategy": 3}, "int is no strategy: give a name, or a KnowledgeStrategy (class or"),
