@@ -63,7 +63,7 @@ def test_every_key_of_the_toml_has_a_keyword() -> None:
             "Unknown key in [data] 'cliens'. Did you mean 'clients'?",
         ),
         ({"data": {"clients": 4}, "clients": 5}, "clients is given twice: also in data."),
-        ({"clients": 0}, "data.clients = 0: must be a whole number of at least 1."),
+        ({"clients": 0}, "data.clients = 0: must be a whole number of at least 1"),
         ({"strategy": 3}, "int is no strategy: give a name, or a KnowledgeStrategy (class or"),
     ],
 )
