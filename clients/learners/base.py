@@ -99,14 +99,10 @@ class Learner(Protocol):
         The shape of one sample, for nets that a recipe puts beside the model; None if unknown.
     is_network : bool
         Whether it is a torch network, which has weights to exchange and fits into cohorts.
-    follows_options : frozenset[str]
-        The names among ``class_weights``, ``clip_norm`` and ``augment`` of those options of
-        training that it follows.
     """
 
     part: ClassVar[str] = "learners"
     is_network: ClassVar[bool] = False
-    follows_options: ClassVar[frozenset[str]] = frozenset()
     architecture: str
     num_classes: int
     input_shape: tuple[int, ...] | None = None
@@ -120,6 +116,11 @@ class Learner(Protocol):
     def takes(model: Any) -> bool:
         """Return whether this learner is for such a model, the result of a model's function."""
         return False
+
+    @property
+    def follows_options(self) -> frozenset[str]:
+        """The names of the options it follows: ``class_weights``, ``clip_norm``, ``augment``."""
+        return frozenset()
 
     def as_network(self) -> Any:
         """Return the learner itself if it is a torch network; None if it is another model."""

@@ -83,7 +83,6 @@ class SklearnLearner(Learner):
     """
 
     name: ClassVar[str] = "scikit-learn"
-    follows_options: ClassVar[frozenset[str]] = frozenset(("class_weights",))
 
     def __init__(
         self, build: Callable[[], Any], num_classes: int, name: str, device: str = "cpu"
@@ -227,6 +226,11 @@ class SklearnLearner(Learner):
         if public.y is None:
             raise KnowledgeError("cross-entropy needs labels and this data has none")
         return {"ids": public.ids, "targets": F.one_hot(public.y, self.num_classes).float()}
+
+    @property
+    def follows_options(self) -> frozenset[str]:
+        """The weights of classes, if its fit takes weights: else each private row counts once."""
+        return frozenset() if self._fit.key is None else frozenset(("class_weights",))
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -54,7 +54,6 @@ class TorchLearner(Learner):
 
     name: ClassVar[str] = "torch"
     is_network: ClassVar[bool] = True
-    follows_options: ClassVar[frozenset[str]] = frozenset(("class_weights", "clip_norm", "augment"))
 
     def __init__(
         self,
@@ -79,6 +78,11 @@ class TorchLearner(Learner):
         if self.constants:
             fingerprint.update(_digest(self.constants.values()))
         self.architecture = f"{name}#{fingerprint.hexdigest()[:12]}"
+
+    @property
+    def follows_options(self) -> frozenset[str]:
+        """All three."""
+        return frozenset(("class_weights", "clip_norm", "augment"))
 
     @staticmethod
     def takes(model: Any) -> bool:

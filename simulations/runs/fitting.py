@@ -162,7 +162,7 @@ def check_training(
         if len(idle) == len(kinds):
             raise ConfigError(f"{line}: no model here can follow it.")
         if idle:
-            notes.append(f"{line}: such a model is not trained by gradient descent")
+            notes.append(f"{line}: such a model cannot follow it")
     _check_augment(training.augment, federation.client(0).train.x[:2])
     return tuple(notes)
 

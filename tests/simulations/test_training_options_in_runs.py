@@ -45,6 +45,15 @@ class Cutout(Augmentation):
 '''
 
 
+NEAR = """
+from sklearn.neighbors import KNeighborsClassifier
+
+
+def near(shape, classes):
+    return KNeighborsClassifier()
+"""
+
+
 def run(tiny: Any, folder: Path, **changes: Any) -> Path:
     """Execute the tiny experiment with changes; return its folder."""
     execute(prepare(tiny(**changes)), folder, label="x")
@@ -78,6 +87,10 @@ def test_what_a_classifier_cannot_follow_is_said_or_refused(tiny: Any, tmp_path:
         "training.augment has no effect on forest",
     ]
     prepare(tiny(models=["forest"], training__class_weights="balanced"))
+    file = tmp_path / "near.py"
+    file.write_text(NEAR)
+    with pytest.raises(ConfigError, match=r"training.class_weights has no effect on .*near"):
+        prepare(tiny(models=[f"{file}:near"], training__class_weights="balanced"))
     with pytest.raises(ConfigError, match=r"training.clip_norm has no effect on forest: no model"):
         prepare(tiny(models=["forest"], training__clip_norm=1.0))
 
