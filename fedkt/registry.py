@@ -17,7 +17,7 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar, overload
@@ -25,6 +25,7 @@ from typing import Any, TypeVar, overload
 from fedkt.errors import ConfigError, unknown
 from fedkt.listing import described, part_name
 from fedkt.options import checked, class_name
+from fedkt.siblings import importable, siblings_of
 
 T = TypeVar("T")
 
@@ -267,7 +268,8 @@ def load_file(path: str | Path, digest: str | None = None) -> ModuleType:
     """Import a Python file under a private name; its parts register themselves.
 
     A file is imported once for each content: after an edit it is imported anew, and its parts
-    replace those it had before. Modules that the file imports follow Python's own rules.
+    replace those it had before. It may import modules that lie next to it, as a script does; they
+    belong to its content. torch's random numbers that it draws are the same in every process.
 
     Parameters
     ----------
@@ -281,11 +283,13 @@ def load_file(path: str | Path, digest: str | None = None) -> ModuleType:
     ConfigError
         If there is no such file, it cannot be imported, or its content is another.
     """
+    from fedkt.rng import global_torch_stream  # torch, which look-up by name does without
+
     file = Path(path).resolve()
     if not file.is_file():
         raise ConfigError(f"No such file: {path}.")
-    source = file.read_bytes()
-    content = hashlib.sha256(source).hexdigest()
+    source, siblings = file.read_bytes(), siblings_of(file)
+    content = _content(source, siblings)
     if digest not in (None, content):
         raise ConfigError(f"{path} has another content than when this run was planned.")
     # The path as well: each of two equal files knows where it lies.
@@ -301,23 +305,35 @@ def load_file(path: str | Path, digest: str | None = None) -> ModuleType:
         raise ConfigError(f"{path} is not a Python file.")
     module = importlib.util.module_from_spec(spec)
     vars(module)[PREFIX] = f"{file.stem}@{content[:12]}:"
-    sys.modules[module_name] = module  # before execution: dataclasses look their module up
-    try:
-        # Not by the spec's loader: its cached bytecode knows a file by size and second.
-        exec(compile(source, str(file), "exec", dont_inherit=True), module.__dict__)
-    except Exception as error:
-        del sys.modules[module_name]
-        _forget(module)
-        raise ConfigError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    with importable(file, siblings), global_torch_stream(0, "file"):
+        sys.modules[module_name] = module  # before execution: dataclasses look their module up
+        try:
+            # Not by the spec's loader: its cached bytecode knows a file by size and second.
+            exec(compile(source, str(file), "exec", dont_inherit=True), module.__dict__)
+        except Exception as error:
+            del sys.modules[module_name]
+            _forget(module)
+            what = f"{type(error).__name__}: {error}"
+            raise ConfigError(f"{path} cannot be imported: {what}") from error
     return _files.setdefault(file, module)
 
 
 def file_digest(path: str | Path) -> str:
-    """Return the SHA-256 of a file's content in hexadecimal; ConfigError if there is none."""
+    """Return the SHA-256 of a file's content in hexadecimal; ConfigError if there is none.
+
+    To the content of a Python file belong the modules next to it that it imports.
+    """
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return _content(Path(path).read_bytes(), siblings_of(Path(path).resolve()))
     except OSError as error:
         raise ConfigError(f"No such file: {path}.") from error
+
+
+def _content(source: bytes, siblings: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(source)
+    if siblings:
+        digest.update(repr(siblings).encode())
+    return digest.hexdigest()
 
 
 def version() -> int:

@@ -72,7 +72,10 @@ def _model(
     offline = {"local_files_only": on_disk or not hub.reachable()}
     config = library.AutoConfig.from_pretrained(name, **options, **offline)
     cls = _auto(library, name, config, input_shape)
-    return cls.from_pretrained(name, config=config, ignore_mismatched_sizes=True, **offline)
+    model: nn.Module = cls.from_pretrained(
+        name, config=config, ignore_mismatched_sizes=True, **offline
+    )
+    return model
 
 
 def _fitting(options: Mapping[str, Any], input_shape: tuple[int, ...]) -> dict[str, Any]:
