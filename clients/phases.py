@@ -23,6 +23,8 @@ from fedkt.recipe import Recipe, Step, trainings
 # a refreshed copy asks a model again.
 PersonalAnswer = Callable[[Tensor, Tensor], Tensor]
 
+Figures = dict[str, float | list[float]]  # of a client, by name
+
 
 def refuses(recipe: Recipe, learner: Learner, data: ClientData) -> str | None:
     """Return why a client cannot follow a recipe, in one line; None if it can."""
@@ -105,7 +107,7 @@ def evaluate(
     readout: PersonalAnswer | None = None,
     world: str = "model",
     metrics: Sequence[Measured] = (),
-) -> dict[str, float]:
+) -> Figures:
     """Return the accuracies of a client's model, and other metrics of the same answers.
 
     Parameters
@@ -132,17 +134,17 @@ def evaluate(
 
     Returns
     -------
-    dict[str, float]
+    Figures
         ``personalised-accuracy``, ``validation-accuracy``, ``global-accuracy`` in [0, 1], and the
         same of each metric (``personalised-macro-f1``), each only if there are samples to measure
-        it on.
+        it on. Tables are flat lists, row by row.
 
     Raises
     ------
     NotFiniteError
         If an answer is not finite.
     """
-    figures: dict[str, float] = {}
+    figures: Figures = {}
     for on, part in answers(learner, data, personalised, readout, world).items():
         like = data if on == "personalised" and personalised == "matched" else None
         figures |= _figures(on, part, metrics, like)
@@ -217,7 +219,7 @@ def _personal(
 
 def _figures(
     on: str, answers: Answers, metrics: Sequence[Measured], like: ClientData | None = None
-) -> dict[str, float]:
+) -> Figures:
     """Return accuracy and metrics of answers by name, ``on`` in front.
 
     Parameters
@@ -226,7 +228,7 @@ def _figures(
         The client whose class distribution the samples stand for; None for their own.
     """
     if like is None:
-        values = {"accuracy": accuracy(answers.logits, answers.labels)}
+        values: Figures = {"accuracy": accuracy(answers.logits, answers.labels)}
         weight: Tensor | None = None
     else:
         shares, there = _measurable(answers.labels, like)
@@ -234,13 +236,13 @@ def _figures(
             return {}
         values = {"accuracy": _matched(answers, shares, there)}
         weight = (shares / there.clamp_min(1))[answers.labels]
-    values |= _metrics(answers, weight, metrics)
+    values |= _metrics(answers, weight, [m for m in metrics if m.facts.stands_on(on)])
     return {f"{on}-{name}": value for name, value in values.items()}
 
 
 def _metrics(
     answers: Answers, weight: Tensor | None, metrics: Sequence[Measured]
-) -> Iterator[tuple[str, float]]:
+) -> Iterator[tuple[str, float | list[float]]]:
     """Yield name and value of the metrics that are defined; samples of no weight are left out.
 
     Without ``weight`` all samples weigh the same.
@@ -253,7 +255,9 @@ def _metrics(
     weight = weight[rows] / weight[rows].mean()
     for metric in metrics:
         value = metric.compute(answers.logits[rows], answers.labels[rows], weight)
-        if value is not None:
+        if value is not None and metric.facts.axes:
+            yield metric.facts.name, torch.as_tensor(value).double().flatten().tolist()
+        elif value is not None:
             yield metric.facts.name, float(value)
 
 

@@ -186,6 +186,38 @@ def scalar(
     return float(value)
 
 
+def numbers(
+    metrics: MetricRecord | None, name: str, length: int, low: float, high: float
+) -> list[float] | None:
+    """Return a list of numbers from a reply's metrics; None if there is none of that name.
+
+    Parameters
+    ----------
+    metrics : MetricRecord, optional
+        The reply's.
+    name : str
+        The name of the list.
+    length : int
+        Of the list.
+    low, high : float
+        The least and the greatest that a number may be; NaN stands for one that is not defined.
+
+    Raises
+    ------
+    KnowledgeError
+        If it is no list, has another length, or holds a number out of the bounds.
+    """
+    values = None if metrics is None else metrics.get(name)
+    if values is None:
+        return None
+    if not isinstance(values, list) or len(values) != length:
+        raise KnowledgeError(f"{name} is no list of {length} numbers")
+    wrong = [value for value in values if not (math.isnan(value) or low <= value <= high)]
+    if wrong:
+        raise KnowledgeError(f"{name} holds {wrong[0]}, not a number in [{low:g}, {high:g}]")
+    return [float(value) for value in values]
+
+
 def attach(content: RecordDict, packets: Mapping[str, Packet]) -> None:
     """Put packets into a message's content under their share names."""
     for name, packet in packets.items():

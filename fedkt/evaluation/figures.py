@@ -354,9 +354,12 @@ _of_metrics: dict[str, tuple[Figure, ...]] = {}
 
 
 def add_metrics(metrics: Iterable[Facts]) -> None:
-    """Add the rows of metrics to the table; those of the same names are replaced."""
+    """Add the rows of metrics to the table; those of the same names are replaced.
+
+    A metric that is a table itself has none.
+    """
     for facts in metrics:
-        _of_metrics[facts.name] = _rows(facts)
+        _of_metrics[facts.name] = () if facts.axes else _rows(facts)
 
 
 def _prefix(basis: Figure) -> str:

@@ -16,7 +16,7 @@ from fedkt import registry
 from fedkt.calls import made, read_call
 from fedkt.errors import ConfigError
 
-Compute = Callable[[Tensor, Tensor, Tensor], float | None]
+Compute = Callable[[Tensor, Tensor, Tensor], float | Tensor | None]
 
 TAKEN = ("accuracy",)  # measured in any case
 
@@ -39,6 +39,10 @@ class Metric(ABC):
         The least and the most that it can be; the server refuses other values.
     short : str
         Instead of the title in narrow tables.
+    axes : tuple[str, ...]
+        The axes of a metric that is a table, at most two: ``("class",)`` or ``("label",
+        "prediction")``, each with a place for every class. Clients measure it after the last
+        round, not on validation data. Empty for a number.
     """
 
     part: ClassVar[str] = "metrics"
@@ -47,10 +51,13 @@ class Metric(ABC):
     better: ClassVar[Literal["higher", "lower", ""]] = "higher"
     bounds: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     short: ClassVar[str] = ""
+    axes: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
-    def __call__(self, logits: Tensor, labels: Tensor, weight: Tensor) -> float | None:
+    def __call__(self, logits: Tensor, labels: Tensor, weight: Tensor) -> float | Tensor | None:
         """Return the figure; None where it is not defined.
+
+        A table is a tensor ``[C]`` or ``[C, C]``, NaN where an entry is not defined.
 
         Parameters
         ----------
@@ -79,6 +86,8 @@ class Facts:
         The bounds; None for none.
     definition : str
         The first line of the docstring.
+    axes : tuple[str, ...]
+        As of :class:`Metric`.
     """
 
     name: str
@@ -89,6 +98,18 @@ class Facts:
     low: float | None
     high: float | None
     definition: str
+    axes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "axes", tuple(self.axes))  # of JSON: a list
+
+    def stands_on(self, samples: str) -> bool:
+        """Return whether clients measure it on ``personalised``, ``global`` or ``validation``."""
+        return not self.axes or samples != "validation"
+
+    def shape(self, num_classes: int) -> tuple[int, ...]:
+        """Return the shape of its values; () for a number."""
+        return (num_classes,) * len(self.axes)
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -178,6 +199,9 @@ def _facts(name: str, part: Any) -> Facts:
         raise ConfigError(f'metric {name}: unit is "%" or "", better "higher", "lower" or "".')
     if not low < high:
         raise ConfigError(f"metric {name}: bounds are the least and the most, not {low}, {high}.")
+    axes = facts["axes"]
+    if isinstance(axes, str) or len(set(axes)) != len(axes) or len(axes) > 2:
+        raise ConfigError(f'metric {name}: axes are at most two names, ("class",), not {axes!r}.')
     title = facts["title"] or name.replace("-", " ")
     return Facts(
         name=name,
@@ -187,8 +211,9 @@ def _facts(name: str, part: Any) -> Facts:
         better=facts["better"],
         low=float(low) if math.isfinite(low) else None,
         high=float(high) if math.isfinite(high) else None,
+        axes=tuple(map(str, axes)),
         definition=(inspect.getdoc(part) or "").partition("\n")[0],
     )
 
 
-_FACTS = ("title", "short", "unit", "better", "bounds")
+_FACTS = ("title", "short", "unit", "better", "bounds", "axes")

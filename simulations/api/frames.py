@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from fedkt.errors import ConfigError, unknown
 from fedkt.evaluation.figures import TARGET, table
+from fedkt.metrics import Facts
 from fedkt.simulations.results.run_folder import Run
 
 if TYPE_CHECKING:
@@ -37,6 +41,26 @@ def frame_of(runs: Iterable[Run]) -> pd.DataFrame:
     lines = [line for run in runs for line in _lines(run)]
     frame = pd.DataFrame(lines, columns=list(COLUMNS))
     return frame.astype({"client": "Int64", "value": "float64"})
+
+
+def class_frame(run: Run, metric: str, on: str) -> pd.DataFrame:
+    """Return a metric that is a table over the classes as a tidy frame; see `per_class`."""
+    import pandas as pd
+
+    facts = {m["name"]: Facts(**m) for m in run.summary.get("metrics", ())}
+    tables = {name: about for name, about in facts.items() if about.axes}
+    if metric not in tables:
+        raise unknown("table of this run", metric, tables)
+    by_client = run.tables(f"{on}_{metric.replace('-', '_')}")
+    if not by_client:
+        raise ConfigError(f"{metric} was not measured on {on!r}: personalised or global.")
+    lines = []
+    for client, values in enumerate(by_client):
+        values = np.array([] if values is None else values, dtype=float)
+        names = run.federation.get("classes") or list(range(len(values)))
+        for place in np.argwhere(~np.isnan(values)):
+            lines.append([client, *(names[i] for i in place), values[tuple(place)]])
+    return pd.DataFrame(lines, columns=["client", *tables[metric].axes, "value"])
 
 
 def _lines(run: Run) -> Iterator[Line]:

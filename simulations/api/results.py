@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from fedkt.errors import ConfigError, unknown
 from fedkt.evaluation.figures import PERSONALISED, Figure, figures_at, table, target_first
-from fedkt.simulations.api.frames import frame_of
+from fedkt.simulations.api.frames import class_frame, frame_of
 from fedkt.simulations.api.trained import TrainedClient, trained_client
 from fedkt.simulations.report.charts import draw_accuracy, draw_by_round, drawable
 from fedkt.simulations.report.drawing import WIDTH, Band, height_of, page
@@ -107,6 +107,29 @@ class RunResult:
     def frame(self) -> pd.DataFrame:
         """Return every figure of every round as a tidy frame; see `ComparisonResult.frame`."""
         return frame_of([self.record])
+
+    def per_class(self, metric: str, on: str = "personalised") -> pd.DataFrame:
+        """Return a metric that is a table over the classes, of the last round, as a tidy frame.
+
+        Parameters
+        ----------
+        metric : str
+            Its name, such as ``confusion-matrix``; the run has measured it (``run.metrics``).
+        on : {"personalised", "global"}
+            The samples: each client's own, or the common test set.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``client``, the axes of the metric (``class``, or ``label`` and ``prediction``,
+            by their names) and ``value``. Entries that are not defined have no line.
+
+        Raises
+        ------
+        ConfigError
+            If the run has no such table.
+        """
+        return class_frame(self.record, metric, on)
 
     def plot(self, metric: str = ACCURACY) -> Page:
         """Return a figure drawn against the round; bands are over clients."""

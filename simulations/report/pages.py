@@ -27,6 +27,7 @@ from fedkt.evaluation.figures import (
 )
 from fedkt.simulations.experiment.cells import slug
 from fedkt.simulations.report import charts
+from fedkt.simulations.report.class_tables import class_tables
 from fedkt.simulations.report.tables import (
     ABSENT,
     DIFFERENCES_NOTE,
@@ -108,6 +109,7 @@ def write_run_report(run_dir: str | Path) -> Path:
         ],
         by_row=figures_of("rounds", [run]),
         clients=_clients(run, baseline),
+        class_tables=class_tables(run),
         failures=_failures([run]),
         failed=[(r.label, failures_said(r)) for r in (run, baseline) if r and failures_said(r)],
         notes=_notes([run]),

@@ -112,6 +112,23 @@ class Run:
                 return list(values)
         return []
 
+    def tables(self, name: str) -> list[Any]:
+        """Return a metric that is a table for every client, from the last round that measured it.
+
+        Parameters
+        ----------
+        name : str
+            A key of ``tables`` of a round, such as ``"personalised_confusion_matrix"``.
+
+        Returns
+        -------
+        list
+            Of lists of ``C`` numbers, or of ``C`` such lists; None for an entry that is not
+            defined, and for a client without one. Empty if no client ever was measured.
+        """
+        rounds = (entry["tables"] for entry in reversed(self.rounds) if entry.get("tables"))
+        return list(next(rounds, {}).get(name) or [])
+
     def cumulative_bytes(self) -> dict[int, float]:
         """Return the bytes per client, both directions, up to the end of each round."""
         total, sent = 0.0, {}

@@ -101,12 +101,24 @@ def check_metrics(metrics: Sequence[str], num_classes: int) -> None:
         low, high = metric.facts.bounds
         try:
             value = metric.compute(logits, labels, weight)
-            number = low if value is None else float(value)
+            values = torch.as_tensor(low if value is None else value, dtype=torch.float64)
         except Exception as error:  # a user's code may raise anything
             raise ConfigError(f"metric {metric.facts.name}: {raised(error)}.") from error
-        if not (value is None or (math.isfinite(number) and low <= number <= high)):
+        if value is None:
+            continue
+        shape, got = metric.facts.shape(num_classes), tuple(values.shape)
+        if math.prod(got) != 1 if not shape else got != shape:
+            what = f"its axes are {metric.facts.axes}" if shape else "it has no axes"
             raise ConfigError(
-                f"metric {metric.facts.name} is {number:g} for some answers; its bounds are "
+                f"metric {metric.facts.name} has shape {list(got)} for {num_classes} classes and "
+                f"{what}: it should be {list(shape)}."
+            )
+        within = values.isfinite() & (low <= values) & (values <= high)
+        within |= values.isnan() & bool(shape)  # an entry of a table that is not defined
+        if not within.all():
+            wrong = float(values[~within].flatten()[0])
+            raise ConfigError(
+                f"metric {metric.facts.name} is {wrong:g} for some answers; its bounds are "
                 f"{low:g} and {high:g}."
             )
 
@@ -126,7 +138,7 @@ def check_select_by(name: str, metrics: Sequence[str]) -> None:
     ConfigError
         If it is neither accuracy nor the name of one of the metrics, or no value of it is good.
     """
-    facts = {metric.facts.name: metric.facts for metric in metrics_of(metrics)}
+    facts = {m.facts.name: m.facts for m in metrics_of(metrics) if not m.facts.axes}
     if name == ACCURACY:
         return
     if name not in facts:

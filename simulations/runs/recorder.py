@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,7 @@ def round_row(
     return {
         "round": report.round,
         **measured(Round(report, without, lying, label_counts, seconds)),
+        **_tables(report, lying),
         "traffic": {
             "up": report.traffic.up,
             "down_unicast": report.traffic.down_unicast,
@@ -141,6 +142,20 @@ def round_row(
         "notes": report.notes,
         "strategy": plain(report.diagnostics),
     }
+
+
+def _tables(report: RoundReport, lying: Collection[int]) -> dict[str, Any]:
+    """Return the metrics that are tables, by name a list over the clients; nothing without any."""
+    without = {*report.untrained, *lying}
+    names = dict.fromkeys(name for tables in report.tables.values() for name in tables)
+    tables = {
+        name.replace("-", "_"): [
+            None if c in without else plain(report.tables.get(c, {}).get(name))
+            for c in report.clients
+        ]
+        for name in names
+    }
+    return {"tables": tables} if tables else {}
 
 
 def summarise(

@@ -12,9 +12,16 @@ from flwr.serverapp.strategy import Strategy
 from fedkt.context import Round
 from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Upload, Uploads
+from fedkt.metrics import metrics_of
 from fedkt.recipe import Recipe
 from fedkt.strategies.server.exchange import Exchange
-from fedkt.strategies.server.replies import LearnFigures, figures_in, measured_by
+from fedkt.strategies.server.replies import (
+    LearnFigures,
+    figures_in,
+    measured_by,
+    tabled_by,
+    tables_in,
+)
 
 
 def round_of(exchange: Exchange) -> Round:
@@ -118,13 +125,20 @@ def note_learning(
     return MetricRecord({"loss": float(np.mean(known))}) if known else None
 
 
+def asked_for(exchange: Exchange) -> list[str]:
+    """Return the metrics that clients measure in the round: tables in the last round only."""
+    last = exchange.report.round == exchange.last_round
+    metrics = metrics_of(exchange.options.metrics)
+    return [metric.wire for metric in metrics if last or not metric.facts.axes]
+
+
 def to_absorb(exchange: Exchange, config: ConfigRecord) -> list[Message]:
     """Return the messages: participants absorb the fused knowledge, all clients evaluate."""
     taking_part = exchange.report.participants if exchange.recipe.absorbs else []
     others = sorted(set(exchange.report.clients).difference(taking_part))
     names = exchange.recipe.needs("absorb")
-    if exchange.options.metrics:
-        config = ConfigRecord({**config, "metrics": list(exchange.options.metrics)})
+    if metrics := asked_for(exchange):
+        config = ConfigRecord({**config, "metrics": metrics})
     absorb = ConfigRecord({**config, "absorb": True})
     idle = ConfigRecord({**config, "absorb": False})
     return exchange.messages(MessageType.EVALUATE, taking_part, names, absorb) + (
@@ -140,13 +154,16 @@ def read_accuracies(exchange: Exchange, replies: Iterable[Message]) -> MetricRec
     RunFailedError
         If no client has any.
     """
-    report, bounds = exchange.report, measured_by(exchange.options.metrics)
+    report, metrics = exchange.report, asked_for(exchange)
+    bounds, tables = measured_by(metrics), tabled_by(metrics)
     for client, content in exchange.contents(replies, "absorb", report.clients):
         try:
-            report.metrics[client] = figures_in(content, bounds)
+            figures = figures_in(content, bounds)
+            report.tables[client] = tables_in(content, tables, exchange.num_classes)
         except KnowledgeError as error:
             exchange.fail(client, "evaluate", str(error))
         else:
+            report.metrics[client] = figures
             exchange.acknowledge(client)
     exchange.stop_unless(list(report.metrics), "absorb and evaluate")
     means = MetricRecord()

@@ -55,6 +55,7 @@ class Exchange:
     def __init__(self, title: str, recipe: Recipe, options: ServerOptions) -> None:
         self.title, self.recipe, self.options = title, recipe, options
         self.next_round, self.rounds = 1, 0  # rounds of the run, 0 if unknown
+        self.last_round = 0  # to be run; 0 if unknown
         self.report = RoundReport(0, ())
         self.delivery = Delivery(recipe, options)
         self._roster: Roster | None = None

@@ -151,6 +151,9 @@ class RoundReport:
         By client: ``personalised-accuracy``, ``global-accuracy`` and
         ``validation-accuracy`` in [0, 1], and the same of each metric (``personalised-macro-f1``),
         if the client has measured them.
+    tables : dict[int, dict[str, Tensor]]
+        By client, the metrics that are tables, of the last round only: float64 ``[C]`` or
+        ``[C, C]``.
     server_accuracy : float, optional
         Accuracy of the server's own model, if there is one.
     one_model : bool
@@ -178,6 +181,7 @@ class RoundReport:
     participants: list[int] = field(default_factory=list)
     untrained: tuple[int, ...] = ()
     metrics: dict[int, dict[str, float]] = field(default_factory=dict)
+    tables: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     server_accuracy: float | None = None
     one_model: bool = False
     learnt: dict[int, float] = field(default_factory=dict)

@@ -300,6 +300,7 @@ class KnowledgeStrategy(Strategy):
         """
         arrays = initial_arrays if initial_arrays is not None else ArrayRecord()
         self.exchange.rounds = self.options.schedule_rounds or num_rounds
+        self.exchange.last_round = num_rounds
         self._meet(grid, arrays, timeout)
         # Without a server model the first weights belong to no party, and are not evaluated.
         arrays = self._server_arrays() or ArrayRecord()

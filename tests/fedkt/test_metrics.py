@@ -16,7 +16,7 @@ from sklearn.calibration import calibration_curve
 
 from fedkt.errors import ConfigError, KnowledgeError
 from fedkt.metrics import metric_of, metrics_of, wire_metrics
-from fedkt.strategies.server.replies import figures_in, measured_by
+from fedkt.strategies.server.replies import figures_in, measured_by, tabled_by, tables_in
 
 
 def samples(weighted: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -149,6 +149,44 @@ def test_a_reply_with_a_wrong_metric_is_refused(value: Any) -> None:
         figures_in(content, measured_by(["macro-f1"]))
     sound = RecordDict({"metrics": MetricRecord({"global-macro-f1": 0.5})})
     assert figures_in(sound, measured_by(["macro-f1"])) == {"global-macro-f1": 0.5}
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_tables_are_those_of_scikit_learn(weighted: bool) -> None:
+    logits, labels, weight = samples(weighted)
+    how = {"labels": range(6), "sample_weight": weight.numpy()}
+    truth, predicted = labels.numpy(), logits.argmax(1).numpy()
+    theirs = sklearn_metrics.confusion_matrix(truth, predicted, **how)
+    ours = metric_of("confusion-matrix").compute(logits, labels, weight)
+    np.testing.assert_allclose(ours, theirs)
+    theirs = sklearn_metrics.recall_score(
+        truth, predicted, average=None, zero_division=np.nan, **how
+    )
+    ours = metric_of("per-class-recall").compute(logits, labels, weight)
+    np.testing.assert_allclose(ours, theirs)
+    assert np.isnan(theirs).sum() == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([0.5] * 3, "is no list of 2 numbers"),
+        ([], "is no list of 2 numbers"),
+        (0.5, "is no list of 2 numbers"),
+        ([0.5, 1.5], r"holds 1.5, not a number in \[0, 1\]"),
+        ([0.5, -math.inf], "holds -inf"),
+    ],
+)
+def test_a_reply_with_a_wrong_table_is_refused(values: Any, message: str) -> None:
+    asked = tabled_by(["per-class-recall", "macro-f1"])
+    assert sorted(asked) == ["global-per-class-recall", "personalised-per-class-recall"]
+    content = RecordDict({"metrics": MetricRecord({"global-per-class-recall": values})})
+    assert tables_in(content, tabled_by(["macro-f1"]), 2) == {}
+    with pytest.raises(KnowledgeError, match=message):
+        tables_in(content, asked, 2)
+    sound = RecordDict({"metrics": MetricRecord({"global-per-class-recall": [0.5, math.nan]})})
+    (table,) = tables_in(sound, asked, 2).values()
+    assert (table[0], math.isnan(table[1])) == (0.5, True)
 
 
 def test_auroc_of_two_classes_is_the_usual_and_of_one_is_none() -> None:
