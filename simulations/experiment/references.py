@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,16 @@ def absolute_data(reference: str, data_dir: str | None = None) -> str:
     base, _ = base_of(reference.removesuffix(ALL), data_dir)
     path = None if npz_file(base, data_dir) else data_path(base, data_dir)
     return absolute(reference) if path is None else f"{path.resolve()}{reference[len(base) :]}"
+
+
+def absolute_target(target: str, domains: Sequence[str], data_dir: str | None = None) -> str:
+    """Return the name of a target as one that means the same from every folder.
+
+    It is a reference of one of the domains, which are absolute, or the last part of one.
+    """
+    whole = absolute_data(target, data_dir)
+    stars = tuple(domain.removesuffix("*") for domain in domains if domain.endswith(ALL))
+    return whole if whole in domains or whole.startswith(stars) else absolute(target)
 
 
 def absolute(reference: str) -> str:

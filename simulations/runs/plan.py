@@ -28,7 +28,7 @@ from fedkt.simulations.availability.absent import Availability
 from fedkt.simulations.engines.engine import kind_of
 from fedkt.simulations.engines.population import PopulationSpec
 from fedkt.simulations.experiment.config import Experiment
-from fedkt.simulations.experiment.references import absolute, absolute_data
+from fedkt.simulations.experiment.references import absolute, absolute_data, absolute_target
 from fedkt.simulations.runs.content import references_in, session_parts, user_files
 from fedkt.simulations.runs.costs import flops_by_client
 from fedkt.simulations.runs.executors import resolve, size_of
@@ -259,9 +259,8 @@ def _filled_in(
     data, folder = asdict(experiment.data), experiment.data.data_dir
     attack = resolved_attack(experiment.attack) if experiment.attack else None
     data["dataset"] = absolute_data(data["dataset"], folder)
-    domains = {domain: absolute_data(domain, folder) for domain in data["domains"]}
-    data["domains"] = list(domains.values())
-    data["target"] = data["target"] and domains.get(data["target"], absolute(data["target"]))
+    data["domains"] = [absolute_data(domain, folder) for domain in data["domains"]]
+    data["target"] = data["target"] and absolute_target(data["target"], data["domains"], folder)
     data["public_dataset"] = data["public_dataset"] and absolute_data(
         data["public_dataset"], folder
     )

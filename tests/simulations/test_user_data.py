@@ -13,7 +13,7 @@ from fedkt import Experiment, simulate
 from fedkt.data import FederationSpec
 from fedkt.data.identity import content_of
 from fedkt.errors import ConfigError
-from fedkt.simulations.experiment.references import absolute_data
+from fedkt.simulations.experiment.references import absolute_data, absolute_target
 from fedkt.simulations.results.rounds import read_rounds
 
 from .conftest import Answer, invoke
@@ -179,3 +179,7 @@ def test_references_of_files_are_made_absolute(folder: Path) -> None:
     assert absolute_data("patients.csv", str(folder)) == f"{folder}/patients.csv"
     assert absolute_data("digits") == "digits"
     assert absolute_data("digits5/usps") == "digits5/usps"
+    star = absolute_data("patients.csv/*")
+    assert absolute_target("patients.csv/north", [star]) == f"{folder}/patients.csv/north"
+    (folder / "north").mkdir()
+    assert absolute_target("north", [star]) == "north"
