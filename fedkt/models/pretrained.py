@@ -45,7 +45,7 @@ def transformers(input_shape: tuple[int, ...], num_classes: int, source: str = "
     freeze = bool(options.pop("freeze", False))
     whole = {**options, "num_labels": num_classes}
     try:
-        model = _model(library, name, whole, input_shape)
+        model: nn.Module = _model(library, name, whole, input_shape)
     except ConfigError:
         raise
     except Exception as error:  # the library and its HTTP client raise many kinds
@@ -54,7 +54,8 @@ def transformers(input_shape: tuple[int, ...], num_classes: int, source: str = "
             f"{EXAMPLE}"
         ) from error
     if freeze:
-        model.base_model.requires_grad_(False)
+        base: nn.Module = model.get_submodule(str(model.base_model_prefix))
+        base.requires_grad_(False)
     if len(input_shape) == 1:
         model.register_forward_pre_hook(_unpacked, with_kwargs=True)
     return model
