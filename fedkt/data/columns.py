@@ -75,9 +75,15 @@ def expand(
 
 
 def load_domain(
-    reference: str, data_dir: str | Path | None = None, seed: int = 0, reading: Reading = PLAIN
+    reference: str,
+    data_dir: str | Path | None = None,
+    seed: int = 0,
+    reading: Reading = PLAIN,
+    opened: dict[str, Dataset | Unlabelled] | None = None,
 ) -> Dataset | Unlabelled:
     """Load a data set, or the one domain ``VALUE`` of a set for ``NAME/VALUE``.
+
+    ``opened`` keeps the sets that are open, by reference, for further domains of them.
 
     A data set of that very name, such as a file in a folder ``NAME``, takes
     precedence over a value. Missing values are kept; see :func:`fedkt.data.inputs.prepared`.
@@ -88,7 +94,10 @@ def load_domain(
         If there is no such set, column or value, or the domain lacks a part.
     """
     base, value = base_of(reference, data_dir)
-    dataset = open_dataset(base, data_dir, seed, reading)
+    opened = {} if opened is None else opened
+    if base not in opened:
+        opened[base] = open_dataset(base, data_dir, seed, reading)
+    dataset = opened[base]
     return dataset if value is None else domain_of(labelled(dataset), value)
 
 

@@ -109,7 +109,8 @@ def load_domains(references: Sequence[str], spec: FederationSpec, target: int | 
     """
     if spec.input_shape:
         check_input_shape(spec.input_shape)
-    loaded = [labelled(prepared(reference, spec, True)) for reference in references]
+    opened: dict[str, Dataset | Unlabelled] = {}  # a set of many domains is opened once
+    loaded = [labelled(prepared(reference, spec, True, opened)) for reference in references]
     names = [dataset.name for dataset in loaded]
     twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if twice is not None:

@@ -74,7 +74,10 @@ def fit_input(dataset: D, shape: tuple[int, ...]) -> D:
 
 
 def prepared(
-    reference: str, spec: FederationSpec, needs_labels: bool = False
+    reference: str,
+    spec: FederationSpec,
+    needs_labels: bool = False,
+    opened: dict[str, Dataset | Unlabelled] | None = None,
 ) -> Dataset | Unlabelled:
     """Return a data set, or one domain of it, in the layout and form that a federation asks for.
 
@@ -87,7 +90,7 @@ def prepared(
         If it cannot be opened.
     """
     reading = replace(spec.reading, needs_labels=needs_labels)
-    loaded = load_domain(reference, spec.data_dir, spec.seed, reading)
+    loaded = load_domain(reference, spec.data_dir, spec.seed, reading, opened)
     return with_features(loaded, spec.features)
 
 

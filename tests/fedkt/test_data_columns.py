@@ -97,6 +97,21 @@ def test_a_column_of_a_function(tmp_path: Path) -> None:
     assert len(federation.public_x) + len(federation.test_x) == 20
 
 
+def test_a_set_of_many_domains_is_opened_once(tmp_path: Path) -> None:
+    file, log = tmp_path / "own.py", tmp_path / "calls"
+    file.write_text(
+        "import numpy as np\nfrom fedkt.data import Dataset\n"
+        "def wards():\n"
+        f"    open({str(log)!r}, 'a').write('x')\n"
+        "    x, y, d = np.arange(80.0)[:, None] * [1, 2], np.arange(80) % 2, np.arange(80) // 4\n"
+        "    return Dataset('wards', x, y, x + 0.5, y, (), d, d)\n",
+        encoding="utf-8",
+    )
+    spec = FederationSpec(domains=(f"{file}:wards/*",), clients=20, partition="iid")
+    assert len(build_federation(replace(spec, public=False)).domains) == 20
+    assert len(log.read_text(encoding="utf-8")) == 2  # for the names of the domains, and for all
+
+
 def test_a_file_goes_before_a_value(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "set").mkdir()
