@@ -16,6 +16,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -174,6 +175,11 @@ def short_name(part: str, obj: Any) -> str:
 def plain_name(name: str) -> str:
     """Return a registered name without the file, or the content, that stands before it."""
     return name.rpartition(":")[2]
+
+
+def without_digest(text: str) -> str:
+    """Return a text in which objects of Python go by their names alone."""
+    return re.sub(rf"{PYTHON}[0-9a-f]{{12}}:", "", text)
 
 
 def keep(part: str, name: str, obj: Any) -> None:

@@ -57,10 +57,20 @@ def with_references(given: Mapping[str, Any]) -> dict[str, Any]:
     compared = _opened(values, ["compare"])
     if compared is not None and "strategies" in compared:
         compared["strategies"] = strategy_references(compared["strategies"])
+    if compared is not None and "cells" in compared:
+        compared["cells"] = [_cell(entry) for entry in compared["cells"]]
     data = _opened(values, ["data"])
     if data is not None:
         _refer_to_data(data)
     return values
+
+
+def _cell(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an entry of ``compare.cells``, or of one of its axes, with references."""
+    referring = with_references(entry)
+    if "axes" in referring:
+        referring["axes"] = [[_cell(choice) for choice in axis] for axis in entry["axes"]]
+    return referring
 
 
 def _refer_to_data(data: dict[str, Any]) -> None:

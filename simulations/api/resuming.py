@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from fedkt.errors import ConfigError
-from fedkt.registry import PYTHON
+from fedkt.registry import without_digest
 from fedkt.simulations.experiment.cells import cells_of
 from fedkt.simulations.experiment.config import Experiment
 from fedkt.simulations.results.rounds import read_rounds
 from fedkt.simulations.results.run_folder import read_settings
 from fedkt.strategies.construction import make_strategy
-
-OBJECT = re.compile(rf"{PYTHON}\w+:")
 
 
 def check_same(path: Path, experiment: Experiment) -> None:
@@ -43,19 +40,14 @@ def check_same(path: Path, experiment: Experiment) -> None:
         raise ConfigError(f"{path.parent} was begun with {lost}; it can gain, but not lose any.")
 
 
-def _plain(reference: str) -> str:
-    """Return a strategy of a comparison as people call it: without the digest of an object."""
-    return OBJECT.sub("", reference)
-
-
 def _lost(before: Experiment, now: Experiment) -> str:
     """Return the name of the first thing that a comparison lost; empty if it lost nothing."""
     if now.compare.seeds < before.compare.seeds:
         return f"{before.compare.seeds} seeds"
     gone = [s for s in before.compare.strategies if s not in now.compare.strategies]
     if gone:
-        edited = any(_plain(gone[0]) == _plain(s) for s in now.compare.strategies)
-        return f"{'another content of ' if edited else ''}strategy {_plain(gone[0])}"
+        edited = any(without_digest(gone[0]) == without_digest(s) for s in now.compare.strategies)
+        return f"{'another content of ' if edited else ''}strategy {without_digest(gone[0])}"
     cells = {cell.name: cell.experiment.model_dump(exclude={"compare"}) for cell in cells_of(now)}
     for cell in cells_of(before):
         if cell.name and cells.get(cell.name) != cell.experiment.model_dump(exclude={"compare"}):

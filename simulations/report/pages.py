@@ -25,6 +25,7 @@ from fedkt.evaluation.figures import (
     panels_of,
     value_of,
 )
+from fedkt.registry import without_digest
 from fedkt.simulations.experiment.cells import slug
 from fedkt.simulations.report import charts
 from fedkt.simulations.report.class_tables import class_tables
@@ -268,7 +269,7 @@ def _facts(runs: Sequence[Run], config: Mapping[str, Any]) -> dict[str, str]:
     """Return the facts of runs for the table of a page, from their files."""
     first = runs[0]
     federation = first.federation
-    models = [str(model) for model in federation.get("models") or []]
+    models = _models(federation)
     domains = [str(domain) for domain in federation.get("domains") or []]
     sizes = (federation.get("sizes") or {}).get("train") or []
     partition = _find(config, "partition") or _find(first.config, "partition")
@@ -281,7 +282,7 @@ def _facts(runs: Sequence[Run], config: Mapping[str, Any]) -> dict[str, str]:
         "Clients of each domain": _counted(domains),
         "Target": _target(federation),
         "Clients": federation.get("clients"),
-        "Partition": _compact(partition) if partition else None,
+        "Partition": without_digest(_compact(partition)) if partition else None,
         "Models": _counted(models),
         "Training examples per client": f"{min(sizes)} to {max(sizes)}" if sizes else None,
         "Public examples": federation.get("public"),
@@ -311,6 +312,11 @@ def _goal(run: Run) -> str:
     return f"{what} was reached first in round {rounds:.0f}, after {megabytes(size)} MB per client."
 
 
+def _models(federation: Mapping[str, Any]) -> list[str]:
+    """Return the model of each client as people call it; empty where they are not known."""
+    return [without_digest(str(model)) for model in federation.get("models") or []]
+
+
 def _clients(run: Run, baseline: Run | None) -> list[list[str]]:
     """Return the table of clients after the last round, header and body; empty for very many."""
     accuracies, gains = run.per_client(PERSONALISED.name), run.gains(baseline)
@@ -320,7 +326,7 @@ def _clients(run: Run, baseline: Run | None) -> list[list[str]]:
     columns = {
         "Name": about.get("client_names"),
         "Domain": about.get("domains"),
-        "Model": about.get("models"),
+        "Model": _models(about),
         "Training examples": (about.get("sizes") or {}).get("train"),
         PERSONALISED.headed(): [percent(value) for value in accuracies],
         TRANSFER.headed(): [percent(value, "+") for value in gains],

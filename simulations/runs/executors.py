@@ -14,6 +14,7 @@ from functools import partial
 
 from torch import nn
 
+from fedkt import registry
 from fedkt.clients import TorchLearner, TrainingOptions, Work
 from fedkt.clients.cohorts import cohort, trial
 from fedkt.clients.learners.devices import CPU
@@ -141,7 +142,9 @@ def _tried(
         _refusals[key] = trial.refuses(
             learner, recipe, some_samples(federation), public, training=training
         )
-        what = f"{model} runs in the loop, client by client: {_refusals[key]}"
+        what = (
+            f"{registry.without_digest(model)} runs in the loop, client by client: {_refusals[key]}"
+        )
         if _refusals[key] and what not in _told:
             _told.add(what)
             logger.warning(what)

@@ -28,36 +28,39 @@ SCRIPT = """
 import dataclasses
 from fedkt import Term, by_value, register
 from fedkt.objectives import CrossEntropy
-{gap}
+CELL = '''
 WIDTH, NAMES = {width}, {{"a", "b", "c"}}
 def helper(x): return x * WIDTH
 @register
 @dataclasses.dataclass(frozen=True)
 class Shrink(Term):
-    '''A term of the script.'''
+    "A term of the cell."
     factor: float = {factor}
     def __call__(self, outputs, batch, knowledge):
         return helper(outputs.logits.mean()) if "a" in {{"a", "b"}} and NAMES else self.factor
 print(by_value.digest(Shrink), by_value.digest({{"net": [helper, CrossEntropy(), Shrink()]}}))
+'''
+for width, factor in (3, 0.5), (4, 0.5), (3, 0.4):
+    exec(compile(LINES + CELL.format(width=width, factor=factor), FILE, "exec"))
 """
 
 
-def digests(seed: int, gap: str = "", width: int = 3, factor: float = 0.5) -> str:
-    """Return the digests that another Python session gives."""
-    script = SCRIPT.format(gap=gap, width=width, factor=factor)
+def digests(seed: int, lines: str) -> list[str]:
+    """Return the digests of a cell and of two edits of it, as another Python session gives them."""
+    script = SCRIPT.replace("LINES", repr(lines)).replace("FILE", repr(f"<cell {seed}>"))
     environment = {**os.environ, "PYTHONHASHSEED": str(seed)}
     done = subprocess.run(
-        [sys.executable, "-"], input=script, text=True, capture_output=True, env=environment,
-        check=True,
-    )  # fmt: skip
-    return done.stdout
+        [sys.executable, "-c", script], text=True, capture_output=True, env=environment, check=True
+    )
+    return done.stdout.splitlines()
 
 
 def test_a_digest_is_equal_in_every_session_and_another_after_an_edit() -> None:
-    first = digests(1)
-    assert digests(2, gap="\n# a comment\n\nx = 1\n") == first
-    assert digests(1, width=4) != first, "what a helper of a method uses belongs to the content"
-    assert digests(1, factor=0.4) != first
+    first = digests(1, lines="")
+    assert digests(2, lines="\n# a comment\n\nx = 1\n") == first
+    assert len({word for line in first for word in line.split()}) == 6, (
+        "what a method has, and what a helper of it uses, belongs to the content"
+    )
 
 
 @pytest.mark.parametrize(

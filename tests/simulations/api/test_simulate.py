@@ -6,6 +6,7 @@ import csv
 import io
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,10 +39,12 @@ WIDTH = 6
 
 
 @pytest.fixture(autouse=True)
-def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw nothing: it takes most of a tiny run's time."""
+def _no_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw nothing where the report is not read: it takes most of a tiny run's time."""
+    if "script" in request.node.name:
+        return
     for module in ("cli.commands", "api.simulating", "api.comparing"):
-        for name in ("write_run_report", "write_comparison_report"):
+        for name in ("write_run_report", "write_comparison_report", "write_cells_report"):
             monkeypatch.setattr(f"fedkt.simulations.{module}.{name}", Path, raising=False)
 
 
@@ -233,13 +236,19 @@ def test_objects_travel_to_the_processes_of_a_comparison(here: Path, figures: An
 def test_estimators_and_networks_may_be_objects(here: Path) -> None:
     torch.manual_seed(3)
     models = {"forest": RandomForestClassifier(5, random_state=0), "net": nn.Linear(5, 3)}
-    run = fedkt.simulate(own(models=models, grid="ray"), "fedmd(distil_epochs=1)", out="run")
+    run = fedkt.simulate(own(models=models), "fedmd(distil_epochs=1)", out="run")
     assert [m.partition(":")[2] for m in run.record.federation["models"]] == [
         "forest",
         "net",
         "forest",
     ]
     assert isinstance(run.client(0).model(), RandomForestClassifier)
+
+
+def test_cells_may_hold_objects(here: Path) -> None:
+    cells = [{"name": "dealt", "data": {"partition": deal}}, {"name": "wide", "models": [build]}]
+    result = fedkt.compare(own(models=["linear"], cells=cells), ["local"], seeds=1, out="cells")
+    assert set(result.cells) == {"dealt", "wide"}
 
 
 def test_a_strategy_may_have_a_label(here: Path) -> None:
@@ -353,6 +362,7 @@ def test_a_model_follows_the_names_that_it_uses(
 
 SCRIPT = """
 from __future__ import annotations
+import sys
 import numpy as np
 from dataclasses import dataclass
 from torch import nn
@@ -388,7 +398,9 @@ def main():
     study = fedkt.Experiment(
         data=(x, (x[:, 0] > 0).astype(int)), models=[build], clients=3, rounds=2, workers=2,
     )
-    print(fedkt.simulate(study, Mine(), out="ray"))
+    if "ray" in sys.argv:
+        print(fedkt.simulate(study, Mine(), out="ray"))
+        return
     study = study.with_values(run={"grid": "in-process"}, compare={"processes": 2})
     print(fedkt.compare(study, ["local", Mine], seeds=2, out="processes"))
 
@@ -397,21 +409,30 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("words", [["script.py"], ["-c", SCRIPT]], ids=["script", "no file"])
-def test_a_script_and_a_session_without_files_run_on_ray_and_in_processes(
-    here: Path, words: list[str], figures: Any, fedkt: Any
-) -> None:
-    Path("script.py").write_text(SCRIPT, encoding="utf-8")
+def python(*words: str) -> str:
+    """Return what a session of Python prints; it must not fail or warn."""
     done = subprocess.run([sys.executable, *words], text=True, capture_output=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
-    run, comparison = done.stdout.splitlines()
+    return done.stdout
+
+
+def test_what_a_script_and_a_session_without_files_define_reaches_workers(
+    here: Path, figures: Any, fedkt: Any
+) -> None:
+    Path("script.py").write_text(SCRIPT, encoding="utf-8")
+    run, comparison = python("-c", SCRIPT, "ray"), python("script.py")
     assert run.startswith("<fedkt run Mine, seed 0, round 2: personalised accuracy ")
     assert comparison.startswith("<fedkt comparison of 2 strategies, 2 seeds, 4 runs")
+    # The same objects have the same names in both, and give the same results.
     assert figures(here / "ray") == figures(here / "processes/runs/Mine-seed0")
+    models = [tomllib.loads(Path(f"{run}/config.toml").read_text(encoding="utf-8"))["models"]
+              for run in ("ray", "processes/runs/Mine-seed0")]  # fmt: skip
+    assert models[0] == models[1]
     # In another session: results can be read, what ran cannot be run again.
     for folder in ("ray", "processes"):
         answer = fedkt("report", folder)
         assert (answer.code, answer.err) == (0, "")
+        assert "python@" not in Path(folder, "report.html").read_text(encoding="utf-8")
     answer = fedkt("simulate", "ray/config.toml", "--out", "again")
     assert answer.code == 2
     assert "is an object of another Python session: pass the object again." in answer.err
