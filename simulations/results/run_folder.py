@@ -126,8 +126,8 @@ class Run:
             Of lists of ``C`` numbers, or of ``C`` such lists; None for an entry that is not
             defined, and for a client without one. Empty if no client ever was measured.
         """
-        rounds = (entry["tables"] for entry in reversed(self.rounds) if entry.get("tables"))
-        return list(next(rounds, {}).get(name) or [])
+        tables = (entry.get("tables") or {} for entry in reversed(self.rounds))
+        return next((list(each[name]) for each in tables if each.get(name)), [])
 
     def cumulative_bytes(self) -> dict[int, float]:
         """Return the bytes per client, both directions, up to the end of each round."""
