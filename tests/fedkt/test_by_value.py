@@ -73,7 +73,7 @@ def test_a_digest_is_equal_in_every_session_and_another_after_an_edit() -> None:
         ({"a": [1, 2]}, {"a": [2, 1]}),
         (np.array(["a", "b"], dtype=object), np.array(["a", "c"], dtype=object)),
     ],
-    ids=str,
+    ids=["dtype", "shape", "function", "estimator", "order", "texts"],
 )
 def test_other_content_has_another_digest(pair: tuple[Any, Any]) -> None:
     first, second = map(by_value.digest, pair)
