@@ -200,7 +200,7 @@ class Federation:
             (numbers of samples), ``public_dataset``, ``target`` (names or None),
             ``transductive``, ``notes``; with domains also
             ``domains`` (one name per client), with natural clients ``client_names``;
-            ``preprocessing`` (one per domain).
+            ``preprocessing`` (by domain; without domains by the name of the data set).
         """
         sizes = np.diff(self.bounds, axis=1)
         owned = [self.domains[self.domain_of(i)] for i in range(self.num_clients) if self.domains]
@@ -220,7 +220,9 @@ class Federation:
             "target": self.target or None,
             "transductive": self.transductive,
             "notes": list(self.notes),
-            "preprocessing": list(self.preprocessing),
+            "preprocessing": dict(
+                zip(self.domains or (self.name,), self.preprocessing, strict=False)
+            ),
             **({"domains": owned} if owned else {}),
             **({"client_names": list(self.client_names)} if self.client_names else {}),
         }

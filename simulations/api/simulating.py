@@ -101,7 +101,7 @@ def simulate(
     if strategy is not None:
         study = study.with_values(strategy=read_strategy(strategy_reference(strategy)))
     begun = begin(study, None if out is None else Path(out), resume)
-    say(begun.plan.federation.notes)
+    say(begun.plan.notes)
     display = display_of(progress, begun.rounds)
     try:
         carry_out(begun, display)

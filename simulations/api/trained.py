@@ -16,6 +16,7 @@ from fedkt import registry
 from fedkt.clients.learners.base import Learner
 from fedkt.clients.learners.making import make_learner
 from fedkt.clients.personal_answer import predict_from
+from fedkt.data.preprocessing import Preprocessing, prepared_rows
 from fedkt.data.priors import empirical_bayes_prior
 from fedkt.disk import writing
 from fedkt.errors import ConfigError
@@ -53,23 +54,29 @@ class TrainedClient:
     _state: Mapping[str, Any] = field(default_factory=dict)
     _log_prior: Tensor = field(default_factory=lambda: torch.empty(0))
     _input_shape: tuple[int, ...] = ()
+    _preprocessing: Preprocessing = field(default_factory=dict)
 
-    def predict(self, x: Any, readout: str = "personal") -> Tensor:
+    def predict(self, x: Any, readout: str = "personal", prepared: bool = False) -> Tensor:
         """Return the logits of new samples, float32 ``[n, C]``.
 
         Parameters
         ----------
-        x : array
-            Samples as models see them, ``[n, ...]``.
+        x : array or pandas.DataFrame
+            Samples in the form of the data that the experiment was given, ``[n, ...]``; what was
+            done to those is done to them, see :func:`fedkt.data.preprocessing.prepared_rows`.
         readout : {"personal", "global"}
             For the client's own distribution of classes, or for all classes alike.
+        prepared : bool
+            Whether they are as models see them already, as those of a `Federation`.
 
         Raises
         ------
         ConfigError
             If the samples have another shape than those of training, or the read-out is unknown.
         """
-        samples = torch.as_tensor(np.asarray(x))
+        samples = torch.as_tensor(
+            np.asarray(x) if prepared else prepared_rows(x, self._preprocessing)
+        )
         if tuple(samples.shape[1:]) != self._input_shape:
             raise ConfigError(
                 f"samples have shape {list(samples.shape[1:])}; the model was trained on "
@@ -80,10 +87,12 @@ class TrainedClient:
         with one_thread():
             return predict_from(dict(self._state), self.learner, self._log_prior, samples, readout)
 
-    def classify(self, x: Any, readout: str = "personal") -> NDArray[np.str_]:
+    def classify(
+        self, x: Any, readout: str = "personal", prepared: bool = False
+    ) -> NDArray[np.str_]:
         """Return the names of the most probable classes, strings ``[n]``; see `predict`."""
         names: NDArray[np.str_] = np.array(self.classes)
-        chosen: NDArray[np.str_] = names[self.predict(x, readout).argmax(-1).numpy()]
+        chosen: NDArray[np.str_] = names[self.predict(x, readout, prepared).argmax(-1).numpy()]
         return chosen
 
     def model(self) -> Any:
@@ -153,4 +162,6 @@ def trained_client(run: Run, number: int) -> TrainedClient:
     learner.load_state(client["learner"])
     prior = empirical_bayes_prior(torch.tensor(about["label_counts"][number])).log()
     classes = tuple(about["classes"])
-    return TrainedClient(number, round_, classes, reference, learner, client, prior, shape)
+    done = about["preprocessing"]
+    done = done[about["domains"][number]] if "domains" in about else next(iter(done.values()))
+    return TrainedClient(number, round_, classes, reference, learner, client, prior, shape, done)

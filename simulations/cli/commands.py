@@ -46,8 +46,7 @@ def run_simulate(experiment: Experiment, out: Path | None, resume: bool, command
     console = Console()
     begun = begin(experiment, out, resume)
     folder = begun.folder
-    notes = (*begun.plan.federation.notes, *begun.plan.notes, *begun.plan.model_notes)
-    _say_notes({note: [""] for note in notes}, console)
+    _say_notes({note: [""] for note in begun.plan.notes}, console)
     with _resumable("simulate", folder / CONFIG):
         progress = progress_for(console, begun.rounds)
         try:

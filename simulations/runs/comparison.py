@@ -26,13 +26,11 @@ from fedkt.simulations.results.rounds import read_rounds
 from fedkt.simulations.results.run_folder import is_begun, is_finished, load_run
 from fedkt.simulations.runs.content import check_content, parts_of
 from fedkt.simulations.runs.csv_tables import write_comparison_csv
-from fedkt.simulations.runs.fitting import model_notes, with_public
+from fedkt.simulations.runs.fitting import with_public
 from fedkt.simulations.runs.local_baseline import budget, local_twin, private_training, rehearses
 from fedkt.simulations.runs.plan import (
     Plan,
     engine_session,
-    federation_of,
-    federation_spec,
     made,
     prepare,
 )
@@ -56,7 +54,8 @@ class Job:
     """One run of a comparison.
 
     ``training`` is the private training of a round in words;
-    ``baseline`` and ``same_epochs`` are the folders of runs before it (see ``execute``).
+    ``baseline`` and ``same_epochs`` are the folders of runs before it (see ``execute``);
+    ``notes`` are those of its plan.
     """
 
     label: str
@@ -66,6 +65,7 @@ class Job:
     compared: bool
     baseline: str | None = None
     same_epochs: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def folder(self) -> str:
@@ -75,15 +75,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Part:
-    """Runs that are executed together: one cell with one seed, whose data are built once.
-
-    ``notes`` are of the data of a cell's first seed.
-    """
+    """Runs that are executed together: one cell with one seed, whose data are built once."""
 
     cell: Cell
     seed: int
     jobs: tuple[Job, ...]
-    notes: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The notes of a cell's first seed, for which alone its runs are planned at first."""
+        return tuple(dict.fromkeys(note for job in self.jobs for note in job.notes))
 
     @property
     def name(self) -> str:
@@ -150,7 +151,8 @@ def plan_jobs(experiment: Experiment) -> list[Job]:
         local_first = sorted(first, key=lambda pair: not _alone(pair[0]))
         for entry, plan in local_first:
             setting = _experiment(experiment, entry, offset)
-            job = Job(entry.label, seed, setting, private_training(plan), compared=True)
+            notes = () if offset else plan.notes
+            job = Job(entry.label, seed, setting, private_training(plan), True, notes=notes)
             if not _alone(entry):
                 folder = f"{slug(baselines[budget(plan)])}-seed{seed}"
                 job = replace(job, baseline=folder)
@@ -242,14 +244,7 @@ def plan_parts(experiment: Experiment) -> list[Part]:
             raise ConfigError(f"{cell.name}: {error}" if cell.name else str(error)) from error
         for job in jobs:
             by_seed.setdefault(job.seed, []).append(job)
-        first = cell.experiment.seed
-        data = federation_spec(_with_public(cell.experiment, entries_of(cell.experiment)))
-        federation = federation_of(data)
-        notes = (*federation.notes, *model_notes(cell.experiment.models, federation))
-        parts += [
-            Part(cell, seed, tuple(jobs), notes if seed == first else ())
-            for seed, jobs in by_seed.items()
-        ]
+        parts += [Part(cell, seed, tuple(jobs)) for seed, jobs in by_seed.items()]
     return sorted(parts, key=lambda p: p.seed)  # stable: within a seed as written
 
 

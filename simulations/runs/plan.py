@@ -68,7 +68,7 @@ class Plan:
     objects : Mapping[str, str]
         The parts of this Python session that it uses, likewise.
     notes : tuple[str, ...]
-        Notes for the reader of the figures, a line each.
+        What a reader of the figures has to know about data, options and models, a line each.
     """
 
     experiment: Experiment
@@ -85,11 +85,6 @@ class Plan:
         """The content of the run: digests of the data, the files and the objects."""
         objects = {"objects": dict(self.objects)} if self.objects else {}
         return {"data": self.federation.fingerprint(), "files": dict(self.files), **objects}
-
-    @cached_property
-    def model_notes(self) -> tuple[str, ...]:
-        """The notes on how the clients' models train."""
-        return model_notes(self.population.models, self.federation)
 
     @property
     def recipe(self) -> Recipe:
@@ -193,7 +188,8 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
     strategy.options = _options(experiment, federation)
     check_metrics(strategy.options.metrics, federation.num_classes)
     check_select_by(experiment.run.select_by, strategy.options.metrics)
-    notes = check_training(experiment.training, models, federation)
+    idle = check_training(experiment.training, models, federation)
+    notes = (*federation.notes, *idle, *model_notes(models, federation))
     plan = _resolved(experiment.with_values(server_model=server), strategy, federation, models)
     plan = replace(plan, notes=notes)
     liars_of(plan)  # an attack that does not fit shows here

@@ -69,7 +69,7 @@ def test_rows_become_what_the_federation_holds(
     assert prepared_rows(raw[:1], kept).shape == (1, *federation.input_shape)
     federation.save(tmp_path / "kept")
     assert Federation.load(tmp_path / "kept").preprocessing_of(0) == kept
-    assert federation.describe()["preprocessing"] == [kept]
+    assert list(federation.describe()["preprocessing"].values()) == [kept]
 
 
 def table(rows: int) -> pd.DataFrame:

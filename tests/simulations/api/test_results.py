@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -118,14 +119,34 @@ def test_a_client_answers_as_it_was_measured(both: ComparisonResult, client: int
         assert samples is not None
         assert samples.y is not None
         labels = np.array(data.classes)[samples.y]
-        answers = trained.classify(samples.x, readout)
+        answers = trained.classify(samples.x, readout, prepared=True)
         assert accuracy_score(labels, answers) == measured["value"][metric]
+
+
+def test_new_rows_are_prepared_as_those_of_training_were(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(
+        {"age": rng.integers(20, 90, 240), "ward": rng.choice(["A", "B", "C"], 240)}
+    ).assign(weight=rng.normal(70, 9, 240).round(2))
+    table["ill"] = np.where(table["age"] + 20 * (table["ward"] == "B") > 60, "yes", "no")
+    study = fedkt.Experiment(
+        data=table, label="ill", clients=2, models=["mlp"], rounds=1, grid="in-process",
+        test_samples=40, scale="standardise",
+    )  # fmt: skip
+    run = fedkt.simulate(study, "local", out=tmp_path / "run")
+    client, data = run.client(1), prepare(study.with_values(strategy={"name": "local"})).federation
+    kept = client.predict(data.client(1).test.x, prepared=True)
+    answers = client.predict(table.sample(frac=1, random_state=1)[["ward", "weight", "age", "ill"]])
+    nearest = torch.cdist(kept.double(), answers.double()).min(1)
+    assert nearest.values.max() < 1e-6
+    with pytest.raises(ConfigError, match="Unknown column of the rows 'weight'"):
+        client.predict(table.drop(columns="weight"))
 
 
 def test_models_can_be_taken_away(both: ComparisonResult, tmp_path: Path) -> None:
     network, forest = both.run("fedmd", 0).client(0), both.run("fedmd", 0).client(1)
     module, x = network.model(), torch.rand(5, 1, 8, 8)
-    torch.testing.assert_close(module(x), network.predict(x, "global"))
+    torch.testing.assert_close(module(x), network.predict(x, "global", prepared=True))
     saved = load_file(network.save(tmp_path / "new" / "model.safetensors"))
     assert saved.keys() == module.state_dict().keys()
     assert forest.save(tmp_path / "forest.joblib").is_file()
@@ -147,7 +168,7 @@ def test_mistakes_are_one_line(both: ComparisonResult, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="There is no client 4; there are 0 to 3"):
         run.client(4)
     with pytest.raises(ConfigError, match=r"shape \[8\]; the model was trained on \[1, 8, 8\]"):
-        run.client(0).predict(np.zeros((2, 8)))
+        run.client(0).predict(np.zeros((2, 8)), prepared=True)
     with pytest.raises(ConfigError, match=r"is saved as \*\.joblib"):
         run.client(1).save(tmp_path / "model.safetensors")
     with pytest.raises(ConfigError, match="neither a run nor a comparison"):
