@@ -28,8 +28,7 @@ import cloudpickle
 
 from fedkt import registry
 from fedkt.digests import digest_of
-from fedkt.errors import ConfigError
-from fedkt.registry import PYTHON
+from fedkt.errors import PYTHON, ConfigError
 from fedkt.text import raised
 
 MAIN = ("__main__", "__mp_main__")  # the script, or the notebook; under spawn also the second

@@ -7,14 +7,27 @@ the command line prints it as it stands.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+# What the names of objects that are given in Python begin with: ``python@DIGEST:NAME``.
+PYTHON = "python@"
+
+
+def without_digest(text: str) -> str:
+    """Return a text in which objects of Python go by their names alone."""
+    return re.sub(rf"{PYTHON}[0-9a-f]{{12}}:", "", text)
+
 
 class FedktError(Exception):
     """Base of all errors raised by fedkt."""
+
+    def __str__(self) -> str:
+        """Return the message, for people."""
+        return without_digest(super().__str__())
 
 
 class ConfigError(FedktError, ValueError):

@@ -16,14 +16,13 @@ import importlib.metadata
 import importlib.util
 import inspect
 import pkgutil
-import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar, overload
 
-from fedkt.errors import ConfigError, unknown
+from fedkt.errors import PYTHON, ConfigError, unknown
 from fedkt.listing import described, part_name
 from fedkt.options import checked, class_name
 from fedkt.siblings import importable, siblings_of
@@ -57,8 +56,6 @@ PARTS: dict[str, tuple[str, ...]] = {
 
 # The attribute of a module loaded from a path that holds the prefix of its parts' names.
 PREFIX = "__fedkt_prefix__"
-# How the names of objects that were given in Python begin: ``python@DIGEST:NAME``.
-PYTHON = "python@"
 
 _known: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
 _discovered: set[str] = set()
@@ -177,11 +174,6 @@ def plain_name(name: str) -> str:
     return name.rpartition(":")[2]
 
 
-def without_digest(text: str) -> str:
-    """Return a text in which objects of Python go by their names alone."""
-    return re.sub(rf"{PYTHON}[0-9a-f]{{12}}:", "", text)
-
-
 def keep(part: str, name: str, obj: Any) -> None:
     """Register an object under exactly this name, instead of what had it."""
     global _version
@@ -250,7 +242,7 @@ def lookup(part: str, reference: str, files: bool = True) -> Any:
     if reference.startswith(PYTHON):
         raise ConfigError(
             f"{PARTS[part][0]} {reference!r} is an object of another Python session: pass the "
-            "object again."
+            "object to an Experiment again."
         )
     parts = [name for name in _known[part] if not name.startswith(PYTHON)]
     in_files = [name for name in parts if plain_name(name) == reference]

@@ -65,7 +65,7 @@ def _learner_class(reference: str, input_shape: tuple[int, ...], num_classes: in
     taking = [learner for learner in learners if learner.takes(model)]
     if not taking:
         raise ConfigError(
-            f"model {reference!r} is a {type(model).__name__}, neither a torch module nor an "
-            "estimator with fit and predict, and no other learner takes it."
+            f"model {reference!r} gives a {type(model).__name__!r} object, neither a torch module "
+            "nor an estimator with fit and predict, and no other learner takes it."
         )
     return min(taking, key=lambda learner: learner.__module__.startswith("fedkt."))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedkt.errors import ConfigError
-from fedkt.registry import without_digest
+from fedkt.errors import ConfigError, without_digest
 from fedkt.simulations.experiment.cells import cells_of
 from fedkt.simulations.experiment.config import Experiment
 from fedkt.simulations.results.rounds import read_rounds

@@ -19,10 +19,11 @@ from fedkt.clients.personal_answer import predict_from
 from fedkt.data.preprocessing import Preprocessing, prepared_rows
 from fedkt.data.priors import empirical_bayes_prior
 from fedkt.disk import writing
-from fedkt.errors import ConfigError
+from fedkt.errors import ConfigError, without_digest
 from fedkt.machine import one_thread
 from fedkt.simulations.results.checkpoints import CHECKPOINTS, newest
 from fedkt.simulations.results.run_folder import CONFIG, Run, read_content, read_settings
+from fedkt.simulations.runs.session_objects import restore_objects
 from fedkt.strategies.construction import make_strategy
 
 SUFFIXES = ".safetensors", ".joblib"
@@ -116,7 +117,9 @@ class TrainedClient:
         path, model = Path(file), self.model()
         suffix = SUFFIXES[0] if self.learner.is_network else SUFFIXES[1]
         if path.suffix != suffix:
-            raise ConfigError(f"{path}: the model {self.architecture} is saved as *{suffix}.")
+            raise ConfigError(
+                f"{path}: the model {without_digest(self.architecture)} is saved as *{suffix}."
+            )
         with writing(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
             if self.learner.is_network:
@@ -131,7 +134,8 @@ class TrainedClient:
         return path
 
     def __repr__(self) -> str:
-        return f"<fedkt client {self.number}: {self.architecture} after round {self.round}>"
+        name = without_digest(self.architecture)
+        return f"<fedkt client {self.number}: {name} after round {self.round}>"
 
 
 def trained_client(run: Run, number: int) -> TrainedClient:
@@ -153,6 +157,7 @@ def trained_client(run: Run, number: int) -> TrainedClient:
     if number not in state["clients"]:
         raise ConfigError(f"client {number} never took part in {run.path}; it has no model.")
     experiment, _ = read_settings(run.path / CONFIG)
+    restore_objects(run.path)
     for file, digest in (read_content(run.path) or {}).get("files", {}).items():
         registry.load_file(file, digest)
     reference, shape = about["models"][number], tuple(about["input_shape"])

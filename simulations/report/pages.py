@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fedkt.disk import write_atomic
+from fedkt.errors import without_digest
 from fedkt.evaluation.figures import (
     BYTES_TO_GOAL,
     PERSONALISED,
@@ -25,7 +26,6 @@ from fedkt.evaluation.figures import (
     panels_of,
     value_of,
 )
-from fedkt.registry import without_digest
 from fedkt.simulations.experiment.cells import slug
 from fedkt.simulations.report import charts
 from fedkt.simulations.report.class_tables import class_tables

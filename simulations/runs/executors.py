@@ -14,12 +14,11 @@ from functools import partial
 
 from torch import nn
 
-from fedkt import registry
 from fedkt.clients import TorchLearner, TrainingOptions, Work
 from fedkt.clients.cohorts import cohort, trial
 from fedkt.clients.learners.devices import CPU
 from fedkt.data.federation import Federation
-from fedkt.errors import ConfigError
+from fedkt.errors import ConfigError, without_digest
 from fedkt.machine import one_thread
 from fedkt.objectives import CrossEntropy
 from fedkt.recipe import Recipe, Train
@@ -142,9 +141,7 @@ def _tried(
         _refusals[key] = trial.refuses(
             learner, recipe, some_samples(federation), public, training=training
         )
-        what = (
-            f"{registry.without_digest(model)} runs in the loop, client by client: {_refusals[key]}"
-        )
+        what = f"{without_digest(model)} runs in the loop, client by client: {_refusals[key]}"
         if _refusals[key] and what not in _told:
             _told.add(what)
             logger.warning(what)

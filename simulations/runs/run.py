@@ -25,14 +25,13 @@ from fedkt.simulations.results.run_folder import CONFIG, FEDERATION, is_finished
 from fedkt.simulations.runs.checkpoint import discard_after
 from fedkt.simulations.runs.content import check_content
 from fedkt.simulations.runs.costs import fusion_warning
-from fedkt.simulations.runs.fitting import (
-    adapts,
-)
+from fedkt.simulations.runs.fitting import adapts
 from fedkt.simulations.runs.keeping import keep_predictions
 from fedkt.simulations.runs.plan import Plan, availability_of, liars_of, strategy_of
 from fedkt.simulations.runs.progress import RunProgress, Silent
 from fedkt.simulations.runs.recorder import Recorder, run_notes, summarise, write_json
 from fedkt.simulations.runs.server_model import server_evaluation
+from fedkt.simulations.runs.session_objects import keep_objects
 from fedkt.strategies import KnowledgeStrategy
 
 logger = logging.getLogger("fedkt")
@@ -81,6 +80,7 @@ def execute(
     folder.mkdir(parents=True, exist_ok=True)
     config_.save(folder / CONFIG, experiment)
     write_json(folder / FEDERATION, _describe(plan))
+    keep_objects(folder, experiment)
     _run(plan, folder, f"{where}{label}", baseline, progress)
     if experiment.run.keep_predictions:
         keep_predictions(plan, folder)

@@ -143,7 +143,7 @@ def test_an_object_that_changes_later_keeps_its_content_under_the_name() -> None
 
 
 def test_an_object_of_another_session_must_be_passed_again() -> None:
-    with pytest.raises(ConfigError, match=r"^model 'python@0123456789ab:net' is an object of ano"):
+    with pytest.raises(ConfigError, match=r"^model 'net' is an object of ano"):
         registry.lookup("models", "python@0123456789ab:net")
 
 

@@ -152,7 +152,11 @@ def confidence() -> None:
 
 @checks("speckle.py", "transforms")
 def speckle() -> None:
-    step = Train("private", [CrossEntropy()], transforms=[part("transforms", "speckle.py:Speckle")])
+    step = Train(
+        "private",
+        [CrossEntropy()],
+        transforms=[part("transforms", "speckle.py:Speckle(deviation=2)")],
+    )
     recipe = Recipe(learn=[step])
     assert Recipe.from_json(recipe.to_json()) == recipe
     noisy, again = (rounds(following(recipe)) for _ in range(2))
@@ -341,7 +345,7 @@ REFUSED: dict[str, tuple[str, str, str, Callable[[str], Any], str]] = {
     "a model of no learner": (
         "small.py", "return nn.Sequential(", "return 'a tree' or (",
         lambda file: planned(models=[f"{file}:small"]),
-        r"is a str, neither a torch module nor .* takes it",
+        r"gives a 'str' object, neither a torch module nor .* takes it",
     ),
     "a metric out of its bounds": (
         "kappa.py", "(-1.0, 1.0)", "(-2.0, -1.0)",

@@ -433,9 +433,12 @@ def test_what_a_script_and_a_session_without_files_define_reaches_workers(
         answer = fedkt("report", folder)
         assert (answer.code, answer.err) == (0, "")
         assert "python@" not in Path(folder, "report.html").read_text(encoding="utf-8")
+    ask = "import fedkt; print(fedkt.load('ray').client(1).model()(__import__('torch').ones(2, 5)))"
+    assert python("-c", ask).startswith("tensor([[")
     answer = fedkt("simulate", "ray/config.toml", "--out", "again")
     assert answer.code == 2
-    assert "is an object of another Python session: pass the object again." in answer.err
+    reason = "is an object of another Python session: pass the object to an Experiment again."
+    assert reason in answer.err
     assert answer.err.count("\n") == 1
 
 
@@ -443,7 +446,7 @@ def test_what_a_script_and_a_session_without_files_define_reaches_workers(
 
 
 def test_what_a_run_lacks_is_said_before_it_begins(here: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^strategy 'python@0123456789ab:Mine' is an object of"):
+    with pytest.raises(ConfigError, match=r"^strategy 'Mine' is an object of"):
         fedkt.simulate(own(), "python@0123456789ab:Mine", out="nothing")
     with pytest.raises(ConfigError, match=r"Unknown strategy 'fedmb'\. Did you mean 'fedmd'"):
         fedkt.compare(own(), ["local", "fedmb"], out="nothing")
