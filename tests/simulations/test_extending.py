@@ -152,11 +152,8 @@ def confidence() -> None:
 
 @checks("speckle.py", "transforms")
 def speckle() -> None:
-    step = Train(
-        "private",
-        [CrossEntropy()],
-        transforms=[part("transforms", "speckle.py:Speckle(deviation=2)")],
-    )
+    noise = part("transforms", "speckle.py:Speckle", deviation=2.0)
+    step = Train("private", [CrossEntropy()], transforms=[noise])
     recipe = Recipe(learn=[step])
     assert Recipe.from_json(recipe.to_json()) == recipe
     noisy, again = (rounds(following(recipe)) for _ in range(2))
