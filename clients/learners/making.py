@@ -66,6 +66,6 @@ def _learner_class(reference: str, input_shape: tuple[int, ...], num_classes: in
     if not taking:
         raise ConfigError(
             f"model {reference!r} gives a {type(model).__name__!r} object, neither a torch module "
-            "nor an estimator with fit and predict, and no other learner takes it."
+            "nor an estimator with fit and predict_proba, and no other learner takes it."
         )
     return min(taking, key=lambda learner: learner.__module__.startswith("fedkt."))

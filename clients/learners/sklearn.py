@@ -99,8 +99,8 @@ class SklearnLearner(Learner):
     @staticmethod
     def takes(model: Any) -> bool:
         """Return whether the model is an estimator; one without probabilities is refused later."""
-        fits = hasattr(model, "fit") and hasattr(model, "predict")
-        return fits and not isinstance(model, type)
+        answers = hasattr(model, "predict") or hasattr(model, "predict_proba")
+        return hasattr(model, "fit") and answers and not isinstance(model, type)
 
     def refuses(self, recipe: Recipe) -> str | None:
         """Return why the classifier cannot follow a recipe, in one line; None if it can."""

@@ -215,11 +215,6 @@ def with_inputs(dataset: D, change: Callable[[Array], Array]) -> D:
     return replace(dataset, **changed)
 
 
-def laid_out(dataset: D, layout: str) -> D:
-    """Return a data set whose axes mean ``layout``; with an empty one, the same data set."""
-    return replace(dataset, layout=layout) if layout else dataset
-
-
 def labelled(dataset: Dataset | Unlabelled) -> Dataset:
     """Return a data set that has labels.
 

@@ -99,7 +99,7 @@ def _parts(
     of_pair = dict(zip(pairs, labels, strict=True))
     parts = []
     for k, one in enumerate(given):
-        if isinstance(one, Dataset):
+        if not isinstance(one, tuple):
             parts.append(
                 _Part(
                     {"train": one.x_train, "test": one.x_test},

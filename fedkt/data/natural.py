@@ -65,14 +65,14 @@ def check_natural(spec: FederationSpec) -> None:
     ConfigError
         Naming the values at fault.
     """
-    if follows_data(spec.partition):
-        if spec.domains:
-            raise ConfigError(
-                f"partition is {spec.partition!r}, by the client column of one data set, and "
-                f"domains has {', '.join(map(repr, spec.domains))}; give dataset instead, or "
-                "another partition."
-            )
-    elif spec.small != "keep":
+    natural = follows_data(spec.partition)
+    if natural and spec.domains:
+        raise ConfigError(
+            f"partition is {spec.partition!r}, by the client column of one data set, and "
+            f"domains has {', '.join(map(repr, spec.domains))}; give dataset instead, or "
+            "another partition."
+        )
+    if not natural and spec.small != "keep":
         raise ConfigError(
             f"small is {spec.small!r}, which is for natural clients, and partition is "
             f"{spec.partition!r}; leave small out."

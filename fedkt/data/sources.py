@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from fedkt.data.dataset import Dataset, Unlabelled, complete, held_out, labelled, laid_out
+from fedkt.data.dataset import Dataset, Unlabelled, complete, held_out, labelled
 from fedkt.data.reading import Reader, Reading
 from fedkt.errors import ConfigError, unknown
 from fedkt.registry import PYTHON, lookup, names, register
@@ -128,8 +128,6 @@ def dataset_of(
 
 def _read(source: Any, reading: Reading) -> Dataset | Unlabelled:
     """Return what the reader that takes a source makes of it; a user's comes first."""
-    if isinstance(source, Dataset | Unlabelled):
-        return laid_out(source, reading.layout)
     taking = _taking(source)
     if not taking:
         raise ConfigError(

@@ -185,7 +185,7 @@ class _Same:
         return id(self.thing)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.thing is other.thing
+        return self.thing is getattr(other, "thing", None)
 
 
 @lru_cache(maxsize=64)

@@ -10,7 +10,7 @@ from typing import Any
 from fedkt.disk import only_user
 from fedkt.simulations.api.folders import fresh_folder
 from fedkt.simulations.api.objects import strategy_references
-from fedkt.simulations.api.results import CellsResult, ComparisonResult, RunResult, load
+from fedkt.simulations.api.results import CellsResult, ComparisonResult, load_compared
 from fedkt.simulations.api.resuming import check_same
 from fedkt.simulations.api.simulating import display_of, say
 from fedkt.simulations.experiment.cells import settled
@@ -112,9 +112,7 @@ def compare(
         write_cells_report(begun.folder)
     else:
         write_comparison_report(begun.folder)
-    results = load(begun.folder)
-    assert not isinstance(results, RunResult)
-    return results
+    return load_compared(begun.folder)
 
 
 def begin_comparison(experiment: Experiment, out: Path | None, resume: bool) -> Comparing:

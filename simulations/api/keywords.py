@@ -28,12 +28,15 @@ class Place:
         Whether the sections around it are there without being asked for.
     flag : Flag, optional
         Its flag on the command line.
+    type : type
+        The type of its values.
     """
 
     path: str
     is_section: bool
     always: bool
     flag: Flag | None
+    type: Any
 
     @property
     def section(self) -> str:
@@ -118,7 +121,7 @@ def _places(options: type, path: str, always: bool) -> Iterator[Place]:
         if get_origin(hint) in (tuple, dict):
             section = None
         is_there = always and section is hint
-        yield Place(f"{path}{name}", section is not None, always, flag)
+        yield Place(f"{path}{name}", section is not None, always, flag, hint)
         if section is not None:
             yield from _places(section, f"{path}{name}.", is_there)
 

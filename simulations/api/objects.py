@@ -14,7 +14,7 @@ from fedkt.calls import made
 from fedkt.data.dataset import labelled
 from fedkt.data.joining import joined_clients
 from fedkt.data.sources import dataset_of
-from fedkt.errors import ConfigError, FedktError
+from fedkt.errors import FedktError, subclass_of
 from fedkt.options import hyper_parameters
 from fedkt.simulations.experiment.references import read_strategy
 from fedkt.strategies import KnowledgeStrategy
@@ -118,10 +118,8 @@ def strategy_reference(thing: Any) -> str:
     if isinstance(thing, str):
         return thing
     cls = thing if inspect.isclass(thing) else type(thing)
-    if not issubclass(cls, KnowledgeStrategy):
-        raise ConfigError(
-            f"{cls.__name__} is no strategy: give a name, or a KnowledgeStrategy (class or object)."
-        )
+    line = f"{cls.__name__} is no strategy: give a name, or a KnowledgeStrategy (class or object)."
+    subclass_of(cls, KnowledgeStrategy, line)
     name = vars(cls).get("name")
     name = name if isinstance(name, str) else cls.__name__
     if cls is thing:

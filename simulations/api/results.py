@@ -52,13 +52,19 @@ def load(folder: str | Path) -> RunResult | ComparisonResult | CellsResult:
         If it is neither, or one of its files is damaged.
     """
     path = Path(folder)
-    if (path / CELLS).is_dir():
-        return CellsResult(path, {n: ComparisonResult(c) for n, c in load_cells(path)[1].items()})
-    if (path / TABLE).is_file():
-        return ComparisonResult(load_comparison(path))
+    if (path / CELLS).is_dir() or (path / TABLE).is_file():
+        return load_compared(path)
     if is_run(path):
         return RunResult(load_run(path))
     raise ConfigError(f"{path} is neither a run nor a comparison.")
+
+
+def load_compared(folder: Path) -> ComparisonResult | CellsResult:
+    """Return the results of a comparison; see `load`."""
+    if (folder / CELLS).is_dir():
+        cells = load_cells(folder)[1]
+        return CellsResult(folder, {name: ComparisonResult(cell) for name, cell in cells.items()})
+    return ComparisonResult(load_comparison(folder))
 
 
 @dataclass(frozen=True, repr=False, eq=False)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from inspect import signature
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin
 
 import click
 
 from fedkt.options import Flag
+from fedkt.simulations.api.keywords import places
 from fedkt.simulations.experiment.config import Experiment
 
 ALONE, TOGETHER = "strategy", "compare."  # places for one run only, for several only
@@ -28,18 +28,11 @@ def options_of(command: str) -> list[click.Option]:
     ]
 
 
-def declared_flags(options: type = Experiment, place: str = "") -> Iterator[tuple[str, Flag, Any]]:
+def declared_flags(options: type = Experiment) -> Iterator[tuple[str, Flag, Any]]:
     """Yield place, flag and type of all options that have a flag, in the order of sections."""
-    hints = get_type_hints(options, include_extras=True)
-    for name in signature(options).parameters:
-        kind, *metadata = (
-            get_args(hints[name]) if get_origin(hints[name]) is Annotated else [hints[name]]
-        )
-        flags = [m for m in metadata if isinstance(m, Flag)]
-        if flags:
-            yield place + name, flags[0], kind
-        elif isinstance(kind, type) and not get_origin(kind) and "fedkt." in kind.__module__:
-            yield from declared_flags(kind, f"{place}{name}.")
+    for place in places(options):
+        if place.flag is not None:
+            yield place.path, place.flag, place.type
 
 
 def _option(place: str, flag: Flag, kind: Any) -> click.Option:

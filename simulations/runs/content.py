@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fedkt import by_value, registry
+from fedkt import registry
 from fedkt.calls import files_in, names_in
 from fedkt.errors import ConfigError
+from fedkt.recipe import Recipe
 from fedkt.registry import file_digest
 from fedkt.simulations.experiment.config import Experiment
 from fedkt.simulations.results.run_folder import read_content
@@ -22,19 +23,24 @@ def user_files(*references: str) -> dict[str, str]:
     return {str(Path(path).resolve()): file_digest(path) for path in paths}
 
 
-def session_parts(experiment: Experiment) -> dict[str, str]:
-    """Return the parts of a run that exist in this Python session only, each with its digest.
+def without_data(parts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return kind and name of parts other than data sets, which count by the rows of clients."""
+    return [entry for entry in parts if entry[0] != "datasets"]
 
-    Data sets are not among them: they count by the rows that clients get.
+
+def parts_of(experiment: Experiment, recipe: Recipe | None = None) -> Iterator[tuple[str, str]]:
+    """Yield kind and name of the registered parts of a run, those of its recipe too.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The run's.
+    recipe : Recipe, optional
+        Of its strategy; by default that of a new object of it.
     """
-    return by_value.contents(entry for entry in parts_of(experiment) if entry[0] != "datasets")
-
-
-def parts_of(experiment: Experiment) -> Iterator[tuple[str, str]]:
-    """Yield kind and name of the registered parts of a run, those of its recipe too."""
-    recipe = make_strategy(experiment.strategy).settled_recipe.to_json()
+    recipe = recipe or make_strategy(experiment.strategy).settled_recipe
     section = resolved_strategy(experiment.strategy)
-    yield from references_in(experiment.model_dump(), section, json.loads(recipe))
+    yield from references_in(experiment.model_dump(), section, json.loads(recipe.to_json()))
 
 
 def references_in(*values: Any) -> Iterator[tuple[str, str]]:

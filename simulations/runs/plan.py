@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from fedkt import registry
-from fedkt.by_value import carried
+from fedkt.by_value import carried, contents
 from fedkt.clients import LearnerModels
 from fedkt.clients.learners import devices
 from fedkt.data.federation import Federation, FederationSpec, build_federation
@@ -29,7 +29,7 @@ from fedkt.simulations.engines.engine import kind_of
 from fedkt.simulations.engines.population import PopulationSpec
 from fedkt.simulations.experiment.config import Experiment
 from fedkt.simulations.experiment.references import absolute, absolute_data, absolute_target
-from fedkt.simulations.runs.content import references_in, session_parts, user_files
+from fedkt.simulations.runs.content import parts_of, references_in, user_files, without_data
 from fedkt.simulations.runs.costs import flops_by_client
 from fedkt.simulations.runs.executors import resolve, size_of
 from fedkt.simulations.runs.fitting import (
@@ -239,7 +239,7 @@ def _resolved(
         one_architecture=None if models == experiment.models else models[0],
         files=files
         | user_files(run.grid, server, experiment.attack.kind if experiment.attack else ""),
-        objects=session_parts(experiment),
+        objects=contents(without_data(parts_of(experiment, recipe))),
     )
 
 

@@ -22,12 +22,14 @@ UNGUARDED = (
     'so a script must compare under: if __name__ == "__main__":'
 )
 
+NOTHING = Carried()
+
 Item = TypeVar("Item")
 Done = TypeVar("Done")
 
 
 def in_processes(
-    act: Callable[[Item], Done], items: Sequence[Item], processes: int, carried: Carried
+    act: Callable[[Item], Done], items: Sequence[Item], processes: int, carried: Carried = NOTHING
 ) -> Iterator[tuple[Item, Done]]:
     """Yield each item with its result, in the order in which they finish.
 

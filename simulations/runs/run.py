@@ -80,7 +80,7 @@ def execute(
     folder.mkdir(parents=True, exist_ok=True)
     config_.save(folder / CONFIG, experiment)
     write_json(folder / FEDERATION, _describe(plan))
-    keep_objects(folder, experiment)
+    keep_objects(folder, plan)
     _run(plan, folder, f"{where}{label}", baseline, progress)
     if experiment.run.keep_predictions:
         keep_predictions(plan, folder)

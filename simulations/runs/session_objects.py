@@ -8,23 +8,22 @@ from pathlib import Path
 from fedkt.by_value import carried
 from fedkt.disk import replacing
 from fedkt.errors import ConfigError
-from fedkt.simulations.experiment.config import Experiment
-from fedkt.simulations.runs.content import parts_of
+from fedkt.simulations.runs.content import parts_of, without_data
+from fedkt.simulations.runs.plan import Plan
 from fedkt.text import raised
 
 OBJECTS = "objects.pkl"
 
 
-def keep_objects(folder: Path, experiment: Experiment) -> None:
+def keep_objects(folder: Path, plan: Plan) -> None:
     """Write the session's parts of a run by value, if it has any; its data sets are not kept.
 
     What no pickle can hold is not kept either: a later session has to pass it again.
     """
-    parts = carried(entry for entry in parts_of(experiment) if entry[0] != "datasets")
-    if not parts.parts:
+    if not plan.objects:
         return
     try:
-        blob = pickle.dumps(parts)
+        blob = pickle.dumps(carried(without_data(parts_of(plan.experiment, plan.recipe))))
     except ConfigError:
         return
     with replacing(folder / OBJECTS) as path:

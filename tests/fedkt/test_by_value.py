@@ -50,7 +50,11 @@ def digests(seed: int, lines: str) -> list[str]:
     script = SCRIPT.replace("LINES", repr(lines)).replace("FILE", repr(f"<cell {seed}>"))
     environment = {**os.environ, "PYTHONHASHSEED": str(seed)}
     done = subprocess.run(
-        [sys.executable, "-c", script], text=True, capture_output=True, env=environment, check=True
+        [sys.executable, "-c", script],
+        encoding="utf-8",
+        capture_output=True,
+        env=environment,
+        check=True,
     )
     return done.stdout.splitlines()
 

@@ -28,7 +28,7 @@ ALLOWED = {
     ("fedkt/schedules/schedule.py", "value Schedule"): "the same, anywhere inside a step",
     ("fedkt/steps/train.py", "t Weighted"): "a user's term, of any class, or a term with a factor",
     ("strategies/server/roster.py", "answer Member"): "a result, or why there is none",
-    ("simulations/cli/flags.py", "m Flag"): "one of all sorts of annotations of an option",
+    ("simulations/api/keywords.py", "extra Flag"): "one of all sorts of annotations of an option",
     ("simulations/testing/kit.py", "value Knowledge"): "nested state of any types, flat",
 }
 

@@ -16,7 +16,7 @@ from fedkt.simulations.runs.comparison import entries_of, plan_jobs, slug
 
 HEADER = (
     "strategy,seed,personalised_accuracy,global_accuracy,server_accuracy,"
-    "negative_transfer,bytes_up,bytes_down,seconds"
+    "worst_decile,personalised_std,negative_transfer,bytes_up,bytes_down,seconds"
 )
 USER_STRATEGIES = """
 from fedkt.errors import RunFailedError

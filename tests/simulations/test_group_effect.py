@@ -100,9 +100,9 @@ def test_measuring_changes_no_bit(
 
 
 def test_every_client_s_transfer_is_written(tiny: Any, tmp_path: Path) -> None:
-    local = prepare(tiny(strategy={"name": "local", "local_epochs": 1}))
-    execute(local, tmp_path / "alone", label="local")
     plan = prepare(tiny())
+    local = plan.experiment.with_values(strategy={"name": "local", "local_epochs": 1})
+    execute(prepare(local), tmp_path / "alone", label="local")
     execute(plan, tmp_path / "knfu", label="knfu", baseline=tmp_path / "alone")
     alone, ours = read_rounds(tmp_path / "alone"), read_rounds(tmp_path / "knfu")
     assert [row["transfer"] for row in alone] == [None, None]

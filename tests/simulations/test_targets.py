@@ -234,7 +234,7 @@ def test_four_hospitals_with_missing_values(fedkt: Any, here: Path, no_report: N
     assert federation["domains"] == [f"heart4/{name}" for name in names]
     refused = fedkt(*common, "--out", "gaps")
     assert refused.code == 2
-    assert 'data.features = "standardise"' in refused.err
+    assert 'data.scale = "standardise" fills them with means' in refused.err
 
 
 # --- what does not fit ---------------------------------------------------------------------

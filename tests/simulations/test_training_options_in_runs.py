@@ -80,7 +80,7 @@ def test_a_run_with_all_of_them_is_the_same_in_both_executors(tiny: Any, tmp_pat
 
 def test_what_a_classifier_cannot_follow_is_said_or_refused(tiny: Any, tmp_path: Path) -> None:
     mixed = run(tiny, tmp_path / "mixed", models=["mlp", "forest"], rounds=1, **ALL)
-    notes = json.loads((mixed / "summary.json").read_text())["notes"]
+    notes = json.loads((mixed / "summary.json").read_text(encoding="utf-8"))["notes"]
     said = [note for note in notes if note.startswith("training.")]
     assert [note.partition(":")[0] for note in said] == [
         "training.clip_norm has no effect on forest",
@@ -88,7 +88,7 @@ def test_what_a_classifier_cannot_follow_is_said_or_refused(tiny: Any, tmp_path:
     ]
     prepare(tiny(models=["forest"], training__class_weights="balanced"))
     file = tmp_path / "near.py"
-    file.write_text(NEAR)
+    file.write_text(NEAR, encoding="utf-8")
     with pytest.raises(ConfigError, match=r"training.class_weights has no effect on .*near"):
         prepare(tiny(models=[f"{file}:near"], training__class_weights="balanced"))
     with pytest.raises(ConfigError, match=r"training.clip_norm has no effect on forest: no model"):
@@ -108,7 +108,7 @@ def test_images_are_flipped_and_cropped_only(tiny: Any, tmp_path: Path, augment:
 def test_an_augmentation_in_a_file(tiny: Any, tmp_path: Path) -> None:
     """In both executors; the file is part of the run's content."""
     file = tmp_path / "mine.py"
-    file.write_text(CUTOUT)
+    file.write_text(CUTOUT, encoding="utf-8")
     augment = {"training__augment": f"flip+{file}:Cutout(lost=1)", "models": ["mlp"]}
     plan = prepare(tiny(**augment, run__executor="cohort"))
     assert plan.experiment.run.plan == {"mlp": "cohort:3"}
@@ -121,7 +121,10 @@ def test_an_augmentation_in_a_file(tiny: Any, tmp_path: Path) -> None:
 
 def test_an_augmentation_that_changes_the_shape_is_refused(tiny: Any, tmp_path: Path) -> None:
     file = tmp_path / "halving.py"
-    file.write_text(CUTOUT.replace("torch.where(blank[:, None, None, :], 0.0, x)", "x[..., ::2]"))
+    file.write_text(
+        CUTOUT.replace("torch.where(blank[:, None, None, :], 0.0, x)", "x[..., ::2]"),
+        encoding="utf-8",
+    )
     with pytest.raises(ConfigError, match="shape and dtype must stay; of"):
         prepare(tiny(models=["mlp"], training__augment=f"{file}:Cutout"))
 
@@ -131,6 +134,9 @@ def test_an_augmentation_that_mixes_rows_keeps_a_network_in_the_loop(
 ) -> None:
     """In a cohort it would see the padding."""
     file = tmp_path / "mixing.py"
-    file.write_text(CUTOUT.replace("torch.where(blank[:, None, None, :], 0.0, x)", "x - x.mean(0)"))
+    file.write_text(
+        CUTOUT.replace("torch.where(blank[:, None, None, :], 0.0, x)", "x - x.mean(0)"),
+        encoding="utf-8",
+    )
     changes = {"training__augment": f"{file}:Cutout", "models": ["mlp"], "run__executor": "cohort"}
     assert prepare(tiny(**changes)).experiment.run.plan == {"mlp": "loop"}

@@ -47,11 +47,11 @@ class Counted:
             self._phase = stream.partition("/")[0]
             return train(model, optimiser, step, work, stream, *more, **named)
 
-        def on_rows(loss, terms, samples, rows, *more):
+        def on_rows(loss, terms, samples, private, rows, *more):
             work = loss._work
             if samples is work.data.train:
                 seen[work.client, self._phase, work.round] += len(rows)
-            return compute(loss, terms, samples, rows, *more)
+            return compute(loss, terms, samples, private, rows, *more)
 
         class Stacked(cohort._Stacked):
             def __init__(self, learner, step: Train, rows, tasks) -> None:

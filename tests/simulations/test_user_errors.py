@@ -197,20 +197,6 @@ class Alone(Base):
         return Recipe(learn=Train("private", self.terms))
 
 
-def lazy(shape, classes):
-    return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))
-
-
-class Auxiliary(nn.Module):
-    def __init__(self, shape, classes):
-        super().__init__()
-        self.layer = nn.Linear(64, classes)
-
-    def forward(self, x):
-        z = self.layer(x.flatten(1))
-        return (z, z) if self.training else z
-
-
 def unreadable():
     raise OSError("no such\\nserver")
 
@@ -264,8 +250,6 @@ CASES: list[tuple[dict[str, Any], int, list[str]]] = [
     (strategy("ShareByName"), 2, ["share", "'public'", "a list of Share"]),
     (strategy("StepAsShare"), 2, ["learn", "Weights", "a list of Step"]),
     (strategy("Alone"), 2, ["learn must be a list of Step"]),
-    ({"models": ["mine.py:lazy"]}, 2, ["mine.py:lazy", "LazyLinear", "nn.Linear"]),
-    ({"models": ["mine.py:Auxiliary"]}, 2, ["mine.py:Auxiliary", "tuple in training", "logits"]),
     ({"data__dataset": "mine.py:unreadable"}, 2, ["mine.py:unreadable", "OSError: no such server"]),
     ({"data__dataset": "mine.py:misread"}, 2, ["mine.py:misread", "IndexError"]),
     ({"data__dataset": "mine.py:needy"}, 2, ["mine.py:needy", "TypeError", "'folder'"]),

@@ -163,7 +163,7 @@ def test_a_run_from_python_is_that_of_the_command_line(
     assert figures(here / "python") == figures(here / "cli")
     assert figures(here / "python/baseline") == figures(here / "cli/baseline")
     for name in ("config.toml", "federation.json"):
-        assert (here / "python" / name).read_text() == (here / "cli" / name).read_text()
+        assert (here / "python" / name).read_bytes() == (here / "cli" / name).read_bytes()
     assert (run.strategy, run.folder) == ("fedmd", Path("python"))
 
 
@@ -411,7 +411,9 @@ if __name__ == "__main__":
 
 def python(*words: str) -> str:
     """Return what a session of Python prints; it must not fail or warn."""
-    done = subprocess.run([sys.executable, *words], text=True, capture_output=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, *words], encoding="utf-8", capture_output=True, timeout=300
+    )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
