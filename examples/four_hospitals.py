@@ -30,6 +30,7 @@ if __name__ == "__main__":
         scale="standardise",
         metrics=["auroc"],
         rounds=ROUNDS,
+        grid="in-process",
     )
     both = fedkt.compare(study, ["local", "fedmd", "knfu"], seeds=3, out=f"{mkdtemp()}/run")
     print(both.table())

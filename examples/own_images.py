@@ -32,8 +32,8 @@ def on_a_backbone(shape: tuple[int, ...], classes: int) -> nn.Module:
 
 
 if __name__ == "__main__":
-    models = ["cnn", on_a_backbone]
-    study = fedkt.Experiment(data=write_images(), clients=6, models=models, rounds=ROUNDS)
+    own = {"data": write_images(), "models": ["cnn", on_a_backbone], "grid": "in-process"}
+    study = fedkt.Experiment(**own, clients=6, rounds=ROUNDS)
     run = fedkt.simulate(study, "fedmd", out=FOLDER / "run")
     print(run)
     print(run.client(1).save(FOLDER / "client-1.safetensors"))

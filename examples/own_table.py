@@ -27,11 +27,11 @@ def write_table() -> Path:
 
 if __name__ == "__main__":
     study = fedkt.Experiment(
-        data={"dataset": write_table(), "label": "diagnosis", "scale": "standardise"},
-        clients=6,
+        data={"dataset": write_table(), "label": "diagnosis", "scale": "standardise", "clients": 6},
         partition="dirichlet:1",
         models={"mlp": "mlp", "lightgbm": LGBMClassifier(n_estimators=30, verbose=-1)},
         rounds=ROUNDS,
+        grid="in-process",
         metrics=["auroc"],
     )
     both = fedkt.compare(study, ["local", "fedmd"], seeds=3, out=FOLDER / "run")

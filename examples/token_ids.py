@@ -10,12 +10,11 @@ from transformers import BertConfig, BertForSequenceClassification
 import fedkt
 
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 10
-WORDS, LENGTH = 50, 12
+WORDS, SMALL = 50, {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
 def bert(shape: tuple[int, ...], classes: int) -> nn.Module:
-    """Return a tiny BERT: vocabulary, width, layers, heads, inner width."""
-    return BertForSequenceClassification(BertConfig(WORDS, 32, 1, 2, 64, num_labels=classes))
+    return BertForSequenceClassification(BertConfig(vocab_size=WORDS, num_labels=classes, **SMALL))
 
 
 class Lstm(nn.Module):
@@ -32,8 +31,9 @@ class Lstm(nn.Module):
 
 if __name__ == "__main__":
     rng = np.random.default_rng(0)
-    ids = rng.integers(1, WORDS, (1200, LENGTH))
-    topic = np.where((ids < 15).sum(1) > (ids > 35).sum(1), "sport", "law")
-    own = {"data": (ids, topic), "models": [bert, Lstm]}
+    topic, some = rng.integers(0, 3, (1200, 1)), rng.random((1200, 8)) < 0.3
+    ids = rng.integers(1, WORDS, some.shape) * ~some + (16 * topic + 8) * some
+    labels = np.array(["law", "music", "sport"])[topic[:, 0]]
+    own = {"data": (ids, labels), "models": [bert, Lstm], "grid": "in-process"}
     study = fedkt.Experiment(**own, clients=4, rounds=ROUNDS, learning_rate=0.005)
     print(fedkt.simulate(study, "fedmd", out=f"{mkdtemp()}/run"))
