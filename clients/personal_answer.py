@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedkt.clients.client import Client
 from fedkt.clients.learners.base import Learner, Work
-from fedkt.clients.phases import Answers, PersonalAnswer, answers, run_steps
+from fedkt.clients.phases import Answers, PersonalAnswer, answers, global_logits, run_steps
 from fedkt.clients.state import ClientState
 from fedkt.data.samples import ClientData
 from fedkt.errors import ConfigError
@@ -48,7 +48,12 @@ def personal_answer(
 
 
 def predict_from(
-    state: ClientState, learner: Learner, log_prior: Tensor, x: Tensor, readout: str
+    state: ClientState,
+    learner: Learner,
+    log_prior: Tensor,
+    x: Tensor,
+    readout: str,
+    world: str = "model",
 ) -> Tensor:
     """Return the logits of a client as its state describes it, ``[n, C]``.
 
@@ -64,6 +69,8 @@ def predict_from(
         ``[n, ...]``, preprocessed as the training data.
     readout : {"personal", "global"}
         See :func:`fedkt.clients.predict`.
+    world : str
+        Whose logits are the global ones; see ``Recipe``.
 
     Raises
     ------
@@ -73,10 +80,9 @@ def predict_from(
     if readout not in ("personal", "global"):
         raise ConfigError(f"readout must be personal or global, not {readout!r}.")
     learner.load_state(state["learner"])
-    logits = learner.predict(x)
     if readout == "global":
-        return logits
-    return _answer_of(state, learner, log_prior)(x, logits)
+        return global_logits(learner, x, world)
+    return _answer_of(state, learner, log_prior)(x, learner.predict(x))
 
 
 def answers_from(state: ClientState, client: Client, world: str = "model") -> dict[str, Answers]:

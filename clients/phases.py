@@ -180,7 +180,7 @@ def answers(
     common = data.common_test
     if common is not None and len(common):
         assert common.y is not None
-        logits = _of_world(learner, common.x, world)
+        logits = global_logits(learner, common.x, world)
         found["global"] = Answers(logits, common.y, common.ids)
         if personalised == "matched":
             samples = data.matched_test
@@ -195,11 +195,11 @@ def common_accuracy(learner: Learner, data: ClientData, world: str = "model") ->
     common = data.common_test
     if common is None or common.y is None or not len(common):
         return None
-    return accuracy(_of_world(learner, common.x, world), common.y)
+    return accuracy(global_logits(learner, common.x, world), common.y)
 
 
-def _of_world(learner: Learner, x: Tensor, world: str) -> Tensor:
-    """Return the logits that global accuracy is of; only learners with nets know other worlds."""
+def global_logits(learner: Learner, x: Tensor, world: str) -> Tensor:
+    """Return the logits that global accuracy is of, ``[n, C]``; only nets have other worlds."""
     return learner.predict(x) if world == "model" else learner.predict(x, world)
 
 

@@ -56,6 +56,7 @@ class TrainedClient:
     _log_prior: Tensor = field(default_factory=lambda: torch.empty(0))
     _input_shape: tuple[int, ...] = ()
     _preprocessing: Preprocessing = field(default_factory=dict)
+    _world: str = "model"
 
     def predict(self, x: Any, readout: str = "personal", prepared: bool = False) -> Tensor:
         """Return the logits of new samples, float32 ``[n, C]``.
@@ -86,7 +87,8 @@ class TrainedClient:
         if samples.is_floating_point():
             samples = samples.float()
         with one_thread():
-            return predict_from(dict(self._state), self.learner, self._log_prior, samples, readout)
+            how = self._log_prior, samples, readout, self._world
+            return predict_from(dict(self._state), self.learner, *how)
 
     def classify(
         self, x: Any, readout: str = "personal", prepared: bool = False
@@ -162,11 +164,13 @@ def trained_client(run: Run, number: int) -> TrainedClient:
         registry.load_file(file, digest)
     reference, shape = about["models"][number], tuple(about["input_shape"])
     learner = make_learner(reference, shape, len(about["classes"]))
-    learner.follow(make_strategy(experiment.strategy).settled_recipe)
+    recipe = make_strategy(experiment.strategy).settled_recipe
+    learner.follow(recipe)
     client = state["clients"][number]
     learner.load_state(client["learner"])
     prior = empirical_bayes_prior(torch.tensor(about["label_counts"][number])).log()
     classes = tuple(about["classes"])
     done = about["preprocessing"]
     done = done[about["domains"][number]] if "domains" in about else next(iter(done.values()))
-    return TrainedClient(number, round_, classes, reference, learner, client, prior, shape, done)
+    how = client, prior, shape, done, recipe.world
+    return TrainedClient(number, round_, classes, reference, learner, *how)

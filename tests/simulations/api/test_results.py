@@ -21,6 +21,7 @@ from fedkt.simulations.runs.comparison import compare, plan_parts
 from fedkt.simulations.runs.plan import prepare
 from fedkt.simulations.runs.progress import Silent
 
+OUTSIDE = Path(__file__).parents[2] / "conformance" / "outside"
 EXPERIMENT = {
     "rounds": 2,
     "models": ["mlp", "forest"],
@@ -121,6 +122,21 @@ def test_a_client_answers_as_it_was_measured(both: ComparisonResult, client: int
         labels = np.array(data.classes)[samples.y]
         answers = trained.classify(samples.x, readout, prepared=True)
         assert accuracy_score(labels, answers) == measured["value"][metric]
+
+
+def test_global_answers_are_those_of_the_recipe_s_world(tmp_path: Path) -> None:
+    study = parse({**EXPERIMENT, "models": ["mlp"], "rounds": 1, "compare": {}})
+    run = fedkt.simulate(study, f"{OUTSIDE}/fml.py:FML", out=tmp_path / "run")
+    client = run.client(0)
+    common = prepare(study).federation.client(0).common_test
+    assert common is not None
+    assert common.y is not None
+    net, model = (common.y == client.predict(common.x, on, prepared=True).argmax(-1)
+                  for on in ("global", "personal"))  # fmt: skip
+    assert net.float().mean() == pytest.approx(
+        run.record.rounds[-1]["global_accuracy"]["per_client"][0]
+    )
+    assert net.float().mean() != model.float().mean()
 
 
 def test_new_rows_are_prepared_as_those_of_training_were(tmp_path: Path) -> None:
