@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from fedkt.data.columns import expand
 from fedkt.data.spec import FederationSpec, check_numbers
-from fedkt.errors import ConfigError, unknown
+from fedkt.errors import ConfigError, unknown, without_digest
 
 EACH = "each"
 TRANSDUCTIVE = "transductive: accuracies on the target are on the samples the methods adapt to"
@@ -67,7 +67,7 @@ def place_of(target: str, references: Sequence[str]) -> int:
                     f"target is {target!r}, the only domain; clients need at least one other."
                 )
             return names.index(target)
-    raise unknown("target", target, {*references, *endings})
+    raise unknown("target", target, set(endings) | set(map(without_digest, references)))
 
 
 def short_names(references: Sequence[str]) -> list[str]:

@@ -83,9 +83,20 @@ def _refer_to_data(data: dict[str, Any]) -> None:
             data[option] = dataset_reference(data[option], name, reading)
     if data.get("domains") is not None:
         data["domains"] = [
-            dataset_reference(given, f"domain-{place}", reading)
-            for place, given in enumerate(data["domains"])
+            dataset_reference(given, name, reading)
+            for name, given in _named_domains(data["domains"])
         ]
+
+
+def _named_domains(given: Any) -> list[tuple[str, Any]]:
+    """Return domains with names: those of a dictionary, of the data sets, or by their places."""
+    if isinstance(given, Mapping):
+        return [(str(name), domain) for name, domain in given.items()]
+    names = [getattr(domain, "name", None) for domain in given]
+    return [
+        (name if isinstance(name, str) else f"domain-{place}", domain)
+        for place, (name, domain) in enumerate(zip(names, given, strict=True))
+    ]
 
 
 def reference_of(part: str, thing: Any, name: str = "") -> str:

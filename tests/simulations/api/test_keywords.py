@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fedkt import Experiment
+from fedkt.data.sources import dataset_of
 from fedkt.errors import ConfigError
 from fedkt.simulations.api.keywords import place_of, places, settings_of
 from fedkt.simulations.experiment import config
@@ -102,3 +105,12 @@ def test_an_experiment_shows_what_differs_from_the_defaults() -> None:
     study = Experiment(clients=4, rounds=2)
     assert repr(study) == "Experiment(rounds=2, data={'clients': 4})"
     assert plain(study.with_values(rounds=3)) == plain(Experiment(clients=4, rounds=3))
+
+
+def test_domains_have_the_names_of_a_dictionary_or_of_their_data_sets() -> None:
+    rows = np.zeros((8, 3)), np.arange(8) % 2
+    given = {"here": rows, "there": (rows[0] + 1, rows[1])}
+    several = [replace(dataset_of(rows, "unnamed"), name="ward"), rows]
+    for domains, names in ((given, ["here", "there"]), (several, ["ward", "domain-1"])):
+        references = Experiment(domains=domains).data.domains
+        assert [reference.partition(":")[2] for reference in references] == names
