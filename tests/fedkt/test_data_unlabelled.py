@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from fedkt.data import FederationSpec, build_federation
-from fedkt.data.dataset import Unlabelled, complete, laid_out
+from fedkt.data.dataset import Unlabelled, complete
 from fedkt.data.identity import content_of
+from fedkt.data.sources import dataset_of
 from fedkt.data.vectors import with_features
 from fedkt.errors import ConfigError
 
@@ -120,6 +121,6 @@ def test_gaps_in_inputs_are_refused() -> None:
     gaps = Unlabelled("gaps", np.array([[1.0, np.nan], [2.0, 3.0]]))
     with pytest.raises(ConfigError, match="gaps: x holds NaN or infinity in 1 of 2 rows"):
         complete(gaps)
-    images = laid_out(Unlabelled("images", np.ones((5, 4, 4))), "vector")
+    images = dataset_of(Unlabelled("images", np.ones((5, 4, 4))), "images", layout="vector")
     assert images.input_shape == (16,)
     assert with_features(images, "log").x.shape == (5, 16)

@@ -76,7 +76,7 @@ def test_an_option_has_a_flag_where_it_declares_one() -> None:
         copies: Annotated[AtLeastOne, Flag("How many.")] = 1
         plain: int = 2
 
-    assert list(flags.declared_flags(Options, "data.")) == [("data.copies", Flag("How many."), int)]
+    assert list(flags.declared_flags(Options)) == [("copies", Flag("How many."), int)]
     both = {name: {o.name for o in flags.options_of(name)} for name in ("simulate", "compare")}
     assert both["simulate"] - both["compare"] == {"strategy"}
     assert both["compare"] - both["simulate"] == {"strategies", "seeds"}
