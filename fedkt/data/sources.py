@@ -26,8 +26,8 @@ import numpy as np
 
 from fedkt.data.dataset import Dataset, Unlabelled, complete, held_out, labelled
 from fedkt.data.reading import Reader, Reading
-from fedkt.errors import ConfigError, unknown
-from fedkt.registry import PYTHON, lookup, names, register
+from fedkt.errors import PYTHON, ConfigError, unknown
+from fedkt.registry import lookup, names, register
 from fedkt.text import raised
 
 PLAIN = Reading()

@@ -128,9 +128,9 @@ def strategy_reference(thing: Any) -> str:
     """
     if isinstance(thing, str):
         return thing
-    cls = thing if inspect.isclass(thing) else type(thing)
+    cls: Any = thing if inspect.isclass(thing) else type(thing)
     line = f"{cls.__name__} is no strategy: give a name, or a KnowledgeStrategy (class or object)."
-    subclass_of(cls, KnowledgeStrategy, line)
+    subclass_of(cls, KnowledgeStrategy, line)  # type: ignore[type-abstract]  # for issubclass
     name = vars(cls).get("name")
     name = name if isinstance(name, str) else cls.__name__
     if cls is thing:

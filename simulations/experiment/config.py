@@ -27,7 +27,7 @@ from fedkt import registry
 from fedkt.codecs import codec_chain
 from fedkt.data.spec import DataOptions
 from fedkt.disk import write_atomic
-from fedkt.errors import ConfigError, unknown
+from fedkt.errors import PYTHON, ConfigError, unknown
 from fedkt.options import (
     AtLeastOne,
     Count,
@@ -99,7 +99,7 @@ class RunSection(Section):
     @field_validator("grid")
     @classmethod
     def _known_engine(cls, grid: str) -> str:
-        if grid.startswith(registry.PYTHON):  # folders of runs are read without the object
+        if grid.startswith(PYTHON):  # folders of runs are read without the object
             return grid
         try:
             registry.lookup("engines", grid)
@@ -110,7 +110,7 @@ class RunSection(Section):
     @field_validator("codec")
     @classmethod
     def _known_codecs(cls, codec: str) -> str:
-        if registry.PYTHON in codec:  # folders of runs are read without the object
+        if PYTHON in codec:  # folders of runs are read without the object
             return codec
         try:
             codec_chain(codec, files=True)

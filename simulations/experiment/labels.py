@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedkt import registry
-from fedkt.errors import ConfigError
+from fedkt.errors import PYTHON, ConfigError
 from fedkt.simulations.experiment.cells import slug
 
 ALONE = "local"  # tables and figures recognise training alone by this beginning of a label
@@ -69,7 +69,7 @@ def label_of(label: str | None, section: Mapping[str, Any], shown: Mapping[str, 
 def _forms(reference: str, strategy: type) -> tuple[str, str, str]:
     """Return the names that a strategy may be shown by, the shortest first."""
     path, of_file, _ = reference.rpartition(".py:")
-    if reference.startswith(registry.PYTHON):
+    if reference.startswith(PYTHON):
         path, _, name = reference.partition(":")
     elif of_file:
         name = registry.short_name("strategies", strategy)
