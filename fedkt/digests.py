@@ -124,6 +124,9 @@ class _Walk:
             yield array.tobytes()
 
     def _tensor(self, tensor: Any) -> Parts:
+        if hasattr(tensor, "materialize"):  # of a lazy layer: it has no shape and no values yet
+            yield f"{tensor.dtype} uninitialised {tensor.requires_grad}"
+            return
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         yield f"{tensor.dtype} {tuple(tensor.shape)} {tensor.requires_grad}"
         yield flat.view(sys.modules["torch"].uint8).numpy().tobytes()

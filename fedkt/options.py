@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt
 
 from fedkt.errors import ConfigError, nearest, unknown
+from fedkt.text import one_line
 
 __all__ = [
     "AtLeastOne",
@@ -87,12 +88,13 @@ class OptionError(ConfigError):
     """An option has a value that its type does not allow."""
 
     def __init__(self, of: str, option: str, value: Any, allowed: str, hint: str) -> None:
-        super().__init__(f"{of}: {option} must be {allowed}, not {value!r}.{hint}")
+        super().__init__(f"{of}: {option} must be {allowed}, not {one_line(repr(value))}.{hint}")
         self.option, self.value, self.allowed, self.hint = option, value, allowed, hint
 
     def at(self, place: str, of: str = "") -> str:
         """Return the line for a value that a file or the command line gives at a place."""
-        return f"{place} = {self.value!r}{of}: must be {self.allowed}.{self.hint}"
+        shown = one_line(repr(self.value))
+        return f"{place} = {shown}{of}: must be {self.allowed}.{self.hint}"
 
 
 def checked(cls: C) -> C:

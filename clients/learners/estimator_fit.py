@@ -111,12 +111,22 @@ def check_classifier(template: Any, name: str) -> None:
     ConfigError
         If it has no ``predict_proba``.
     """
-    if not hasattr(template, "predict_proba"):
+    if not hasattr(template, PROBABILITIES) and not _has_them_when_fitted(template):
         raise ConfigError(
             f"model {name!r} has no predict_proba: {type(template).__name__} gives no "
             'probabilities (some do if asked: voting="soft", probability=True; '
             "CalibratedClassifierCV makes them for any)."
         )
+
+
+def _has_them_when_fitted(template: Any) -> bool:
+    """Return whether a classifier, which is fitted for it, then has probabilities, as a stack."""
+    if not hasattr(type(template), PROBABILITIES):
+        return False
+    x, y, _ = _made_up(2)
+    with _quietly(), suppress(Exception):  # each library has errors of its own for this
+        return hasattr(seeded(template, 0).fit(x, y), PROBABILITIES)
+    return False
 
 
 def seeded(classifier: Any, seed: int) -> Any:

@@ -99,8 +99,10 @@ class SklearnLearner(Learner):
     @staticmethod
     def takes(model: Any) -> bool:
         """Return whether the model is an estimator; one without probabilities is refused later."""
-        answers = hasattr(model, "predict") or hasattr(model, "predict_proba")
-        return hasattr(model, "fit") and answers and not isinstance(model, type)
+        if isinstance(model, type) or not hasattr(model, "fit"):
+            return False
+        # Of some, as a stack, objects have them only when fitted.
+        return any(hasattr(m, a) for m in (model, type(model)) for a in ("predict", PROBABILITIES))
 
     def refuses(self, recipe: Recipe) -> str | None:
         """Return why the classifier cannot follow a recipe, in one line; None if it can."""

@@ -53,6 +53,8 @@ def encoded_labels(
     if len({part.dtype.kind == "U" for part in parts}) > 1:
         parts = [part.astype(str) for part in parts]
     values = np.unique(np.concatenate(parts))
+    if not len(values):
+        raise ConfigError(f"{name} is empty.")
     if values.dtype.kind == "U":
         if absent := sorted(set(values.tolist()) - set(given)) if given else []:
             raise ConfigError(

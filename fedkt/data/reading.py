@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 
-from fedkt.data.class_labels import encoded_labels
+from fedkt.data.class_labels import NOT_HERE, encoded_labels
 from fedkt.data.dataset import Dataset, Unlabelled, hold_out_rows
 from fedkt.data.splits import Array
-from fedkt.errors import ConfigError
+from fedkt.errors import ConfigError, unknown
+from fedkt.text import one_line
+
+ROLES = ("label", "client", "split")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +43,27 @@ class Reading:
     layout: str = ""
     input_shape: tuple[int, ...] = ()
     needs_labels: bool = False
+
+    def __post_init__(self) -> None:
+        for role in ROLES:
+            if not isinstance(name := getattr(self, role), str):
+                several = f"; {NOT_HERE}" if role == "label" else ""
+                raise ConfigError(
+                    f"{role} is {one_line(repr(name))}; it must be the name of a column{several}."
+                )
+
+    def column(self, role: str, columns: Collection[str]) -> str:
+        """Return the column with a role, ``client`` or ``split``; empty where there is none.
+
+        Raises
+        ------
+        ConfigError
+            If one was named that is not there, unless labels may be missing too.
+        """
+        name: str = getattr(self, role)
+        if name and name not in columns and self.needs_labels:
+            raise unknown(f"{role} column of {self.name}", name, columns)
+        return name if name in columns else ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +150,12 @@ def data_of(
             raise ConfigError(f"{name} has no labels; only a public set may have none.")
         about = {key: about[key] for key in ("columns", "encoding", "notes") if key in about}
         return Unlabelled(name, train.x, layout, **about)
+    for role, known in (("client", "client" in train.beside), ("split", test is not None)):
+        column = getattr(reading, role)
+        if column and not known and reading.needs_labels:
+            raise ConfigError(
+                f"{name}: there are no columns, and data.{role} is {column!r}; leave that out."
+            )
     if test is None:
         (labels,), classes = encoded_labels(name, [train.y], classes)
         if len(labels) != len(train.x):

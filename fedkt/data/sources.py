@@ -105,6 +105,7 @@ def dataset_of(
     split: str = "",
     layout: str = "",
     input_shape: tuple[int, ...] = (),
+    needs_labels: bool = False,
 ) -> Dataset | Unlabelled:
     """Return an object of Python as a data set, or as inputs alone where it has no labels.
 
@@ -115,7 +116,7 @@ def dataset_of(
         Face, a dictionary of arrays, or the path of a file or folder.
     name : str
         What it is called.
-    label, client, split, layout, input_shape
+    label, client, split, layout, input_shape, needs_labels
         See :class:`fedkt.data.reading.Reading`.
 
     Raises
@@ -123,7 +124,7 @@ def dataset_of(
     ConfigError
         If nothing reads such an object, or what reads it refuses it.
     """
-    return _read(value, Reading(name, label, client, split, layout, input_shape))
+    return _read(value, Reading(name, label, client, split, layout, input_shape, needs_labels))
 
 
 def _read(source: Any, reading: Reading) -> Dataset | Unlabelled:

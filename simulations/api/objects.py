@@ -75,12 +75,13 @@ def _cell(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _refer_to_data(data: dict[str, Any]) -> None:
     """Put references in place of data sets; those of several clients are shared out as they are."""
-    reading = {key: data[key] for key in READING if data.get(key)}
+    reading = {key: data[key] for key in READING if data.get(key) is not None}
     if clients_in(data.get("dataset")):
         data.setdefault("partition", "natural")
     for option, name in DATA.items():
         if data.get(option) is not None:
-            data[option] = dataset_reference(data[option], name, reading)
+            needs_labels = option != "public_dataset"
+            data[option] = dataset_reference(data[option], name, reading, needs_labels)
     if data.get("domains") is not None:
         data["domains"] = [
             dataset_reference(given, name, reading)
@@ -148,10 +149,13 @@ def strategy_references(given: Any) -> list[str]:
     return [strategy_reference(thing) for thing in several]
 
 
-def dataset_reference(given: Any, name: str, reading: Mapping[str, Any]) -> str:
+def dataset_reference(
+    given: Any, name: str, reading: Mapping[str, Any], needs_labels: bool = True
+) -> str:
     """Return the text that stands for a data set: text, a path, or an object by its content.
 
-    An object is read here, so that its content is that of its rows, whatever holds them.
+    An object is read here, so that its content is that of its rows, whatever holds them. Only a
+    public set needs no labels.
     """
     if isinstance(given, str | Path):
         return str(given)
@@ -159,7 +163,8 @@ def dataset_reference(given: Any, name: str, reading: Mapping[str, Any]) -> str:
         sets = [_of_client(one, client, reading) for client, one in clients.items()]
         whole = joined_clients(sets, [*clients], name, reading.get("layout", ""))
         return by_value.named("datasets", whole, name)
-    return by_value.named("datasets", dataset_of(given, name, **reading), name)
+    data = dataset_of(given, name, **reading, needs_labels=needs_labels)
+    return by_value.named("datasets", data, name)
 
 
 def clients_in(given: Any) -> Mapping[Any, Any]:
@@ -179,7 +184,7 @@ def _of_client(given: Any, client: str | int, columns: Mapping[str, Any]) -> Any
     """Return the data set of a client, or a pair of arrays as it is: labels are read together."""
     if isinstance(given, tuple) and len(given) == 2 and not hasattr(given[0], "columns"):
         return given
-    return labelled(dataset_of(given, f"client {client}", **columns))
+    return labelled(dataset_of(given, f"client {client}", **columns, needs_labels=True))
 
 
 def _several(part: str, given: Any) -> list[str]:

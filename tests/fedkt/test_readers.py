@@ -146,6 +146,27 @@ def test_regression_is_refused() -> None:
         dataset_of(frame, "t", label="price")
 
 
+@pytest.mark.parametrize(
+    ("source", "options", "words"),
+    [
+        (patients(), {"label": "diagnose"}, "label column of mine 'diagnose'. Did you mean 'diagn"),
+        (patients(), {"client": "sites"}, "client column of mine 'sites'. Did you mean 'site'"),
+        (patients(), {"split": "parts"}, "split column of mine 'parts'. Known: age, "),
+        ((np.zeros((9, 2)), np.arange(9) % 2), {"split": "a"}, "no columns, and data.split is 'a'"),
+        ({"x": np.zeros((9, 2)), "y": np.arange(9) % 2}, {"client": "a"}, "data.client is 'a'"),
+        (patients(), {"label": ["site", "smokes"]}, "must be the name of a column; fedkt does sin"),
+        (patients()[:0], {}, "mine is empty"),
+        ((np.zeros((0, 2)), np.zeros(0)), {"label": ""}, "mine is empty"),
+        ((patients(), np.linspace(0, 1, ROWS)), {}, "mine: y holds float64 with 60 different val"),
+    ],
+)
+def test_what_an_object_of_the_clients_lacks(
+    source: Any, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        dataset_of(source, "mine", **{"label": "diagnosis", **options}, needs_labels=True)
+
+
 def test_a_table_without_its_label_is_inputs() -> None:
     data = dataset_of(patients().drop(columns=["diagnosis"]), "t", label="diagnosis")
     assert isinstance(data, Unlabelled)
@@ -298,6 +319,44 @@ def test_data_sets_of_torch() -> None:
     words = labelled(dataset_of(Words(), "mine"))
     assert (words.layout, words.x_train.dtype, words.input_shape) == ("tokens", np.int64, (4,))
     assert set(words.x_train[:, 3].tolist()) == {3, -1}  # padding: not attended to
+
+
+def test_the_clients_and_parts_of_token_ids_in_torch_and_of_images_in_hugging_face() -> None:
+    class Said(Words):
+        def __getitem__(self, place: int) -> dict[str, Any]:
+            return {**super().__getitem__(place), "speaker": "ab"[place % 2]}
+
+    read = labelled(dataset_of(Said(), "mine", client="speaker"))
+    assert (read.client_test == np.array(["a", "b"])[read.y_test]).all()
+    with pytest.raises(ConfigError, match="Unknown label of mine 'mood'"):
+        dataset_of(Said(), "mine", label="mood", needs_labels=True)
+
+    datasets = pytest.importorskip("datasets")
+    pictures = [Image.fromarray(np.full((4, 5), i, np.uint8)) for i in range(20)]
+    columns = {
+        "image": pictures,
+        "writer": [f"w{i % 3}" for i in range(20)],
+        "part": ["train"] * 15 + ["test"] * 5,
+        "letter": [i % 2 for i in range(20)],
+    }
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "writer": datasets.Value("string"),
+            "part": datasets.Value("string"),
+            "letter": datasets.ClassLabel(names=["a", "b"]),
+        }
+    )
+    letters = datasets.Dataset.from_dict(columns, features=features)
+    whole = labelled(dataset_of(letters, "mine", client="writer"))
+    assert len(whole.x_test) == 4
+    assert whole.client_train is not None
+    assert (whole.client_train == np.array([f"w{i % 3}" for i in whole.x_train[:, 0, 0]])).all()
+    parted = labelled(dataset_of(letters, "mine", client="writer", split="part"))
+    assert parted.x_test[:, 0, 0].tolist() == [15, 16, 17, 18, 19]
+    assert parted.client_test.tolist() == ["w0", "w1", "w2", "w0", "w1"]  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match="client column of mine 'writers'"):
+        dataset_of(letters, "mine", client="writers", needs_labels=True)
 
 
 def test_data_sets_of_hugging_face() -> None:

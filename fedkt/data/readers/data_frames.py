@@ -78,20 +78,22 @@ def of_frame(
     inputs = frame.drop(columns=[c for c in (label, reading.client, reading.split) if c in frame])
     y = _plain(frame[label]) if label else labels
     if y is not None:
-        (y,), classes = encoded_labels(reading.name, [y], classes, [f"column {label!r}"])
-    beside = {"client": _plain(frame[reading.client])} if _there(frame, reading, "client") else {}
+        key = f"column {label!r}" if label else "y"
+        (y,), classes = encoded_labels(reading.name, [y], classes, [key])
+    client = reading.column("client", frame.columns)
+    beside = {"client": _plain(frame[client])} if client else {}
     train = test = np.arange(len(frame))
     parted = y is not None
-    if y is not None and _there(frame, reading, "split"):
-        part = _parts(frame[reading.split], reading)
+    if y is not None and (split := reading.column("split", frame.columns)):
+        part = parts_of(frame[split], reading)
         train, test = np.flatnonzero(part == "train"), np.flatnonzero(part == "test")
     elif y is not None:
         test = hold_out_rows(reading.name, y)
         train = np.setdiff1d(train, test, assume_unique=True)
     x, about = _inputs(inputs, train, test if parted else train[:0], reading)
     rows = Rows(x, y, beside)
-    split = rows.at(test) if parted else None
-    return data_of(reading, rows.at(train), split, classes=classes, **about)
+    tested = rows.at(test) if parted else None
+    return data_of(reading, rows.at(train), tested, classes=classes, **about)
 
 
 def _inputs(
@@ -127,16 +129,14 @@ def _label(frame: pd.DataFrame, reading: Reading) -> str:
     )
 
 
-def _there(frame: pd.DataFrame, reading: Reading, role: str) -> bool:
-    """Return whether a table has the column that was named for a role."""
-    name = getattr(reading, role)
-    if name and name not in frame.columns and reading.needs_labels:
-        raise unknown(f"{role} column of {reading.name}", name, frame.columns)
-    return bool(name) and name in frame.columns
+def parts_of(column: pd.Series[Any], reading: Reading) -> Array:
+    """Return ``train`` or ``test`` for each row, of the column that says it.
 
-
-def _parts(column: pd.Series[Any], reading: Reading) -> Array:
-    """Return ``train`` or ``test`` for each row."""
+    Raises
+    ------
+    ConfigError
+        If it holds anything else, or no row is of one of both.
+    """
     parts = column.astype(str).str.lower().map(PARTS)
     if parts.isna().any():
         raise ConfigError(

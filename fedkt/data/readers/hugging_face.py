@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fedkt.data.dataset import Dataset, Unlabelled
-from fedkt.data.readers.data_frames import LABELS, of_frame
+from fedkt.data.readers.data_frames import LABELS, of_frame, parts_of
 from fedkt.data.readers.pictures import pixels_of
 from fedkt.data.readers.token_rows import IDS, MASK, tokens_of
 from fedkt.data.reading import Reader, Reading, Rows, data_of
@@ -67,9 +67,15 @@ def _data(train: Any, test: Any, reading: Reading) -> Dataset | Unlabelled:
         return _of_tables(parts, label, labels, classes, reading)
     x, layout = inputs
     y = np.concatenate(labels) if label else None
-    rows, places = Rows(x, y), np.arange(len(x))
-    split = [rows.at(some) for some in np.split(places, [len(train)]) if len(some)]
-    return data_of(reading, *split, classes=classes, layout=layout)
+    client = reading.column("client", features)
+    beside = {"client": np.array(list(_column(parts, client)))} if client else {}
+    split = [np.arange(len(train)), np.arange(len(train), len(x))]
+    if label and test is None and (column := reading.column("split", features)):
+        part = parts_of(train.select_columns(column).to_pandas()[column], reading)
+        split = [np.flatnonzero(part == name) for name in ("train", "test")]
+    rows = Rows(x, y, beside)
+    both = [rows.at(some) for some in split if len(some)]
+    return data_of(reading, *both, classes=classes, layout=layout)
 
 
 def _images(parts: list[Any], label: str, reading: Reading) -> tuple[Array, str] | None:

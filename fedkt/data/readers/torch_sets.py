@@ -12,10 +12,10 @@ from torch.utils.data import IterableDataset
 from fedkt.data.dataset import Dataset, Unlabelled
 from fedkt.data.readers.pictures import is_picture, pixels_of
 from fedkt.data.readers.plain_arrays import array_of
-from fedkt.data.readers.token_rows import IDS, tokens_of
+from fedkt.data.readers.token_rows import IDS, MASK, tokens_of
 from fedkt.data.reading import Reader, Reading, Rows, data_of
 from fedkt.data.splits import Array
-from fedkt.errors import ConfigError
+from fedkt.errors import ConfigError, unknown
 from fedkt.registry import register
 from fedkt.text import raised
 
@@ -73,17 +73,22 @@ def _of_mappings(items: list[Mapping[str, Any]], reading: Reading) -> Rows:
     """Return items with named parts: token ids, or the first that is called like inputs."""
     keys = list(items[0])
     label = reading.label or next((key for key in LABELS if key in keys), "")
+    if label and label not in keys and reading.needs_labels:
+        raise unknown(f"label of {reading.name}", label, keys)
     y = np.stack([array_of(item[label]) for item in items]) if label in keys else None
+    client = reading.column("client", keys)
+    beside = {"client": np.stack([array_of(item[client]) for item in items])} if client else {}
     if IDS in keys:
-        columns = {key: [array_of(item[key]) for item in items] for key in keys if key != label}
-        return Rows(tokens_of(columns, reading.name), y)
+        names = [name for name in (IDS, MASK) if name in keys]
+        columns = {name: [array_of(item[name]) for item in items] for name in names}
+        return Rows(tokens_of(columns, reading.name), y, beside)
     key = next((key for key in INPUTS if key in keys), "")
     if not key:
         raise ConfigError(
             f"{reading.name} has items with {', '.join(keys)}; inputs are to be called "
             f"{', '.join((IDS, *INPUTS))}."
         )
-    return Rows(_stacked([item[key] for item in items], reading), y)
+    return Rows(_stacked([item[key] for item in items], reading), y, beside)
 
 
 def _stacked(values: list[Any], reading: Reading) -> Array:
