@@ -105,6 +105,10 @@ class _Walk:
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(thing, torch.Tensor) and not thing.is_sparse:
             handler = _Walk._tensor
+        elif torch is not None and isinstance(thing, torch.utils.hooks.RemovableHandle):
+            handler = _Walk._hook
+        elif torch is not None and isinstance(thing, torch.nn.Module):
+            handler = _Walk._network
         return handler(self, thing)
 
     def _all(self, things: Iterable[Any]) -> Iterator[str]:
@@ -130,6 +134,17 @@ class _Walk:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         yield f"{tensor.dtype} {tuple(tensor.shape)} {tensor.requires_grad}"
         yield flat.view(sys.modules["torch"].uint8).numpy().tobytes()
+
+    def _hook(self, hook: Any) -> Parts:
+        """Yield nothing: its number counts the hooks of this process, and its network has it."""
+        yield from ()
+
+    def _network(self, network: Any) -> Parts:
+        """Yield the class and the state of a network, with its hooks in order, without numbers."""
+        yield self.of(type(network))
+        for name, value in vars(network).items():
+            numbered = "_hooks" in name and isinstance(value, Mapping)
+            yield from (name, self.of([*value.values()] if numbered else value))
 
     def _code(self, code: types.CodeType) -> Parts:
         counts = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags

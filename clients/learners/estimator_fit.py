@@ -16,6 +16,7 @@ from fedkt.errors import ConfigError
 from fedkt.rng import numpy_rng
 
 PLAIN = "sample_weight"
+PROBABILITIES = "predict_proba"
 # Rows of each class: more than the folds of a calibration and the neighbours of a vote, usually.
 LEAST = 10
 TRIED = 24  # rows of the trial, each with two labels
@@ -124,7 +125,7 @@ def _has_them_when_fitted(template: Any) -> bool:
     if not hasattr(type(template), PROBABILITIES):
         return False
     x, y, _ = _made_up(2)
-    with _quietly(), suppress(Exception):  # each library has errors of its own for this
+    with _quietly(), contextlib.suppress(Exception):  # each library has errors of its own for this
         return hasattr(seeded(template, 0).fit(x, y), PROBABILITIES)
     return False
 

@@ -19,6 +19,7 @@ from fedkt import registry
 from fedkt.answers import log_probabilities, probabilities_of, torch_softmax
 from fedkt.clients.learners.base import Learner, Work
 from fedkt.clients.learners.estimator_fit import (
+    PROBABILITIES,
     Rows,
     WeightedFit,
     check_classifier,

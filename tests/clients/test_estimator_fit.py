@@ -14,11 +14,16 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import (
+    AdaBoostClassifier,
+    BaggingClassifier,
     HistGradientBoostingClassifier,
     RandomForestClassifier,
+    StackingClassifier,
     VotingClassifier,
 )
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
@@ -53,6 +58,21 @@ KINDS: dict[str, tuple[Any, str | None]] = {
     ),
     "vote": (voting(LogisticRegression(), GaussianNB()), "sample_weight"),
     "vote with neighbours": (voting(LogisticRegression(), KNeighborsClassifier()), None),
+    "stack": (
+        StackingClassifier([("a", LogisticRegression()), ("b", GaussianNB())], cv=2),
+        "sample_weight",
+    ),
+    "boosted": (AdaBoostClassifier(LogisticRegression(), n_estimators=5), "sample_weight"),
+    "bagged neighbours": (BaggingClassifier(KNeighborsClassifier(), 3), "sample_weight"),
+    "one for each class": (OneVsRestClassifier(LogisticRegression()), None),
+    "search": (
+        GridSearchCV(
+            make_pipeline(StandardScaler(), LogisticRegression(max_iter=50)),
+            {"logisticregression__C": [0.1, 1.0]},
+            cv=2,
+        ),
+        None,
+    ),
     "neighbours": (KNeighborsClassifier(), None),
     "scaled neighbours": (make_pipeline(StandardScaler(), KNeighborsClassifier(3)), None),
     "discriminants": (LinearDiscriminantAnalysis(), None),

@@ -94,6 +94,11 @@ def test_weights_belong_to_the_content_of_a_network() -> None:
     assert by_value.digest(net) != before
 
 
+def test_lazy_layers_count_by_what_is_known_of_them() -> None:
+    assert by_value.digest(nn.LazyLinear(3)) == by_value.digest(nn.LazyLinear(3))
+    assert by_value.digest(nn.LazyLinear(3)) != by_value.digest(nn.LazyLinear(4))
+
+
 def test_circles_and_what_no_pickle_can_hold_have_a_digest() -> None:
     circle: list[Any] = [1]
     circle.append(circle)

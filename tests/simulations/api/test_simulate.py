@@ -235,12 +235,16 @@ def test_objects_travel_to_the_processes_of_a_comparison(here: Path, figures: An
 
 def test_estimators_and_networks_may_be_objects(here: Path) -> None:
     torch.manual_seed(3)
-    models = {"forest": RandomForestClassifier(5, random_state=0), "net": nn.Linear(5, 3)}
+    models = {
+        "forest": RandomForestClassifier(5, random_state=0),
+        "net": nn.Linear(5, 3),
+        "lazy": nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.LazyLinear(3)),
+    }
     run = fedkt.simulate(own(models=models), "fedmd(distil_epochs=1)", out="run")
     assert [m.partition(":")[2] for m in run.record.federation["models"]] == [
         "forest",
         "net",
-        "forest",
+        "lazy",
     ]
     assert isinstance(run.client(0).model(), RandomForestClassifier)
 
