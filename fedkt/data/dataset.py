@@ -90,7 +90,10 @@ class Dataset:
         layout = self.layout or default_layout(x_train, self.columns)
         object.__setattr__(self, "layout", layout)
         for key in ("x_train", "x_test"):
-            x = checked_inputs(self.name, key, np.asarray(getattr(self, key)), layout)
+            x = np.asarray(getattr(self, key))
+            # One client of several may have no row to test on; see usable_alone.
+            none = key == "x_test" and not len(x)
+            x = self.x_train[:0] if none else checked_inputs(self.name, key, x, layout)
             object.__setattr__(self, key, x)
         labels, classes = self._checked_labels()
         for key, y in zip(("y_train", "y_test"), labels, strict=True):
@@ -140,8 +143,6 @@ class Dataset:
                     f"x_{key[2:]}; the lengths must agree."
                 )
         labels, classes = encoded_labels(self.name, (self.y_train, self.y_test), self.classes, keys)
-        if len(classes) < 2:
-            raise ConfigError(f"{self.name}: all labels are equal; at least 2 classes are needed.")
         return labels, classes
 
 
@@ -228,6 +229,24 @@ def labelled(dataset: Dataset | Unlabelled) -> Dataset:
     )
 
 
+def usable_alone(dataset: D) -> D:
+    """Return a data set as it is if it can be all data of a run; inputs alone can.
+
+    One client of several may have a single class, and no row to test on.
+
+    Raises
+    ------
+    ConfigError
+        If all labels are equal, or there is no test row.
+    """
+    for key, x in dataset.inputs.items():
+        if not len(x):
+            raise ConfigError(f"{dataset.name}: {key} is empty (shape {list(x.shape)}).")
+    if len(dataset.classes) == 1:
+        raise ConfigError(f"{dataset.name}: all labels are equal; at least 2 classes are needed.")
+    return dataset
+
+
 def complete(dataset: D) -> D:
     """Return a data set as it is if no value is missing.
 
@@ -253,7 +272,12 @@ def held_out(name: str, x: Array, y: Array, classes: tuple[str, ...] = ()) -> Da
 
 
 def hold_out_rows(name: str, y: Array) -> Ints:
-    """Return the rows of the test part of data without an official split, int64, ascending."""
+    """Return the rows of the test part of data without an official split, int64, ascending.
+
+    A single row, as a client may have, belongs to the training part.
+    """
+    if len(y) == 1:
+        return np.empty(0, np.int64)
     rng = numpy_rng(HOLD_OUT_SEED, f"hold-out/{name}")
     return stratified(y, max(1, round(len(y) * HOLD_OUT_FRACTION)), rng)
 

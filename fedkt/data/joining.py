@@ -114,7 +114,7 @@ def _parts(
                 f"{name}: client {names[k]} has {len(y)} labels for {len(x)} samples; it needs "
                 "one for each, and at least one."
             )
-        test = hold_out_rows(str(names[k]), y) if len(y) > 1 else np.empty(0, np.int64)
+        test = hold_out_rows(str(names[k]), y)
         rows = {"train": np.setdiff1d(np.arange(len(y)), test), "test": test}
         parts.append(
             _Part(

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from fedkt.data.dataset import Dataset, Unlabelled, complete, held_out, labelled
+from fedkt.data.dataset import Dataset, Unlabelled, complete, held_out, labelled, usable_alone
 from fedkt.data.reading import Reader, Reading
 from fedkt.errors import PYTHON, ConfigError, unknown
 from fedkt.registry import lookup, names, register
@@ -82,6 +82,12 @@ def open_dataset(
     reference: str, data_dir: str | Path | None = None, seed: int = 0, reading: Reading = PLAIN
 ) -> Dataset | Unlabelled:
     """Return a data set as :func:`load_dataset` does, missing values (NaN) and labels included."""
+    return usable_alone(_opened(reference, data_dir, seed, reading))
+
+
+def _opened(
+    reference: str, data_dir: str | Path | None, seed: int, reading: Reading
+) -> Dataset | Unlabelled:
     if reference.startswith("hub:"):
         from fedkt.data.hub import load_from_hub
 

@@ -203,10 +203,10 @@ def _experiment(
 ) -> Experiment:
     """Return the experiment of a file (when resuming the run's own), of flags and of ``--set``."""
     from fedkt.simulations.experiment import config
-    from fedkt.simulations.experiment.references import read_assignment
+    from fedkt.simulations.experiment.references import beside, read_assignment
 
     source = before if file is None and before is not None and before.is_file() else file
-    values = config.load(source) if source else {}
+    values = beside(config.load(source), source.parent) if source else {}
     values.pop("command", None)
     for place, value in (flags or {}).items():
         config.set_path(values, place, value)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedkt.calls import read_call, read_option, split
 from fedkt.data.columns import ALL, base_of
-from fedkt.data.sources import data_path, npz_file
+from fedkt.data.sources import data_path, is_dataset, npz_file
 from fedkt.errors import ConfigError
 
 # The path in FILE.py:Class, by itself, in an option or in a chain.
@@ -87,6 +87,74 @@ def absolute_target(target: str, domains: Sequence[str], data_dir: str | None = 
     whole = absolute_data(target, data_dir)
     stars = tuple(domain.removesuffix("*") for domain in domains if domain.endswith(ALL))
     return whole if whole in domains or whole.startswith(stars) else absolute(target)
+
+
+def beside(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the values of a TOML file in which paths to what lies beside it are absolute.
+
+    Paths in a TOML are relative to it. What is not there is looked for where the process runs.
+
+    Parameters
+    ----------
+    values : Mapping[str, Any]
+        The content of the file.
+    folder : Path
+        Where the file lies.
+    """
+    folder = folder.resolve()
+    return {
+        key: _data_beside(value, folder)
+        if key == "data" and isinstance(value, Mapping)
+        else _code_beside(value, folder)
+        for key, value in values.items()
+    }
+
+
+def _code_beside(value: Any, folder: Path) -> Any:
+    """Return a value in which each ``FILE.py:`` that is there is absolute."""
+    if isinstance(value, Mapping):
+        return beside(value, folder)
+    if isinstance(value, list):
+        return [_code_beside(entry, folder) for entry in value]
+    if not isinstance(value, str):
+        return value
+    return FILE.sub(lambda path: _there(path[0], folder), value)
+
+
+def _data_beside(section: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a section of data in which each file, folder and ``FILE.py:`` is absolute."""
+    values = {key: _code_beside(value, folder) for key, value in section.items()}
+    if isinstance(stored := values.get("data_dir"), str):
+        values["data_dir"] = stored = _there(stored, folder)
+    for key in ("dataset", "public_dataset"):
+        if isinstance(values.get(key), str):
+            values[key] = _set_beside(values[key], folder, stored)
+    if isinstance(values.get("domains"), list):
+        domains = [_set_beside(domain, folder, stored) for domain in values["domains"]]
+        target = values.get("target")
+        if isinstance(target, str) and target in values["domains"]:
+            values["target"] = domains[values["domains"].index(target)]
+        values["domains"] = domains
+    return values
+
+
+def _set_beside(reference: Any, folder: Path, stored: str | None) -> Any:
+    """Return the reference of a data set as an absolute path if it is one in a folder.
+
+    Registered names and what lies below ``data_dir`` come first, as everywhere.
+    """
+    if not isinstance(reference, str):
+        return reference
+    name = reference.removesuffix(ALL)
+    if npz_file(name, stored) or (is_dataset(name) and not data_path(name)):
+        return reference
+    base, _ = base_of(str(folder / name))
+    return str(folder / reference) if data_path(base) else reference
+
+
+def _there(path: str, folder: Path) -> str:
+    """Return a path as one in a folder if there is such; else as it is."""
+    return str(folder / path) if (folder / path).exists() else path
 
 
 def absolute(reference: str) -> str:

@@ -153,8 +153,12 @@ FAULTS: list[tuple[dict[str, Any], list[str]]] = [
     ({"y_train": np.linspace(0, 1, 6)}, ["y_train", "float64", "regression"]),
     ({"y_train": np.array([0, 1, np.nan, 2, 0, 1])}, ["no label in 1 of 6 rows"]),
     ({"classes": np.array(["a", "b"])}, ["a label is 2", "2 names"]),
-    ({"y_train": np.zeros(6, int), "y_test": np.zeros(3, int)}, ["at least 2 classes"]),
 ]
+
+
+def test_one_class_is_too_few(tmp_path: Path) -> None:
+    write(tmp_path, "toy", y_train=np.zeros(6, int), y_test=np.zeros(3, int))
+    assert "toy: all labels are equal; at least 2 classes" in message("toy", tmp_path)
 
 
 @pytest.mark.parametrize(("changed", "words"), FAULTS)

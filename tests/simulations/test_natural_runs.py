@@ -12,6 +12,7 @@ import pytest
 import tomli
 
 import fedkt
+from fedkt.errors import ConfigError
 
 RNG = np.random.default_rng(0)
 SIZES = (40, 12, 25, 30)
@@ -53,6 +54,24 @@ def test_a_dictionary_names_the_clients(tmp_path: Path) -> None:
     federation = federation_of(federation_spec(study))
     assert federation.client_names == ("east", "north")
     assert federation.columns == tuple("abcde")
+
+
+def test_a_client_may_have_one_class_and_few_rows() -> None:
+    from fedkt.simulations.runs.plan import federation_of, federation_spec
+
+    rows = pd.DataFrame({"age": [30.0, 40, 50, 60], "sex": list("ffmm")})
+    frames = [
+        rows.assign(label="ill"),
+        rows.assign(label=["ill", "well"] * 2),
+        rows[:1].assign(label="well"),
+    ]
+    federation = federation_of(federation_spec(fedkt.Experiment(data=frames, **values())))
+    assert federation.classes == ("ill", "well")
+    assert federation.columns == ("age", "sex=f", "sex=m")
+    assert [len(federation.client(k).train) > 0 for k in range(3)] == [True] * 3
+    same = fedkt.Experiment(data=frames[:1], **values())
+    with pytest.raises(ConfigError, match="data: all labels are equal; at least 2 classes"):
+        federation_of(federation_spec(same))
 
 
 def test_the_client_column_of_a_table(here: Path, fedkt: Any, no_report: None) -> None:

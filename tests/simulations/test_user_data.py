@@ -13,7 +13,7 @@ from fedkt import Experiment, simulate
 from fedkt.data import FederationSpec
 from fedkt.data.identity import content_of
 from fedkt.errors import ConfigError
-from fedkt.simulations.experiment.references import absolute_data, absolute_target
+from fedkt.simulations.experiment.references import absolute_data, absolute_target, beside
 from fedkt.simulations.results.rounds import read_rounds
 
 from .conftest import Answer, invoke
@@ -170,6 +170,72 @@ def test_identity_is_by_content(folder: Path) -> None:
     assert second != first
     (folder / "images" / "dogs" / "1.png").rename(folder / "images" / "cats" / "2.png")
     assert content("images") not in (first, second)
+
+
+def test_paths_in_a_toml_are_relative_to_it(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    for name in ("cats/1.png", "dogs/1.png"):
+        (folder / "pictures" / name).parent.mkdir(parents=True)
+        Image.new("L", (4, 4), 7).save(folder / "pictures" / name)
+    np.savez(folder / "stored.npz", x=np.zeros((4, 2)))
+    (folder / "mine.py").write_text("", encoding="utf-8")
+    values = {
+        "models": ["mine.py:net", "other.py:net", "mlp"],
+        "strategy": {"name": "mine.py:Mine", "root": "adam"},
+        "compare": {
+            "strategies": ["knfu", "Mine = mine.py:Mine(rate=2)"],
+            "cells": [{"data": {"dataset": "pictures", "partition": "mine.py:split:3"}}],
+        },
+        "data": {
+            "domains": ["patients.csv/*", "stored", "pictures", "digits", "hub:a/b", "mine.py:f"],
+            "target": "pictures",
+            "public_dataset": "patients.csv",
+            "data_dir": ".",
+        },
+    }
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "other.py").write_text("", encoding="utf-8")
+    (folder / "digits").mkdir()  # a registered name comes first
+    monkeypatch.chdir(elsewhere)
+    read = beside(values, folder)
+    assert read["models"] == [f"{folder}/mine.py:net", "other.py:net", "mlp"]
+    assert read["strategy"] == {"name": f"{folder}/mine.py:Mine", "root": "adam"}
+    assert read["compare"] == {
+        "strategies": ["knfu", f"Mine = {folder}/mine.py:Mine(rate=2)"],
+        "cells": [
+            {"data": {"dataset": f"{folder}/pictures", "partition": f"{folder}/mine.py:split:3"}}
+        ],
+    }
+    assert read["data"] == {
+        "domains": [
+            *(f"{folder}/patients.csv/*", "stored", f"{folder}/pictures"),
+            *("digits", "hub:a/b", f"{folder}/mine.py:f"),
+        ],
+        "target": f"{folder}/pictures",
+        "public_dataset": f"{folder}/patients.csv",
+        "data_dir": str(folder),
+    }
+
+
+def test_a_toml_runs_from_another_folder(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "mine.py").write_text(MODELS, encoding="utf-8")
+    (folder / "study.toml").write_text(
+        'rounds = 1\nmodels = ["mine.py:filled"]\n'
+        'data = {dataset = "patients.csv", label = "diagnosis", clients = 2}\n'
+        'strategy = {name = "local"}\nrun = {grid = "in-process"}\n',
+        encoding="utf-8",
+    )
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    answer = invoke("simulate", folder / "study.toml", "--out", "run")
+    assert (answer.code, answer.err) == (0, "")
+    settled = Path("run/config.toml").read_text(encoding="utf-8")
+    assert f'dataset = "{folder}/patients.csv"' in settled
+    assert invoke("simulate", "run/config.toml", "--out", "again").code == 0
 
 
 def test_references_of_files_are_made_absolute(folder: Path) -> None:
