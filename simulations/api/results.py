@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fedkt.errors import ConfigError, unknown
-from fedkt.evaluation.figures import PERSONALISED, Figure, figures_at, table, target_first
+from fedkt.evaluation.figures import PERSONALISED, TARGET, Figure, figures_at, table, target_first
 from fedkt.simulations.api.frames import class_frame, frame_of
 from fedkt.simulations.api.trained import TrainedClient, trained_client
 from fedkt.simulations.report.charts import draw_accuracy, draw_by_round, drawable
@@ -450,7 +450,9 @@ def _figure_of(name: str, runs: Sequence[Run]) -> Figure:
 
 def _drawn(groups: Mapping[str, Sequence[Run]], metric: str, band: Band) -> Page:
     runs = [run for group in groups.values() for run in group]
-    known = {figure.name: figure for figure in table() if drawable(figure, runs)}
+    targets = any(run.federation.get("target") for run in runs)
+    shown = [figure for figure in table() if figure is not TARGET or targets]
+    known = {figure.name: figure for figure in shown if drawable(figure, runs)}
     if metric not in (ACCURACY, *known):
         raise unknown("metric to plot", metric, (ACCURACY, *known))
     with page(WIDTH, height_of(groups)) as figure:

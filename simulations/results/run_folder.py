@@ -81,7 +81,8 @@ class Run:
         ----------
         key : str
             A key of a round, such as ``"personalised_accuracy"``; a dot leads to a key
-            further inside, as in ``"leakage.correlation"``.
+            further inside, as in ``"leakage.correlation"``. Or the name of a figure that is
+            derived from a round, ``"worst_decile"``.
 
         Returns
         -------
@@ -92,12 +93,13 @@ class Run:
         rounds: list[int] = []
         means: list[float] = []
         stds: list[float] = []
+        derived = next((f.derived for f in table() if f.name == key), None)
         for entry in self.rounds:
-            value = value_of(entry, key)
+            value = derived(entry) if derived else value_of(entry, key)
             if value is not None:
                 rounds.append(int(entry["round"]))
                 means.append(float(value))
-                stds.append(spread_of(entry, key))
+                stds.append(0.0 if derived else spread_of(entry, key))
         return rounds, means, stds
 
     def per_client(self, key: str) -> list[float | None]:

@@ -81,7 +81,7 @@ def test_the_paired_test_is_scipy_s(both: ComparisonResult) -> None:
 
 
 def test_pictures_and_tables(both: ComparisonResult, tmp_path: Path) -> None:
-    for metric in ("accuracy", "leakage.correlation", "bytes_up"):
+    for metric in ("accuracy", "leakage.correlation", "bytes_up", "worst_decile"):
         both.plot(metric).savefig(tmp_path / "picture.pdf")
         assert (tmp_path / "picture.pdf").read_bytes().startswith(b"%PDF")
     assert both.table().startswith("| Strategy | Personalised accuracy (%) |")
@@ -92,6 +92,15 @@ def test_pictures_and_tables(both: ComparisonResult, tmp_path: Path) -> None:
     assert both.table("csv") == (both.folder / "comparison.csv").read_text(encoding="utf-8")
     assert "<td>fedmd</td>" in both._repr_html_()
     assert "2 strategies, 3 seeds, 6 runs" in repr(both)
+
+
+def test_derived_figures_are_drawn_as_the_frame_has_them(both: ComparisonResult) -> None:
+    drawn = both.plot("worst_decile").axes[0].lines
+    rows = both.frame().query("metric == 'worst_decile'").groupby(["strategy", "round"])["value"]
+    for line, label in zip(drawn, both.record.groups, strict=True):
+        assert list(line.get_ydata()) == pytest.approx(list(100 * rows.mean()[label]))
+    with pytest.raises(ConfigError, match="Unknown metric to plot 'target_accuracy'"):
+        both.plot("target_accuracy")
 
 
 def test_a_run(both: ComparisonResult) -> None:
