@@ -244,7 +244,7 @@ def _task(
 
 
 def _nets(learner: TorchLearner) -> Mapping[str, Answer]:
-    """Return the nets of a recipe as functions, of modules whose own weights are never used."""
+    """Return the nets of a recipe as functions, of modules with their frozen weights alone."""
     copies = {name: vectorised(copy.deepcopy(net)) for name, net in learner.heads.items()}
     return answers_of(learner.head_parts, copies)
 
@@ -289,7 +289,8 @@ class _Stacked:
         moves = [name in part for name in trained]
         about = trained, terms, rehearse, sorted(kinds.items()), options, step.rate
         parts = (self._optimiser, *augmentations_of(options.augment))
-        key = repr((about, moves, learner.head_parts)), *map(type, parts)
+        precisions = {str(p.dtype) for p in learner.heads.parameters()}  # of frozen ones
+        key = repr((about, moves, learner.head_parts, precisions)), *map(type, parts)
         if key not in template.steps:
             more = options, step, learner.nature(), moves, _nets(learner)
             template.steps[key] = Advance(template.model, trained, terms, rehearse, kinds, *more)

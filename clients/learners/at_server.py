@@ -187,8 +187,9 @@ class LearnerModel:
     def ask(self, weights: NamedTensors | None, x: Tensor, grad: bool = True) -> Outputs:
         """Return the outputs of the model with other weights on inputs ``[n, ...]``."""
         learner, x = self._learner, x.to(self._learner.device)
-        own = {n: p for n, p in learner.model.named_parameters() if n not in learner.constants}
+        own = dict(learner.model.named_parameters())
         own |= {f"{HEADS}.{name}": p for name, p in learner.heads.named_parameters()}
+        own = {n: p for n, p in own.items() if n not in learner.constants}
         with torch.set_grad_enabled(grad), FeatureTap(learner.model) as tap:
             if weights is None and self._minimising:
                 outputs = Outputs(learner.model(x), tap.features, own)

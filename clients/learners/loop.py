@@ -65,7 +65,7 @@ def train(
     open_ended : bool
         Whether the layer behind the features is not the model's last.
     constants : Container[str]
-        Names of the model's frozen parameters, which are no client's own.
+        Names of frozen parameters, which are no client's own.
 
     Returns
     -------
@@ -173,9 +173,10 @@ class _Asking:
     ) -> None:
         self._model, self._half = model, half
         self.device = devices.device_of(model)
-        self.parameters = {n: p for n, p in model.named_parameters() if n not in constants}
+        parameters = dict(model.named_parameters())
         if heads is not None:
-            self.parameters |= {f"{HEADS}.{n}": p for n, p in heads.named_parameters()}
+            parameters |= {f"{HEADS}.{n}": p for n, p in heads.named_parameters()}
+        self.parameters = {n: p for n, p in parameters.items() if n not in constants}
         self._norms: list[nn.Module] | None = None
         terms = [t for _, t in weighted((*step.terms, *step.rehearse))]
         wanted = any(getattr(t, "needs_features", False) for t in terms)

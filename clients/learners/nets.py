@@ -84,7 +84,8 @@ def in_layout(model: nn.Module) -> nn.Module:
 
 def _answer(name: str, module: nn.Module) -> Answer:
     tap, prefix = FeatureTap(module), f"{PREFIX}.{name}."
-    needed = [parameter for parameter, _ in module.named_parameters()]
+    # Those that are frozen are no client's own, and the module has them.
+    needed = [n for n, parameter in module.named_parameters() if parameter.requires_grad]
 
     def answer(tensors: Mapping[str, Tensor], x: Tensor) -> Outputs:
         missing = [n for n in needed if f"{prefix}{n}" not in tensors]

@@ -69,7 +69,7 @@ class TorchLearner(Learner):
         self.head_parts: tuple[HeadPart, ...] = ()
         self.tried: Nature | None = None  # see nature()
         self._answered: tuple[Tensor, bytes, Tensor] | None = None  # samples, weights, logits
-        self.constants: dict[str, Tensor] = {}  # frozen parameters, all clients' own
+        self.constants: dict[str, Tensor] = {}  # frozen parameters, of nets too, all clients' own
         with global_torch_stream(0, "template"):
             self._adopt(build())
         self.constants = {n: p.data for n, p in _named(self.model) if not p.requires_grad}
@@ -140,12 +140,18 @@ class TorchLearner(Learner):
         before, self.head_parts = self.head_parts, tuple(recipe.heads)
         if self.head_parts == before:
             return
+        constants = self.constants
+        self.constants = {n: t for n, t in constants.items() if not _of_a_head(n)}
         try:
             with global_torch_stream(0, "template"):
                 self._adopt(self.build())
         except ConfigError:
-            self.head_parts = before
+            self.head_parts, self.constants = before, constants
             raise
+        for head in self.head_parts:
+            named = _named(self.heads[head.name]) if head.answers() else ()
+            names = {f"{HEADS}.{head.name}.{n}": p.data for n, p in named if not p.requires_grad}
+            self.constants |= names
 
     def reset(self, seed: int, client: int) -> None:
         """Become the untrained model of a client."""
@@ -296,27 +302,31 @@ class TorchLearner(Learner):
             tensor.data = tensor.data.contiguous()  # as the module was built
         return model
 
-    def freeze(self, model: nn.Module) -> None:
-        """Give a model the frozen parameters of all; they are not copied."""
+    def freeze(self, model: nn.Module, prefix: str = "") -> nn.Module:
+        """Return a model, or the heads, with the frozen parameters of all; they are not copied."""
         for name, parameter in _named(model) if self.constants else ():
-            if name in self.constants:
-                parameter.data = self.constants[name]
+            if f"{prefix}{name}" in self.constants:
+                parameter.data = self.constants[f"{prefix}{name}"]
+        return model
 
     def _adopt(self, model: nn.Module) -> None:
         self._images = any(isinstance(m, nn.Conv2d) for m in model.modules())
         model = in_layout(model)
         self._norms = set(norms_of(model))
         shape, classes = self.input_shape, self.num_classes
-        built = built_heads(self.head_parts, model, self.build, shape, classes)
+        built = built_heads(
+            self.head_parts, model, lambda: self.freeze(self.build()), shape, classes
+        )
         self.model, self.heads = model.to(self.device), nn.ModuleDict(built).to(self.device)
         self.freeze(self.model)
+        self.freeze(self.heads, f"{HEADS}.")
         self._optimiser, self._optimiser_state = None, {}
 
     def _tensors(self) -> dict[str, Tensor]:
-        """Return the state of the model but its constants, and of the heads with their prefix."""
+        """Return the state of the model and of the heads, with their prefix, but the constants."""
         heads = {f"{HEADS}.{n}": t for n, t in self.heads.state_dict().items()}
-        state = self.model.state_dict()
-        return {**{n: t for n, t in state.items() if n not in self.constants}, **heads}
+        state = {**self.model.state_dict(), **heads}
+        return {n: t for n, t in state.items() if n not in self.constants}
 
     def _load(self, tensors: Mapping[str, Tensor], strict: bool = True) -> None:
         """Load the tensors of :meth:`_tensors`; heads that this learner lacks are left out.
@@ -330,7 +340,10 @@ class TorchLearner(Learner):
         if strict and (lost := set(lacking) - apart.keys()):
             raise ConfigError(f"a state of {self._name} has no {min(lost)!r}.")
         if len(self.heads):
-            self.heads.load_state_dict(heads, strict=strict)
+            named = [n for n in apart if _of_a_head(n)]
+            lacking, _ = self.heads.load_state_dict(heads, strict=strict and not named)
+            if strict and (lost := {f"{HEADS}.{n}" for n in lacking} - set(named)):
+                raise ConfigError(f"a state of {self._name} has no {min(lost)!r}.")
 
     def _net(self, world: str) -> nn.Module:
         name = world.removeprefix(f"{HEADS}.")

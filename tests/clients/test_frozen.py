@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -16,7 +17,9 @@ from fedkt.clients.learners.base import Work
 from fedkt.clients.learners.torch import TorchLearner
 from fedkt.data.samples import ClientData, Samples
 from fedkt.models.builder import builder_of
-from fedkt.objectives import CrossEntropy, Proximal
+from fedkt.objectives import CrossEntropy, Proximal, weighted_mean
+from fedkt.objectives.heads import Net
+from fedkt.objectives.term import Batch, Outputs, Term
 from fedkt.recipe import Load, Recipe, Train, Weights
 from fedkt.rng import global_torch_stream
 from fedkt.simulations.runs.costs import forward_flops, passes
@@ -134,6 +137,68 @@ def test_loop_and_cohort_agree(terms: list[Any]) -> None:
     )
     samples = Samples(X, Y, torch.arange(24))
     assert trial.refuses(learner, recipe, samples, None) is None
+
+
+class Projected(nn.Module):
+    """A frozen projection without buffers, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Linear(3 * 64, 32).requires_grad_(False)
+        self.head = nn.Linear(32, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.backbone(x.flatten(1)).relu())
+
+
+@dataclass(frozen=True)
+class Mutual(Term):
+    """Deep mutual learning with a net beside the model."""
+
+    net: Net = field(default_factory=lambda: Net("twin", "own"))
+
+    def __call__(self, outputs: Outputs, batch: Batch, knowledge: Any) -> Tensor:
+        logits = self.net(outputs.parameters, batch.x).logits
+        own = nn.functional.cross_entropy(logits, batch.y, reduction="none")
+        apart = (logits.log_softmax(-1) - outputs.logits.log_softmax(-1)).square().mean(-1)
+        return weighted_mean(own + apart, batch.weight)
+
+
+def mutual() -> Recipe:
+    return Recipe(
+        learn=[Load("twin"), Train("private", [CrossEntropy(), Mutual()])],
+        share=[Weights("twin", of="heads.twin.")],
+        heads=[Net("twin", "own")],
+        world="heads.twin",
+    )
+
+
+def test_the_frozen_parameters_of_a_net_like_the_model_are_the_model_s() -> None:
+    learner = learner_of(Projected, "projected")
+    assert learner.refuses(mutual()) is None
+    learner.reset(0, 1)
+    twin = learner.heads["twin"]
+    assert twin.backbone.weight.data_ptr() == learner.model.backbone.weight.data_ptr()
+    names = {"head.weight", "head.bias"}
+    assert learner.state()["model"].keys() == names | {f"heads.twin.{n}" for n in names}
+    assert learner.weights(of="heads.twin.").tensors.keys() == {f"heads.twin.{n}" for n in names}
+
+    before = copy.deepcopy(twin)
+    learner.train(mutual().learn[1], work(1), "learn/0")
+    assert torch.equal(twin.backbone.weight, before.backbone.weight)
+    assert not torch.equal(twin.head.weight, before.head.weight)
+    again = learner_of(Projected, "projected")
+    again.follow(mutual())
+    again.load_state(learner.state())
+    assert torch.equal(again.predict(X, "heads.twin"), learner.predict(X, "heads.twin"))
+    learner.follow(Recipe())
+    assert learner.constants.keys() == {"backbone.weight", "backbone.bias"}
+
+
+def test_loop_and_cohort_agree_on_a_net_with_frozen_parameters() -> None:
+    samples = Samples(X, Y, torch.arange(24))
+    learner = learner_of(Projected, "projected")
+    assert trial.refuses(learner, mutual(), samples, None) is None
 
 
 def test_a_backbone_in_evaluation_mode_stays_in_it() -> None:
