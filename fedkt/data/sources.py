@@ -119,7 +119,7 @@ def dataset_of(
     ----------
     value : object
         A :class:`Dataset`, ``(X, y)`` arrays, a pandas frame, a data set of torch or of Hugging
-        Face, a dictionary of arrays, or the path of a file or folder.
+        Face, a dictionary of arrays, the path of a file or folder, or a reference as text.
     name : str
         What it is called.
     label, client, split, layout, input_shape, needs_labels
@@ -130,7 +130,9 @@ def dataset_of(
     ConfigError
         If nothing reads such an object, or what reads it refuses it.
     """
-    return _read(value, Reading(name, label, client, split, layout, input_shape, needs_labels))
+    reading = Reading(name, label, client, split, layout, input_shape, needs_labels)
+    is_reference = isinstance(value, str) and not _taking(value)
+    return _opened(value, None, 0, reading) if is_reference else _read(value, reading)
 
 
 def _read(source: Any, reading: Reading) -> Dataset | Unlabelled:

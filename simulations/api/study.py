@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from pydantic import ValidationError
 
 from fedkt import registry
+from fedkt.data.spec import DataOptions
 from fedkt.simulations.api.keywords import settings_of
 from fedkt.simulations.api.objects import with_references
 from fedkt.simulations.experiment import config
@@ -62,5 +64,13 @@ def _with_data(keywords: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_section(value: Any) -> bool:
-    """Return whether it is a dictionary of options, not of arrays."""
-    return type(value) is dict and not registry.lookup("readers", "named-arrays").takes(value)
+    """Return whether it is a dictionary of options, not of arrays or of clients' data sets."""
+    if type(value) is not dict or registry.lookup("readers", "named-arrays").takes(value):
+        return False
+    options = {field.name for field in fields(DataOptions)}
+    return bool(options & value.keys()) or not all(map(_is_data, value.values()))
+
+
+def _is_data(value: Any) -> bool:
+    """Return whether a value is an object with data, which the value of an unknown key is not."""
+    return not isinstance(value, str | int | float | None)

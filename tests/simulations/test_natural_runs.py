@@ -56,6 +56,24 @@ def test_a_dictionary_names_the_clients(tmp_path: Path) -> None:
     assert federation.columns == tuple("abcde")
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_clients_are_files_of_one_table_each(here: Path, named: bool) -> None:
+    from fedkt.simulations.runs.plan import federation_of, federation_spec
+
+    for name, size in zip(("north", "east"), SIZES, strict=False):
+        x, y = hospital(size)
+        frame = pd.DataFrame(x, columns=list("abcde")).assign(outcome=y)
+        frame.to_csv(f"{name}.csv", index=False)
+    files = {"north": Path("north.csv"), "east": Path("east.csv")} if named else ["north.csv"] * 2
+    federation = federation_of(federation_spec(fedkt.Experiment(data=files, label="outcome")))
+    assert federation.client_names == (("east", "north") if named else ("0", "1"))
+    assert federation.columns == tuple("abcde")
+    with pytest.raises(ConfigError, match=r"No such file or folder: west\.csv"):
+        fedkt.Experiment(data=["north.csv", "west.csv"], label="outcome")
+    with pytest.raises(ConfigError, match=r"Unknown key in \[data\] 'datasett'"):
+        fedkt.Experiment(data={"datasett": "north.csv"})
+
+
 def test_a_client_may_have_one_class_and_few_rows() -> None:
     from fedkt.simulations.runs.plan import federation_of, federation_spec
 
