@@ -21,6 +21,7 @@ from sklearn.ensemble import (
     StackingClassifier,
     VotingClassifier,
 )
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.multiclass import OneVsRestClassifier
@@ -32,6 +33,7 @@ from sklearn.preprocessing import StandardScaler
 
 from fedkt.clients import SklearnLearner
 from fedkt.clients.learners.estimator_fit import Rows, WeightedFit, seeded, weighted_fit
+from fedkt.clients.learners.gaps import takes_gaps
 from fedkt.knowledge import Knowledge
 from fedkt.models.builder import builder_of
 from fedkt.objectives import KL, CrossEntropy, Distil
@@ -116,6 +118,22 @@ def test_every_kind_takes_part(data, work_on, kind) -> None:
     assert [note.startswith(f"{kind} takes no sample weights") for note in learner.notes] == (
         [True] if KINDS[kind][1] is None else []
     )
+
+
+@pytest.mark.parametrize(
+    ("model", "takes"),
+    [
+        (HistGradientBoostingClassifier(max_iter=3), True),
+        (make_pipeline(StandardScaler(), HistGradientBoostingClassifier(max_iter=3)), True),
+        (make_pipeline(SimpleImputer(), LogisticRegression()), True),
+        (RandomForestClassifier(3), True),
+        (make_pipeline(StandardScaler(), LogisticRegression()), False),
+        (KNeighborsClassifier(), False),
+    ],
+)
+def test_missing_values_are_for_those_that_take_them(model: Any, takes: bool) -> None:
+    x = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    assert takes_gaps(builder_of(model, "own", (3,), 2), x) is takes
 
 
 @pytest.mark.parametrize("kind", ["calibrated", "neighbours", "vote with neighbours"])

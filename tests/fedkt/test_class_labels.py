@@ -1,10 +1,12 @@
 """Labels of any type become numbers from 0, and keep their names."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from fedkt.data import Dataset, Unlabelled
-from fedkt.data.class_labels import encoded_labels
+from fedkt.data.class_labels import NOT_HERE, encoded_labels
 from fedkt.data.splits import Array
 from fedkt.errors import ConfigError
 
@@ -57,6 +59,8 @@ def test_both_parts_share_one_numbering() -> None:
     [
         (np.linspace(0, 1, 50), "float64 with 50 different values; fedkt does single-label"),
         (np.arange(50.0) * 1000, "regression, multi-label and segmentation are not here yet"),
+        (np.array([[1, 1, 0], [0, 1, 1]]), r"shape \[2, 3\]; fedkt does single-label classific"),
+        (np.zeros((4, 2)), "fedkt does single-label classification"),
         (np.zeros((4, 8, 8)), r"shape \[4, 8, 8\]; fedkt does single-label classification"),
         (np.array(["a", None, "b"], dtype=object), "no label in 1 of 3 rows"),
     ],
@@ -64,6 +68,14 @@ def test_both_parts_share_one_numbering() -> None:
 def test_other_targets_are_refused(labels: Array, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         encoded_labels("toy", [labels])
+
+
+def test_the_readme_says_what_fedkt_is_for() -> None:
+    readme = Path(__file__).parents[2] / "README.md"
+    text = " ".join(readme.read_text(encoding="utf-8").split())
+    assert NOT_HERE.partition(";")[0] + ";" in text
+    for target in ("regression", "multi-label", "segmentation"):
+        assert target in text
 
 
 def test_integers_are_token_ids_unless_their_columns_have_names() -> None:

@@ -70,6 +70,30 @@ def test_tables_in_files(tmp_path: Path, ending: str) -> None:
     assert np.isfinite(federation.pool_x).all()
 
 
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (["yes", "no"], ("no", "yes")),
+        ([1, 2], ("1", "2")),
+        ([True, False], ("False", "True")),
+        ([1.0, 0.0], ("0", "1")),
+        (pd.Categorical(["mild", "grave"]), ("grave", "mild")),
+        (pd.array([1, 0], dtype="Int64"), ("0", "1")),
+        (pd.array(["b", "a"], dtype="string"), ("a", "b")),
+        (pd.array([True, False], dtype="boolean"), ("False", "True")),
+    ],
+)
+def test_labels_of_a_table_are_of_any_type(
+    tmp_path: Path, labels: Any, classes: tuple[str, str]
+) -> None:
+    frame = pd.DataFrame({"age": [1.0, 2.0], "label": labels}).loc[[0, 1] * 10]
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    for data in (labelled(dataset_of(frame, "t")), load_dataset(str(tmp_path / "t.csv"))):
+        assert data.classes == classes
+        first = classes.index(str(labels[0]).removesuffix(".0"))
+        assert data.y_train.tolist() == np.where(data.x_train[:, 0] == 1, first, 1 - first).tolist()
+
+
 def test_a_table_with_semicolons(tmp_path: Path) -> None:
     file = tmp_path / "t.csv"
     file.write_text("a;b, with a comma;class\n" + "1;2;x\n3;4;y\n" * 10, encoding="utf-8")
@@ -357,6 +381,32 @@ def test_the_clients_and_parts_of_token_ids_in_torch_and_of_images_in_hugging_fa
     assert parted.client_test.tolist() == ["w0", "w1", "w2", "w0", "w1"]  # type: ignore[union-attr]
     with pytest.raises(ConfigError, match="client column of mine 'writers'"):
         dataset_of(letters, "mine", client="writers", needs_labels=True)
+
+
+def test_token_ids_in_a_table_and_images_in_torch() -> None:
+    frame = pd.DataFrame(
+        {
+            "input_ids": [[5, 6], [7, 8, 9]] * 10,
+            "attention_mask": [[1, 0], [1, 1, 1]] * 10,
+            "user": ["a", "b"] * 10,
+            "label": [0, 1] * 10,
+        }
+    )
+    tokens = labelled(dataset_of(frame, "mine", client="user"))
+    assert (tokens.layout, tokens.x_train.dtype) == ("tokens", np.int64)
+    assert set(map(tuple, tokens.x_train.tolist())) == {(5, -7, -1), (7, 8, 9)}
+
+    class Pictures(Words):
+        def __getitem__(self, place: int) -> Any:
+            return Image.fromarray(np.full((4, 5), place, np.uint8)), "cat" if place % 2 else "dog"
+
+    read = labelled(dataset_of(Pictures(), "mine"))
+    assert (read.classes, read.input_shape, read.x_train.dtype) == (
+        ("cat", "dog"),
+        (1, 4, 5),
+        np.uint8,
+    )
+    assert (read.y_train == 1 - read.x_train[:, 0, 0] % 2).all()
 
 
 def test_data_sets_of_hugging_face() -> None:

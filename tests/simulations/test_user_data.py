@@ -15,6 +15,7 @@ from fedkt.data.identity import content_of
 from fedkt.errors import ConfigError
 from fedkt.simulations.experiment.references import absolute_data, absolute_target, beside
 from fedkt.simulations.results.rounds import read_rounds
+from fedkt.simulations.runs.plan import federation_of, federation_spec
 
 from .conftest import Answer, invoke
 
@@ -115,8 +116,32 @@ def test_classifiers_say_or_show_whether_they_take_gaps(
             simulate(study, "knfu", out="run")
 
 
+def test_a_file_of_models_imports_what_lies_next_to_it(folder: Path) -> None:
+    (folder / "models").mkdir()
+    (folder / "models" / "blocks_beside.py").write_text(
+        "from torch import nn\ndef hidden(width): return nn.LazyLinear(width)\n", encoding="utf-8"
+    )
+    (folder / "models" / "mine.py").write_text(
+        "from blocks_beside import hidden, nn\n"
+        "from sklearn.neighbors import KNeighborsClassifier\n"
+        "class Wide(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.body, self.head = hidden(8), hidden(2)\n"
+        "    def forward(self, x):\n"
+        "        return {'logits': self.head(self.body(x).relu())}\n"
+        "def votes(shape, classes):\n"
+        "    return KNeighborsClassifier()\n",
+        encoding="utf-8",
+    )
+    models = "models/mine.py:Wide,models/mine.py:votes"
+    answer = run("--models", models, "--set", "data.scale=standardise")
+    assert (answer.code, answer.err) == (0, "")
+    assert "votes takes no sample weights, so it is fitted to rows drawn by weight" in answer.out
+
+
 def objects() -> dict[str, Any]:
-    """Return one thing of each kind that ``data=`` takes."""
+    """Return one thing of each kind of object that ``data=`` takes."""
     import torch
     from torch.utils.data import TensorDataset
 
@@ -148,6 +173,43 @@ def test_objects_of_python(tmp_path: Path, kind: str) -> None:
     )
     simulate(study, "knfu", out=tmp_path / "run")
     assert read_rounds(tmp_path / "run")[0]["global_accuracy"]["mean"] > 0.7
+
+
+def files() -> dict[str, str]:
+    """Return a reference of each kind that ``--dataset`` takes, whose things lie here."""
+    from PIL import Image
+
+    table = patients().drop(columns=["age"])
+    table.to_csv("t.csv", index=False)
+    table.to_parquet("t.parquet")
+    np.savez("t.npz", x=np.eye(ROWS, 3), y=table["diagnosis"].to_numpy(str))
+    for place in range(20):
+        name = Path("images") / table["diagnosis"][place] / f"{place}.png"
+        name.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (place, 0, 0)).save(name)
+    return {kind: kind for kind in ("t.csv", "t.parquet", "t.npz", "images")}
+
+
+@pytest.mark.parametrize("kind", ["t.csv", "t.parquet", "t.npz", "images", "hub:a/b"])
+def test_files_folders_and_sets_of_the_hub(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    files()
+    if kind.startswith("hub:"):
+        datasets = pytest.importorskip("datasets")
+        served = datasets.DatasetDict(
+            {"train": datasets.Dataset.from_pandas(patients()[["sex", "diagnosis"]])}
+        )
+        monkeypatch.setattr(datasets, "load_dataset", lambda name: served)
+        monkeypatch.setattr("fedkt.data.hub.reachable", lambda: True)
+    label = {} if kind in ("t.npz", "images") else {"label": "diagnosis"}
+    parts = []
+    for seed in (0, 1):
+        study = Experiment(data=kind, clients=2, seed=seed, public=False, **label)
+        federation = federation_of(federation_spec(study))
+        assert federation.classes == ("ill", "well")
+        parts.append(federation.test_x)
+    assert np.array_equal(*parts), "a hold-out with a seed of its own"
 
 
 def test_identity_is_by_content(folder: Path) -> None:
