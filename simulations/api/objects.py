@@ -171,12 +171,11 @@ def clients_in(given: Any) -> Mapping[Any, Any]:
     """Return the data sets of natural clients by name; nothing where one data set is given.
 
     A list holds one for each client, and so does a dictionary by name, unless it holds the arrays
-    of one data set.
+    or the splits of one data set.
     """
     if isinstance(given, list):
         return dict(enumerate(given))
-    # A dictionary of splits, as Hugging Face has them, is of a class of its own.
-    several = type(given) is dict and not {"x", "x_train"} & given.keys()
+    several = type(given) is dict and not {"x", "x_train", "train"} & given.keys()
     return given if several else {}
 
 

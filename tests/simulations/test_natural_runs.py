@@ -74,6 +74,18 @@ def test_clients_are_files_of_one_table_each(here: Path, named: bool) -> None:
         fedkt.Experiment(data={"datasett": "north.csv"})
 
 
+def test_splits_are_no_clients() -> None:
+    from fedkt.simulations.runs.plan import federation_of, federation_spec
+
+    frame = pd.DataFrame({"age": np.arange(20.0), "label": [0, 1] * 10})
+    with pytest.raises(ConfigError, match="data is a dict, which no reader takes"):
+        fedkt.Experiment(data={"train": frame, "test": frame})
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_pandas(frame)
+    study = fedkt.Experiment(data={"train": rows, "test": rows.select(range(6))}, clients=2)
+    assert len(federation_of(federation_spec(study)).test_x) == 6
+
+
 def test_a_client_may_have_one_class_and_few_rows() -> None:
     from fedkt.simulations.runs.plan import federation_of, federation_spec
 
