@@ -137,7 +137,8 @@ def _check_whole(name: str, key: str, y: Array) -> None:
             f"{name}: {key} has no label in {missing} of {len(y)} rows; drop them or give one."
         )
     different = len(np.unique(y))
-    if (y != np.floor(y)).any() or different > max(MANY, len(y) / 2):
+    whole = np.isfinite(y) & (y == np.floor(y))
+    if not whole.all() or different > max(MANY, len(y) / 2):
         raise ConfigError(
             f"{name}: {key} holds {y.dtype} with {different} different values; {NOT_HERE}."
         )

@@ -76,7 +76,7 @@ def build_federation(spec: FederationSpec) -> Federation:
     measured = None if spec.transductive else common
     test_x, test_y, test_domain = _common_test(domains, dataset, measured, public.rows)
     train = np.unique(train)
-    reading = [note for dataset in domains.datasets for note in dataset.notes]
+    reading = dict.fromkeys(note for each in domains.datasets for note in each.notes)
     notes += domain_notes(domains) if spec.domains else []
     notes += _class_notes(dataset, train, test_y, public)
     notes += duplicate_notes(tests, set(_digests(dataset, "train", train)))

@@ -102,7 +102,8 @@ def partition_with_notes(
     function, argument = _resolve(spec)
     n = len(labels)
     shared_out = samples_per_client if not overlaps(spec) else 0
-    _check_counts(n, clients, shared_out, min_samples)
+    least = 0 if follows_data(spec) else min_samples  # what is done to small ones is decided
+    _check_counts(n, clients, shared_out, least)
     _, dense = np.unique(labels, return_inverse=True)
     dense = dense.astype(np.int64)
     named = _named(spec, function)
@@ -127,7 +128,6 @@ def partition_with_notes(
     parts = [np.sort(order[rows]) for rows in _checked(spec, dealt, n, clients)]
     if samples_per_client:
         return _subsampled(parts, dense, spec, samples_per_client, seed), []
-    least = 0 if follows_data(spec) else min_samples
     parts, repaired = _repaired(parts, least, seed)
     return parts, _notes(parts, repaired, n, min_samples)
 

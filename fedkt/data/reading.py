@@ -33,7 +33,7 @@ class Reading:
     input_shape : tuple[int, ...]
         What images of different sizes are brought to.
     needs_labels : bool
-        Whether a source without labels is refused.
+        Whether a source without labels, or without a column that was named, is refused.
     """
 
     name: str = ""
@@ -142,7 +142,8 @@ def data_of(
     Raises
     ------
     ConfigError
-        If labels are needed and there are none, or as for a :class:`Dataset`.
+        If labels, clients or parts are asked for and there are none, or as for a
+        :class:`Dataset`.
     """
     name, layout = reading.name, reading.layout or layout
     if train.y is None:
@@ -157,6 +158,7 @@ def data_of(
                 f"{name}: there are no columns, and data.{role} is {column!r}; leave that out."
             )
     if test is None:
+        reading.has("split", ())
         (labels,), classes = encoded_labels(name, [train.y], classes)
         if len(labels) != len(train.x):
             raise ConfigError(

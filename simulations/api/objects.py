@@ -32,7 +32,6 @@ PARTS = {
     ("attack", "kind"): "attacks",
 }
 SEVERAL = {("models",), ("run", "metrics")}
-DATA = {"dataset": "data", "public_dataset": "public"}  # options, and the names of what is given
 # Options that say how an object is to be read: what columns of a table are, what axes mean.
 READING = ("label", "client", "split", "layout", "input_shape")
 
@@ -78,13 +77,14 @@ def _refer_to_data(data: dict[str, Any]) -> None:
     reading = {key: data[key] for key in READING if data.get(key) is not None}
     if clients_in(data.get("dataset")):
         data.setdefault("partition", "natural")
-    for option, name in DATA.items():
+    asked = {**reading, "needs_labels": True}
+    for option, name, how in (("dataset", "data", asked), ("public_dataset", "public", reading)):
         if data.get(option) is not None:
             needs_labels = option != "public_dataset"
             data[option] = dataset_reference(data[option], name, reading, needs_labels)
     if data.get("domains") is not None:
         data["domains"] = [
-            dataset_reference(given, name, reading)
+            dataset_reference(given, name, asked)
             for name, given in _named_domains(data["domains"])
         ]
 

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fedkt import Experiment
+from fedkt.data import load_dataset
 from fedkt.data.dataset import Dataset
 from fedkt.data.joining import joined_clients
 from fedkt.data.sources import dataset_of
@@ -16,7 +18,7 @@ from fedkt.errors import ConfigError
 RNG = np.random.default_rng(0)
 
 
-def rows_of(data: Dataset, client: str) -> tuple[Any, list[str]]:
+def rows_of(data: Dataset, client: str | int) -> tuple[Any, list[str]]:
     """Return the inputs and the class names of a client, the training part first."""
     x = np.concatenate([data.x_train, data.x_test])
     y = np.concatenate([data.y_train, data.y_test])
@@ -43,6 +45,17 @@ def test_a_client_may_have_one_class() -> None:
     assert data.classes == ("cold", "flu")
     assert set(rows_of(data, "b")[1]) == {"cold"}
     assert set(rows_of(data, "c")[1]) == {"flu"}
+
+
+def test_a_table_of_one_class_may_be_a_client() -> None:
+    ages = RNG.random(20)
+    both = pd.DataFrame({"age": ages, "label": ["flu", "cold"] * 10})
+    study = Experiment(data=[both, both[both.label == "flu"]], rounds=1)
+    data = load_dataset(study.data.dataset)
+    assert data.classes == ("cold", "flu")
+    assert set(rows_of(data, 1)[1]) == {"flu"}
+    with pytest.raises(ConfigError, match="data: all labels are equal; at least 2 classes"):
+        load_dataset(Experiment(data=[both[both.label == "flu"]] * 2).data.dataset)
 
 
 def test_labels_go_by_their_names() -> None:

@@ -55,6 +55,15 @@ def test_each_client_has_its_rows(tmp_path: Path) -> None:
     assert renamed.fingerprint() != federation.fingerprint()
 
 
+@pytest.mark.parametrize(("small", "least"), [("keep", 30), ("merge", 30), ("drop", 40)])
+def test_what_small_says_is_the_end_of_it(tmp_path: Path, small: Any, least: int) -> None:
+    # All keep fewer than they should; the public set takes some of those that are large enough.
+    spec = replace(hospitals(tmp_path), min_samples=least, small=small, public_samples=20)
+    federation = build_federation(spec)
+    assert sum(sizes_of(federation).values()) < least * federation.num_clients
+    assert any(f"fewer than {least} samples" in note for note in federation.notes)
+
+
 @pytest.mark.parametrize("samples", [0, 50, 94])
 def test_every_client_keeps_a_row_beside_the_public_set(tmp_path: Path, samples: int) -> None:
     for seed in range(5):

@@ -321,6 +321,16 @@ def test_images_without_labels_and_none(tmp_path: Path) -> None:
         dataset_of(tmp_path, "mine")
 
 
+def test_images_of_more_than_8_bits_are_refused(tmp_path: Path) -> None:
+    # pillow would make white of nearly all 16-bit values, and black of floats up to 1
+    for values, name in ((np.uint16, "a.png"), (np.float32, "a.tif")):
+        folder = tmp_path / name
+        folder.mkdir()
+        Image.fromarray(np.full((4, 4), 1000, values)).save(folder / name)
+        with pytest.raises(ConfigError, match=r"image of mode (I;16|F); .* at most 8 bits"):
+            dataset_of(folder, "scans")
+
+
 # --- data sets of other libraries ----------------------------------------------------------
 
 
@@ -435,6 +445,39 @@ def test_data_sets_of_hugging_face() -> None:
         dataset_of(text, "mine")
 
 
+def test_columns_of_images_of_hugging_face() -> None:
+    datasets = pytest.importorskip("datasets")
+    pictures = [Image.new("L", (3, 3), 2 * i) for i in range(20)]
+    columns = {"label": [0, 1] * 10, "writer": [f"w{i % 3}" for i in range(20)]}
+    parts = {"part": ["test" if i % 4 == 2 else "train" for i in range(20)]}
+    images = datasets.Dataset.from_dict({"image": pictures, **columns, **parts})
+    data = labelled(dataset_of(images, "mine", client="writer", split="part"))
+    assert data.x_test[:, 0, 0].tolist() == [4 * i for i in range(1, 10, 2)]  # row i holds 2 i
+    for x, y, clients in (
+        (data.x_train, data.y_train, data.client_train),
+        (data.x_test, data.y_test, data.client_test),
+    ):
+        rows = x[:, 0, 0] // 2
+        assert y.tolist() == (rows % 2).tolist()
+        assert clients is not None
+        assert clients.tolist() == [f"w{i % 3}" for i in rows]
+
+
+@pytest.mark.parametrize("role", ["client", "split"])
+def test_a_column_that_is_not_there_is_refused(role: str, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {role: "nowhere", "needs_labels": True}
+    pair = X, np.arange(ROWS) % 2
+    with pytest.raises(ConfigError, match=rf"mine has no columns; data.{role} is 'nowhere'"):
+        dataset_of(pair, "mine", **asked)
+    np.savez(tmp_path / "mine.npz", x=pair[0], y=pair[1])
+    with pytest.raises(ConfigError, match=rf"mine has no columns; data.{role}"):
+        build_federation(FederationSpec(dataset=str(tmp_path / "mine.npz"), **{role: "nowhere"}))
+    with pytest.raises(ConfigError, match=f"{role} column of mine 'nowhere'"):
+        dataset_of(patients(), "mine", label="diagnosis", **asked)
+    public = dataset_of(pair, "mine", **{**asked, "needs_labels": False})
+    assert isinstance(public, Dataset)  # a public set has no need of them
+
+
 def test_a_kind_of_source_is_one_class() -> None:
     from fedkt import registry
 
@@ -506,3 +549,5 @@ def test_the_domains_of_a_table_are_the_values_of_its_client_column(tmp_path: Pa
     spec = FederationSpec(domains=(f"{first}/*",), label="diagnosis", client="site", clients=3)
     federation = build_federation(spec)
     assert federation.domains == ("first/north", "first/south", "first/west")
+    assert federation.notes  # what was said in the reading of the whole is said once
+    assert len(set(federation.notes)) == len(federation.notes)

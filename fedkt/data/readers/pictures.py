@@ -11,6 +11,7 @@ from fedkt.data.splits import Array
 from fedkt.errors import ConfigError
 
 GREY = ("1", "L")
+DEEP = ("I", "F")  # how the modes of more than 8 bits begin; pillow would cut their values off
 
 
 def is_picture(value: Any) -> bool:
@@ -33,11 +34,16 @@ def pixels_of(pictures: Iterable[Any], shape: Sequence[int], what: str) -> Array
     Raises
     ------
     ConfigError
-        If sizes differ and there is no shape.
+        If sizes differ and there is no shape, or values have more than 8 bits.
     """
     channels, size = (shape[0], (shape[2], shape[1])) if len(shape) == 3 else (0, None)
     arrays = []
     for picture in pictures:
+        if picture.mode.startswith(DEEP):
+            raise ConfigError(
+                f"{what} holds an image of mode {picture.mode}; images have at most 8 bits for "
+                "each value. Save them so, or give their values as arrays (an .npz file)."
+            )
         grey = channels == 1 or (not channels and picture.mode in GREY)
         plain = picture.convert("L" if grey else "RGB")
         arrays.append(np.asarray(plain if size in (None, plain.size) else plain.resize(size)))
