@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from pathlib import Path
-
-import numpy as np
 
 from fedkt.data.columns import ALL, base_of
 from fedkt.data.dataset import Dataset, Unlabelled
 from fedkt.data.readers.image_folders import named_images
 from fedkt.data.sources import data_path, npz_file, open_dataset
 from fedkt.data.spec import FederationSpec, check_spec
+from fedkt.digests import digest_of
 from fedkt.registry import file_digest, version
 
 
@@ -52,12 +50,4 @@ def _images(folder: Path) -> str:
 
 
 def _rows(dataset: Dataset | Unlabelled) -> str:
-    digest = hashlib.sha256()
-    for field in dataclasses.fields(dataset):
-        value = getattr(dataset, field.name)
-        if isinstance(value, np.ndarray):
-            digest.update(f"{field.name} {value.dtype.str} {value.shape}".encode())
-            digest.update(np.ascontiguousarray(value).data if value.size else b"")
-        else:
-            digest.update(f"{field.name} {value!r}".encode())
-    return digest.hexdigest()
+    return digest_of(vars(dataset), lambda module: False)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # What was done to the inputs of a data set, as values that JSON knows: ``layout``, ``columns``,
 # ``encoding``, ``features``, ``input_shape`` and ``scale``, in the words of their modules.
 Preprocessing = Mapping[str, Any]
-ROWS = "the rows"
+ROWS = "the input"
 
 
 def preprocessing_of(dataset: Dataset, features: str, scale: Statistics) -> Preprocessing:
@@ -98,7 +98,7 @@ def _as_frame(x: Array, encoding: Mapping[str, Any]) -> pd.DataFrame:
     names = [column["name"] for column in encoding["columns"]]
     if x.ndim != 2 or x.shape[1] != len(names):
         raise ConfigError(
-            f"{ROWS.capitalize()} have shape {list(x.shape)}; the table has the columns "
+            f"{ROWS.capitalize()} has shape {list(x.shape)}; the table has the columns "
             f"{', '.join(names)}."
         )
     return pd.DataFrame(x, columns=names)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from fedkt.disk import only_user
+from fedkt.simulations.api.comparison_result import CellsResult, ComparisonResult
 from fedkt.simulations.api.folders import fresh_folder
 from fedkt.simulations.api.objects import strategy_references
-from fedkt.simulations.api.results import CellsResult, ComparisonResult, load_compared
+from fedkt.simulations.api.results import load_compared
 from fedkt.simulations.api.resuming import check_same
 from fedkt.simulations.api.simulating import display_of, say
 from fedkt.simulations.experiment.cells import settled

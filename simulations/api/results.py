@@ -1,12 +1,8 @@
-"""Results in Python: a run or a comparison, read from its folder."""
+"""Results in Python, read from the folder of a run or of a comparison."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 from fedkt.errors import ConfigError, unknown
 from fedkt.evaluation.figures import PERSONALISED, TARGET, Figure, figures_at, table, target_first

@@ -13,8 +13,8 @@ from rich.console import Console
 from fedkt.disk import only_user
 from fedkt.simulations.api.folders import fresh_folder
 from fedkt.simulations.api.objects import strategy_reference
-from fedkt.simulations.api.results import RunResult
 from fedkt.simulations.api.resuming import check_same
+from fedkt.simulations.api.run_result import RunResult
 from fedkt.simulations.experiment import config as config_
 from fedkt.simulations.experiment.cells import slug
 from fedkt.simulations.experiment.config import Experiment

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fedkt.errors import ConfigError
+from fedkt.errors import ConfigError, unknown
 from fedkt.evaluation.figures import (
     ACCURACY,
     BYTES_DOWN,
@@ -140,7 +140,15 @@ class Run:
         return sent
 
     def selected(self, selection: str = "last") -> dict[str, Any]:
-        """Return the summary's figures of one round (see `SELECTIONS`); empty if absent."""
+        """Return the summary's figures of one round (see `SELECTIONS`); empty if absent.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such rule.
+        """
+        if selection not in SELECTIONS:
+            raise unknown("selection", selection, SELECTIONS)
         chosen: dict[str, Any] = self.summary.get(selection) or {}
         return chosen
 

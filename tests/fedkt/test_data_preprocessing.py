@@ -97,7 +97,7 @@ def test_rows_of_a_table_are_encoded_first(tmp_path: Path) -> None:
     assert prepared_rows(raw[["age", "sex"]].to_numpy(), kept).tolist() == test.x.tolist()
     with pytest.raises(ConfigError, match="'sex'"):
         prepared_rows(raw[["age"]], kept)
-    with pytest.raises(ConfigError, match=r"The rows have shape \[20, 3\]; .* age, sex"):
+    with pytest.raises(ConfigError, match=r"The input has shape \[20, 3\]; .* age, sex"):
         prepared_rows(raw.to_numpy(), kept)
 
 
@@ -118,8 +118,11 @@ def test_it_is_not_part_of_the_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        (np.ones((3, 5)), r"the rows has samples of shape \[5\], which cannot be brought to \[4\]"),
-        (np.full((3, 4), -1.0), 'features is "log" and the rows holds -1'),
+        (
+            np.ones((3, 5)),
+            r"the input has samples of shape \[5\], which cannot be brought to",
+        ),
+        (np.full((3, 4), -1.0), 'features is "log" and the input holds -1'),
         ([["a", "b", "c", "d"]], "allowed are numbers"),
     ],
 )

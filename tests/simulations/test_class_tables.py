@@ -12,7 +12,7 @@ from sklearn.metrics import confusion_matrix, recall_score
 
 import fedkt
 from fedkt.errors import ConfigError
-from fedkt.simulations.api.results import RunResult
+from fedkt.simulations.api.run_result import RunResult
 from fedkt.simulations.report.pages import write_run_report
 from fedkt.simulations.results.predictions import read_predictions
 from fedkt.simulations.results.rounds import read_rounds

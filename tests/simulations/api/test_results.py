@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from sklearn.metrics import accuracy_score
 
 import fedkt
 from fedkt.errors import ConfigError
-from fedkt.simulations.api.results import ComparisonResult, RunResult
+from fedkt.simulations.api.comparison_result import ComparisonResult
+from fedkt.simulations.api.run_result import RunResult
 from fedkt.simulations.experiment.config import parse
 from fedkt.simulations.results.run_folder import CONFIG, read_settings
 from fedkt.simulations.runs.comparison import compare, plan_parts
@@ -78,6 +80,15 @@ def test_the_paired_test_is_scipy_s(both: ComparisonResult) -> None:
     assert (result.low, result.high) == pytest.approx((interval.low, interval.high))
     assert "fedmd − local, Global accuracy" in repr(result)
     assert "n = 3" in repr(result)
+
+
+def test_an_unknown_selection_is_refused(both: ComparisonResult) -> None:
+    for asked in (
+        both.run("fedmd").figures,
+        partial(both.test, "fedmd", "local", "global_accuracy"),
+    ):
+        with pytest.raises(ConfigError, match=r"Unknown selection 'best'\..*validation_selected"):
+            asked(selection="best")
 
 
 def test_pictures_and_tables(both: ComparisonResult, tmp_path: Path) -> None:
@@ -164,7 +175,7 @@ def test_new_rows_are_prepared_as_those_of_training_were(tmp_path: Path) -> None
     answers = client.predict(table.sample(frac=1, random_state=1)[["ward", "weight", "age", "ill"]])
     nearest = torch.cdist(kept.double(), answers.double()).min(1)
     assert nearest.values.max() < 1e-6
-    with pytest.raises(ConfigError, match="Unknown column of the rows 'weight'"):
+    with pytest.raises(ConfigError, match="Unknown column of the input 'weight'"):
         client.predict(table.drop(columns="weight"))
 
 
