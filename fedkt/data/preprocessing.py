@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from fedkt.data.dataset import Dataset, Unlabelled
 from fedkt.data.encoding import encoded
 from fedkt.data.inputs import fit_input
 from fedkt.data.readers.data_frames import FrameReader
 from fedkt.data.readers.plain_arrays import array_of
+from fedkt.data.readers.token_rows import IDS, tokens_of
 from fedkt.data.scaling import Statistics, model_inputs, on_scale
 from fedkt.data.splits import Array
+from fedkt.data.tokens import pack_tokens
 from fedkt.data.vectors import with_features
 from fedkt.errors import ConfigError, unknown
 
@@ -53,7 +57,8 @@ def prepared_rows(raw: Any, preprocessing: Preprocessing) -> Array:
     ----------
     raw : array-like or pandas.DataFrame
         ``[N, ...]``, in the form of the data that the federation was built from: a frame with the
-        columns of the table (others are left out), images, series, vectors or token ids.
+        columns of the table (others are left out), images, series, vectors or token ids; of these
+        also a frame with the column ``input_ids``.
     preprocessing : Mapping
         Of a client, see :meth:`fedkt.data.store.Federation.preprocessing_of`.
 
@@ -69,14 +74,25 @@ def prepared_rows(raw: Any, preprocessing: Preprocessing) -> Array:
         If the rows do not have the form, or a column is not there.
     """
     shape = tuple(preprocessing["input_shape"])
+    if preprocessing["layout"] == "tokens":
+        return _tokens(raw, shape[0])
     if preprocessing["encoding"] and not FrameReader.takes(raw):
         raw = _as_frame(array_of(raw), preprocessing["encoding"])
     x = _vectors_of(raw, preprocessing) if FrameReader.takes(raw) else array_of(raw)
     rows = Unlabelled(ROWS, x, preprocessing["layout"])
     rows = fit_input(with_features(rows, preprocessing["features"]), shape)
-    if rows.layout == "tokens":
-        return rows.x
     return model_inputs(on_scale(rows.x, preprocessing["scale"]), shape)
+
+
+def _tokens(raw: Any, length: int) -> Array:
+    """Return token ids, int64 ``[N, L]``; those of a table are padded as in its reading."""
+    is_table = FrameReader.takes(raw) and IDS in raw
+    x = Unlabelled(ROWS, tokens_of(raw, ROWS) if is_table else array_of(raw), "tokens").x
+    missing = length - x.shape[1]
+    if missing < 0 or (missing and not is_table):
+        raise ConfigError(f"{ROWS} has {x.shape[1]} token ids in a row; the model has {length}.")
+    padding = np.zeros((len(x), missing), np.int64)
+    return np.concatenate([x, pack_tokens(padding, padding)], axis=1)
 
 
 def _vectors_of(frame: pd.DataFrame, preprocessing: Preprocessing) -> Array:

@@ -101,6 +101,22 @@ def test_rows_of_a_table_are_encoded_first(tmp_path: Path) -> None:
         prepared_rows(raw.to_numpy(), kept)
 
 
+def test_rows_of_token_ids_as_a_table(tmp_path: Path) -> None:
+    ids = [list(range(n % 3 + 2)) for n in range(20)]
+    frame = pd.DataFrame({"input_ids": ids, "label": [0, 1] * 10})
+    frame.to_parquet(tmp_path / "words.parquet")
+    federation = build_federation(
+        FederationSpec(dataset=str(tmp_path / "words.parquet"), clients=2, public=False)
+    )
+    kept = federation.preprocessing_of(0)
+    assert prepared_rows(frame, kept).tolist()[:2] == [[0, 1, -1, -1], [0, 1, 2, -1]]
+    assert prepared_rows(frame[:1], kept).tolist() == [[0, 1, -1, -1]]  # as beside longer ones
+    assert prepared_rows(np.ones((1, 4), int), kept).tolist() == [[1, 1, 1, 1]]
+    for length in (3, 5):
+        with pytest.raises(ConfigError, match=f"has {length} token ids in a row; the model has 4"):
+            prepared_rows(np.ones((1, length), int), kept)
+
+
 def test_each_domain_has_its_own() -> None:
     spec = FederationSpec(
         domains=("digits-plain", "digits-inverted"), clients=2, scale="standardise"
