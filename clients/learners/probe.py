@@ -73,6 +73,8 @@ def examine(build: Callable[[], nn.Module], x: Tensor, num_classes: int, name: s
         raise
     except Exception as error:  # a user's code may raise anything
         what = f"{type(error).__name__}: {one_line(error)}"
+        if not x.is_floating_point():
+            what += '; whole numbers count as token ids, unless data.layout is "vector"'
         raise ConfigError(
             f"model {name!r} cannot be trained on samples of shape {list(x.shape[1:])}: {what}"
         ) from error

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedkt.errors import ConfigError, unknown
-from fedkt.evaluation.figures import Figure, table
+from fedkt.evaluation.figure import Figure
+from fedkt.evaluation.figures import table
 from fedkt.simulations.results.intervals import t_interval
 from fedkt.simulations.results.run_folder import Run
 

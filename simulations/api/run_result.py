@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedkt.evaluation.figures import Figure, figures_at, target_first
+from fedkt.evaluation.figure import Figure
+from fedkt.evaluation.figures import figures_at, target_first
 from fedkt.simulations.api.frames import class_frame, frame_of
 from fedkt.simulations.api.showing import (
     ACCURACY,

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from fedkt.errors import ConfigError, DiskError, RunFailedError
-from fedkt.evaluation.figures import PERSONALISED, Figure, figures_at, target_first
+from fedkt.evaluation.figure import Figure
+from fedkt.evaluation.figures import PERSONALISED, figures_at, target_first
 from fedkt.simulations.api.comparing import begin_comparison, carry_out_comparison
 from fedkt.simulations.api.simulating import begin, carry_out
 from fedkt.simulations.engines.stopping import Stopped, check

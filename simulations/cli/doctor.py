@@ -72,7 +72,8 @@ def _federation() -> str:
     import tempfile
     from pathlib import Path
 
-    from fedkt.evaluation.figures import GLOBAL, value_of
+    from fedkt.evaluation.figure import value_of
+    from fedkt.evaluation.figures import GLOBAL
     from fedkt.simulations.experiment import config
     from fedkt.simulations.results.rounds import read_rounds
     from fedkt.simulations.runs.plan import prepare

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedkt.disk import write_atomic
-from fedkt.evaluation.figures import Figure, figures_at, panels_of
+from fedkt.evaluation.figure import Figure
+from fedkt.evaluation.figures import figures_at, panels_of
 from fedkt.simulations.experiment.cells import Cell
 from fedkt.simulations.experiment.config import VerdictSection
 from fedkt.simulations.report.cells_table import (

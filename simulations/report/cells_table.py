@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fedkt.data.targets import short_names
-from fedkt.evaluation.figures import Figure, figures_at, target_accuracy
+from fedkt.evaluation.figure import Figure
+from fedkt.evaluation.figures import figures_at, target_accuracy
 from fedkt.simulations.report.drawing import shortened
 from fedkt.simulations.report.tables import ABSENT, markdown, marks, pm
 from fedkt.simulations.results.aggregates import spread

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedkt.evaluation.figures import CORRELATION, UNIFORM_VARIATION, VARIATION, Figure
+from fedkt.evaluation.figure import Figure
+from fedkt.evaluation.figures import CORRELATION, UNIFORM_VARIATION, VARIATION
 from fedkt.simulations.report.drawing import (
     GREY,
     MEGABYTE,

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fedkt.evaluation.figures import GLOBAL, PERSONALISED, UNITS, Unit
+from fedkt.evaluation.figure import UNITS, Unit
+from fedkt.evaluation.figures import GLOBAL, PERSONALISED
 from fedkt.metrics import Facts
 from fedkt.simulations.report.tables import ABSENT
 from fedkt.simulations.results.run_folder import Run

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedkt.evaluation.figures import GLOBAL, Figure, target_accuracy, value_of
+from fedkt.evaluation.figure import Figure, value_of
+from fedkt.evaluation.figures import GLOBAL, target_accuracy
 from fedkt.simulations.report.cells_table import AVERAGE, headings, labels_of, over_cells, target_of
 from fedkt.simulations.report.drawing import (
     GREY,

@@ -15,6 +15,7 @@ import numpy as np
 
 from fedkt.disk import writing
 from fedkt.evaluation import figures
+from fedkt.evaluation.figure import Figure as TableRow
 from fedkt.simulations.results.run_folder import Run
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def bytes_sent(run: Run) -> float:
 
 def accuracy_panels(
     canvas: Figure, groups: Mapping[str, Sequence[Run]]
-) -> list[tuple[Axes, figures.Figure]]:
+) -> list[tuple[Axes, TableRow]]:
     """Return one panel for each accuracy that any run measured."""
     runs = [run for group in groups.values() for run in group]
     every = figures.panels_of("accuracy")
@@ -98,7 +99,7 @@ def accuracy_panels(
 def curves(
     axes: Axes,
     groups: Mapping[str, Sequence[Run]],
-    figure: figures.Figure,
+    figure: TableRow,
     band: Band,
 ) -> bool:
     """Draw a figure of all labels against the round, with bands; return whether any is shaded.

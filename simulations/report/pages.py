@@ -8,31 +8,20 @@ a client.
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedkt.disk import write_atomic
-from fedkt.errors import without_digest
-from fedkt.evaluation.figures import (
-    BYTES_TO_GOAL,
-    PERSONALISED,
-    ROUNDS_TO_GOAL,
-    SPREAD,
-    TARGET,
-    TRANSFER,
-    Figure,
-    panels_of,
-    value_of,
-)
+from fedkt.evaluation.figure import Figure, value_of
+from fedkt.evaluation.figures import PERSONALISED, SPREAD, TARGET, TRANSFER, panels_of
 from fedkt.simulations.experiment.cells import slug
 from fedkt.simulations.report import charts
 from fedkt.simulations.report.class_tables import class_tables
+from fedkt.simulations.report.run_facts import compact, facts_of, goal_said, models_of
 from fedkt.simulations.report.tables import (
     ABSENT,
     DIFFERENCES_NOTE,
-    attack_of,
     differences,
     differences_head,
     marks,
@@ -55,10 +44,6 @@ from fedkt.simulations.results.run_folder import (
 from fedkt.simulations.results.selection import SELECTIONS
 from fedkt.text import one_line
 
-_MEASURED = {
-    "split": "each client's own test split",
-    "matched": "the common test set, weighted by each client's class frequencies",
-}
 _ROWS, _FAILURES, _REASON, _CLIENTS = 24, 40, 300, 40
 
 
@@ -90,10 +75,10 @@ def write_run_report(run_dir: str | Path) -> Path:
         run=run,
         baseline=baseline,
         same_epochs=run.same_epochs(),
-        facts=_facts([run], run.config),
+        facts=facts_of([run], run.config),
         rounds=_thin(run, chosen),
         chosen=chosen,
-        goal=_goal(run),
+        goal=goal_said(run),
         selected_by=selected_by([run]),
         diagnostics=(run.rounds[-1].get("strategy") or {}) if run.rounds else {},
         figures=_run_figures(run, baseline),
@@ -147,7 +132,7 @@ def write_comparison_report(directory: str | Path) -> Path:
         "comparison.html",
         defined=defined(comparison.runs),
         comparison=comparison,
-        facts=_facts(comparison.runs, comparison.config),
+        facts=facts_of(comparison.runs, comparison.config),
         tables={name: table_of(lines, name == "last") for name, lines in rows.items()},
         differences=differences(headline),
         differences_head=differences_head(),
@@ -177,7 +162,7 @@ def render(folder: Path, template: str, **context: Any) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters |= {"percent": percent, "megabytes": megabytes, "compact": _compact}
+    pages.filters |= {"percent": percent, "megabytes": megabytes, "compact": compact}
     pages.filters["figure"] = lambda row, figure: shown(figure, value_of(row, figure.name))
     page = folder / "report.html"
     write_atomic(page, pages.get_template(template).render(context, absent=ABSENT))
@@ -265,58 +250,6 @@ def embed(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
 
 
-def _facts(runs: Sequence[Run], config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the facts of runs for the table of a page, from their files."""
-    first = runs[0]
-    federation = first.federation
-    models = _models(federation)
-    domains = [str(domain) for domain in federation.get("domains") or []]
-    sizes = (federation.get("sizes") or {}).get("train") or []
-    partition = _find(config, "partition") or _find(first.config, "partition")
-    goal = _find(first.config, "accuracy_goal")
-    facts: dict[str, Any] = {
-        "Strategies" if len({run.label for run in runs}) > 1 else "Strategy": ", ".join(
-            dict.fromkeys(run.label for run in runs)
-        ),
-        "Dataset": None if domains else federation.get("dataset"),
-        "Clients of each domain": _counted(domains),
-        "Target": _target(federation),
-        "Clients": federation.get("clients"),
-        "Partition": without_digest(_compact(partition)) if partition else None,
-        "Models": _counted(models),
-        "Training examples per client": f"{min(sizes)} to {max(sizes)}" if sizes else None,
-        "Public examples": federation.get("public"),
-        "Common test examples": federation.get("common_test"),
-        "Adapts to the target's unlabelled examples": _adapting(runs),
-        "Personalised accuracy on": _MEASURED.get(str(_find(first.config, "personalised"))),
-        "Attack": attack_of(first.config),
-        "Accuracy goal": percent(goal) + " %" if goal else None,
-        "Rounds": ", ".join(dict.fromkeys(str(run.summary.get("rounds")) for run in runs)),
-        "Seed" if len({run.seed for run in runs}) == 1 else "Seeds": ", ".join(
-            dict.fromkeys(str(run.seed) for run in runs)
-        ),
-        "Command": config.get("command") or first.summary.get("command"),
-    }
-    return {name: str(value) for name, value in facts.items() if value not in (None, "", [])}
-
-
-def _goal(run: Run) -> str:
-    """Return a sentence on the accuracy goal of a run; empty without one."""
-    goal = _find(run.config, "accuracy_goal")
-    if not goal:
-        return ""
-    rounds, size = run.figure(ROUNDS_TO_GOAL), run.figure(BYTES_TO_GOAL)
-    what = f"Mean personalised accuracy of {percent(goal)} %"
-    if rounds is None:
-        return f"{what} was not reached."
-    return f"{what} was reached first in round {rounds:.0f}, after {megabytes(size)} MB per client."
-
-
-def _models(federation: Mapping[str, Any]) -> list[str]:
-    """Return the model of each client as people call it; empty where they are not known."""
-    return [without_digest(str(model)) for model in federation.get("models") or []]
-
-
 def _clients(run: Run, baseline: Run | None) -> list[list[str]]:
     """Return the table of clients after the last round, header and body; empty for very many."""
     accuracies, gains = run.per_client(PERSONALISED.name), run.gains(baseline)
@@ -326,7 +259,7 @@ def _clients(run: Run, baseline: Run | None) -> list[list[str]]:
     columns = {
         "Name": about.get("client_names"),
         "Domain": about.get("domains"),
-        "Model": _models(about),
+        "Model": models_of(about),
         "Training examples": (about.get("sizes") or {}).get("train"),
         PERSONALISED.headed(): [percent(value) for value in accuracies],
         TRANSFER.headed(): [percent(value, "+") for value in gains],
@@ -334,35 +267,6 @@ def _clients(run: Run, baseline: Run | None) -> list[list[str]]:
     shown = {name: c for name, c in columns.items() if c and len(c) == len(accuracies)}
     body = [[str(i), *map(str, line)] for i, line in enumerate(zip(*shown.values(), strict=True))]
     return [["Client", *shown], *body]
-
-
-def _adapting(runs: Sequence[Run]) -> str | None:
-    if not runs[0].federation.get("target"):
-        return None
-    who = list(dict.fromkeys(r.label for r in runs if r.summary.get("adapts")))
-    if len({run.label for run in runs}) == 1:
-        return "yes" if who else "no"
-    return ", ".join(who) or "none"
-
-
-def _target(federation: Mapping[str, Any]) -> str | None:
-    if not federation.get("target"):
-        return None
-    if federation.get("transductive"):
-        return f"{federation['target']}, unlabelled; transductive: tested on its public examples"
-    return f"{federation['target']}, unlabelled; its training part is public, its test part tests"
-
-
-def _counted(names: Sequence[str]) -> str:
-    return ", ".join(f"{name} × {names.count(name)}" for name in dict.fromkeys(names))
-
-
-def _find(config: Mapping[str, Any], key: str) -> Any:
-    """Return the value of a key in a configuration, outer tables first."""
-    if key in config:
-        return config[key]
-    tables = [value for value in config.values() if isinstance(value, dict)]
-    return next((found for found in (_find(table, key) for table in tables) if found), None)
 
 
 def _thin(run: Run, selected: int | None) -> list[dict[str, Any]]:
@@ -376,31 +280,18 @@ def _thin(run: Run, selected: int | None) -> list[dict[str, Any]]:
     ]
 
 
-def _compact(value: Any, most: int = 160) -> str:
-    text = value if isinstance(value, str) else json.dumps(_rounded(value), ensure_ascii=False)
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _rounded(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_rounded(inner) for inner in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
-
-
 def _failures(runs: Iterable[Run]) -> dict[str, Any]:
     """Return failures grouped by strategy, phase and reason, the most frequent first."""
     groups: dict[tuple[str, str, str], list[tuple[int, str]]] = {}
     for run in runs:
         for entry in run.rounds:
             for failure in entry.get("failures") or []:
-                reason = _compact(one_line(failure.get("reason")), _REASON)
+                reason = compact(one_line(failure.get("reason")), _REASON)
                 key = (run.label, str(failure.get("phase")), reason)
                 groups.setdefault(key, []).append((entry["round"], str(failure.get("client"))))
     body = []
     for key, cases in sorted(groups.items(), key=lambda item: -len(item[1])):
-        clients = _compact(", ".join(dict.fromkeys(client for _, client in cases)), 60)
+        clients = compact(", ".join(dict.fromkeys(client for _, client in cases)), 60)
         first, last = min(cases)[0], max(cases)[0]
         span = str(first) if first == last else f"{first} to {last}"
         body.append([key[0], key[1], key[2], clients, span, str(len(cases))])

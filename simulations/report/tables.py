@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from fedkt.evaluation.figures import FIGURES, POINTS, Figure, figures_at, target_first
+from fedkt.evaluation.figure import POINTS, Figure
+from fedkt.evaluation.figures import FIGURES, figures_at, target_first
 from fedkt.simulations.report.drawing import MEGABYTE
 from fedkt.simulations.results.aggregates import aggregate
 from fedkt.simulations.results.comparison_folder import Comparison

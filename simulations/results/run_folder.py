@@ -14,18 +14,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fedkt.errors import ConfigError, unknown
+from fedkt.evaluation.figure import ACCURACY, Figure, Place, spread_of, value_of
 from fedkt.evaluation.figures import (
-    ACCURACY,
     BYTES_DOWN,
     BYTES_UP,
     PERSONALISED,
-    Figure,
-    Place,
     add_metrics,
     figures_at,
-    spread_of,
     table,
-    value_of,
 )
 from fedkt.evaluation.transfer import transfer
 from fedkt.metrics import Facts

@@ -11,14 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedkt.evaluation.figures import (
-    PERSONALISED,
-    VALIDATION,
-    Figure,
-    Row,
-    target_accuracy,
-    value_of,
-)
+from fedkt.evaluation.figure import Figure, Row, value_of
+from fedkt.evaluation.figures import PERSONALISED, VALIDATION, target_accuracy
 
 SELECTIONS = ("last", "validation_selected", "oracle")
 """The rounds a figure may be taken from; the first is the headline."""

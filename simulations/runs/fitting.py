@@ -14,7 +14,7 @@ from fedkt.clients.learners.making import make_learner, networks_among
 from fedkt.clients.phases import refuses
 from fedkt.data.federation import Federation
 from fedkt.errors import ConfigError, FedktError, nearest
-from fedkt.evaluation.figures import ACCURACY
+from fedkt.evaluation.figure import ACCURACY
 from fedkt.greeting import told
 from fedkt.metrics import metrics_of
 from fedkt.recipe import Recipe, trainings, weighted

@@ -14,8 +14,8 @@ import torch
 
 from fedkt.clients.state import ClientState
 from fedkt.disk import write_atomic, writing
+from fedkt.evaluation.figure import ACCURACY, value_of
 from fedkt.evaluation.figures import (
-    ACCURACY,
     GLOBAL,
     OF_GOAL,
     PERSONALISED,
@@ -23,7 +23,6 @@ from fedkt.evaluation.figures import (
     figures_at,
     measured,
     validation_of,
-    value_of,
 )
 from fedkt.evaluation.measures import Round
 from fedkt.simulations.attacks.liars import Liars

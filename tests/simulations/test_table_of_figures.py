@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from fedkt.evaluation import figures
-from fedkt.evaluation.figures import FIGURES, POINTS, Figure
+from fedkt.evaluation.figure import POINTS, Figure
+from fedkt.evaluation.figures import FIGURES
 from fedkt.evaluation.measures import Round
 
 MATPLOTLIB = pytest.importorskip("matplotlib")

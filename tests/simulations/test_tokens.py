@@ -98,7 +98,7 @@ def test_two_kinds_of_networks(folder: Path) -> None:
 
 def test_what_cannot_take_token_ids_is_refused(folder: Path) -> None:
     mlp = study(folder, "auto", "bag").with_values(models=["mlp"])
-    with pytest.raises(ConfigError, match=r"'mlp' cannot be trained on samples of shape \[9\]"):
+    with pytest.raises(ConfigError, match=r"shape \[9\]: .* unless data.layout is \"vector\""):
         simulate(mlp, "knfu", out=folder / "run")
     scaled = study(folder, "auto", "bag").model_copy()
     data = {**scaled.model_dump()["data"], "scale": "standardise"}

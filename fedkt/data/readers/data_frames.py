@@ -76,7 +76,7 @@ def of_frame(
         raise ConfigError(f"{reading.name} is empty.")
     label = _label(frame, reading) if labels is None else ""
     inputs = frame.drop(columns=[c for c in (label, reading.client, reading.split) if c in frame])
-    y = _plain(frame[label]) if label else labels
+    y = _plain(frame[label], reading) if label else labels
     if y is not None:
         key = f"column {label!r}" if label else "y"
         (y,), classes = encoded_labels(reading.name, [y], classes, [key])
@@ -148,11 +148,11 @@ def parts_of(column: pd.Series[Any], reading: Reading) -> Array:
     return np.asarray(parts.to_numpy())
 
 
-def _plain(column: pd.Series[Any]) -> Array:
+def _plain(column: pd.Series[Any], reading: Reading) -> Array:
     """Return a column as an array of the type that its values have; missing ones are errors."""
     if missing := int(column.isna().sum()):
         raise ConfigError(
-            f"column {column.name!r} is empty in {missing} of {len(column)} rows; drop them or "
-            "fill it."
+            f"{reading.name}: column {column.name!r} is empty in {missing} of {len(column)} "
+            "rows; drop them or fill it."
         )
     return np.array(column.tolist())
