@@ -4,11 +4,13 @@ An encoding is plain data that JSON knows::
 
     {"columns": [{"name": "age", "kind": "number"},
                  {"name": "seen", "kind": "date"},
-                 {"name": "sex", "kind": "category", "values": ["f", "m"], "rest": False}]}
+                 {"name": "sex", "kind": "category", "values": ["f", "m"], "rest": False},
+                 {"name": "remark", "kind": "text"}]}
 
 A number stays a number, and a missing one NaN: what fills it is a scale, see
 :mod:`fedkt.data.scaling`. A date is the days since 1970. A category has one column of 0 and 1 for
-each of its values; a missing value is a value too, and rare ones share a column (``rest``).
+each of its values; a missing value is a value too, and rare ones share a column (``rest``). Other
+text is left out.
 """
 
 from __future__ import annotations
@@ -56,14 +58,20 @@ def fitted(frame: pd.DataFrame) -> tuple[Encoding, list[str]]:
                 f"column {name!r} is left out: {different:,} different texts in {len(values):,} "
                 "rows"
             )
+            columns.append({"name": str(name), "kind": "text"})
         else:
             columns.append({"name": str(name), "kind": kind, **_vocabulary(values)})
     return {"columns": columns}, notes
 
 
+def inputs_of(encoding: Encoding) -> list[Mapping[str, Any]]:
+    """Return the columns of a table that are not left out."""
+    return [column for column in encoding["columns"] if column["kind"] != "text"]
+
+
 def column_names(encoding: Encoding) -> tuple[str, ...]:
     """Return the names of the columns of encoded vectors: ``age``, ``sex=f``, ``sex=m``."""
-    return tuple(name for column in encoding["columns"] for name in _names(column))
+    return tuple(name for column in inputs_of(encoding) for name in _names(column))
 
 
 def encoded(frame: pd.DataFrame, encoding: Encoding, what: str) -> Array:
@@ -85,7 +93,7 @@ def encoded(frame: pd.DataFrame, encoding: Encoding, what: str) -> Array:
     """
     known = {str(name): frame[name] for name in frame.columns}
     blocks = []
-    for column in encoding["columns"]:
+    for column in inputs_of(encoding):
         if column["name"] not in known:
             raise unknown(f"column of {what}", column["name"], known)
         blocks.append(_ENCODERS[column["kind"]](known[column["name"]], column, what))
@@ -137,7 +145,7 @@ def aligned(x: Array, current: Encoding, wanted: Encoding, what: str) -> Array:
     known = {column["name"]: column for column in current["columns"]}
     places = {name: place for place, name in enumerate(column_names(current))}
     blocks = []
-    for column in wanted["columns"]:
+    for column in inputs_of(wanted):
         name, kind = column["name"], column["kind"]
         if name not in known:
             raise unknown(f"column of {what}", name, known)
@@ -159,6 +167,8 @@ def aligned(x: Array, current: Encoding, wanted: Encoding, what: str) -> Array:
 def joint(encodings: Sequence[Encoding]) -> Encoding:
     """Return one encoding of several tables of the same columns: all values of all categories.
 
+    A column that is left out of one table, as text, is left out of all.
+
     Raises
     ------
     ConfigError
@@ -168,6 +178,9 @@ def joint(encodings: Sequence[Encoding]) -> Encoding:
     for place, encoding in enumerate(encodings):
         for column in encoding["columns"]:
             first = columns.setdefault(column["name"], dict(column))
+            if {first["kind"], column["kind"]} == {"category", "text"}:
+                columns[column["name"]] = {"name": column["name"], "kind": "text"}
+                continue
             if first["kind"] != column["kind"]:
                 raise ConfigError(
                     f"Column {column['name']!r} is a {first['kind']} in one table and a "

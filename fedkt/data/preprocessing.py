@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from fedkt.data.dataset import Dataset, Unlabelled
-from fedkt.data.encoding import encoded
+from fedkt.data.encoding import encoded, inputs_of
 from fedkt.data.inputs import fit_input
 from fedkt.data.readers.data_frames import FrameReader
 from fedkt.data.readers.plain_arrays import array_of
@@ -111,7 +111,7 @@ def _as_frame(x: Array, encoding: Mapping[str, Any]) -> pd.DataFrame:
     """Return an array as a table with the columns of an encoding, in their order."""
     import pandas as pd
 
-    names = [column["name"] for column in encoding["columns"]]
+    names = [column["name"] for column in inputs_of(encoding)]
     if x.ndim != 2 or x.shape[1] != len(names):
         raise ConfigError(
             f"{ROWS.capitalize()} has shape {list(x.shape)}; the table has the columns "

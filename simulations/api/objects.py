@@ -84,8 +84,7 @@ def _refer_to_data(data: dict[str, Any]) -> None:
             data[option] = dataset_reference(data[option], name, reading, needs_labels)
     if data.get("domains") is not None:
         data["domains"] = [
-            dataset_reference(given, name, asked)
-            for name, given in _named_domains(data["domains"])
+            dataset_reference(given, name, asked) for name, given in _named_domains(data["domains"])
         ]
 
 

@@ -58,6 +58,21 @@ def test_a_table_of_one_class_may_be_a_client() -> None:
         load_dataset(Experiment(data=[both[both.label == "flu"]] * 2).data.dataset)
 
 
+def test_text_that_is_left_out_of_one_table_is_left_out_of_all() -> None:
+    def visits(count: int) -> pd.DataFrame:
+        texts = [f"visit {n}" for n in range(count)]  # of a small table they could be a category
+        return pd.DataFrame(
+            {"text": texts, "age": range(count), "label": ["a", "b"] * (count // 2)}
+        )
+
+    for sizes in ((40, 8), (8, 40)):
+        study = Experiment(data=[visits(size) for size in sizes], rounds=1)
+        data = load_dataset(study.data.dataset)
+        assert data.columns == ("age",)
+        assert len(data.x_train) + len(data.x_test) == 48
+        assert any("'text' is left out" in note for note in data.notes)
+
+
 def test_labels_go_by_their_names() -> None:
     one = dataset_of((RNG.random((30, 2)), np.array(["b", "c"] * 15)), "one")
     other = dataset_of((RNG.random((30, 2)), np.array(["a", "c"] * 15)), "other")
