@@ -155,7 +155,11 @@ def column_of(dataset: Dataset) -> Column:
     ConfigError
         If there is no domain column, or it does not fit the rows or the names of the set.
     """
-    train, test = (_checked(dataset, split) for split in ("train", "test"))
+    absent = (
+        f"{dataset.name} has no domain column: arrays domain_train and domain_test (or "
+        "client_train and client_test) must say which row is of which domain."
+    )
+    train, test = (values_of(dataset, "domain", split, absent) for split in ("train", "test"))
     if train.dtype.kind != test.dtype.kind:
         raise ConfigError(
             f"{dataset.name}: domain_train holds {train.dtype} and domain_test {test.dtype}; both "
@@ -176,17 +180,34 @@ def column_of(dataset: Dataset) -> Column:
     return Column(names, called[train], called[test])
 
 
-def _checked(dataset: Dataset, split: str) -> Array:
-    column = getattr(dataset, f"domain_{split}")
+def values_of(dataset: Dataset, role: str, split: str, absent: str) -> Array:
+    """Return the ``domain`` or ``client`` of each row of a part, int64 or strings ``[N]``.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        With or without the column.
+    role : str
+        ``domain`` or ``client``.
+    split : str
+        ``train`` or ``test``.
+    absent : str
+        The line for a set without the column.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such column, or it does not fit the rows.
+    """
+    column, rows = getattr(dataset, f"{role}_{split}"), len(getattr(dataset, f"y_{split}"))
     if column is None:
-        raise ConfigError(
-            f"{dataset.name} has no domain column: arrays domain_train and domain_test (or "
-            "client_train and client_test) must say which row is of which domain."
-        )
-    column, rows = np.asarray(column), len(getattr(dataset, f"y_{split}"))
+        raise ConfigError(absent)
+    column = np.asarray(column)
+    if column.dtype.kind == "O":
+        column = column.astype(str)
     if column.shape != (rows,) or column.dtype.kind not in "iuU":
         raise ConfigError(
-            f"{dataset.name}: domain_{split} has shape {list(column.shape)} and dtype "
+            f"{dataset.name}: {role}_{split} has shape {list(column.shape)} and dtype "
             f"{column.dtype}; it must hold one integer or string for each of {rows} rows."
         )
     # Bytes would overflow as indices into many names.

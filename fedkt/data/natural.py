@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fedkt.data.columns import values_of
 from fedkt.data.dataset import Dataset
 from fedkt.data.partition import follows_data
 from fedkt.data.partitioners import following_data
@@ -112,21 +113,11 @@ def client_column(dataset: Dataset, split: str) -> Array:
     ConfigError
         If there is no such column, or it does not fit the rows.
     """
-    column = getattr(dataset, f"client_{split}")
-    if column is None:
-        raise ConfigError(
-            f"{dataset.name} has no natural clients: name the column of a table (data.client), "
-            "give arrays client_train and client_test, or one data set for each client."
-        )
-    column, rows = np.asarray(column), len(getattr(dataset, f"y_{split}"))
-    if column.dtype.kind == "O":
-        column = column.astype(str)
-    if column.shape != (rows,) or column.dtype.kind not in "iuU":
-        raise ConfigError(
-            f"{dataset.name}: client_{split} has shape {list(column.shape)} and dtype "
-            f"{column.dtype}; it must hold one integer or string for each of {rows} rows."
-        )
-    return column
+    absent = (
+        f"{dataset.name} has no natural clients: name the column of a table (data.client), give "
+        "arrays client_train and client_test, or one data set for each client."
+    )
+    return values_of(dataset, "client", split, absent)
 
 
 def _kept(owners: Owners, least: int) -> Owners:

@@ -142,11 +142,16 @@ def spread_of(row: Row, name: str) -> float:
     return _inside(row, name)[1]
 
 
-def _inside(row: Row, name: str) -> tuple[float | None, float]:
+def at(row: Row, name: str) -> Any:
+    """Return what a row holds under a name, in which dots lead inside; None if nothing."""
     value: Any = row
     for part in name.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
-    std = 0.0
+    return value
+
+
+def _inside(row: Row, name: str) -> tuple[float | None, float]:
+    value, std = at(row, name), 0.0
     if isinstance(value, Mapping):
         value, std = value.get("mean"), float(value.get("std") or 0)
     return value, std

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedkt.errors import ConfigError, unknown
+from fedkt.evaluation.figure import at
 from fedkt.evaluation.figures import TARGET, table
 from fedkt.metrics import Facts
 from fedkt.simulations.results.run_folder import Run
@@ -67,17 +68,9 @@ def _lines(run: Run) -> Iterator[Line]:
     figures = [f for f in table() if f is not TARGET or run.federation.get("target")]
     for row in run.rounds:
         for figure in figures:
-            value = figure.derived(row) if figure.derived else _at(row, figure.name)
+            value = figure.derived(row) if figure.derived else at(row, figure.name)
             for client, number in _values(value):
                 yield run.label, run.seed, int(row["round"]), client, figure.name, number
-
-
-def _at(row: Mapping[str, Any], name: str) -> Any:
-    """Return what a row holds under a dotted name; None if nothing."""
-    value: Any = row
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
 
 
 def _values(value: Any) -> Iterator[tuple[int | None, float]]:

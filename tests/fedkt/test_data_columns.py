@@ -11,6 +11,7 @@ import pytest
 
 from fedkt.data import Dataset, Federation, FederationSpec, build_federation, load_dataset
 from fedkt.data.columns import column_of, expand, load_domain
+from fedkt.data.sources import dataset_of
 from fedkt.data.vectors import damped, with_features
 from fedkt.errors import ConfigError
 
@@ -349,3 +350,11 @@ def test_the_columns_of_four_hospitals() -> None:
     tables = [[*build_federation(spec).client(i).columns] for i in range(4)]
     assert tables[0][:2] == ["age", "sex"]
     assert all(table == tables[0] and len(table) == 13 for table in tables)
+
+
+def test_columns_of_objects_are_text() -> None:
+    wards = np.array(["a", "b"] * 10, dtype=object)  # as pandas gives them
+    arrays = {"x": np.zeros((20, 2)), "y": np.arange(20) % 2, "domain": wards}
+    data = dataset_of(arrays, "mine")
+    assert isinstance(data, Dataset)
+    assert column_of(data).names == ("a", "b")

@@ -39,7 +39,17 @@ class CsvReader(Reader):
             frame = pd.read_csv(source, sep=_separator(pd, source))
         except (OSError, ValueError, pd.errors.ParserError) as error:  # and its subclasses
             raise ConfigError(f"{source} is not a readable table: {reason_of(error)}.") from error
-        return of_frame(frame, reading)
+        return of_frame(_without_index(frame), reading)
+
+
+def _without_index(frame: Any) -> Any:
+    """Return a table without the nameless first column of row numbers that pandas writes.
+
+    As an input it would tell the order of the rows, which often is that of the labels.
+    """
+    name = str(frame.columns[0])
+    is_index = name == "Unnamed: 0" and frame[name].tolist() == list(range(len(frame)))
+    return frame.drop(columns=[name]) if is_index else frame
 
 
 def _separator(pd: Any, file: Path) -> str:
