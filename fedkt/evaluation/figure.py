@@ -151,7 +151,8 @@ def at(row: Row, name: str) -> Any:
 
 
 def _inside(row: Row, name: str) -> tuple[float | None, float]:
-    value, std = at(row, name), 0.0
+    value: Any = at(row, name)
+    std = 0.0
     if isinstance(value, Mapping):
         value, std = value.get("mean"), float(value.get("std") or 0)
     return value, std
