@@ -216,21 +216,17 @@ def with_inputs(dataset: D, change: Callable[[Array], Array]) -> D:
     return replace(dataset, **changed)
 
 
-def labelled(dataset: Dataset | Unlabelled, least: int = 2) -> Dataset:
-    """Return a data set that has labels of at least so many classes.
+def labelled(dataset: Dataset | Unlabelled) -> Dataset:
+    """Return a data set that has labels.
 
     Raises
     ------
     ConfigError
-        If it has none, or fewer classes.
+        If it has none.
     """
-    line = f"{dataset.name} has no labels; only a public set may have none."
-    data = of_class(dataset, Dataset, line)
-    if data.num_classes < least:
-        raise ConfigError(
-            f"{data.name}: all labels are equal; at least {least} classes are needed."
-        )
-    return data
+    return of_class(
+        dataset, Dataset, f"{dataset.name} has no labels; only a public set may have none."
+    )
 
 
 def usable_alone(dataset: D) -> D:

@@ -158,7 +158,6 @@ def data_of(
                 f"{name}: there are no columns, and data.{role} is {column!r}; leave that out."
             )
     if test is None:
-        reading.has("split", ())
         (labels,), classes = encoded_labels(name, [train.y], classes)
         if len(labels) != len(train.x):
             raise ConfigError(

@@ -32,6 +32,7 @@ PARTS = {
     ("attack", "kind"): "attacks",
 }
 SEVERAL = {("models",), ("run", "metrics")}
+DATA = {"dataset": "data", "public_dataset": "public"}  # options, and the names of what is given
 # Options that say how an object is to be read: what columns of a table are, what axes mean.
 READING = ("label", "client", "split", "layout", "input_shape")
 
@@ -77,14 +78,14 @@ def _refer_to_data(data: dict[str, Any]) -> None:
     reading = {key: data[key] for key in READING if data.get(key) is not None}
     if clients_in(data.get("dataset")):
         data.setdefault("partition", "natural")
-    asked = {**reading, "needs_labels": True}
-    for option, name, how in (("dataset", "data", asked), ("public_dataset", "public", reading)):
+    for option, name in DATA.items():
         if data.get(option) is not None:
             needs_labels = option != "public_dataset"
             data[option] = dataset_reference(data[option], name, reading, needs_labels)
     if data.get("domains") is not None:
         data["domains"] = [
-            dataset_reference(given, name, asked) for name, given in _named_domains(data["domains"])
+            dataset_reference(given, name, reading)
+            for name, given in _named_domains(data["domains"])
         ]
 
 
@@ -158,7 +159,7 @@ def dataset_reference(
     """
     if isinstance(given, str | Path):
         return str(given)
-    if clients := clients_in(given):
+    if clients := clients_in(given) if needs_labels else None:
         sets = [_of_client(one, client, reading) for client, one in clients.items()]
         whole = joined_clients(sets, [*clients], name, reading.get("layout", ""))
         return by_value.named("datasets", whole, name)

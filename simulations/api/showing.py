@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from fedkt.errors import unknown
-from fedkt.evaluation.figures import table
+from fedkt.evaluation.figures import TARGET, table
 from fedkt.simulations.report.charts import draw_accuracy, draw_by_round, drawable
 from fedkt.simulations.report.drawing import WIDTH, Band, height_of, page
 from fedkt.simulations.report.latex import latex
@@ -45,7 +45,9 @@ def drawn(groups: Mapping[str, Sequence[Run]], metric: str, band: Band) -> Page:
         If no run has measured it.
     """
     runs = [run for group in groups.values() for run in group]
-    known = {figure.name: figure for figure in table() if drawable(figure, runs)}
+    targets = any(run.federation.get("target") for run in runs)
+    shown = [figure for figure in table() if figure is not TARGET or targets]
+    known = {figure.name: figure for figure in shown if drawable(figure, runs)}
     if metric not in (ACCURACY, *known):
         raise unknown("metric to plot", metric, (ACCURACY, *known))
     with page(WIDTH, height_of(groups)) as figure:

@@ -467,10 +467,12 @@ def test_columns_of_images_of_hugging_face() -> None:
 def test_a_column_that_is_not_there_is_refused(role: str, tmp_path: Path) -> None:
     asked: dict[str, Any] = {role: "nowhere", "needs_labels": True}
     pair = X, np.arange(ROWS) % 2
-    with pytest.raises(ConfigError, match=rf"mine has no columns; data.{role} is 'nowhere'"):
+    with pytest.raises(
+        ConfigError, match=rf"mine: there are no columns, and data.{role} is 'nowhere'"
+    ):
         dataset_of(pair, "mine", **asked)
     np.savez(tmp_path / "mine.npz", x=pair[0], y=pair[1])
-    with pytest.raises(ConfigError, match=rf"mine has no columns; data.{role}"):
+    with pytest.raises(ConfigError, match=rf"mine: there are no columns, and data.{role}"):
         build_federation(FederationSpec(dataset=str(tmp_path / "mine.npz"), **{role: "nowhere"}))
     with pytest.raises(ConfigError, match=f"{role} column of mine 'nowhere'"):
         dataset_of(patients(), "mine", label="diagnosis", **asked)

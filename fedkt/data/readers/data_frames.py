@@ -81,7 +81,7 @@ def of_frame(
         key = f"column {label!r}" if label else "y"
         (y,), classes = encoded_labels(reading.name, [y], classes, [key])
     client = reading.column("client", frame.columns)
-    beside = {"client": _plain(frame[client])} if client else {}
+    beside = {"client": _plain(frame[client], reading)} if client else {}
     train = test = np.arange(len(frame))
     parted = y is not None
     if y is not None and (split := reading.column("split", frame.columns)):

@@ -57,8 +57,6 @@ def _is_split(source: Any) -> bool:
 
 
 def _data(train: Any, test: Any, reading: Reading) -> Dataset | Unlabelled:
-    import pandas as pd
-
     parts = [part for part in (train, test) if part is not None]
     features = train.features
     label = _label(features, reading)
