@@ -472,7 +472,7 @@ def test_a_column_that_is_not_there_is_refused(role: str, tmp_path: Path) -> Non
     ):
         dataset_of(pair, "mine", **asked)
     np.savez(tmp_path / "mine.npz", x=pair[0], y=pair[1])
-    with pytest.raises(ConfigError, match=rf"mine: there are no columns, and data.{role}"):
+    with pytest.raises(ConfigError, match=rf"there are no columns, and data.{role} is"):
         build_federation(FederationSpec(dataset=str(tmp_path / "mine.npz"), **{role: "nowhere"}))
     with pytest.raises(ConfigError, match=f"{role} column of mine 'nowhere'"):
         dataset_of(patients(), "mine", label="diagnosis", **asked)
