@@ -70,7 +70,7 @@ def client_app(
 
     @app.query()
     def greet(message: Message, context: Context) -> Message:
-        return _guarded(lambda: hello(connect(context), message), message)
+        return _guarded(lambda: hello(connect(context), app.store, message), message)
 
     def take_turn(message: Message, context: Context) -> Message:
         return _guarded(lambda: begin(connect(context), app.store, message, context).run(), message)
@@ -86,6 +86,7 @@ def predict(
     store: StateStore,
     x: Tensor,
     readout: Literal["personal", "global"] = "personal",
+    run: str = "",
 ) -> Tensor:
     """Return the logits of a client's model, ``[n, C]``, after a run or during one.
 
@@ -104,6 +105,8 @@ def predict(
         Answers for the client's own distribution of classes, as in personalised accuracy, or
         for all classes alike: those that global accuracy is of, unless the recipe counts the
         answers of a net beside the model (``Recipe(world=...)``).
+    run : str
+        The run whose model it is; by default the latest that the store has states of.
 
     Returns
     -------
@@ -113,11 +116,15 @@ def predict(
     Raises
     ------
     ConfigError
-        If the store does not know the client, or the read-out is unknown.
+        If the store does not know the client in that run, or the read-out is unknown.
     """
-    state = store.get(client.id)
+    runs = store.runs(client.id)
+    state = store.get(run or runs[-1], client.id) if run or runs else None
     if state is None:
-        raise ConfigError(f"The store has no state of client {client.id}: it never took part.")
+        where = f" in run {run}" if run else ""
+        raise ConfigError(
+            f"The store has no state of client {client.id}{where}: it never took part."
+        )
     return predict_from(state, client.learner, client.data.log_prior, x, readout)
 
 

@@ -8,14 +8,27 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedkt.clients.client import Client
 from fedkt.clients.phases import refuses
+from fedkt.clients.state import StateStore
 from fedkt.clients.turn import read_recipe
 from fedkt.greeting import told
 
 
-def hello(client: Client, message: Message) -> RecordDict:
-    """Return a client's answer to the greeting: the facts of :mod:`fedkt.greeting`."""
-    recipe = read_recipe(str(cast(ConfigRecord, message.content["config"])["recipe"]))
+def hello(client: Client, store: StateStore, message: Message) -> RecordDict:
+    """Return a client's answer to the greeting: the facts of :mod:`fedkt.greeting`.
+
+    The greeting says which round of which run is next: states of that round and later are of a
+    server that has died since, and are forgotten.
+
+    Raises
+    ------
+    ConfigError
+        If the client has gone on too far to begin that round again.
+    """
+    config = cast(ConfigRecord, message.content["config"])
+    recipe = read_recipe(str(config["recipe"]))
     learner, data = client.learner, client.data
+    if "run" in config:
+        store.rewind(str(config["run"]), client.id, int(str(config["server-round"])))
     about = ConfigRecord({
         "client": client.id,
         "architecture": learner.architecture,

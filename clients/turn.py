@@ -26,6 +26,7 @@ from fedkt.recipe import Recipe, Step
 from fedkt.shares import Question
 from fedkt.text import foreign
 
+UNNAMED = "unnamed"  # a run whose server does not name it
 CLIENT_ERROR = 2  # the code Flower uses for an exception in a ClientApp
 
 
@@ -37,6 +38,8 @@ class Order:
     ----------
     trains : bool
         Whether to learn and share; else to evaluate.
+    run : str
+        Name of the run, which the client's state belongs to.
     recipe : Recipe
         Recipe of the method.
     codec : str
@@ -54,6 +57,7 @@ class Order:
     """
 
     trains: bool
+    run: str
     recipe: Recipe
     codec: str
     acknowledged: Mapping[str, int]
@@ -71,6 +75,7 @@ class Order:
         seed, round_ = cast(int, config["seed"]), cast(int, config["server-round"])
         return cls(
             trains=message.metadata.message_type == MessageType.TRAIN,
+            run=str(config.get("run", UNNAMED)),
             recipe=read_recipe(str(config["recipe"])),
             codec=str(config["codec"]),
             acknowledged=_acknowledged(message),
@@ -81,6 +86,11 @@ class Order:
             group_effect=bool(config.get("group-effect", False)),
             metrics=tuple(map(str, cast(list[str], config.get("metrics", [])))),
         )
+
+    @property
+    def phase(self) -> str:
+        """The phase of the round, as states are named by it."""
+        return "train" if self.trains else "evaluate"
 
     def ids(
         self,
@@ -100,10 +110,8 @@ class Kept:
 
     Parameters
     ----------
-    handle : str, optional
-        Handle of the state in the store; None if the client has kept nothing in this run.
-    known : bool
-        Whether the store knows the client.
+    first : str
+        The ``ROUND-PHASE`` of the client's first state in this run; empty if it has none.
     started : bool
         Whether the client has run the steps of the phase ``start``.
     knowledge : Mapping[str, Knowledge]
@@ -116,8 +124,7 @@ class Kept:
         What was decoded last, by ``"down/"`` or ``"up/"`` and share, where codecs refer to it.
     """
 
-    handle: str | None = None
-    known: bool = False
+    first: str = ""
     started: bool = False
     knowledge: Mapping[str, Knowledge] = field(default_factory=dict)
     settled: bool = False
@@ -125,26 +132,25 @@ class Kept:
     bases: Mapping[str, wire.Base] = field(default_factory=dict)
 
 
-def recall(client: Client, store: StateStore, context: Context, seed: int) -> Kept:
-    """Load a client's learner with its state, or reset it; return the rest of the state.
+def recall(client: Client, store: StateStore, context: Context, order: Order) -> Kept:
+    """Load a client's learner with its state of before a message, or reset it; return the rest.
 
     Raises
     ------
     ConfigError
         If the state is lost.
     """
-    record = wire.record(context.state, "fedkt", ConfigRecord)
-    handle = None if record is None else str(record["state"])
-    state = store.get(client.id, handle)
-    if state is None and handle is not None:
-        raise ConfigError(f"the state of client {client.id} is lost: {handle}")
+    state = store.get(order.run, client.id, order.round, order.phase)
     if state is None:
-        client.learner.reset(seed, client.id)
+        since = wire.record(context.state, "fedkt", ConfigRecord) or ConfigRecord()
+        if since.get("run") == order.run and int(str(since["round"])) < order.round:
+            raise ConfigError(f"the state of client {client.id} in run {order.run} is lost")
+        client.learner.reset(order.seed, client.id)
         return Kept()
     client.learner.load_state(state["learner"])
     bases = {key: wire.Base(*base) for key, base in state["bases"].items()}
     rest = state["knowledge"], bool(state["settled"]), state["own"], bases
-    return Kept(handle, True, bool(state["started"]), *rest)
+    return Kept(state["first"], bool(state["started"]), *rest)
 
 
 def begin(
@@ -172,7 +178,7 @@ def begin(
     """
     order = Order.of(message)
     client.learner.follow(order.recipe)
-    kept = recall(client, store, context, order.seed)
+    kept = recall(client, store, context, order)
     knowledge, decoded = dict(kept.knowledge), {} if decoded is None else decoded
     bases = dict(kept.bases)
     for name, packet in wire.extract(message.content).items():
@@ -317,7 +323,7 @@ class Turn:
             how = client.personalised, answer, order.recipe.world, metrics
             figures = evaluate(client.learner, client.data, *how)
         # Training and measurements of the read-out are kept even where nothing was absorbed.
-        if order.absorbs or (kept.known and changed):
+        if order.absorbs or (kept.first and changed):
             self._save(kept.started, settled=True)
         return RecordDict({"metrics": MetricRecord({**figures})})
 
@@ -331,9 +337,12 @@ class Turn:
             "bases": {key: (base.round, base.knowledge) for key, base in self.bases.items()},
             "readout": recipe.readout_json,
             "settled": settled,
+            **({"first": self.kept.first} if self.kept.first else {}),
         }
-        handle = self.store.put(self.client.id, state, self.kept.handle)
-        self.context.state["fedkt"] = ConfigRecord({"state": handle})
+        order, context = self.order, self.context.state
+        self.store.put(order.run, self.client.id, order.round, order.phase, state)
+        if not self.kept.first:  # its first in this run
+            context["fedkt"] = ConfigRecord({"run": order.run, "round": order.round})
 
 
 def error_reply(error: Exception, message: Message) -> Message:

@@ -76,6 +76,15 @@ def write_atomic(path: Path, text: str) -> None:
             ) from error
 
 
+def sync(path: Path) -> None:
+    """Wait until the disk has a file, or the names in a folder."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give the place of a new file that replaces ``path`` at the end, if the block succeeds.

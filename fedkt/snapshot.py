@@ -17,12 +17,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fedkt.disk import writing
+from fedkt.disk import sync, writing
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge
 
 
-def save(path: Path, value: Any) -> None:
+def save(path: Path, value: Any, durable: bool = False) -> None:
     """Write ``value`` to ``path`` atomically.
 
     Parameters
@@ -33,6 +33,8 @@ def save(path: Path, value: Any) -> None:
         Nested dictionaries (string or integer keys), lists and tuples of tensors, bytes,
         :class:`Knowledge`, numbers, strings, booleans and ``None``. Tuples come back as
         lists.
+    durable : bool
+        Whether to wait until the disk has it.
 
     Raises
     ------
@@ -49,7 +51,11 @@ def save(path: Path, value: Any) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             save_file(tensors, beside, metadata={"fedkt": json.dumps(skeleton)})
+            if durable:
+                sync(beside)
             os.replace(beside, path)
+            if durable:
+                sync(path.parent)
         finally:
             beside.unlink(missing_ok=True)
 

@@ -117,7 +117,7 @@ class FlowerEngine:
     ) -> None:
         self._clients, self._workers = federation.num_clients, workers
         shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
-        self._store = FileStore(folder / "state")
+        self._store = FileStore(folder / "state", durable=False)
         federation.save(folder / "federation")
         self._app = _lazy_app(spec, folder.resolve(), federation.token)
 
@@ -199,4 +199,4 @@ def _app(spec: PopulationSpec, folder: Path, token: str) -> KnowledgeClientApp:
     """Return the ClientApp of this process, made once for each content of the data."""
     torch.set_num_threads(1)
     federation = Federation.load(folder / "federation")
-    return Population(spec, federation).app(FileStore(folder / "state"))
+    return Population(spec, federation).app(FileStore(folder / "state", durable=False))

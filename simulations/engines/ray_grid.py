@@ -81,7 +81,7 @@ class _Worker:
         self._clients, store = federation.num_clients, None
         if state is not None:
             state.mkdir(parents=True, exist_ok=True)
-            store = FileStore(Path(tempfile.mkdtemp(dir=state)))
+            store = FileStore(Path(tempfile.mkdtemp(dir=state)), durable=False)
         self._app = Population(spec, federation).app(store)
         self._contexts: dict[int, Context] = {}
         gc.unfreeze()  # objects of an earlier run

@@ -46,6 +46,8 @@ from fedkt.strategies import KnowledgeStrategy, ServerOptions
 from fedkt.strategies.construction import make_strategy, resolved_strategy
 from fedkt.text import raised
 
+RUN = "simulation"  # its engine's store of states is of one run alone
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -138,6 +140,7 @@ def _options(experiment: Experiment, federation: Federation) -> ServerOptions:
     """Return the options of strategies in an experiment on its data."""
     run, public_y = experiment.run, federation.public_y
     return ServerOptions(
+        run=RUN,
         seed=experiment.seed,
         participation=run.participation,
         clients=federation.num_clients,

@@ -109,7 +109,7 @@ class _FaultyApp:
         if place is None:
             return self._app(message, context)
         client = place[0]
-        fault.before[place] = leaves(self.store.get(client))
+        fault.before[place] = leaves(self._newest(client))
         try:
             if fault.how == "crashes":
                 raise OSError(REASON)
@@ -120,7 +120,10 @@ class _FaultyApp:
             content = fault.how(RecordDict(dict(reply.content.items())))
             return None if content is None else Message(content, reply_to=message)
         finally:
-            fault.after[place] = leaves(self.store.get(client))
+            fault.after[place] = leaves(self._newest(client))
+
+    def _newest(self, client: int) -> Any:
+        return self.store.snapshot().get(client)
 
     def _connect(self, context: Context) -> Client:
         client = self._population.connect(context)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -54,6 +55,8 @@ class Exchange:
 
     def __init__(self, title: str, recipe: Recipe, options: ServerOptions) -> None:
         self.title, self.recipe, self.options = title, recipe, options
+        # Clients' states belong to a run: one without a name is never taken for another.
+        self.run = options.run or secrets.token_hex(6)
         self.next_round, self.rounds = 1, 0  # rounds of the run, 0 if unknown
         self.last_round = 0  # to be run; 0 if unknown
         self.report = RoundReport(0, ())
@@ -70,6 +73,7 @@ class Exchange:
     def state_dict(self) -> dict[str, Any]:
         """Return the state after a finished round; see ``fedkt.snapshot`` for types."""
         return {
+            "run": self.run,
             "next_round": self.next_round,
             "learnt": dict(self._learnt),
             "shapes": dict(self._shapes),
@@ -78,7 +82,8 @@ class Exchange:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load a state."""
-        self.next_round, self._learnt = state["next_round"], dict(state["learnt"])
+        self.run, self.next_round = state["run"], state["next_round"]
+        self._learnt = dict(state["learnt"])
         self._shapes = {name: tuple(shape) for name, shape in state["shapes"].items()}
         self.delivery.load_state_dict(state)
 
@@ -109,7 +114,8 @@ class Exchange:
             If too few clients come, answer and fit.
         """
         if self._roster is None:
-            self._roster = meet(grid, self.recipe, self.title, self.options, timeout)
+            of_run: dict[str, str | int] = {"run": self.run, "server-round": self.next_round}
+            self._roster = meet(grid, self.recipe, self.title, self.options, timeout, of_run)
             self._notes = [f"left out of the run: {node}" for node in self._roster.left_out]
             self.delivery.public_size = self._roster.public_size
             if not self.delivery.version:  # not resumed
@@ -201,6 +207,7 @@ class Exchange:
         """Return a message for each client with the named knowledge that it does not hold yet."""
         base = ConfigRecord({
             **config,
+            "run": self.run,
             "server-round": self.report.round,
             "seed": self.options.seed,
             "codec": self.options.codec,

@@ -131,8 +131,17 @@ class Roster(Mapping[int, Member]):
         return tuple(self._members)
 
 
-def meet(grid: Grid, recipe: Recipe, method: str, options: ServerOptions, timeout: float) -> Roster:
+def meet(
+    grid: Grid,
+    recipe: Recipe,
+    method: str,
+    options: ServerOptions,
+    timeout: float,
+    of_run: Mapping[str, str | int],
+) -> Roster:
     """Wait for the clients, greet them, and return the roster of those that fit.
+
+    ``of_run`` goes with the greeting: the run's name and the round that is next.
 
     Where clients differ in facts that must agree, the largest group of equal clients stays; of
     equally large groups the one with the lowest id.
@@ -145,7 +154,7 @@ def meet(grid: Grid, recipe: Recipe, method: str, options: ServerOptions, timeou
         If too few are left because clients do not fit the method or each other.
     """
     nodes = _wait_for_nodes(grid, options)
-    content = RecordDict({"config": ConfigRecord({"recipe": recipe.to_json()})})
+    content = RecordDict({"config": ConfigRecord({**of_run, "recipe": recipe.to_json()})})
     messages = [Message(content, node, MessageType.QUERY, group_id="hello") for node in nodes]
     replies = _by_receiver(messages, grid.send_and_receive(messages, timeout=timeout))
     came: list[Member] = []

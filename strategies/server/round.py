@@ -29,6 +29,9 @@ class ServerOptions:
 
     Parameters
     ----------
+    run : str
+        Name of the run, which clients keep their states under; by default a new one, so that they
+        start afresh. A strategy that is loaded with a state goes on with its run.
     seed : int
         Seed of every random stream, at the server and at the clients.
     participation : float
@@ -69,6 +72,7 @@ class ServerOptions:
         Metrics that the clients measure beside accuracy: ``macro-f1``, ``mine.py:Kappa``.
     """
 
+    run: str = ""
     seed: Count = 0
     participation: PositiveFraction = 1.0
     clients: Count = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class Talk:
 
     def say(self, kind: str, round_: int = 1, packets: Any = None, **config: Any) -> Message:
         base = {"recipe": self.recipe.to_json(), "codec": "none", "seed": 7, "server-round": round_}
-        content = RecordDict({"config": ConfigRecord({**base, **config})})
+        content = RecordDict({"config": ConfigRecord({"run": "a", **base, **config})})
         wire.attach(content, packets or {})
         message = Message(content, self.context.node_id, kind, group_id=str(round_))
         self.count += 1
@@ -55,7 +56,7 @@ class Talk:
 
     @property
     def state(self) -> Any:
-        return self.app.store.get(self.client.id)
+        return self.app.store.get("a", self.client.id)
 
 
 @pytest.fixture
@@ -156,10 +157,10 @@ def test_evaluating_alone_changes_nothing(client) -> None:
     }
     assert talk.state is None
     talk.learn()
-    before, handle = bits(talk.state), dict(talk.context.state["fedkt"])
+    before, context = bits(talk.state), dict(talk.context.state["fedkt"])
     talk.say("evaluate")
     assert bits(talk.state) == before
-    assert dict(talk.context.state["fedkt"]) == handle
+    assert dict(talk.context.state["fedkt"]) == context
 
 
 def test_absorb_distils_and_forgets_what_is_used_up(client, learner_of, work_on) -> None:
@@ -216,7 +217,7 @@ def test_a_failing_client_keeps_its_state(client, tmp_path: Path, files: bool) -
     talk = Talk(client, FileStore(tmp_path) if files else MemoryStore())
     talk.learn(1)
     talk.absorb(1)
-    before, handle = bits(talk.state), dict(talk.context.state["fedkt"])
+    before, context = bits(talk.state), dict(talk.context.state["fedkt"])
     for fail in (
         # it trains on private data, then cannot share: the public set is gone
         lambda: spoiled(talk, public=None).learn(2),
@@ -228,7 +229,7 @@ def test_a_failing_client_keeps_its_state(client, tmp_path: Path, files: bool) -
         assert "\n" not in reply.error.reason
         talk.client = client
         assert bits(talk.state) == before
-        assert dict(talk.context.state["fedkt"]) == handle
+        assert dict(talk.context.state["fedkt"]) == context
 
 
 def spoiled(talk: Talk, **data: Any) -> Talk:
@@ -285,35 +286,56 @@ def test_a_new_process_for_every_message_changes_nothing(
             one, other = getattr(stays, act)(round_), getattr(fresh, act)(round_)
             assert dict(one.content["metrics"]) == dict(other.content["metrics"])
             context = fresh.context
-    assert bits(FileStore(tmp_path).get(1)) == bits(stays.state)
+    assert bits(FileStore(tmp_path).get("a", 1)) == bits(stays.state)
 
 
-def test_a_lost_context_goes_back_to_the_state_it_names(client, tmp_path: Path) -> None:
+def test_a_message_that_comes_again_gets_the_same_answer(client, tmp_path: Path) -> None:
     talk = Talk(client, FileStore(tmp_path))
+    answers = []
+    for _ in range(2):  # the second time the client has gone on meanwhile
+        for act in (talk.learn, talk.absorb):
+            for round_ in (1, 2):
+                reply = act(round_)
+                shared = wire.extract(reply.content).get("public")
+                arrays = shared and [a.data for a in shared.arrays.values()]
+                answers.append((dict(reply.content["metrics"]), arrays, bits(talk.state)))
+        talk.say("query", 1)
+    assert answers[:4] == answers[4:]
+
+
+def test_a_round_that_begins_again_starts_from_the_round_before(client, tmp_path: Path) -> None:
+    """The server died in round 3, and goes on from its checkpoint after round 2."""
+    talk, smooth = Talk(client, FileStore(tmp_path)), Talk(client, FileStore(tmp_path / "smooth"))
+    for round_ in (1, 2, 3):
+        talk.learn(round_)
+        talk.absorb(round_)
+    talk.context = shim.new_context(client.id, 3)  # of a new run of Flower's
+    assert not talk.say("query", 3).has_error()
+    for round_ in (1, 2, 4):  # in its second round 3 the client is absent
+        smooth.learn(round_)
+        smooth.absorb(round_)
+    talk.learn(4)
+    talk.absorb(4)
+    assert bits(talk.state) == bits(smooth.state)
+    reply = talk.say("query", 2)
+    assert "the state of client 1 before train of round 2 is gone" in reply.error.reason
+
+
+def test_a_second_run_starts_afresh(client, tmp_path: Path) -> None:
+    talk, fresh = Talk(client, FileStore(tmp_path)), Talk(client)
     talk.learn(1)
-    handle = ConfigRecord(dict(talk.context.state["fedkt"]))
-    first = bits(talk.state)
     talk.absorb(1)
-    once = bits(talk.state)
-    talk.context.state["fedkt"] = handle  # Flower dropped what the last message did
-    assert bits(talk.app.store.get(1, str(handle["state"]))) == first
-    talk.absorb(1)
-    assert bits(talk.state) == once
+    talk.learn(1, run="b")
+    fresh.learn(1)
+    assert bits(talk.app.store.get("b", 1)) == bits(fresh.state)
 
 
 def test_a_client_does_not_silently_start_anew(client, tmp_path: Path) -> None:
     talk = Talk(client, FileStore(tmp_path))
     talk.learn(1)
-    handle = ConfigRecord(dict(talk.context.state["fedkt"]))
-    first = bits(talk.state)
-    for _ in range(3):  # three messages in a row whose contexts Flower dropped
-        talk.absorb(1)
-        talk.context.state["fedkt"] = ConfigRecord(dict(handle))
-    reply = talk.absorb(1)
-    named = talk.app.store.get(1, str(handle["state"]))
-    assert not reply.has_error()
-    assert named is not None
-    assert bits(named) == first
+    talk.absorb(1)
+    shutil.rmtree(tmp_path / "run-a")
+    assert "the state of client 1 in run a is lost" in talk.learn(2).error.reason
 
 
 @pytest.mark.parametrize(

@@ -186,11 +186,11 @@ def test_a_client_kept_in_a_file_continues_to_the_bit(
         for learner in (stays, stored, memory):
             learner.train(LEARN, work, "learn/0")
             learner.train(ABSORB, work, "absorb/0")
-        files.put(1, {"learner": stored.state()})
-        kept.put(1, {"learner": memory.state()})
+        files.put("a", 1, round_, "train", {"learner": stored.state()})
+        kept.put("a", 1, round_, "train", {"learner": memory.state()})
         stored, memory = learner_of(model), learner_of(model)
-        stored.load_state(files.get(1)["learner"])
-        memory.load_state(kept.get(1)["learner"])
+        stored.load_state(files.get("a", 1)["learner"])
+        memory.load_state(kept.get("a", 1)["learner"])
     assert same(dict(stored.model.state_dict()), dict(stays.model.state_dict()))
     assert same(dict(memory.model.state_dict()), dict(stays.model.state_dict()))
 

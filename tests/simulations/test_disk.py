@@ -61,7 +61,7 @@ def writers(federation: Any) -> dict[str, Callable[[Path], object]]:
     return {
         "text": lambda folder: write_atomic(folder / "x.json", "x" * 10_000),
         "snapshot": lambda folder: snapshot.save(folder / "x.safetensors", large),
-        "state": lambda folder: FileStore(folder).put(0, {"learner": large}),
+        "state": lambda folder: FileStore(folder).put("a", 0, 1, "train", {"learner": large}),
         "federation": federation.save,
         "figure": draw,
     }
@@ -164,7 +164,8 @@ def test_a_disk_too_full_for_states_ends_the_run_and_no_client_is_blamed(
         full = fedkt("simulate", toml, "--out", "run")
     assert full.code == 1
     (line,) = full.err.splitlines()
-    assert line.startswith("error: Cannot write to run/state/client-0: File too large. ")
+    where = "run/state/run-simulation/client-0"
+    assert line.startswith(f"error: Cannot write to {where}: File too large. ")
     assert read_rounds(here / "run") == []
     assert not (here / "run" / "state").exists(), "scratch folders are removed"
 

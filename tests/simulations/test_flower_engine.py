@@ -11,7 +11,7 @@ from fedkt.clients import FileStore
 from fedkt.errors import RunFailedError
 from fedkt.simulations.engines.flower_engine import FlowerEngine
 from fedkt.simulations.results.rounds import read_rounds
-from fedkt.simulations.runs.plan import prepare
+from fedkt.simulations.runs.plan import RUN, prepare
 from fedkt.simulations.runs.run import execute
 
 # Gives up in the third round while a file called "armed" lies beside it.
@@ -69,7 +69,8 @@ def test_state_lies_in_files(tmp_path: Path, tiny: Any) -> None:
     plan = prepare(tiny())
     engine = FlowerEngine(plan.population, plan.federation, 1, tmp_path / "flower")
     assert engine.snapshot() == {}
-    states = {c: {"started": True, "knowledge": {}, "learner": {"n": c}} for c in (0, 2, 10)}
+    where = {"run": RUN, "round": 1, "phase": "train", "first": "1-train"}
+    states = {c: {**where, "knowledge": {}, "learner": {"n": c}} for c in (0, 2, 10)}
     engine.restore(states)
     assert engine.snapshot() == states
     assert list(engine.snapshot()) == [0, 2, 10]
@@ -79,7 +80,9 @@ def test_state_lies_in_files(tmp_path: Path, tiny: Any) -> None:
 
 def test_what_a_killed_run_left_behind_is_not_taken_up(tmp_path: Path, tiny: Any) -> None:
     """State of a round that was cut off before its checkpoint would change the figures."""
-    FileStore(tmp_path / "flower" / "state").put(0, {"started": True, "knowledge": {}})
+    FileStore(tmp_path / "flower" / "state").put(
+        RUN, 0, 1, "train", {"started": True, "knowledge": {}}
+    )
     plan = prepare(tiny())
     engine = FlowerEngine(plan.population, plan.federation, 1, tmp_path / "flower")
     assert engine.snapshot() == {}

@@ -15,7 +15,7 @@ from fedkt.machine import one_thread
 from fedkt.simulations.engines.grid import InProcessGrid
 from fedkt.simulations.engines.population import Population
 from fedkt.simulations.experiment.config import parse
-from fedkt.simulations.runs.plan import Plan, prepare, strategy_of
+from fedkt.simulations.runs.plan import RUN, Plan, prepare, strategy_of
 from fedkt.simulations.runs.run import server_app
 from fedkt.strategies import KnowledgeStrategy, RoundReport
 
@@ -68,7 +68,7 @@ def test_the_files_answer_as_the_run_reported(
     store, took_part = FileStore(tmp_path / "state"), 0
     for c in range(CLIENTS):
         client = later.client(c)
-        if store.get(c) is None:
+        if not store.runs(c):
             continue
         took_part += 1
         own, common = client.data.test, client.data.common_test
@@ -89,8 +89,8 @@ def test_without_a_settled_readout_the_name_decides(tmp_path: Path) -> None:
         store = FileStore(tmp_path / readout)
         plan = plan_of({"name": "fedpf", "readout": readout, "local_epochs": 1})
         run_into(tmp_path / readout, plan)
-        state = store.get(0)
-        store.put(0, {**state, "settled": None})  # as between learning and absorbing
+        state = store.get(RUN, 0)
+        store.put(RUN, 0, 9, "train", {**state, "settled": None})
         client = Population(plan.population, plan.federation).client(0)
         x = client.data.test.x
         expected = predict(client, store, x, "global") + shifted * client.data.log_prior

@@ -110,7 +110,9 @@ def with_options(federation: Federation) -> Callable[..., KnowledgeStrategy]:
         public = federation.client(0).public
         assert public is not None
         options = {"models": LearnerModels(model), "public": public.x, **options}
-        strategy.options = replace(ServerOptions(seed=3, clients=4, quorum="strict"), **options)
+        strategy.options = replace(
+            ServerOptions(run="a", seed=3, clients=4, quorum="strict"), **options
+        )
         return strategy
 
     return give

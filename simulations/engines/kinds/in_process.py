@@ -22,5 +22,5 @@ class InProcess(EngineKind):
 
     def start(self, run: RunSection, population: Population, folder: Path) -> Engine:
         """Return a grid in this process."""
-        store = FileStore(folder / "state") if run.state == "disk" else None
+        store = FileStore(folder / "state", durable=False) if run.state == "disk" else None
         return InProcessGrid(population.app(store), population.federation.num_clients)
