@@ -1,4 +1,4 @@
-"""A server that dies in a round and goes on from its checkpoint, with clients that are ahead of it."""
+"""A server that dies in a round and goes on from its checkpoint; its clients are ahead of it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KINDS = {
 }
 
 
-class Death(Exception):
+class DeathError(Exception):
     """The end of the server."""
 
 
@@ -45,7 +45,7 @@ class Dying(InProcessGrid):
             return list(super().send_and_receive(messages, **options))
         if after:
             super().send_and_receive(messages, **options)
-        raise Death
+        raise DeathError
 
 
 class Checkpoints:
@@ -98,7 +98,7 @@ def test_it_goes_on_with_the_same_figures(
     grid = Dying(population.app(FileStore(tmp_path)), 3)
     began = 0 if kind == "greeting" else LAST - 1
     grid.dies(kind, LAST, after)
-    with pytest.raises(Death):
+    with pytest.raises(DeathError):
         federate(plan, grid, population, kept, 0)
     assert list(kept.rows) == list(range(1, began + 1))
     # Another process of the server; a node's process is another one for each message, anyway.
