@@ -6,6 +6,7 @@ from fedkt.clients.learners.at_server import LearnerModels
 from fedkt.clients.learners.base import Learner, Work
 from fedkt.clients.learners.sklearn import SklearnLearner
 from fedkt.clients.learners.torch import TorchLearner
+from fedkt.clients.policy import Policy
 from fedkt.clients.state import FileStore, MemoryStore
 from fedkt.training import TrainingOptions
 
@@ -16,6 +17,7 @@ __all__ = [
     "Learner",
     "LearnerModels",
     "MemoryStore",
+    "Policy",
     "SklearnLearner",
     "TorchLearner",
     "TrainingOptions",

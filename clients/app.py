@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from logging import DEBUG
+from pathlib import Path
 from typing import Literal
 
 from flwr.app import Context, Message, RecordDict
@@ -15,6 +16,7 @@ from fedkt.clients.client import Client
 from fedkt.clients.cohorts.messages import handle
 from fedkt.clients.facts import hello
 from fedkt.clients.personal_answer import predict_from
+from fedkt.clients.policy import Sent
 from fedkt.clients.state import MemoryStore, StateStore
 from fedkt.clients.turn import begin, error_reply
 from fedkt.errors import ConfigError
@@ -42,6 +44,7 @@ def client_app(
     connect: Callable[[Context], Client],
     store: StateStore | None = None,
     cohort_of: CohortOf | None = None,
+    sent: Path | None = None,
 ) -> KnowledgeClientApp:
     """Return the ClientApp that follows any recipe.
 
@@ -56,6 +59,8 @@ def client_app(
     cohort_of : callable, optional
         Returns the number of the cohort of a context's client, None if it has none. Clients of
         one cohort and one learner train together if a grid delivers their messages in one call.
+    sent : Path, optional
+        A file that lists all that leaves the client; see :class:`~fedkt.clients.policy.Sent`.
 
     Returns
     -------
@@ -70,10 +75,16 @@ def client_app(
 
     @app.query()
     def greet(message: Message, context: Context) -> Message:
-        return _guarded(lambda: hello(connect(context), app.store, message), message)
+        return answered(lambda: hello(connect(context), app.store, message), message)
 
     def take_turn(message: Message, context: Context) -> Message:
-        return _guarded(lambda: begin(connect(context), app.store, message, context).run(), message)
+        return answered(lambda: begin(connect(context), app.store, message, context).run(), message)
+
+    def answered(handle: Callable[[], RecordDict], message: Message) -> Message:
+        reply = _guarded(handle, message)
+        if sent is not None:
+            Sent(sent).note(message, reply)
+        return reply
 
     app.train()(take_turn)
     app.evaluate()(take_turn)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from fedkt.clients.learners.base import Learner
+from fedkt.clients.policy import Policy
 from fedkt.data.samples import ClientData
 from fedkt.training import TrainingOptions
 
@@ -25,6 +26,8 @@ class Client:
         Options of its training.
     personalised : {"split", "matched"}
         How personalised accuracy is measured; see ``phases.evaluate``.
+    policy : Policy
+        What it lets out. By default answers on the public set alone.
     """
 
     id: int
@@ -32,3 +35,4 @@ class Client:
     data: ClientData
     options: TrainingOptions = field(default_factory=TrainingOptions)
     personalised: str = "split"
+    policy: Policy = field(default_factory=Policy)

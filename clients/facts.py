@@ -38,7 +38,7 @@ def hello(client: Client, store: StateStore, message: Message) -> RecordDict:
         "columns": [f"{name}: {dtype}" for name, dtype in data.columns.items()],
         "public-size": 0 if data.public is None else len(data.public),
     })  # fmt: skip
-    if refusal := refuses(recipe, learner, data):
+    if refusal := client.policy.refusal(recipe) or refuses(recipe, learner, data):
         about["refusal"] = refusal
     else:
         about.update(told(recipe, learner, data))

@@ -177,6 +177,7 @@ def begin(
         a broadcast is decoded once.
     """
     order = Order.of(message)
+    client.policy.check(order.recipe, order.codec)
     client.learner.follow(order.recipe)
     kept = recall(client, store, context, order)
     knowledge, decoded = dict(kept.knowledge), {} if decoded is None else decoded
@@ -283,6 +284,7 @@ class Turn:
         packets = {}
         for name, knowledge in uploads.items():
             packets[name] = self._packet(name, knowledge)
+        self.client.policy.check_upload(uploads, packets)
         wire.attach(content, packets)
         self._save(started=True)
         return content

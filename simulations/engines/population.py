@@ -25,6 +25,7 @@ from fedkt.clients.learners.at_server import SERVER
 from fedkt.clients.learners.base import Learner
 from fedkt.clients.learners.making import first_weights, make_learner
 from fedkt.clients.learners.probe import Nature
+from fedkt.clients.policy import ANYTHING
 from fedkt.clients.state import StateStore
 from fedkt.data.federation import Federation
 from fedkt.data.samples import Samples
@@ -123,7 +124,8 @@ class Population:
         """Return a client."""
         spec = self.spec
         learner = self.learner(spec.model_of(client))
-        return Client(client, learner, self._data(client), spec.training, spec.personalised)
+        how = spec.training, spec.personalised, ANYTHING
+        return Client(client, learner, self._data(client), *how)
 
     def connect(self, context: Context) -> Client:
         """Return the client of a simulated node."""

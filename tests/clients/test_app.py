@@ -14,6 +14,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from fedkt import wire
 from fedkt.answers import softmax
 from fedkt.clients import Client, FileStore, KnowledgeClientApp, MemoryStore, client_app
+from fedkt.clients.policy import ANYTHING
 from fedkt.knowledge import Knowledge
 from fedkt.objectives import KL, CrossEntropy, Distil
 from fedkt.recipe import Load, Predict, Recipe, Train, Weights
@@ -61,7 +62,7 @@ class Talk:
 
 @pytest.fixture
 def client(learner_of, data) -> Client:
-    return Client(1, learner_of(), data)
+    return Client(1, learner_of(), data, policy=ANYTHING)
 
 
 def bits(state: Any) -> list[bytes]:

@@ -144,7 +144,17 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "domains",
     ),
     "clients": (
-        *("learners", "client", "state", "phases", "personal_answer", "turn", "cohorts", "facts"),
+        *(
+            "learners",
+            "policy",
+            "client",
+            "state",
+            "phases",
+            "personal_answer",
+            "turn",
+            "cohorts",
+            "facts",
+        ),
         *("app", "__init__"),
     ),
     "simulations": (

@@ -1,0 +1,184 @@
+"""What a client lets out, whatever the server asks for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Message, RecordDict
+
+from fedkt import registry, wire
+from fedkt.codecs import codec_chain
+from fedkt.disk import writing
+from fedkt.errors import ConfigError
+from fedkt.knowledge import Knowledge
+from fedkt.options import AtLeastOne, checked
+from fedkt.recipe import Recipe, trainings
+
+
+@checked
+@dataclass(frozen=True)
+class Policy:
+    """Bounds on what a client shares and does for a server. None: no bound.
+
+    They are checked against the recipe before anything is trained, in the greeting and in every
+    message, and against an upload before it is sent. What is refused is an error in one line, at
+    the client and at the server.
+
+    Parameters
+    ----------
+    shares : Collection[str], optional
+        Names of the shares that may leave (``fedkt list shares``). By default ``predict`` alone:
+        answers on the public set. Weights need an explicit yes.
+    kinds : Collection[str], optional
+        The kinds of knowledge that may leave, such as ``probabilities``.
+    most_bytes : int, optional
+        Most bytes of an upload.
+    most_epochs : int, optional
+        Most epochs of a round, of all steps together.
+    most_samples : int, optional
+        Most rows that an upload has of a share, such as public samples.
+    readouts : Collection[str], optional
+        Names of the read-outs that it settles (``fedkt list readouts``).
+    codecs : Collection[str], optional
+        Names of the codecs that it encodes with; ``none`` is always allowed.
+    """
+
+    shares: Collection[str] | None = ("predict",)
+    kinds: Collection[str] | None = None
+    most_bytes: AtLeastOne | None = None
+    most_epochs: AtLeastOne | None = None
+    most_samples: AtLeastOne | None = None
+    readouts: Collection[str] | None = None
+    codecs: Collection[str] | None = None
+
+    def refusal(self, recipe: Recipe, codec: str = "none") -> str | None:
+        """Return why the client does not follow a recipe, in one line; None if it does.
+
+        Parameters
+        ----------
+        recipe : Recipe
+            The server's.
+        codec : str
+            The run's codecs.
+        """
+        chain = [*codec_chain(codec), *recipe.codecs]
+        epochs = sum(step.epochs for step in trainings(recipe.steps))
+        asked = (
+            _outside("shares", self.shares, (_name("shares", part) for part in recipe.share)),
+            _outside("kinds", self.kinds, (part.kind for part in recipe.share)),
+            _outside("readouts", self.readouts, [_name("readouts", recipe.personal)]),
+            _outside("codecs", self.codecs, (_name("codecs", part) for part in chain)),
+            _above("most_epochs", self.most_epochs, epochs, "epochs a round"),
+        )
+        return next(filter(None, asked), None)
+
+    def check(self, recipe: Recipe, codec: str = "none") -> None:
+        """Refuse a recipe that the client does not follow.
+
+        Raises
+        ------
+        ConfigError
+            With the reason.
+        """
+        if refusal := self.refusal(recipe, codec):
+            raise ConfigError(refusal)
+
+    def check_upload(
+        self, made: Mapping[str, Knowledge], packets: Mapping[str, wire.Packet]
+    ) -> None:
+        """Refuse an upload that must not leave.
+
+        Raises
+        ------
+        ConfigError
+            With the reason.
+        """
+        size = sum(packet.num_bytes for packet in packets.values())
+        rows = max((len(k.ids) for k in made.values() if k.ids is not None), default=0)
+        for refusal in (
+            _above("most_bytes", self.most_bytes, size, "bytes of an upload"),
+            _above("most_samples", self.most_samples, rows, "rows of an upload"),
+        ):
+            if refusal:
+                raise ConfigError(refusal)
+
+
+ANYTHING = Policy(shares=None)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """The list of all that has left a client, a JSON object a line: ``sent.jsonl``.
+
+    Parameters
+    ----------
+    file : Path
+        The file; its folder is made if needed.
+    """
+
+    file: Path
+
+    def note(self, message: Message, reply: Message) -> None:
+        """Add a reply to a message, before it is sent.
+
+        Knowledge is listed array by array: share, kind, name, shape, dtype, bytes as sent, and the
+        SHA-256 of these. Of everything else the names and values stand there, of an error the
+        reason.
+        """
+        config = message.content.config_records["config"]
+        where = {
+            "run": config.get("run"),
+            "round": config.get("server-round"),
+            "message": message.metadata.message_type,
+        }
+        lines: list[dict[str, Any]] = []
+        content = reply.content if reply.has_content() else RecordDict()
+        if reply.has_error():
+            lines.append({**where, "error": reply.error.reason})
+        for name, packet in wire.extract(content).items():
+            about = {"share": name, "kind": packet.meta["kind"], "codec": packet.meta["codec"]}
+            lines += [
+                {
+                    **where,
+                    **about,
+                    "array": key,
+                    "shape": list(array.shape),
+                    "dtype": array.dtype,
+                    "bytes": len(array.data),
+                    "sha256": hashlib.sha256(array.data).hexdigest(),
+                }
+                for key, array in packet.arrays.items()
+            ]
+        records = (content.metric_records, content.config_records)
+        for name, values in ((n, dict(r)) for kind in records for n, r in kind.items()):
+            if not name.endswith(".meta"):  # of knowledge
+                lines.append({**where, "record": name, "values": values})
+        with writing(self.file.parent):
+            self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with self.file.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(line, default=str) + "\n" for line in lines)
+                file.flush()
+                os.fsync(file.fileno())
+
+
+def _name(part: str, thing: Any) -> str:
+    return registry.short_name(part, type(thing))
+
+
+def _outside(option: str, allowed: Collection[str] | None, asked: Iterable[str]) -> str | None:
+    wrong = None if allowed is None else next((name for name in asked if name not in allowed), None)
+    if wrong is None or (option == "codecs" and wrong == "none"):
+        return None
+    return f"its policy allows {option} {', '.join(sorted(allowed or ())) or 'none'}, not {wrong}"
+
+
+def _above(option: str, most: int | None, asked: int, what: str) -> str | None:
+    if most is None or asked <= most:
+        return None
+    return f"its policy allows {most:,} {what} ({option}), not {asked:,}"
