@@ -6,11 +6,15 @@ from typing import cast
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
+from fedkt import __version__
 from fedkt.clients.client import Client
 from fedkt.clients.phases import refuses
 from fedkt.clients.state import StateStore
 from fedkt.clients.turn import read_recipe
+from fedkt.errors import ConfigError
 from fedkt.greeting import told
+from fedkt.recipe.json import FORMAT
+from fedkt.text import foreign
 
 
 def hello(client: Client, store: StateStore, message: Message) -> RecordDict:
@@ -22,9 +26,15 @@ def hello(client: Client, store: StateStore, message: Message) -> RecordDict:
     Raises
     ------
     ConfigError
-        If the client has gone on too far to begin that round again.
+        If the client has gone on too far to begin that round again, or the recipe has a format
+        of another version.
     """
     config = cast(ConfigRecord, message.content["config"])
+    if (theirs := config.get("recipe-format", FORMAT)) != FORMAT:
+        raise ConfigError(
+            f"the recipe of the server, fedkt {foreign(config.get('fedkt', 'of no version'))}, has "
+            f"format {foreign(theirs)}; here fedkt {__version__} reads format {FORMAT}"
+        )
     recipe = read_recipe(str(config["recipe"]))
     learner, data = client.learner, client.data
     if "run" in config:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from fedkt import registry
 from fedkt.errors import ConfigError, unknown
 from fedkt.steps import Beside, Weighted
 
+# The format of recipes. It changes when fedkt writes what an earlier version reads wrongly.
+FORMAT = 1
 # The registered parts that a recipe holds: nothing else is looked up by what comes over the wire.
 PARTS = frozenset({"steps", "shares", "objectives", "heads", "schedules", "transforms", "readouts"})
 # What it holds beside them.
@@ -58,9 +61,30 @@ def build(value: Any) -> Any:
         return value
     fields = {k: build(v) for k, v in value.items() if not k.startswith("@")}
     if "@part" in value:
-        return _PLAIN[value["@part"]](**fields)
+        name = value["@part"]
+        if name not in _PLAIN:
+            raise unknown("part of a recipe", str(name), _PLAIN)
+        return _made(_PLAIN[name], name, fields)
     (key,) = (key for key in value if key.startswith("@"))
     kind = key.removeprefix("@")
     if kind not in PARTS:
         raise unknown("kind of part in a recipe", kind, PARTS)
-    return registry.lookup(kind, value[key], files=False)(**fields)
+    return _made(registry.lookup(kind, value[key], files=False), value[key], fields)
+
+
+def _made(part: Any, name: str, fields: Mapping[str, Any]) -> Any:
+    """Return a part with its options.
+
+    Raises
+    ------
+    ConfigError
+        If it has other options here than where the recipe comes from.
+    """
+    try:
+        inspect.signature(part).bind(**fields)
+    except TypeError as error:
+        raise ConfigError(
+            f"{name} has other options here than in the recipe ({error}): the two sides have other "
+            "versions of fedkt, or of a user's file."
+        ) from error
+    return part(**fields)

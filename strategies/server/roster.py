@@ -13,6 +13,7 @@ from typing import cast
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
+from fedkt import __version__
 from fedkt.errors import ConfigError, FedktError, KnowledgeError, RunFailedError
 from fedkt.greeting import (
     TOLD,
@@ -24,6 +25,7 @@ from fedkt.greeting import (
     read_told,
 )
 from fedkt.recipe import Recipe
+from fedkt.recipe.json import FORMAT
 from fedkt.strategies.server.round import ServerOptions
 from fedkt.text import foreign, last_line
 
@@ -131,6 +133,10 @@ class Roster(Mapping[int, Member]):
         return tuple(self._members)
 
 
+# What a client compares with its own before it reads the recipe.
+VERSIONS: Mapping[str, str | int] = {"fedkt": __version__, "recipe-format": FORMAT}
+
+
 def meet(
     grid: Grid,
     recipe: Recipe,
@@ -154,7 +160,8 @@ def meet(
         If too few are left because clients do not fit the method or each other.
     """
     nodes = _wait_for_nodes(grid, options)
-    content = RecordDict({"config": ConfigRecord({**of_run, "recipe": recipe.to_json()})})
+    config = ConfigRecord({**of_run, **VERSIONS, "recipe": recipe.to_json()})
+    content = RecordDict({"config": config})
     messages = [Message(content, node, MessageType.QUERY, group_id="hello") for node in nodes]
     replies = _by_receiver(messages, grid.send_and_receive(messages, timeout=timeout))
     came: list[Member] = []

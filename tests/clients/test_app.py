@@ -271,6 +271,32 @@ def test_a_term_this_client_does_not_know(client) -> None:
     assert "Unknown objective 'triplet'" in reply.error.reason
 
 
+def test_another_format_of_recipes_is_refused_with_both_versions(client) -> None:
+    talk = Talk(client)
+    reason = talk.say("query", **{"recipe-format": 9, "fedkt": "9.1", "recipe": "{}"}).error.reason
+    assert "the recipe of the server, fedkt 9.1, has format 9; here fedkt 0.1.0 reads" in reason
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (
+            '"epochs": 1',
+            '"epochs": 1, "newfield": 2',
+            "train has other options here than in the re",
+        ),
+        ('"@steps": "train"', '"@part": "Shout"', "Unknown part of a recipe 'Shout'"),
+    ],
+)
+def test_a_recipe_of_another_version_is_one_line(client, old: str, new: str, says: str) -> None:
+    recipe = RECIPE.to_json()
+    assert old in recipe
+    for kind in ("query", "train"):
+        reason = Talk(client).say(kind, recipe=recipe.replace(old, new)).error.reason
+        assert says in reason
+        assert "TypeError" not in reason.partition(":")[0]
+
+
 # --- state in files ------------------------------------------------------------------------
 
 

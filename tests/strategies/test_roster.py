@@ -265,7 +265,7 @@ def test_a_client_that_does_not_answer_the_greeting(world, with_options) -> None
     grid = Silent(world().grid._app, 4)
     strategy = with_options(Local())
     with pytest.raises(RunFailedError, match="local cannot run on node 2: no reply in time"):
-        meet(grid, strategy.recipe(), "local", strategy.options, 1)
+        meet(grid, strategy.recipe(), "local", strategy.options, 1, {})
 
 
 def test_a_foreign_client_app(with_options) -> None:
