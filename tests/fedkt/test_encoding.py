@@ -17,7 +17,7 @@ FILES = [file for folder in FOLDERS for file in sorted((ROOT / folder).rglob("*.
 ALWAYS_TEXT = {"read_text", "write_text", "TextIOWrapper"}
 OPENS = {"open": "r", "fdopen": "r", "NamedTemporaryFile": "w+b", "TemporaryFile": "w+b"}
 PIPES = {"text", "universal_newlines"}
-NO_TEXT = {"Image.open"}
+NO_TEXT = {"Image.open", "os.open"}
 
 
 def offences(source: str) -> Iterator[int]:

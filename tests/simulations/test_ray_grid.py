@@ -284,7 +284,8 @@ def test_a_worker_that_died_idle_or_before_a_restore_is_replaced(
 def test_a_message_that_kills_every_worker_fails_its_client_only(
     tmp_path: Path, tiny: Any, open_grid: Any
 ) -> None:
-    plan = moody(tiny, tmp_path, "die " * 3, clients=3, who=1)
+    # One death may be put down to the client before, whose answer was on its way.
+    plan = moody(tiny, tmp_path, "die " * 4, clients=3, who=1)
     rows, _ = federate(plan, open_grid(plan, 1))
     (failure,) = rows[0]["failures"]
     assert (failure["client"], failure["phase"]) == (1, "learn")
@@ -328,7 +329,7 @@ def test_in_a_chunk_the_killer_is_found_before_anyone_is_blamed() -> None:
 def test_a_client_that_sleeps_is_given_up_for_the_phase(
     tmp_path: Path, tiny: Any, open_grid: Any
 ) -> None:
-    plan = moody(tiny, tmp_path, "sleep", clients=4, who=3, run__timeout=4.0)
+    plan = moody(tiny, tmp_path, "sleep", clients=4, who=3, run__timeout=15.0)
     rows, _ = federate(plan, open_grid(plan, 2))
     assert rows[0]["failures"] == [{"client": 3, "phase": "learn", "reason": "no reply in time"}]
     assert rows[0]["participants"] == [0, 1, 2]
