@@ -148,7 +148,7 @@ def _packed(parts: tuple[tuple[str, str, str], ...]) -> bytes:
         raise ConfigError(f"{names} cannot be sent to workers: {raised(error)}.") from error
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # its package has no types
     """cloudpickle's, which would give fields without a default one that is called MISSING."""
 
     def reducer_override(self, thing: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,9 @@ from fedkt.data.partition import (
     overlaps,
     partition_with_notes,
 )
-from fedkt.data.preprocessing import preprocessing_of
+from fedkt.data.preprocessing import Preprocessing, preprocessing_of
 from fedkt.data.public import Public, common_test_rows, public_rows, public_set, without_test_rows
-from fedkt.data.scaling import model_inputs
+from fedkt.data.scaling import Statistics, model_inputs
 from fedkt.data.spec import FederationSpec, check_spec
 from fedkt.data.splits import Array, Ints, row_digests, sizes_around, split_rows, split_sizes
 from fedkt.data.store import Federation
@@ -35,12 +35,11 @@ __all__ = ["Federation", "FederationSpec", "build_federation"]
 def build_federation(spec: FederationSpec) -> Federation:
     """Return a federation: the clients' data, the public set and the common test set.
 
-    The public set, if any, is drawn, stratified by class, from the training part and kept from
-    every client, or is another data set. The rest is shared out; each client's share is split into
-    training, validation and test samples of the same class shares. No public sample is a test
-    sample, the clients' or the common. Public samples that equal one are dropped, refused or, in
-    tables, kept (see ``deduplicate``), and a note says how many. With
-    several domains this is done in each, with streams of its own; targets: ``fedkt.data.targets``.
+    The public set is drawn, stratified by class, from the training part and kept from all clients,
+    or is another data set, or there is none. The rest is shared out; each client's share is split
+    into training, validation and test samples of the same class shares. No public sample is a test
+    sample. Public samples that equal one are dropped, refused or, in tables, kept (see
+    ``deduplicate``); a note says how many. With several domains this is done in each.
 
     Parameters
     ----------
@@ -76,15 +75,16 @@ def build_federation(spec: FederationSpec) -> Federation:
     measured = None if spec.transductive else common
     test_x, test_y, test_domain = _common_test(domains, dataset, measured, public.rows)
     train = np.unique(train)
-    reading = dict.fromkeys(note for each in domains.datasets for note in each.notes)
+    equal = duplicate_notes(tests, set(_digests(dataset, "train", train)))
+    notes = [*_reading_notes(domains), *scaling, *notes]
     notes += domain_notes(domains) if spec.domains else []
-    notes += _class_notes(dataset, train, test_y, public)
-    notes += duplicate_notes(tests, set(_digests(dataset, "train", train)))
+    notes += [*_class_notes(dataset, train, test_y, public), *equal, *public.notes]
+    notes += [TRANSDUCTIVE] if spec.transductive else []
     return Federation(
         name=dataset.name,
         classes=dataset.classes,
         input_shape=dataset.input_shape,
-        **_of_clients(dataset, splits),
+        **_of_clients(dataset, splits, owners),
         test_x=test_x,
         test_y=test_y,
         public_x=public.x,
@@ -92,25 +92,30 @@ def build_federation(spec: FederationSpec) -> Federation:
         public_name=public.name,
         class_shares=shares,
         **_of_domains(domains, spec, test_domain, len(splits)),
-        preprocessing=tuple(
-            preprocessing_of(each, spec.features, scale)
-            for each, scale in zip(domains.datasets, scales, strict=True)
-        ),
-        client_names=() if owners is None else owners.names,
+        preprocessing=_preprocessing(domains, spec, scales),
         transductive=spec.transductive,
         columns=dataset.columns,
-        notes=(
-            *reading,
-            *scaling,
-            *notes,
-            *public.notes,
-            *([TRANSDUCTIVE] if spec.transductive else []),
-        ),
+        notes=tuple(notes),
     )
 
 
-def _of_clients(dataset: Dataset, splits: list[list[Ints]]) -> dict[str, Any]:
-    """Return the fields of a federation that hold the clients' samples and their rows."""
+def _reading_notes(domains: Domains) -> Iterable[str]:
+    """Return the notes on the reading of all domains, each once."""
+    return dict.fromkeys(note for each in domains.datasets for note in each.notes)
+
+
+def _preprocessing(
+    domains: Domains, spec: FederationSpec, scales: Sequence[Statistics]
+) -> tuple[Preprocessing, ...]:
+    """Return what was done to the inputs of each domain."""
+    pairs = zip(domains.datasets, scales, strict=True)
+    return tuple(preprocessing_of(each, spec.features, scale) for each, scale in pairs)
+
+
+def _of_clients(
+    dataset: Dataset, splits: list[list[Ints]], owners: Owners | None
+) -> dict[str, Any]:
+    """Return the fields of a federation that hold the clients' samples, rows and names."""
     flat = np.concatenate([rows for parts in splits for rows in parts])
     pool = np.unique(flat)
     return {
@@ -118,6 +123,7 @@ def _of_clients(dataset: Dataset, splits: list[list[Ints]]) -> dict[str, Any]:
         "pool_y": dataset.y_train[pool],
         "rows": np.searchsorted(pool, flat).astype(np.int64),
         "bounds": _bounds(splits),
+        "client_names": () if owners is None else owners.names,
     }
 
 

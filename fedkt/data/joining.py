@@ -93,7 +93,7 @@ def _parts(
 ) -> list[_Part]:
     """Return the arrays of each client; the labels of all pairs are read together."""
     pairs = [k for k, one in enumerate(given) if isinstance(one, tuple)]
-    raw = [array_of(given[k][1]) for k in pairs]  # type: ignore[index]
+    raw = [array_of(one[1]) for one in given if isinstance(one, tuple)]
     keys = [f"y of client {names[k]}" for k in pairs]
     labels, classes = encoded_labels(name, raw, (), keys) if pairs else ([], ())
     of_pair = dict(zip(pairs, labels, strict=True))

@@ -101,7 +101,7 @@ class Reader:
     @staticmethod
     def takes(source: Any) -> bool:
         """Return whether a source, a path or an object of Python, is of this kind."""
-        raise NotImplementedError
+        raise NotImplementedError  # a base: each kind has its own
 
     @staticmethod
     def read(source: Any, reading: Reading) -> Dataset | Unlabelled:
@@ -112,7 +112,7 @@ class Reader:
         ConfigError
             Naming the source, what is wrong and what is allowed.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # a base: each kind has its own
 
 
 def data_of(
@@ -158,19 +158,32 @@ def data_of(
                 f"{name}: there are no columns, and data.{role} is {column!r}; leave that out."
             )
     if test is None:
-        (labels,), classes = encoded_labels(name, [train.y], classes)
-        if len(labels) != len(train.x):
-            raise ConfigError(
-                f"{name}: there are {len(labels)} labels for {len(train.x)} samples; the lengths "
-                "must agree."
-            )
-        whole = Rows(train.x, labels, train.beside)
-        chosen = hold_out_rows(name, labels)
-        everything = np.arange(len(labels))
-        train, test = (
-            whole.at(np.setdiff1d(everything, chosen, assume_unique=True)),
-            whole.at(chosen),
+        train, test, classes = _held_out(name, train, classes)
+    assert train.y is not None
+    assert test.y is not None
+    columns = _columns(train, test)
+    return Dataset(
+        name, train.x, train.y, test.x, test.y, classes, layout=layout, **columns, **about
+    )
+
+
+def _held_out(
+    name: str, rows: Rows, classes: tuple[str, ...]
+) -> tuple[Rows, Rows, tuple[str, ...]]:
+    """Return a training and a test part of rows, and the class names."""
+    (labels,), classes = encoded_labels(name, [rows.y], classes)
+    if len(labels) != len(rows.x):
+        raise ConfigError(
+            f"{name}: there are {len(labels)} labels for {len(rows.x)} samples; the lengths "
+            "must agree."
         )
+    whole, chosen = Rows(rows.x, labels, rows.beside), hold_out_rows(name, labels)
+    left = np.setdiff1d(np.arange(len(labels)), chosen, assume_unique=True)
+    return whole.at(left), whole.at(chosen), classes
+
+
+def _columns(train: Rows, test: Rows) -> dict[str, Any]:
+    """Return what stands beside the rows of both parts; without domains clients are those too."""
     columns: dict[str, Any] = {
         f"{key}_{split}": part.beside[key]
         for split, part in (("train", train), ("test", test))
@@ -178,8 +191,4 @@ def data_of(
     }
     if "client_train" in columns and "domain_train" not in columns:
         columns |= {f"domain_{split}": columns[f"client_{split}"] for split in ("train", "test")}
-    assert train.y is not None
-    assert test.y is not None
-    return Dataset(
-        name, train.x, train.y, test.x, test.y, classes, layout=layout, **columns, **about
-    )
+    return columns

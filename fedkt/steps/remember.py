@@ -35,7 +35,7 @@ class Remember(Step):
 
     def __post_init__(self) -> None:
         line = f"Remember holds a share such as Weights(), not {self.share!r}."
-        of_class(self.share, Share, line)  # type: ignore[type-abstract]  # it is for isinstance
+        of_class(self.share, Share, line)  # type: ignore[type-abstract]  # mypy wants a concrete class; none is made
 
     def needs(self) -> tuple[str, ...]:
         """Return the names of the knowledge that the share reads."""

@@ -16,7 +16,8 @@ from fedkt.clients import Client, Policy, client_app
 from fedkt.errors import ConfigError
 from fedkt.objectives import KL, CrossEntropy, Distil
 from fedkt.recipe import Load, Predict, Recipe, Train, Weights
-from tests.clients.test_app import RECIPE, Talk, bits
+
+from .talk import RECIPE, Talk, bits
 
 WEIGHTS = Recipe(
     learn=[Load(), Train("private", [CrossEntropy()])], share=[Weights()], absorb=[Load()]

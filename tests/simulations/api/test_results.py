@@ -198,7 +198,7 @@ def test_mistakes_are_one_line(both: ComparisonResult, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Unknown metric to plot"):
         both.plot("loss")
     with pytest.raises(ConfigError, match="latex"):
-        both.table("html")  # type: ignore[arg-type]  # a mistake
+        both.table("html")  # type: ignore[arg-type]  # the mistake that is tried
     with pytest.raises(ConfigError, match="have seeds 0, 1, 2"):
         both.run("fedmd", 7)
     with pytest.raises(ConfigError, match="There is no client 4; there are 0 to 3"):
