@@ -171,6 +171,7 @@ def _held_out(
     name: str, rows: Rows, classes: tuple[str, ...]
 ) -> tuple[Rows, Rows, tuple[str, ...]]:
     """Return a training and a test part of rows, and the class names."""
+    assert rows.y is not None
     (labels,), classes = encoded_labels(name, [rows.y], classes)
     if len(labels) != len(rows.x):
         raise ConfigError(
