@@ -168,7 +168,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
             "runs",
             "report",
         ),
-        *("api", "cli", "testing"),
+        *("api", "deploy", "cli", "testing"),
     ),
 }
 
@@ -177,7 +177,7 @@ def name_of(file: Path) -> str:
     """Return the name that a file is imported by."""
     floor, *rest = file.relative_to(ROOT).with_suffix("").parts
     parts = [part for part in rest if part != "__init__"]
-    if parts[:1] == ["testing"]:  # a folder of the top floor with a name of its own
+    if parts[:1] in (["testing"], ["deploy"]):  # folders of the top floor with names of their own
         floor = "fedkt"
     return ".".join(["fedkt", *([] if floor == "fedkt" else [floor]), *parts])
 
