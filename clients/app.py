@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from logging import DEBUG
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -21,6 +21,7 @@ from fedkt.clients.state import MemoryStore, StateStore
 from fedkt.clients.turn import begin, error_reply
 from fedkt.errors import ConfigError
 
+T = TypeVar("T")
 CohortOf = Callable[[Context], int | None]
 
 
@@ -42,9 +43,9 @@ class KnowledgeClientApp(ClientApp):
 
 def client_app(
     connect: Callable[[Context], Client],
-    store: StateStore | None = None,
+    store: StateStore | Callable[[Context], StateStore] | None = None,
     cohort_of: CohortOf | None = None,
-    sent: Path | None = None,
+    sent: Path | Callable[[Context], Path] | None = None,
 ) -> KnowledgeClientApp:
     """Return the ClientApp that follows any recipe.
 
@@ -52,15 +53,16 @@ def client_app(
     ----------
     connect : callable
         Returns the client of a Flower context, by its ``node_config``.
-    store : StateStore, optional
-        Store of client state; in memory by default. Deployed nodes need a
-        :class:`~fedkt.clients.state.FileStore`, because Flower runs every message in a
-        new process.
+    store : StateStore or callable, optional
+        Store of client state, or a function that returns that of a context; in memory by default.
+        Deployed nodes need a :class:`~fedkt.clients.state.FileStore`, because Flower runs every
+        message in a new process.
     cohort_of : callable, optional
         Returns the number of the cohort of a context's client, None if it has none. Clients of
         one cohort and one learner train together if a grid delivers their messages in one call.
-    sent : Path, optional
-        A file that lists all that leaves the client; see :class:`~fedkt.clients.policy.Sent`.
+    sent : Path or callable, optional
+        A file that lists all that leaves the client, or a function that returns that of a context;
+        see :class:`~fedkt.clients.policy.Sent`.
 
     Returns
     -------
@@ -70,20 +72,27 @@ def client_app(
         reason and leaves the client's state as it was.
     """
     app = KnowledgeClientApp()
-    app.store = store if store is not None else MemoryStore()
+    if store is None or not callable(store):
+        app.store = store = store if store is not None else MemoryStore()
+    store_of, sent_of = _by_context(store), _by_context(sent)
     app.connect, app.cohort_of = connect, cohort_of
 
     @app.query()
     def greet(message: Message, context: Context) -> Message:
-        return answered(lambda: hello(connect(context), app.store, message), message)
+        return answered(
+            lambda: hello(connect(context), store_of(context), message), message, context
+        )
 
     def take_turn(message: Message, context: Context) -> Message:
-        return answered(lambda: begin(connect(context), app.store, message, context).run(), message)
+        def turn() -> RecordDict:
+            return begin(connect(context), store_of(context), message, context).run()
 
-    def answered(handle: Callable[[], RecordDict], message: Message) -> Message:
+        return answered(turn, message, context)
+
+    def answered(handle: Callable[[], RecordDict], message: Message, context: Context) -> Message:
         reply = _guarded(handle, message)
-        if sent is not None:
-            Sent(sent).note(message, reply)
+        if file := sent_of(context):
+            Sent(file).note(message, reply)
         return reply
 
     app.train()(take_turn)
@@ -146,3 +155,7 @@ def _guarded(handle: Callable[[], RecordDict], message: Message) -> Message:
     except Exception as error:
         log(DEBUG, "client failed", exc_info=error)
         return error_reply(error, message)
+
+
+def _by_context(given: T | Callable[[Context], T]) -> Callable[[Context], T]:
+    return given if callable(given) else lambda context: given

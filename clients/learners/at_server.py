@@ -16,7 +16,7 @@ from fedkt.clients.learners import loop
 from fedkt.clients.learners.asking import asking
 from fedkt.clients.learners.base import Work
 from fedkt.clients.learners.feature_hook import FeatureTap
-from fedkt.clients.learners.making import make_learner
+from fedkt.clients.learners.making import learner_of, make_learner
 from fedkt.clients.learners.objective import scalar
 from fedkt.clients.learners.torch import TorchLearner
 from fedkt.context import CLIENT, Round, ServerNet, ServerSamples
@@ -42,8 +42,9 @@ class LearnerModels:
 
     Parameters
     ----------
-    client : str
-        Reference of the model like the clients', a registered name or ``file.py:function``.
+    client : str or callable
+        The model like the clients': a registered name, ``file.py:function``, or a function that
+        returns a new one.
     training : TrainingOptions
         Options of training, unless a model has its own.
     device : str
@@ -53,7 +54,7 @@ class LearnerModels:
         models in any case, and no other file, because files are executed.
     """
 
-    client: str
+    client: str | Callable[[], Any]
     training: TrainingOptions = field(default_factory=TrainingOptions)
     device: str = "cpu"
     trusted: tuple[str, ...] = ()
@@ -88,10 +89,14 @@ class LearnerModels:
         if hashed and name not in self.trusted:
             registry.lookup("models", name, files=False)
         reference = self.client if build == CLIENT else name or build
-        made = make_learner(reference, shape, classes, self.device)
+        if callable(reference):
+            made = learner_of(reference, classes, shape, device=self.device)
+        else:
+            made = make_learner(reference, shape, classes, self.device)
         learner: TorchLearner | None = made.as_network()
         if learner is None:
-            raise ConfigError(f"{reference!r} is no network, and the server's models are.")
+            named = made.architecture if callable(reference) else reference
+            raise ConfigError(f"{named!r} is no network, and the server's models are.")
         if hashed and learner.architecture != build:
             raise ConfigError(f"{name!r} at the server is {learner.architecture}, not {build}.")
         return learner

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fedkt import registry
 from fedkt.clients.learners.base import Learner
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge
-from fedkt.models import builder
+from fedkt.models import builder, builder_of
 from fedkt.recipe import Recipe
 from fedkt.rng import global_torch_stream
 
@@ -18,10 +18,43 @@ def make_learner(
     reference: str, input_shape: tuple[int, ...], num_classes: int, device: str = "cpu"
 ) -> Learner:
     """Return a learner for a model reference: the registered one that takes such a model."""
-    learner = _learner_class(reference, input_shape, num_classes)
     build = builder(reference, input_shape, num_classes)
-    made: Learner = learner(build, num_classes, reference, device)
-    made.input_shape = tuple(input_shape)
+    return learner_of(build, num_classes, tuple(input_shape), reference, device)
+
+
+def learner_of(
+    build: Callable[[], Any],
+    num_classes: int,
+    input_shape: tuple[int, ...] | None = None,
+    name: str = "",
+    device: str = "cpu",
+) -> Learner:
+    """Return a learner for the models that a function makes.
+
+    Parameters
+    ----------
+    build : callable
+        Returns a new, untrained torch module or estimator; draws from torch's global generator
+        only.
+    num_classes : int
+        C, the width of the logits.
+    input_shape : tuple[int, ...], optional
+        The shape of one sample; with it, the model is tried before anything is trained.
+    name : str
+        The architecture's name; by default that of the model's class.
+    device : str
+        torch's name of the device.
+
+    Raises
+    ------
+    ConfigError
+        If no learner takes such a model, or it does not fit the data.
+    """
+    name = name or type(_probed(build)).__name__
+    if input_shape is not None:
+        build = builder_of(build, name, input_shape, num_classes)
+    made: Learner = _learner_class(build, name)(build, num_classes, name, device)
+    made.input_shape = input_shape
     return made
 
 
@@ -52,20 +85,23 @@ def networks_among(
     return [
         reference
         for reference in dict.fromkeys(references)
-        if _learner_class(reference, input_shape, num_classes).is_network
+        if _learner_class(builder(reference, input_shape, num_classes), reference).is_network
     ]
 
 
-def _learner_class(reference: str, input_shape: tuple[int, ...], num_classes: int) -> Any:
+def _learner_class(build: Callable[[], Any], name: str) -> Any:
     """Return the class of the learner that takes a model; one's own come before the built-in."""
-    build = builder(reference, input_shape, num_classes)
-    with global_torch_stream(0, "probe"):
-        model = build()
+    model = _probed(build)
     learners = [registry.lookup("learners", name) for name in registry.names("learners")]
     taking = [learner for learner in learners if learner.takes(model)]
     if not taking:
         raise ConfigError(
-            f"model {reference!r} gives a {type(model).__name__!r} object, neither a torch module "
+            f"model {name!r} gives a {type(model).__name__!r} object, neither a torch module "
             "nor an estimator with fit and predict_proba, and no other learner takes it."
         )
     return min(taking, key=lambda learner: learner.__module__.startswith("fedkt."))
+
+
+def _probed(build: Callable[[], Any]) -> Any:
+    with global_torch_stream(0, "probe"):
+        return build()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fedkt.data.party_arrays import HELD_OUT, Labelled, class_names, party_arrays
 from fedkt.data.priors import empirical_bayes_prior
 from fedkt.errors import ConfigError, KnowledgeError
 
@@ -164,6 +166,65 @@ class ClientData:
         if len(names) != self.num_classes:
             raise ConfigError(f"{len(names)} class names for {self.num_classes} classes.")
         object.__setattr__(self, "classes", names)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        x: Any,
+        y: Any,
+        *,
+        classes: int | Sequence[str],
+        validation: Labelled | float = HELD_OUT[0],
+        test: Labelled | float = HELD_OUT[1],
+        public: Any = None,
+        common_test: Labelled | None = None,
+        columns: Mapping[str, str] | None = None,
+        preprocessing: Mapping[str, str] | None = None,
+    ) -> ClientData:
+        """Return the data of a party from arrays, with ids, checked.
+
+        Parameters
+        ----------
+        x : array or Tensor
+            The party's samples ``[n, ...]`` as models see them: floats, or int64 token ids.
+        y : array or Tensor
+            Their labels ``[n]``: whole numbers from 0, or the names in ``classes``.
+        classes : int or Sequence[str]
+            How many classes there are, or their names in the order of the labels; the same at
+            every party, whether it has samples of each or not.
+        validation, test : tuple or float
+            Samples ``(x, y)`` of the party's own to choose rounds by, and to be tested on; or the
+            part of ``x`` that is held out for it, stratified, always the same rows.
+        public : array or Tensor, optional
+            Inputs of the public set ``[M, ...]``, the same in the same order at every party.
+        common_test : tuple, optional
+            Samples ``(x, y)`` for global accuracy, the same at every party.
+        columns, preprocessing : Mapping[str, str], optional
+            See :class:`ClientData`.
+
+        Raises
+        ------
+        ConfigError
+            If lengths, shapes, dtypes or labels do not fit, in one line.
+        """
+        names = class_names(classes)
+        own = {"validation": validation, "test": test}
+        arrays = party_arrays((x, y), own, public, common_test, names)
+        first = 0  # ids in one row: those of the public set begin at 0
+        sets = {}
+        for name, (inputs, labels) in arrays.items():
+            sets[name] = Samples(inputs, labels, torch.arange(first, first + len(inputs)))
+            first += len(inputs)
+        return cls(
+            *(sets[name] for name in ("train", "validation", "test")),
+            public=sets.get("public"),
+            common_test=sets.get("common_test"),
+            num_classes=len(names),
+            input_shape=tuple(sets["train"].x.shape[1:]),
+            classes=names,
+            columns=dict(columns or {}),
+            preprocessing=dict(preprocessing or {}),
+        )
 
     @property
     def matched_test(self) -> Samples | None:

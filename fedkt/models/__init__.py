@@ -16,7 +16,7 @@ from torch import nn
 from fedkt.models.builder import Builder, builder_of
 from fedkt.registry import lookup, names
 
-__all__ = ["Builder", "build_model", "builder"]
+__all__ = ["Builder", "build_model", "builder", "builder_of"]
 
 
 def builder(

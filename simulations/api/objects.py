@@ -12,6 +12,7 @@ from typing import Any
 from fedkt import by_value
 from fedkt.calls import made
 from fedkt.data.dataset import labelled
+from fedkt.data.gathered import is_ready
 from fedkt.data.joining import joined_clients
 from fedkt.data.sources import dataset_of
 from fedkt.errors import FedktError, subclass_of
@@ -76,7 +77,7 @@ def _cell(entry: Mapping[str, Any]) -> dict[str, Any]:
 def _refer_to_data(data: dict[str, Any]) -> None:
     """Put references in place of data sets; those of several clients are shared out as they are."""
     reading = {key: data[key] for key in READING if data.get(key) is not None}
-    if clients_in(data.get("dataset")):
+    if clients_in(data.get("dataset")) or is_ready(data.get("dataset")):
         data.setdefault("partition", "natural")
     for option, name in DATA.items():
         if data.get(option) is not None:
@@ -160,6 +161,8 @@ def dataset_reference(
     """
     if isinstance(given, str | Path):
         return str(given)
+    if is_ready(given):
+        return by_value.named("datasets", given, name)
     if clients := clients_in(given) if needs_labels else None:
         sets = [_of_client(one, client, reading) for client, one in clients.items()]
         whole = joined_clients(sets, [*clients], name, reading.get("layout", ""))

@@ -36,7 +36,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-File = Annotated[Path | None, typer.Argument(help="Experiment in TOML.", show_default=False)]
+File = Annotated[
+    Path | None,
+    typer.Argument(
+        help="Experiment in TOML, or the folder of an app (fedkt new).", show_default=False
+    ),
+]
 Out = Annotated[Path | None, typer.Option(help="Folder to write to; must not exist yet.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with what --out holds.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="key.path=value, for anything else.")]
@@ -83,6 +88,18 @@ def compare(
 
     before = out / "comparison.toml" if resume and out else None
     run_compare(_experiment(context.obj, set_, file, before), out, resume, _command())
+
+
+@app.command()
+def new(
+    folder: Annotated[Path, typer.Argument(help="Folder of the new app.")],
+    clients: Annotated[int, typer.Option(min=1, help="Number of parties.")] = 3,
+    debug: Debug = False,
+) -> None:
+    """Write a Flower app: a federation to fill in, rehearse and deploy."""
+    from fedkt.simulations.cli.deployed import write_new
+
+    write_new(folder, clients)
 
 
 @app.command(name="list")
@@ -206,13 +223,25 @@ def _experiment(
     from fedkt.simulations.experiment.references import beside, read_assignment
 
     source = before if file is None and before is not None and before.is_file() else file
-    values = beside(config.load(source), source.parent) if source else {}
+    app = None
+    if source is not None and source.is_dir():
+        from fedkt.deploy.rehearsal import read_app, values_of
+
+        app = read_app(source)
+        values = values_of(app)
+    else:
+        values = beside(config.load(source), source.parent) if source else {}
     values.pop("command", None)
     for place, value in (flags or {}).items():
         config.set_path(values, place, value)
     for assignment in assignments or []:
         config.set_path(values, *read_assignment(assignment))
-    return config.parse(values)
+    experiment = config.parse(values)
+    if app is not None:
+        from fedkt.deploy.rehearsal import check_policy
+
+        check_policy(app, experiment)
+    return experiment
 
 
 if __name__ == "__main__":

@@ -6,10 +6,36 @@ The names below are imported on first use: a node imports no more than its turn 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_HOME: dict[str, str] = {}
-__all__: list[str] = []
+_HOME = {
+    "ClientData": "fedkt.data.samples",
+    "Policy": "fedkt.clients.policy",
+    "TrainingOptions": "fedkt.training",
+    "client": "fedkt.deploy.party",
+    "learner_of": "fedkt.clients.learners.making",
+    "serve": "fedkt.deploy.serving",
+    "server": "fedkt.deploy.serving",
+    "strategy_of": "fedkt.deploy.serving",
+}
+__all__ = [
+    "ClientData",
+    "Policy",
+    "TrainingOptions",
+    "client",
+    "learner_of",
+    "serve",
+    "server",
+    "strategy_of",
+]
+
+if TYPE_CHECKING:
+    from fedkt.clients.learners.making import learner_of
+    from fedkt.clients.policy import Policy
+    from fedkt.data.samples import ClientData
+    from fedkt.deploy.party import client
+    from fedkt.deploy.serving import serve, server, strategy_of
+    from fedkt.training import TrainingOptions
 
 
 def __getattr__(name: str) -> Any:

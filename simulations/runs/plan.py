@@ -19,6 +19,7 @@ from fedkt.by_value import carried, contents
 from fedkt.clients import LearnerModels
 from fedkt.clients.learners import devices
 from fedkt.data.federation import Federation, FederationSpec, build_federation
+from fedkt.data.gathered import ready_federation
 from fedkt.data.identity import content_of
 from fedkt.data.partition import follows_data
 from fedkt.errors import ConfigError
@@ -302,7 +303,7 @@ def federation_spec(experiment: Experiment) -> FederationSpec:
 
 def federation_of(spec: FederationSpec) -> Federation:
     """Return a federation, the last one again if its specification and data are the same."""
-    return _federation(spec, content_of(spec))
+    return ready_federation(spec) or _federation(spec, content_of(spec))
 
 
 @lru_cache(maxsize=4)

@@ -73,14 +73,15 @@ class Recorder:
         self.liars: Liars | None = None
         self.availability: Availability | None = None
         self.label_counts: Sequence[Sequence[int]] = ()
+        self.everyone: Sequence[int] = ()  # lists over clients have a place for each of them
         rows = [row for row in read_rounds(folder) if row["round"] <= rounds_done]
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         write_atomic(folder / ROUNDS, lines)
 
     def round_finished(self, report: RoundReport, strategy: KnowledgeStrategy) -> None:
         """Write the round, then its checkpoint: lines after the last checkpoint are redone."""
-        if self.label_counts:  # lists over clients have a place for those that are left out, too
-            report = replace(report, clients=tuple(range(len(self.label_counts))))
+        if self.everyone:  # those that are left out, too
+            report = replace(report, clients=tuple(self.everyone))
         alone = self._alone.get(report.round)
         row = round_row(report, alone, self.liars, self.label_counts, self.availability)
         log = self._folder / ROUNDS

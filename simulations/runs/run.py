@@ -19,10 +19,9 @@ from fedkt.simulations.availability.absent import Availability, UnreliableGrid
 from fedkt.simulations.engines.engine import opened
 from fedkt.simulations.engines.population import Population
 from fedkt.simulations.experiment import config as config_
-from fedkt.simulations.results.checkpoints import CHECKPOINTS, newest
 from fedkt.simulations.results.rounds import SUMMARY, read_rounds
 from fedkt.simulations.results.run_folder import CONFIG, FEDERATION, is_finished
-from fedkt.simulations.runs.checkpoint import discard_after
+from fedkt.simulations.runs.checkpoint import last_checkpoint
 from fedkt.simulations.runs.content import check_content
 from fedkt.simulations.runs.costs import fusion_warning
 from fedkt.simulations.runs.fitting import adapts
@@ -99,7 +98,7 @@ def _run(plan: Plan, folder: Path, name: str, baseline: Path | None, progress: R
     strategy, liars = strategy_of(plan), liars_of(plan)
     if warning := fusion_warning(strategy, plan.population, plan.federation, run.participation):
         logger.warning(warning)
-    began, saved = _last_checkpoint(folder, run.checkpoint_every) or (0, None)
+    began, saved = last_checkpoint(folder, run.checkpoint_every) or (0, None)
     recorder = _recorder(plan, folder, began, baseline, progress)
     progress.run_started(name, experiment.rounds, plan.federation.num_clients, began + 1)
     with one_thread(), opened(run, population, folder) as engine:
@@ -115,21 +114,6 @@ def _run(plan: Plan, folder: Path, name: str, baseline: Path | None, progress: R
         engine.run_server(server_app(strategy, plan, population, liars, availability))
 
 
-def _last_checkpoint(folder: Path, every: int) -> tuple[int, dict[str, Any]] | None:
-    """Return the checkpoint from which a run resumes; remove later checkpoints."""
-    done = len(read_rounds(folder))
-    saved = newest(folder / CHECKPOINTS, at_most=done)
-    began = saved[0] if saved else 0
-    if began < done - every:  # an interruption alone costs less
-        logger.warning(
-            f"{folder}: no checkpoint after round {began} can be read; "
-            f"rounds {began + 1} to {done} are run again."
-        )
-    (folder / SUMMARY).unlink(missing_ok=True)
-    discard_after(folder / CHECKPOINTS, began)
-    return saved
-
-
 def _recorder(
     plan: Plan, folder: Path, began: int, baseline: Path | None, progress: RunProgress
 ) -> Recorder:
@@ -138,6 +122,7 @@ def _recorder(
     every, last = plan.experiment.run.checkpoint_every, plan.experiment.rounds
     recorder = Recorder(folder, began, alone, progress, lambda r: r % every == 0 or r == last)
     recorder.label_counts = plan.federation.label_counts().tolist()
+    recorder.everyone = range(plan.federation.num_clients)
     return recorder
 
 

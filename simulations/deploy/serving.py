@@ -1,0 +1,178 @@
+"""The server of a federation: the Flower ServerApp that runs a strategy and writes a run folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import Result
+
+from fedkt.clients.learners.at_server import LearnerModels
+from fedkt.data.samples import Samples
+from fedkt.deploy.deployed_run import DeployedRun, opened_run
+from fedkt.deploy.party import TABLE as TRAINING
+from fedkt.deploy.party import ask
+from fedkt.deploy.run_config import check_keys, number, options_in, plain
+from fedkt.machine import one_thread
+from fedkt.simulations.experiment.references import read_strategy
+from fedkt.simulations.runs.fitting import check_recipe
+from fedkt.strategies import KnowledgeStrategy, ServerOptions
+from fedkt.strategies.construction import make_strategy
+from fedkt.strategies.server.bounds import Bounds
+from fedkt.strategies.server.strategy import Observer
+from fedkt.training import TrainingOptions
+
+logger = logging.getLogger("fedkt")
+
+# The tables of a run's configuration, and what declares their keys.
+TABLES: Mapping[str, type] = {TRAINING: TrainingOptions, "server": ServerOptions, "bounds": Bounds}
+
+
+class KnowledgeServerApp(ServerApp):
+    """A ServerApp that tells its model, for a rehearsal."""
+
+    server_model: str | Callable[..., Any] = ""
+
+
+def server(
+    strategy: KnowledgeStrategy | str | None = None,
+    server_model: str | Callable[..., Any] = "",
+    public: Any = None,
+    public_labels: Any = None,
+    validation: Samples | None = None,
+) -> KnowledgeServerApp:
+    """Return the ServerApp of a federation: ``app = fedkt.deploy.server()``.
+
+    Parameters
+    ----------
+    strategy : KnowledgeStrategy or str, optional
+        The method; by default ``strategy`` of the run's configuration, ``"knfu(beta=2)"``.
+    server_model, public, public_labels, validation
+        See :func:`serve`. Functions are called when the run begins.
+    """
+    app = KnowledgeServerApp()
+    app.server_model = server_model
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        method = strategy if strategy is not None else str(plain(context.run_config, "strategy"))
+        serve(method, grid, context, server_model, public, public_labels, validation)
+
+    return app
+
+
+def strategy_of(reference: str) -> KnowledgeStrategy:
+    """Return the strategy that text names: ``"knfu"``, ``"knfu(beta=2)"``, ``"mine.py:Mine"``.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown strategy or option, or a value that is not allowed.
+    """
+    strategy = make_strategy(read_strategy(reference))
+    check_recipe(strategy)
+    return strategy
+
+
+def serve(
+    strategy: KnowledgeStrategy | str,
+    grid: Grid,
+    context: Context,
+    server_model: str | Callable[..., Any] = "",
+    public: Any = None,
+    public_labels: Any = None,
+    validation: Samples | None = None,
+    observers: Sequence[Observer] = (),
+) -> Result:
+    """Run a strategy over a grid, as the run's configuration says, and write its run folder.
+
+    Parameters
+    ----------
+    strategy : KnowledgeStrategy or str
+        The method, or its name with options.
+    grid : Grid
+        Flower's.
+    context : Context
+        Flower's, with the run's configuration; see ``fedkt new`` for its keys.
+    server_model : str or callable, optional
+        The model like the clients' at the server: the name of a registered one, or a function that
+        returns a new network. Needed by methods that exchange weights or have a model there.
+    public : array or callable, optional
+        Inputs of the public set, ``[M, ...]``, for methods whose server works on them.
+    public_labels : array or callable, optional
+        int ``[M]``: the labels that the server knows, -1 where it does not.
+    validation : Samples, optional
+        Labelled samples held out at the server.
+    observers : Sequence[Observer]
+        Observers beside the writer of the run folder.
+
+    Returns
+    -------
+    Result
+        Flower's.
+
+    Raises
+    ------
+    ConfigError
+        For a configuration that cannot be run, or clients that do not fit.
+    RunFailedError
+        If too few clients are left.
+    """
+    config = context.run_config
+    check_keys(config, TABLES)
+    method = strategy_of(strategy) if isinstance(strategy, str) else strategy
+    training = TrainingOptions(**options_in(config, TRAINING, TrainingOptions))
+    model = server_model if isinstance(server_model, str) else _made(server_model, context)
+    with one_thread(), opened_run(method, context, settings_of(method, config), {}) as run:
+        method.options = replace(
+            _options(config, run),
+            models=LearnerModels(model, training) if model else None,
+            public=_tensor(public, context, torch.float32),
+            public_labels=_tensor(public_labels, context, torch.int64),
+            validation=validation,
+        )
+        method.observers = [*method.observers, run, *observers]
+        return run.carried_out(method, grid)
+
+
+def settings_of(strategy: KnowledgeStrategy, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a deployed run, as its ``config.toml`` holds them."""
+    settings = {k: v for k, v in vars(strategy).items() if not k.startswith("_")}
+    options = {k: v for k, v in settings.items() if isinstance(v, str | int | float | bool)}
+    tables = {name: vars(cls(**options_in(config, name, cls))) for name, cls in TABLES.items()}
+    return {
+        "seed": number(config, "seed", 0),
+        "rounds": number(config, "num-server-rounds", 1),
+        "strategy": {"name": strategy.title, **options},
+        **{
+            name: {k: v for k, v in table.items() if _is_plain(v)} for name, table in tables.items()
+        },
+    }
+
+
+def _options(config: Mapping[str, Any], run: DeployedRun) -> ServerOptions:
+    values = options_in(config, "server", ServerOptions)
+    bounds = Bounds(**options_in(config, "bounds", Bounds))
+    return ServerOptions(**values, seed=number(config, "seed", 0), bounds=bounds)
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str | int | float | bool) or (
+        isinstance(value, tuple) and all(isinstance(part, str) for part in value)
+    )
+
+
+def _made(build: Callable[..., Any], context: Context) -> Callable[[], Any] | str:
+    """Return a maker of the server's models, or the name of a registered one."""
+    made = ask(build, context)
+    return made if isinstance(made, str) else lambda: ask(build, context)
+
+
+def _tensor(given: Any, context: Context, dtype: torch.dtype) -> torch.Tensor | None:
+    value = ask(given, context) if callable(given) else given
+    return None if value is None else torch.as_tensor(value).to(dtype)
