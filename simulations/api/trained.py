@@ -76,8 +76,9 @@ class TrainedClient:
         ConfigError
             If the samples have another shape than those of training, or the read-out is unknown.
         """
+        done = self._preprocessing  # nothing at a node, whose own code did it
         samples = torch.as_tensor(
-            np.asarray(x) if prepared else prepared_rows(x, self._preprocessing)
+            prepared_rows(x, done) if done and not prepared else np.asarray(x)
         )
         if tuple(samples.shape[1:]) != self._input_shape:
             raise ConfigError(

@@ -5,7 +5,12 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+import typer
+
+from fedkt.deploy.continuing import resume_deployed
+from fedkt.deploy.deployed_run import is_deployed
 from fedkt.deploy.new_app import write_app
+from fedkt.errors import ConfigError
 
 
 def write_new(folder: Path, clients: int) -> None:
@@ -15,3 +20,14 @@ def write_new(folder: Path, clients: int) -> None:
     print(f"Wrote {len(written)} files. Fill in {where}/{package}/data.py, then:")
     print(f"  fedkt simulate {where}      rehearse it here")
     print(f"  flwr run {where} --stream   the same through Flower")
+
+
+def resume_run(folder: Path, app: Path, connection: str, rounds: int) -> None:
+    """Go on with a deployed run; exit with Flower's status."""
+    if not is_deployed(folder):
+        raise ConfigError(
+            f"{folder} is no deployed run; a simulation goes on with fedkt simulate --out "
+            f"{shlex.quote(str(folder))} --resume."
+        )
+    if status := resume_deployed(folder, app, connection, rounds):
+        raise typer.Exit(status)

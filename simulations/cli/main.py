@@ -102,6 +102,33 @@ def new(
     write_new(folder, clients)
 
 
+@app.command()
+def watch(
+    folder: Annotated[Path, typer.Argument(help="Of a run.")],
+    once: Annotated[bool, typer.Option("--once", help="Look once.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 2.0,
+    debug: Debug = False,
+) -> None:
+    """Show a run while it goes on: phase, clients in and out, figures."""
+    from fedkt.deploy.watching import watch as watch_run
+
+    watch_run(folder, every, once)
+
+
+@app.command()
+def resume(
+    folder: Annotated[Path, typer.Argument(help="Of a deployed run.")],
+    app_folder: Annotated[Path, typer.Option("--app", help="Folder of the app.")] = Path(),
+    connection: Annotated[str, typer.Option(help="Flower's name of the SuperLink.")] = "",
+    rounds: Annotated[int, typer.Option(min=0, help="Of the whole run; 0: as before.")] = 0,
+    debug: Debug = False,
+) -> None:
+    """Go on with a deployed run whose server app or SuperLink has died."""
+    from fedkt.simulations.cli.deployed import resume_run
+
+    resume_run(folder, app_folder, connection, rounds)
+
+
 @app.command(name="list")
 def list_(
     part: Annotated[str, typer.Argument(help=", ".join(PARTS) + ".")] = "strategies",

@@ -13,6 +13,7 @@ _HOME = {
     "Policy": "fedkt.clients.policy",
     "TrainingOptions": "fedkt.training",
     "client": "fedkt.deploy.party",
+    "model": "fedkt.deploy.at_node",
     "learner_of": "fedkt.clients.learners.making",
     "serve": "fedkt.deploy.serving",
     "server": "fedkt.deploy.serving",
@@ -24,6 +25,7 @@ __all__ = [
     "TrainingOptions",
     "client",
     "learner_of",
+    "model",
     "serve",
     "server",
     "strategy_of",
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from fedkt.clients.learners.making import learner_of
     from fedkt.clients.policy import Policy
     from fedkt.data.samples import ClientData
+    from fedkt.deploy.at_node import model
     from fedkt.deploy.party import client
     from fedkt.deploy.serving import serve, server, strategy_of
     from fedkt.training import TrainingOptions

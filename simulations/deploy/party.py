@@ -20,6 +20,7 @@ from fedkt.clients.learners.making import learner_of, make_learner
 from fedkt.clients.policy import Policy
 from fedkt.clients.state import FileStore
 from fedkt.data.samples import ClientData
+from fedkt.deploy.at_node import note_node
 from fedkt.deploy.run_config import options_in, plain
 from fedkt.errors import ConfigError, FedktError, of_class
 from fedkt.rng import global_torch_stream
@@ -112,6 +113,7 @@ class Party:
             self._clients[key] = Client(
                 client_id(context), learner, data, options, policy=self.policy
             )
+            note_node(state_dir(context), context, self.build_model.__module__)
         return self._clients[key]
 
     def data(self, context: Context) -> ClientData:

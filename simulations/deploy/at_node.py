@@ -1,0 +1,108 @@
+"""A node's model after a run, or during one: its answers, and its file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flwr.app import Context, RecordDict
+
+from fedkt.disk import write_atomic, writing
+from fedkt.errors import ConfigError
+from fedkt.text import foreign
+
+if TYPE_CHECKING:
+    from fedkt.simulations.api.trained import TrainedClient
+
+NODE = "node.json"  # in the folder of a node's state: which app it belongs to, and as whom
+
+
+def note_node(folder: Path, context: Context, module: str) -> None:
+    """Note in the folder of a node's state what :func:`model` needs.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    context : Context
+        The node's.
+    module : str
+        The module of the party's functions; its project is the app.
+    """
+    about = {
+        "app": str(_project(module)),
+        "node-config": dict(context.node_config),
+        "run-config": dict(context.run_config),
+    }
+    text, path = json.dumps(about, indent=1) + "\n", folder / NODE
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        with writing(folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomic(path, text)
+
+
+def model(state_dir: str | Path, app: str | Path | None = None, run: str = "") -> TrainedClient:
+    """Return a node's model as its newest state has it.
+
+    It answers with either read-out (``predict``, ``classify``) and is saved with ``save``: a
+    network as ``.safetensors``. ``predict`` takes samples as ``load_data`` returns them.
+
+    Parameters
+    ----------
+    state_dir : str or Path
+        The folder of the node's state.
+    app : str or Path, optional
+        The folder of the app; by default the copy that the node has run.
+    run : str
+        Name of the run; by default the latest.
+
+    Raises
+    ------
+    ConfigError
+        If the folder holds no state of a node, or its app cannot be read.
+    """
+    from fedkt.clients.state import FileStore
+    from fedkt.deploy.rehearsal import read_app
+    from fedkt.deploy.run_config import plain
+    from fedkt.deploy.serving import strategy_of
+    from fedkt.simulations.api.trained import TrainedClient
+
+    folder = Path(state_dir)
+    about = _read(folder)
+    party = read_app(Path(app if app is not None else about["app"])).party
+    context = Context(0, 0, about["node-config"], RecordDict(), about["run-config"])
+    client = party(context)
+    store = FileStore(folder)
+    runs = store.runs(client.id)
+    state = store.get(run or runs[-1], client.id) if run or runs else None
+    if state is None:
+        raise ConfigError(f"{folder} holds no state of client {client.id}: it never took part.")
+    recipe = strategy_of(str(plain(context.run_config, "strategy"))).settled_recipe
+    client.learner.follow(recipe)
+    client.learner.load_state(state["learner"])
+    data = client.data
+    how = state, data.log_prior, data.input_shape, {}, recipe.world
+    architecture = client.learner.architecture.partition("#")[0]
+    return TrainedClient(
+        client.id, int(state["round"]), data.classes, architecture, client.learner, *how
+    )
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    path = folder / NODE
+    try:
+        about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return {key: about[key] for key in ("app", "node-config", "run-config")}
+    except FileNotFoundError:
+        raise ConfigError(f"{folder} is not the folder of a node's state: no {NODE}.") from None
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{path} is damaged: {foreign(error)}.") from error
+
+
+def _project(module: str) -> Path:
+    """Return the folder of the project that a module is in, or else the module's own."""
+    file = Path(getattr(sys.modules.get(module), "__file__", None) or ".").resolve()
+    projects = (folder for folder in file.parents if (folder / "pyproject.toml").is_file())
+    return next(projects, file.parent)

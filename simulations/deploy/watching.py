@@ -1,0 +1,119 @@
+"""A run as it stands, in the terminal: ``fedkt watch RUN_DIR``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live as Display
+from rich.table import Table
+from rich.text import Text
+
+from fedkt.deploy.live import read_live
+from fedkt.errors import ConfigError
+from fedkt.evaluation.figure import value_of
+from fedkt.evaluation.figures import BYTES_DOWN, BYTES_UP, GLOBAL, PERSONALISED
+from fedkt.simulations.results.rounds import ROUNDS, read_rounds
+from fedkt.simulations.results.run_folder import is_finished, is_run
+
+SHOWN = 12  # rounds, the newest
+MOST_REASONS = 6
+OVER = ("finished", "failed")
+
+
+def watch(
+    folder: Path, every: float = 2.0, once: bool = False, console: Console | None = None
+) -> None:
+    """Show a run until it is over: the phase, the clients in and out, and the figures.
+
+    Parameters
+    ----------
+    folder : Path
+        The run directory.
+    every : float
+        Seconds between two looks.
+    once : bool
+        Whether to look once.
+
+    Raises
+    ------
+    ConfigError
+        If there is no run in the folder.
+    """
+    if not (is_run(folder) or (folder / ROUNDS).is_file()):
+        raise ConfigError(f"{folder} is not a run directory.")
+    console = console or Console()
+    if once or not console.is_terminal:
+        console.print(shown(folder))
+        return
+    with Display(shown(folder), console=console, auto_refresh=False) as display:
+        while not is_over(folder):
+            time.sleep(every)
+            display.update(shown(folder), refresh=True)
+
+
+def is_over(folder: Path) -> bool:
+    """Return whether a run has ended."""
+    live = read_live(folder)
+    return is_finished(folder) if live is None else live["state"] in OVER
+
+
+def shown(folder: Path, now: float | None = None) -> Group:
+    """Return the state of a run, its newest rounds and the reasons of failures, to print."""
+    rows, live = read_rounds(folder), read_live(folder) or {}
+    table = Table(box=None, header_style="bold")
+    for title in ("Round", "In", "Out", "Personalised", "Global", "MB up", "MB down", "Seconds"):
+        table.add_column(title, justify="right")
+    for row in rows[-SHOWN:]:
+        table.add_row(*_cells(row))
+    names = live.get("names", {})
+    parts = [Text(_headline(folder, live, rows, time.time() if now is None else now)), table]
+    return Group(*parts, *map(Text, _reasons(rows[-1], names) if rows else ()))
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    out = {failure["client"] for failure in row["failures"]}
+    accuracies = [value_of(row, figure.name) for figure in (PERSONALISED, GLOBAL)]
+    clients = len(row[PERSONALISED.name]["per_client"]) if row.get(PERSONALISED.name) else 1
+    ways = [(value_of(row, way.name) or 0.0) * clients / 1e6 for way in (BYTES_UP, BYTES_DOWN)]
+    return [
+        str(row["round"]),
+        str(len(row["participants"])),
+        str(len(out)) if out else "",
+        *("" if value is None else f"{100 * value:.1f} %" for value in accuracies),
+        *(f"{megabytes:.2f}" for megabytes in ways),
+        f"{row['seconds']:.1f}",
+    ]
+
+
+def _headline(
+    folder: Path, live: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], now: float
+) -> str:
+    if not live:
+        return f"{folder}: {len(rows)} rounds{', finished' if is_finished(folder) else ''}"
+    state, since = live["state"], now - live["since"]
+    line = f"{folder}: {state}"
+    if state not in OVER and live["round"]:
+        line = f"{folder}: round {live['round']} of {live['rounds']}, {state}"
+    asked = live.get("asked") or []
+    line += f", {len(asked)} clients asked" if asked else ""
+    line += f", since {since:.0f} s" if state not in OVER else ""
+    return line + (f": {live['reason']}" if live.get("reason") else "")
+
+
+def _reasons(row: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
+    lines = [
+        f"round {row['round']}, client {_named(failure['client'], names)}, {failure['phase']}: "
+        f"{failure['reason']}"
+        for failure in row["failures"]
+    ]
+    more = len(lines) - MOST_REASONS
+    return lines[:MOST_REASONS] + ([f"and {more} more"] if more > 0 else []) + list(row["notes"])
+
+
+def _named(client: int, names: Mapping[str, str]) -> str:
+    name = names.get(str(client))
+    return f"{client} ({name})" if name else str(client)

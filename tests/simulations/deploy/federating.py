@@ -1,0 +1,61 @@
+"""A deployed app in this process: its ServerApp's work over a grid of its ClientApp."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context, RecordDict
+from flwr.serverapp import Grid
+
+from fedkt.clients import KnowledgeClientApp, client_app
+from fedkt.deploy.new_app import write_app
+from fedkt.deploy.party import SENT, state_dir, store_of
+from fedkt.deploy.rehearsal import App, read_app
+from fedkt.deploy.serving import serve
+from fedkt.simulations.engines.grid import InProcessGrid
+from fedkt.simulations.results.rounds import read_rounds
+
+OF_TIME = ("seconds",)
+# What only a simulation knows.
+SIMULATED = ("leakage", "transfer", "negative_transfer", "negative_transfer_loss", "server_accuracy")
+
+
+def new_app(folder: Path, clients: int = 3) -> Path:
+    """Return the folder of an app as ``fedkt new`` writes it."""
+    write_app(folder, clients)
+    return folder
+
+
+def grid_of(app: App, **config: Any) -> InProcessGrid:
+    """Return a grid of an app's parties, whose contexts have the run's configuration."""
+    clients: KnowledgeClientApp = client_app(
+        app.party, store_of, sent=lambda context: state_dir(context) / SENT
+    )
+    grid = InProcessGrid(clients, app.clients)
+    for client in range(app.clients):
+        context = app.context(client)
+        grid._contexts[client] = Context(
+            0, context.node_id, context.node_config, RecordDict(), {**app.config, **config}
+        )
+    return grid
+
+
+def served(folder: Path, grid: Grid | None = None, **config: Any) -> list[dict[str, Any]]:
+    """Run an app in this process; return the rows of its run."""
+    app = read_app(folder)
+    config = {key.replace("__", "."): value for key, value in config.items()}
+    config = {key.replace("_", "-"): value for key, value in config.items()}
+    context = Context(0, 1, {}, RecordDict(), {**app.config, **config})
+    serve(
+        str(context.run_config["strategy"]),
+        grid or grid_of(app, **config),
+        context,
+        server_model=app.server.server_model,
+    )
+    return read_rounds(Path(str(context.run_config["run-dir"])))
+
+
+def figures(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows without times and what only a simulation knows."""
+    return [{k: v for k, v in row.items() if k not in (*OF_TIME, *SIMULATED)} for row in rows]
