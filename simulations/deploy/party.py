@@ -107,12 +107,9 @@ class Party:
         if key not in self._clients:
             if len(self._clients) >= MOST_KEPT:
                 self._clients.pop(next(iter(self._clients)))
-            data = self.data(context)
+            number, options, data = client_id(context), self.options(context), self.data(context)
             learner = self.learner(context, data)
-            options = self.options(context)
-            self._clients[key] = Client(
-                client_id(context), learner, data, options, policy=self.policy
-            )
+            self._clients[key] = Client(number, learner, data, options, policy=self.policy)
             note_node(state_dir(context), context, self.build_model.__module__)
         return self._clients[key]
 
