@@ -151,6 +151,11 @@ def trained_client(run: Run, number: int) -> TrainedClient:
         changed since.
     """
     about = run.federation
+    if about.get("deployed"):
+        raise ConfigError(
+            f"{run.path} is a run over a network, and the clients' models stay at their nodes: "
+            "fedkt.deploy.model(state_dir) there."
+        )
     if not 0 <= number < about["clients"]:
         raise ConfigError(f"There is no client {number}; there are 0 to {about['clients'] - 1}.")
     saved = newest(run.path / CHECKPOINTS, at_most=len(run.rounds))

@@ -72,15 +72,15 @@ class DeployedRun(Recorder):
     ) -> None:
         super().__init__(folder, began, {}, Silent())
         self.folder, self._settings, self._names = folder, settings, names
-        self._state = saved
-        self.live = Live(folder, settings["rounds"])
+        self._state, self._rounds = saved, settings["rounds"]
+        self.live = Live(folder, self._rounds)
 
     def carried_out(self, strategy: KnowledgeStrategy, grid: Grid) -> Result:
         """Run a strategy over a grid, from the checkpoint if there is one; write the summary."""
         add_metrics(metric.facts for metric in metrics_of(strategy.options.metrics))
         if self._state is not None:
             strategy.load_state_dict(self._state["strategy"])
-        result = strategy.start(grid, num_rounds=self._settings["rounds"])
+        result = strategy.start(grid, num_rounds=self._rounds)
         write_json(self.folder / SUMMARY, self._summary(strategy))
         self.live.finished()
         return result
@@ -97,6 +97,20 @@ class DeployedRun(Recorder):
         """Write the round and its checkpoint."""
         super().round_finished(report, strategy)
         self.live.round_done(report)
+        self._say(report)
+
+    def _say(self, report: RoundReport) -> None:
+        """Log a round in one line, and the reason of each client that dropped out."""
+        means = {
+            name: [v for v in report.per_client(f"{name}-accuracy") if v is not None]
+            for name in ("personalised", "global")
+        }
+        told = [f"{n} {100 * sum(v) / len(v):.1f} %" for n, v in means.items() if v]
+        clients = f"{len(report.participants)} of {len(report.clients)} clients"
+        logger.info("round %d of %d: %s", report.round, self._rounds, ", ".join([clients, *told]))
+        for failure in report.failures:
+            name = self._names.get(failure.client, str(failure.client))
+            logger.info("client %s, %s: %s", name, failure.phase, failure.reason)
 
     def _federation(self, roster: Roster) -> dict[str, Any]:
         """Return what the greeting tells of the clients."""
@@ -108,10 +122,10 @@ class DeployedRun(Recorder):
             "clients": len(ids),
             "classes": list(facts["classes"]),
             "input_shape": list(roster.input_shape),
-            "models": [model or "never came" for model in models],
+            "models": [model.partition("#")[0] if model else "never came" for model in models],
             "public": roster.public_size,
             "client_names": [self._names.get(c, str(c)) for c in ids],
-            "notes": [UNKNOWN],
+            "notes": [],
         }
 
     def _summary(self, strategy: KnowledgeStrategy) -> dict[str, Any]:

@@ -124,6 +124,7 @@ def serve(
         If too few clients are left.
     """
     config = context.run_config
+    _use_log()
     check_keys(config, TABLES)
     method = strategy_of(strategy) if isinstance(strategy, str) else strategy
     training = TrainingOptions(**options_in(config, TRAINING, TrainingOptions))
@@ -138,6 +139,15 @@ def serve(
         )
         method.observers = [*method.observers, run, *observers]
         return run.carried_out(method, grid)
+
+
+def _use_log() -> None:
+    """Let fedkt's lines reach the log of the process, unless the user has decided otherwise."""
+    if not logger.hasHandlers():
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("fedkt: %(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
 
 
 def settings_of(strategy: KnowledgeStrategy, config: Mapping[str, Any]) -> dict[str, Any]:
