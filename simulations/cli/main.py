@@ -1,4 +1,4 @@
-"""The command line: ``fedkt simulate | compare | list | report | features | doctor``.
+"""The command line: ``fedkt simulate | compare | list | report | ... | deploy``.
 
 Heavy modules are imported inside the commands, so that ``fedkt --help`` answers at once.
 """
@@ -22,6 +22,7 @@ from typer.core import TyperCommand
 from fedkt.disk import refused
 from fedkt.errors import ConfigError, FedktError, unknown
 from fedkt.registry import PARTS, summaries
+from fedkt.simulations.cli.deploying import deploying
 from fedkt.simulations.engines.stopping import Stopped, stoppable
 from fedkt.text import foreign
 
@@ -35,6 +36,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(deploying, name="deploy")
 
 File = Annotated[
     Path | None,

@@ -1,11 +1,14 @@
 """All use of Flower's private parts (flwr 1.41).
 
 Flower makes messages only inside one of its own runs. Our grids are outside, so they give the
-process the identity of a run, and rebuild messages in the workers of Ray.
+process the identity of a run, and rebuild messages in the workers of Ray. Which node of a SuperLink
+has which key is printed by no command of Flower's.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 
 # Read by Flower and Ray when they are imported: no calls home, no warning about GPUs.
@@ -47,3 +50,24 @@ def new_context(client: int, clients: int) -> Context:
         state=RecordDict(),
         run_config={},
     )
+
+
+def nodes_by_key(connection: str | None) -> dict[bytes, tuple[int, bool]]:
+    """Return each node of a SuperLink, (id, whether still registered), by its public key in PEM.
+
+    ``flwr supernode list`` has the same without the keys.
+
+    Parameters
+    ----------
+    connection : str, optional
+        A name in Flower's ``config.toml``; by default its default.
+    """
+    from flwr.cli.flower_config import read_superlink_connection
+    from flwr.cli.utils import init_http_client_from_connection
+    from flwr.proto.control_pb2 import ListNodesRequest
+
+    with contextlib.redirect_stdout(io.StringIO()):  # it says which connection it takes
+        client = init_http_client_from_connection(read_superlink_connection(connection))
+        with contextlib.closing(client):
+            nodes = client.ListNodes(ListNodesRequest()).nodes_info
+    return {node.public_key: (node.node_id, node.status != "unregistered") for node in nodes}
