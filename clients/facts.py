@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import cast
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -12,9 +13,12 @@ from fedkt.clients.phases import refuses
 from fedkt.clients.state import StateStore
 from fedkt.clients.turn import read_recipe
 from fedkt.errors import ConfigError
-from fedkt.greeting import told
-from fedkt.recipe.json import FORMAT
+from fedkt.greeting import DIGEST, told
+from fedkt.recipe import Recipe
+from fedkt.recipe.json import FORMAT, differing
 from fedkt.text import foreign
+
+NAMED = 3  # differing keys that a refusal names
 
 
 def hello(client: Client, store: StateStore, message: Message) -> RecordDict:
@@ -47,9 +51,34 @@ def hello(client: Client, store: StateStore, message: Message) -> RecordDict:
         "input-shape": list(data.input_shape),
         "columns": [f"{name}: {dtype}" for name, dtype in data.columns.items()],
         "public-size": 0 if data.public is None else len(data.public),
+        "training": client.options.told,
+        DIGEST: recipe.digest,
     })  # fmt: skip
-    if refusal := client.policy.refusal(recipe) or refuses(recipe, learner, data):
+    misread = otherwise_read(str(config["recipe"]), recipe, str(config.get("fedkt", "")))
+    if refusal := misread or client.policy.refusal(recipe) or refuses(recipe, learner, data):
         about["refusal"] = refusal
     else:
         about.update(told(recipe, learner, data))
     return RecordDict({"config": about})
+
+
+def otherwise_read(text: str, recipe: Recipe, theirs: str) -> str | None:
+    """Return how a recipe differs from the text that it was read from; None if it does not.
+
+    Parameters
+    ----------
+    text : str
+        The recipe as it came.
+    recipe : Recipe
+        The recipe as it was read: what the text does not say has its default here.
+    theirs : str
+        The version of fedkt at the server.
+    """
+    keys = sorted(differing(json.loads(text), json.loads(recipe.to_json())))
+    if not keys:
+        return None
+    more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
+    return (
+        f"it reads the recipe otherwise: {foreign(', '.join(keys[:NAMED]))}{more} (fedkt "
+        f"{foreign(theirs) or 'of no version'} at the server, {__version__} here)"
+    )

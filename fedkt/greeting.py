@@ -87,7 +87,10 @@ FACTS: Mapping[str, Fact] = {
         f"a whole number from 0 to {MOST_SAMPLES}",
         lambda recipe: recipe.needs_public,
     ),
+    # Weights that are averaged were trained alike.
+    "training": Fact(texts, "a list of texts", lambda recipe: recipe.needs_one_architecture),
 }
+DIGEST = "recipe-digest"  # of the recipe as a client reads it
 # What comes before the keys of ``about`` in a greeting: of parts without and with a group.
 TOLD = {"": "about: ", "architecture": "about the architecture: "}
 
@@ -121,6 +124,21 @@ def read_facts(greeting: Mapping[str, object]) -> Facts:
             raise _unreadable(greeting, name, fact.allowed)
         facts[name] = value
     return facts
+
+
+def check_digest(greeting: Mapping[str, object], recipe: Recipe) -> None:
+    """Check that a client reads the recipe as the server has written it.
+
+    Raises
+    ------
+    KnowledgeError
+        If it says another digest or none.
+    """
+    if (digest := greeting.get(DIGEST)) != recipe.digest:
+        shown = _shown(recipe.digest)
+        if digest is None:
+            raise _unreadable(greeting, DIGEST, shown)
+        raise KnowledgeError(f"its {DIGEST} is {_shown(digest)}, and the server's is {shown}")
 
 
 def told(recipe: Recipe, model: Model, data: ClientData) -> dict[str, str]:

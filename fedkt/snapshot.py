@@ -46,6 +46,7 @@ def save(path: Path, value: Any, durable: bool = False) -> None:
     """
     tensors: dict[str, Tensor] = {}
     skeleton = _pack(value, tensors, ())
+    _set_apart(tensors)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,14 +88,14 @@ def copied(value: Any) -> Any:
     """
     tensors: dict[str, Tensor] = {}
     skeleton = _pack(value, tensors, ())
-    return _unpack(skeleton, tensors)
+    return _unpack(skeleton, {name: _copy(tensor) for name, tensor in tensors.items()})
 
 
 def _pack(value: Any, tensors: dict[str, Tensor], place: tuple[Any, ...]) -> Any:
     if isinstance(value, Tensor):
         return {"@tensor": _put(value, tensors)}
     if isinstance(value, bytes):
-        content = np.array(bytearray(value), dtype=np.uint8)
+        content = np.frombuffer(bytearray(value), dtype=np.uint8)  # torch wants it writable
         return {"@bytes": _put(torch.from_numpy(content), tensors)}
     if isinstance(value, Knowledge):
         fields = [value.kind, dict(value.tensors), value.ids, value.counts]
@@ -115,9 +116,27 @@ def _pack(value: Any, tensors: dict[str, Tensor], place: tuple[Any, ...]) -> Any
 
 def _put(tensor: Tensor, tensors: dict[str, Tensor]) -> str:
     name = f"t{len(tensors)}"
-    # A copy, because safetensors refuses shared memory.
-    tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+    tensors[name] = tensor.detach().cpu()
     return name
+
+
+def _set_apart(tensors: dict[str, Tensor]) -> None:
+    """Copy those tensors that lie in another layout, or in memory that another one uses.
+
+    safetensors refuses both. The others are written from where they are: a state of 1 GB takes no
+    second one.
+    """
+    storages = set()
+    for name, tensor in tensors.items():
+        storage = tensor.untyped_storage().data_ptr()
+        if storage in storages or not tensor.is_contiguous():
+            tensors[name] = _copy(tensor)
+        else:
+            storages.add(storage)
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import astuple, dataclass, fields
+from typing import Any, ClassVar, Literal, cast
 
+from fedkt import registry
 from fedkt.augmentations import augmentations_of
 from fedkt.optimisers import optimiser_of
 from fedkt.options import AtLeastOne, Factor, Memory, Positive, checked
@@ -70,6 +71,21 @@ class TrainingOptions:
         augmentations_of(self.augment)
 
     @property
+    def told(self) -> list[str]:
+        """The options as texts, ``name: value``; equal wherever the training is."""
+        chain = [
+            registry.registered_name("augmentations", type(part)) + str(astuple(cast(Any, part)))
+            for part in augmentations_of(self.augment)
+        ]
+        values = {
+            **{field.name: getattr(self, field.name) for field in fields(self)},
+            # A part in a file has another path at every node, and the same name.
+            "optimiser": registry.registered_name("optimisers", type(optimiser_of(self))),
+            "augment": "+".join(chain) or "none",
+        }
+        return [f"{name}: {_plain(value)}" for name, value in values.items()]
+
+    @property
     def loop_only(self) -> str:
         """Why no cohort can train so, in one line; empty if one can."""
         if self.precision != "float32":
@@ -81,6 +97,12 @@ class TrainingOptions:
         """The names of those options in use that not every learner can follow."""
         names = ("class_weights", "clip_norm", "augment")
         return tuple(name for name in names if getattr(self, name) not in (None, "none"))
+
+
+def _plain(value: object) -> str:
+    """Return a value as text, the same for 1 and 1.0."""
+    whole = isinstance(value, float) and value.is_integer()
+    return str(int(cast(float, value)) if whole else value)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fedkt import registry
@@ -70,6 +70,22 @@ def build(value: Any) -> Any:
     if kind not in PARTS:
         raise unknown("kind of part in a recipe", kind, PARTS)
     return _made(registry.lookup(kind, value[key], files=False), value[key], fields)
+
+
+def differing(sent: Any, read: Any, path: str = "") -> Iterator[str]:
+    """Yield the paths at which two recipes differ as JSON values, such as ``learn[0].epochs``."""
+    if isinstance(sent, dict) and isinstance(read, dict):
+        for key in {**sent, **read}:
+            place = f"{path}.{key}" if path else str(key)
+            if key in sent and key in read:
+                yield from differing(sent[key], read[key], place)
+            else:
+                yield place
+    elif isinstance(sent, list) and isinstance(read, list) and len(sent) == len(read):
+        for place, pair in enumerate(zip(sent, read, strict=True)):
+            yield from differing(*pair, f"{path}[{place}]")
+    elif sent != read:
+        yield path
 
 
 def _made(part: Any, name: str, fields: Mapping[str, Any]) -> Any:

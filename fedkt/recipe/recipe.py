@@ -9,6 +9,8 @@ and other steps or registered terms.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +21,7 @@ from torch import Tensor
 
 from fedkt.calls import made
 from fedkt.codecs import Codec, codec_chain, wire_name
-from fedkt.errors import ConfigError
+from fedkt.errors import ConfigError, unknown
 from fedkt.knowledge import Knowledge
 from fedkt.objectives.heads import PREFIX as HEADS
 from fedkt.objectives.heads import HeadPart
@@ -306,6 +308,11 @@ class Recipe:
         content["world"] = self.world
         return json.dumps({**content, "readout": plain(self.readout)})
 
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 of the recipe as JSON, 16 hexadecimal digits."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
     @classmethod
     def from_json(cls, text: str) -> Recipe:
         """Rebuild a recipe; terms are looked up by name in the registry.
@@ -313,9 +320,12 @@ class Recipe:
         Raises
         ------
         ConfigError
-            If a term is not registered here.
+            If a term is not registered here, or the text says what no recipe has here.
         """
         fields = json.loads(text)
+        known = [field.name for field in dataclasses.fields(cls)]
+        if odd := [name for name in fields if name not in known]:
+            raise unknown("key of a recipe", str(odd[0]), known)
         if not isinstance(fields.get("readout"), dict):  # a text may name a file, to be executed
             raise ConfigError("The recipe that arrived names no read-out.")
         return cls(**{name: build(value) for name, value in fields.items()})

@@ -19,6 +19,7 @@ from fedkt.greeting import (
     TOLD,
     Facts,
     binding,
+    check_digest,
     differences,
     read_client,
     read_facts,
@@ -167,7 +168,7 @@ def meet(
     came: list[Member] = []
     left_out: list[LeftOut] = []
     for node in nodes:
-        answer = _introduced(node, replies.get(node))
+        answer = _introduced(node, replies.get(node), recipe)
         if isinstance(answer, Member):
             came.append(answer)
         else:
@@ -215,7 +216,7 @@ def _by_receiver(messages: Iterable[Message], replies: Iterable[Message]) -> dic
     return first
 
 
-def _introduced(node: int, reply: Message | None) -> Member | LeftOut:
+def _introduced(node: int, reply: Message | None, recipe: Recipe) -> Member | LeftOut:
     """Return the client of a reply to the greeting, or the node with the reason to leave it out."""
     if reply is None:
         return LeftOut(node, None, "no reply in time", unfit=False)
@@ -230,7 +231,9 @@ def _introduced(node: int, reply: Message | None) -> Member | LeftOut:
         if "refusal" in about:
             return LeftOut(node, client, foreign(about["refusal"]) or "no reason given")
         texts = [read_told(about, group) for group in TOLD]
-        return Member(client, node, read_facts(about), *texts)
+        member = Member(client, node, read_facts(about), *texts)
+        check_digest(about, recipe)
+        return member
     except KnowledgeError as error:
         return LeftOut(node, client, foreign(error))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from fedkt import wire
+from fedkt import __version__, wire
 from fedkt.answers import softmax
 from fedkt.clients import Client, FileStore, MemoryStore
 from fedkt.clients.policy import ANYTHING
@@ -56,6 +57,41 @@ def test_parts_tell_what_they_need(client) -> None:
     told = {key: value for key, value in about.items() if key.startswith("about")}
     assert told.keys() == {"about: public set", "about: input shape"}
     assert told["about: input shape"] == "[1, 8, 8]"
+
+
+@pytest.mark.parametrize(
+    ("lacking", "keys"),
+    [
+        (["epochs"], "learn[0].epochs"),
+        (["epochs", "rate", "beside"], "learn[0].beside, learn[0].epochs, learn[0].rate"),
+        (
+            ["epochs", "rate", "beside", "batch_size"],
+            "learn[0].batch_size, learn[0].beside, learn[0].epochs and 1 more",
+        ),
+    ],
+)
+def test_a_recipe_that_means_something_else_here_is_refused(client, lacking, keys: str) -> None:
+    """A field that an older server does not know would be filled with a default here."""
+    content = json.loads(RECIPE.to_json())
+    for key in lacking:
+        del content["learn"][0][key]
+    answer = Talk(client).say("query", recipe=json.dumps(content), fedkt="0.0.1")
+    assert answer.content["config"]["refusal"] == (
+        f"it reads the recipe otherwise: {keys} (fedkt 0.0.1 at the server, {__version__} here)"
+    )
+
+
+def test_the_recipe_as_it_is_read_is_told(client) -> None:
+    said = Talk(client).say("query").content["config"]
+    assert said["recipe-digest"] == RECIPE.digest
+    text = RECIPE.to_json().replace(", ", ",\n ")
+    assert Talk(client).say("query", recipe=text).content["config"] == said, "white space is none"
+
+
+def test_a_key_that_no_recipe_has_here_is_named(client) -> None:
+    text = json.dumps({**json.loads(RECIPE.to_json()), "learns": []})
+    error = Talk(client).say("query", recipe=text).error
+    assert "Unknown key of a recipe 'learns'. Did you mean 'learn'?" in error.reason
 
 
 def test_hello_leaves_no_state(client) -> None:

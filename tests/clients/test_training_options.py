@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -300,3 +301,36 @@ def test_classifiers_are_fitted_as_sklearn_balances(data, work_on) -> None:
     assert found == pytest.approx(exact.predict_proba(x.flatten(1).numpy()), abs=2e-3)
     plain = LogisticRegression(max_iter=2000).fit(train.x.flatten(1).numpy(), train.y.numpy())
     assert np.abs(found - plain.predict_proba(x.flatten(1).numpy())).max() > 0.01
+
+
+PLAIN = """
+from dataclasses import dataclass, fields
+from fedkt.optimisers.sgd import SGD
+from fedkt.registry import register
+
+@register(name="{}")
+@dataclass(frozen=True)
+class Mine(SGD):
+    pass
+"""
+
+
+def test_options_are_told_alike_wherever_the_training_is_alike(tmp_path: Path) -> None:
+    """Weights are averaged only of clients that train alike, and nodes have other paths."""
+    plain = TrainingOptions().told
+    assert plain[:2] == ["optimiser: adam", "learning_rate: 0.001"]
+    assert len(plain) == len(fields(TrainingOptions))
+    assert TrainingOptions(momentum=1 / 3, weight_decay=0).told[2:4] == [
+        f"momentum: {1 / 3}",
+        "weight_decay: 0",
+    ]
+    assert TrainingOptions(augment="flip+crop:2").told == TrainingOptions(augment="flip+crop").told
+    assert TrainingOptions(augment="crop:2+flip").told != TrainingOptions(augment="flip+crop").told
+    files = [tmp_path / name / "mine.py" for name in "abc"]
+    for file, name in zip(files, ("same", "same", "other"), strict=True):
+        file.parent.mkdir()
+        file.write_text(PLAIN.format(name), encoding="utf-8")
+    told = [TrainingOptions(optimiser=f"{file}:Mine").told for file in files]
+    assert told[0] == told[1]
+    assert str(tmp_path) not in told[0][0]
+    assert told[0] != told[2]

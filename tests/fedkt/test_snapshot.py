@@ -82,6 +82,24 @@ def test_tensors_that_share_memory(tmp_path: Path) -> None:
     assert [t.tolist() for t in back] == [[0, 1, 2, 3], [0, 1, 2, 3], [1, 2]]
 
 
+def test_tensors_are_written_from_where_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A state of 1 GB takes no second one in memory while it is saved."""
+    state = {f"layer{n}": torch.randn(40, 50) for n in range(5)}
+    written: dict[str, torch.Tensor] = {}
+
+    def noting(tensors: dict[str, torch.Tensor], path: Path, metadata: Any) -> None:
+        written.update(tensors)
+        path.touch()
+
+    monkeypatch.setattr(snapshot, "save_file", noting)
+    snapshot.save(tmp_path / "state", {"learner": state, "view": state["layer0"][3:]})
+    places = [tensor.data_ptr() for tensor in written.values()]
+    assert places[:5] == [tensor.data_ptr() for tensor in state.values()]
+    assert places[5] != state["layer0"][3:].data_ptr(), "safetensors refuses shared memory"
+
+
 def test_knowledge(tmp_path: Path) -> None:
     ids, counts = torch.tensor([4, 1]), torch.tensor([2, 5])
     rows = Knowledge("prototypes", {"values": torch.randn(2, 3)}, ids, counts)

@@ -206,6 +206,7 @@ def test_counts_and_priors_never_leave_the_client(world, with_options, monkeypat
         about = {key for record in content.config_records.values() for key in record}
         hello = {"client", "architecture", "num-classes", "public-size"}
         hello |= {"classes", "input-shape", "columns"}  # names, not counts
+        hello |= {"training", "recipe-digest"}
         hello |= {"about: public set", "about: input shape"}
         assert about <= {"kind", "round", "codec"} | hello
         assert set(content.array_records) <= {"knowledge.public"}

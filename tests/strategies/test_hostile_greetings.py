@@ -133,6 +133,7 @@ def answered(answer: Answer) -> Change:
 
 FACTS = (
     "client", "num-classes", "classes", "input-shape", "columns", "public-size", "architecture",
+    "training",
 )  # fmt: skip
 NUMBERS, TEXTS = ("client", "num-classes", "public-size"), ("architecture",)
 PUBLIC, INPUTS = "about: public set", "about: input shape"  # which parts of the recipe tell
@@ -177,6 +178,9 @@ FIXED: list[tuple[Change, str]] = [
     (said(**{PUBLIC: "x\n" * 10**4}), "public set is ['x', 'x', "),
     (said(**{PUBLIC: 7}), "its about: public set is 7, not a text"),
     (said(**{PUBLIC: [1.5]}), "its about: public set is [1.5], not a text"),
+    (said(recipe_digest=None), "its greeting does not say recipe-digest"),
+    (said(recipe_digest=7), "its recipe-digest is 7, and the server's is '"),
+    (said(recipe_digest="0123456789abcdef"), "its recipe-digest is '0123456789abcdef', and the"),
     (said(refusal="no"), "no"),
     (said(refusal=""), "no reason given"),
     (said(refusal="\x1b[31m\nROUND 1: all well\u202e" * 99), "[31m ROUND 1: all well"),
@@ -230,6 +234,19 @@ def test_what_shares_weights_needs_equal_models_and_preprocessing(outcome, chang
 @pytest.mark.parametrize("change", [said(public_size=0), said(architecture="linear#0000")])
 def test_a_public_set_is_nothing_to_what_needs_none(outcome, change) -> None:
     assert outcome(change, "fedavg") == outcome(said(), "fedavg")
+
+
+def test_what_shares_weights_needs_equal_training(outcome) -> None:
+    def change(honest: Greeting) -> Answer:
+        assert honest["training"][1] == "learning_rate: 0.001"
+        other = [honest["training"][0], "learning_rate: 0.1", *honest["training"][2:]]
+        return said(training=other)(honest)
+
+    assert left_out(outcome, change, "fedavg", rounds=3) == (
+        f"client {HOSTILE}: training[1] is 'learning_rate: 0.1' where the others have "
+        "'learning_rate: 0.001'"
+    )
+    assert outcome(change) == outcome(said()), "answers may come from any training"
 
 
 def test_over_several_rounds(outcome) -> None:
