@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all test-numeric lint types format coverage bench bench-quick clean
+.PHONY: demo test test-all test-numeric test-network test-network-long lint types format coverage bench bench-quick clean
 
 demo: $(READY)
 	$(BIN)/fedkt compare benchmarks/demo.toml
@@ -23,6 +23,14 @@ test-numeric: $(READY)
 		echo "OMP_NUM_THREADS=$$threads $$*"; \
 		env "$$@" OMP_NUM_THREADS=$$threads $(BIN)/pytest -q -m numeric -n auto --dist loadfile; \
 	done; done; done
+
+# Federations of real processes on this machine, over TLS, one after the other: five minutes.
+test-network: $(READY)
+	$(BIN)/pytest -q -m "network and not network_long" tests/network
+
+# All of them.
+test-network-long: $(READY)
+	$(BIN)/pytest -q -m "network or network_long" tests/network
 
 lint: $(READY)
 	$(BIN)/ruff check .
