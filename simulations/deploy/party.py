@@ -20,7 +20,7 @@ from fedkt.clients.learners.making import learner_of, make_learner
 from fedkt.clients.policy import Policy
 from fedkt.clients.state import FileStore
 from fedkt.data.samples import ClientData
-from fedkt.deploy.at_node import note_node
+from fedkt.deploy.node_note import note_node
 from fedkt.deploy.run_config import options_in, plain
 from fedkt.errors import ConfigError, FedktError, of_class
 from fedkt.rng import global_torch_stream
