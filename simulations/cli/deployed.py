@@ -16,10 +16,12 @@ from fedkt.errors import ConfigError
 def write_new(folder: Path, clients: int) -> None:
     """Write a new app and say what to do with it."""
     written = write_app(folder, clients)
-    where, package = shlex.quote(str(folder)), written[-2].parent.name
-    print(f"Wrote {len(written)} files. Fill in {where}/{package}/data.py, then:")
+    where = shlex.quote(str(folder))
+    data = next(path for path in written if path.name == "data.py")
+    print(f"Wrote {len(written)} files. Fill in {shlex.quote(str(data))}, then:")
     print(f"  fedkt simulate {where}      rehearse it here")
     print(f"  flwr run {where} --stream   the same through Flower")
+    print(f"{where}/deploy has the services of a real federation; see docs/deploy.md.")
 
 
 def resume_run(folder: Path, app: Path, connection: str, rounds: int) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import tomli_w
 
 import fedkt
+from fedkt.deploy.deploy_folder import write_deploy_folder
 from fedkt.deploy.run_config import PLAIN, defaults_of
 from fedkt.deploy.serving import TABLES
 from fedkt.disk import write_atomic, writing
@@ -25,9 +26,13 @@ COMMENTS = {
     "clients": "how many to wait for; 0: whoever is there",
 }
 
+MOST_LETTERS = 31  # of a federation's name
+
 
 def write_app(folder: Path, clients: int = 3) -> list[Path]:
     """Write a Flower app with a server and ``clients`` parties, which runs as it stands.
+
+    Beside it stands ``deploy/``, how the server and the nodes of a federation run.
 
     Parameters
     ----------
@@ -66,12 +71,13 @@ def write_app(folder: Path, clients: int = 3) -> list[Path]:
     }
     written["pyproject.toml"] += config_text(clients)
     written[f"{package}/__init__.py"] = f'"""The app {name}."""\n'
-    written[".gitignore"] = "runs/\nstate/\n*.safetensors\n"
+    written[".gitignore"] = "runs/\nstate/\n*.safetensors\ndeploy/keys/\ndeploy/*.key\n"
     for place, text in written.items():
         with writing(folder):
             (folder / place).parent.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / place, text)
-    return [folder / place for place in written]
+    deploy = write_deploy_folder(folder / "deploy", name[:MOST_LETTERS].strip("-"), clients=clients)
+    return [*(folder / place for place in written), *deploy]
 
 
 def config_text(clients: int) -> str:

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from fedkt.deploy.continuing import resume_deployed
+from fedkt.deploy.live import LIVE
+from fedkt.deploy.rehearsal import read_app
+from fedkt.deploy.watching import is_over, shown, watch
+from fedkt.errors import ConfigError
+
+from .federating import DeathError, Dying, grid_of, new_app, served
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run whose server has died in round 2."""
+    where = tmp_path_factory.mktemp("watched")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(where)
+        app = new_app(where / "hospitals")
+        with pytest.raises(DeathError):
+            served(app, Dying(grid_of(read_app(app)), "train", 2), run_dir="run")
+    return where / "run"
+
+
+def text_of(folder: Path, now: float | None = None) -> str:
+    console = Console(file=io.StringIO(), width=160)
+    console.print(shown(folder, now))
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]  # of the StringIO
+    return text
+
+
+def test_a_run_that_has_failed_says_why(folder: Path) -> None:
+    assert is_over(folder)
+    text = text_of(folder)
+    assert f"{folder}: failed: DeathError" in text
+    row = json.loads((folder / "rounds.jsonl").read_text(encoding="utf-8"))
+    assert f"{100 * row['personalised_accuracy']['mean']:.1f} %" in text
+
+
+def test_the_phase_its_clients_and_since_when(folder: Path) -> None:
+    live = {"state": "train", "round": 2, "rounds": 3, "since": 100.0, "asked": [0, 2]}
+    kept = (folder / LIVE).read_text(encoding="utf-8")
+    (folder / LIVE).write_text(json.dumps(live), encoding="utf-8")
+    try:
+        assert not is_over(folder)
+        assert f"{folder}: round 2 of 3, train, 2 clients asked, since 12 s" in text_of(folder, 112)
+    finally:
+        (folder / LIVE).write_text(kept, encoding="utf-8")
+
+
+def test_failures_are_named_with_their_reasons(folder: Path, tmp_path: Path) -> None:
+    row = json.loads((folder / "rounds.jsonl").read_text(encoding="utf-8"))
+    row["failures"] = [{"client": 1, "phase": "learn", "reason": "no reply in time"}]
+    (tmp_path / "rounds.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    live = {"state": "train", "round": 2, "rounds": 3, "since": 0.0, "names": {"1": "north"}}
+    (tmp_path / LIVE).write_text(json.dumps(live), encoding="utf-8")
+    assert "round 1, client 1 (north), learn: no reply in time" in text_of(tmp_path)
+
+
+def test_other_folders_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not a run directory"):
+        watch(tmp_path)
+    with pytest.raises(ConfigError, match="holds no deployed run"):
+        resume_deployed(tmp_path, tmp_path)
+    with pytest.raises(ConfigError, match="name its folder with --app"):
+        resume_deployed(folder, tmp_path)
