@@ -21,13 +21,13 @@ from fedkt.simulations.engines.population import Population
 from fedkt.simulations.experiment.config import parse
 from fedkt.simulations.runs.plan import Plan, prepare, strategy_of
 from fedkt.simulations.runs.run import server_app
-from fedkt.strategies import KnowledgeStrategy
+from fedkt.strategies import KnowledgeStrategy, Observer
 from fedkt.strategies.server.round import RoundReport
 
 Grid = Literal["ray", "in-process"]
 
 
-class Watch:
+class Watch(Observer):
     """Follows a run: clocks and accuracy of every round.
 
     Parameters

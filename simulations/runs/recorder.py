@@ -36,12 +36,12 @@ from fedkt.simulations.results.selection import (
 from fedkt.simulations.results.selection import oracle as best_on_test
 from fedkt.simulations.runs import checkpoint
 from fedkt.simulations.runs.progress import RunProgress
-from fedkt.strategies import KnowledgeStrategy, RoundReport
+from fedkt.strategies import KnowledgeStrategy, Observer, RoundReport
 
 MOST_NAMED = 8  # clients that the notes of a run name one by one
 
 
-class Recorder:
+class Recorder(Observer):
     """Writer of a run's rounds and checkpoints.
 
     Parameters

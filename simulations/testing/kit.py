@@ -28,7 +28,7 @@ from fedkt.simulations.experiment.references import read_strategy
 from fedkt.simulations.runs.plan import Plan, prepare, strategy_of
 from fedkt.simulations.runs.recorder import round_row
 from fedkt.simulations.runs.run import server_app
-from fedkt.strategies import KnowledgeStrategy, RoundReport
+from fedkt.strategies import KnowledgeStrategy, Observer, RoundReport
 from fedkt.strategies.construction import make_strategy
 from fedkt.strategies.server.fused_check import check_form
 from fedkt.strategies.server.fusing import with_readout
@@ -140,7 +140,7 @@ def deal(federation: Federation, hands: Sequence[Sequence[Sequence[int]]]) -> Fe
 
 
 @dataclass
-class Outcome:
+class Outcome(Observer):
     """All that came out of a run; also the observer that collects it."""
 
     engine: InProcessGrid

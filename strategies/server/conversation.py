@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy
+from flwr.serverapp.strategy import Result, Strategy
 
 from fedkt.context import Round
-from fedkt.errors import KnowledgeError
-from fedkt.knowledge import Upload, Uploads
+from fedkt.errors import KnowledgeError, NotFiniteError
 from fedkt.metrics import metrics_of
 from fedkt.recipe import Recipe
 from fedkt.strategies.server.exchange import Exchange
@@ -41,25 +41,63 @@ def round_of(exchange: Exchange) -> Round:
 
 def turn(
     strategy: Strategy,
+    exchange: Exchange,
     server_round: int,
     arrays: ArrayRecord,
     grid: Grid,
     configs: tuple[ConfigRecord, ConfigRecord],
-    timeout: float,
 ) -> tuple[ArrayRecord, MetricRecord | None, MetricRecord | None]:
     """Return the server's weights after a round, and the clients' means of both messages.
 
     Messages and replies are freed early: with thousands of clients they take gigabytes.
     """
-    messages = strategy.configure_train(server_round, arrays, configs[0], grid)
-    replies = _handed_over(grid.send_and_receive(messages, timeout=timeout))
+    messages = list(strategy.configure_train(server_round, arrays, configs[0], grid))
+    replies = _handed_over(exchange.send(grid, messages, "train"))
     del messages
     fused, trained = strategy.aggregate_train(server_round, replies)
     arrays = fused if fused is not None else arrays
-    messages = strategy.configure_evaluate(server_round, arrays, configs[1], grid)
-    replies = _handed_over(grid.send_and_receive(messages, timeout=timeout))
+    messages = list(strategy.configure_evaluate(server_round, arrays, configs[1], grid))
+    replies = _handed_over(exchange.send(grid, messages, "evaluate"))
     del messages
     return arrays, trained, strategy.aggregate_evaluate(server_round, replies)
+
+
+def served(
+    exchange: Exchange,
+    evaluate: Callable[[int, ArrayRecord], MetricRecord | None] | None,
+    server_round: int,
+    arrays: ArrayRecord,
+) -> MetricRecord | None:
+    """Return the figures of the server's model if there is one to be evaluated.
+
+    None, with a note, if they are not finite.
+    """
+    report = exchange.report
+    try:
+        figures = evaluate(server_round, arrays) if evaluate and len(arrays) else None
+    except NotFiniteError as error:
+        report.notes.append(f"the server's model is not measured: {error}")
+        return None
+    if figures is not None and "accuracy" in figures:
+        report.server_accuracy = float(np.asarray(figures["accuracy"]))
+    return figures
+
+
+def keep(
+    result: Result,
+    server_round: int,
+    trained: MetricRecord | None,
+    evaluated: MetricRecord | None,
+    served: MetricRecord | None,
+) -> None:
+    """Put the figures of a round into Flower's result."""
+    for store, metrics in (
+        (result.train_metrics_clientapp, trained),
+        (result.evaluate_metrics_clientapp, evaluated),
+        (result.evaluate_metrics_serverapp, served),
+    ):
+        if metrics is not None:
+            store[server_round] = metrics
 
 
 def has_first_message(recipe: Recipe) -> bool:
@@ -67,7 +105,7 @@ def has_first_message(recipe: Recipe) -> bool:
     return bool(recipe.start or recipe.learn or recipe.share)
 
 
-def to_learn(exchange: Exchange, config: ConfigRecord) -> list[Message]:
+def to_learn(exchange: Exchange, config: ConfigRecord, grid: Grid) -> list[Message]:
     """Return the messages that ask the participants to learn and share."""
     recipe = exchange.recipe
     if not has_first_message(recipe):
@@ -75,33 +113,12 @@ def to_learn(exchange: Exchange, config: ConfigRecord) -> list[Message]:
     names = list(dict.fromkeys(recipe.needs("start") + recipe.needs("learn")))
     if exchange.options.group_effect:
         config = ConfigRecord({**config, "group-effect": True})
-    return exchange.messages(MessageType.TRAIN, exchange.report.participants, names, config)
 
+    def make(clients: Sequence[int]) -> list[Message]:
+        return exchange.messages(MessageType.TRAIN, clients, names, config)
 
-def read_uploads(
-    exchange: Exchange, replies: Iterable[Message]
-) -> tuple[Uploads, Mapping[int, LearnFigures]]:
-    """Return the sound uploads of the participants, and the figures in their replies.
-
-    Raises
-    ------
-    RunFailedError
-        If no upload is left.
-    """
-    sound: list[Upload] = []
-    figures: dict[int, LearnFigures] = {}
-    for client, content in exchange.contents(replies, "learn", exchange.report.participants):
-        try:
-            sound.append(exchange.read_upload(client, content))
-            figures[client] = LearnFigures.of(content)
-        except KnowledgeError as error:
-            exchange.fail(client, "share", str(error))
-    uploads = Uploads(exchange.without_outliers([u for u in sound if u.client in figures]))
-    del sound  # stacking frees them one by one
-    exchange.stop_unless(uploads, "learn")
-    for upload in uploads:
-        exchange.note_leakage(upload)
-    return uploads, figures
+    exchange.again = partial(exchange.resend, grid, "train", make)
+    return make(exchange.report.participants)
 
 
 def note_learning(
@@ -132,18 +149,25 @@ def asked_for(exchange: Exchange) -> list[str]:
     return [metric.wire for metric in metrics if last or not metric.facts.axes]
 
 
-def to_absorb(exchange: Exchange, config: ConfigRecord) -> list[Message]:
+def to_absorb(exchange: Exchange, config: ConfigRecord, grid: Grid) -> list[Message]:
     """Return the messages: participants absorb the fused knowledge, all clients evaluate."""
-    taking_part = exchange.report.participants if exchange.recipe.absorbs else []
-    others = sorted(set(exchange.report.clients).difference(taking_part))
+    taking_part = set(exchange.report.participants if exchange.recipe.absorbs else ())
     names = exchange.recipe.needs("absorb")
     if metrics := asked_for(exchange):
         config = ConfigRecord({**config, "metrics": metrics})
     absorb = ConfigRecord({**config, "absorb": True})
     idle = ConfigRecord({**config, "absorb": False})
-    return exchange.messages(MessageType.EVALUATE, taking_part, names, absorb) + (
-        exchange.messages(MessageType.EVALUATE, others, (), idle)
-    )
+
+    def make(clients: Sequence[int]) -> list[Message]:
+        absorbing = [client for client in clients if client in taking_part]
+        others = [client for client in clients if client not in taking_part]
+        return exchange.messages(MessageType.EVALUATE, absorbing, names, absorb) + (
+            exchange.messages(MessageType.EVALUATE, others, (), idle)
+        )
+
+    exchange.attendance.look(grid)  # who has left since is not waited for
+    exchange.again = partial(exchange.resend, grid, "evaluate", make)
+    return make(exchange.report.clients)
 
 
 def read_accuracies(exchange: Exchange, replies: Iterable[Message]) -> MetricRecord:
@@ -152,11 +176,11 @@ def read_accuracies(exchange: Exchange, replies: Iterable[Message]) -> MetricRec
     Raises
     ------
     RunFailedError
-        If no client has any.
+        If too few clients have any.
     """
     report, metrics = exchange.report, asked_for(exchange)
     bounds, tables = measured_by(metrics), tabled_by(metrics)
-    for client, content in exchange.contents(replies, "absorb", report.clients):
+    for client, content in exchange.contents(replies, "evaluate", report.clients):
         try:
             figures = figures_in(content, bounds)
             report.tables[client] = tables_in(content, tables, exchange.num_classes)
@@ -165,7 +189,7 @@ def read_accuracies(exchange: Exchange, replies: Iterable[Message]) -> MetricRec
         else:
             report.metrics[client] = figures
             exchange.acknowledge(client)
-    exchange.stop_unless(list(report.metrics), "absorb and evaluate")
+    exchange.enough("evaluate", list(report.metrics), report.clients)
     means = MetricRecord()
     for name in bounds:
         values = [v for v in report.per_client(name) if v is not None]

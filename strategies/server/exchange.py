@@ -6,31 +6,32 @@ they hold is in ``delivery``.
 
 from __future__ import annotations
 
-import math
 import re
 import secrets
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, Metadata, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, Metadata, RecordDict
 from flwr.serverapp import Grid
 
 from fedkt import wire
-from fedkt.codecs import uses_base
-from fedkt.errors import ConfigError, FedktError, KnowledgeError, RunFailedError
-from fedkt.evaluation.leakage import mean_prediction
-from fedkt.knowledge import ANSWERS, Fused, Knowledge, Upload
+from fedkt.errors import ConfigError, RunFailedError
+from fedkt.knowledge import Fused, Knowledge
 from fedkt.recipe import Recipe
-from fedkt.rng import numpy_rng
-from fedkt.shares import Asked, Share
+from fedkt.strategies.server.attendance import (
+    LEFT,
+    NODE_UNAVAILABLE,
+    Attendance,
+    Greeter,
+    Wait,
+    why,
+)
+from fedkt.strategies.server.choosing import chosen, drawn
 from fedkt.strategies.server.delivery import Delivery, Made
-from fedkt.strategies.server.forms import of_other_form
-from fedkt.strategies.server.roster import Roster, meet
-from fedkt.strategies.server.round import Failure, RoundReport, ServerOptions
-from fedkt.text import foreign, last_line, raised
-from fedkt.upload_check import Expected, check
+from fedkt.strategies.server.roster import Roster
+from fedkt.strategies.server.round import Failure, Phase, RoundReport, ServerOptions, needed
+from fedkt.text import foreign
 
 # A client says in which part of a message's work something was not finite; see ``clients.turn``.
 NAMED_PHASE = re.compile(r"NotFiniteError: client \d+, (start|learn|share|absorb|evaluate): ")
@@ -38,6 +39,18 @@ NAMED_PHASE = re.compile(r"NotFiniteError: client \d+, (start|learn|share|absorb
 # A grid in front of another gives a message that it did not deliver, or whose reply came too late,
 # an id that begins so. Ids are given at the server, so no client can say either of itself.
 UNDELIVERED, LATE = "undelivered-", "late-"
+
+
+# What clients fail to do where they do not answer in a phase, and all that they were to do.
+FAILING: Mapping[Phase, str] = {"train": "learn", "evaluate": "absorb"}
+TASKS: Mapping[Phase, str] = {"train": "learn", "evaluate": "absorb and evaluate"}
+
+# Codes of Flower's own answers: the message or the reply has expired, the node is gone, or the
+# process of the client has ended. The client did not get to answer.
+LOST = frozenset({3, 4, NODE_UNAVAILABLE, 8})
+
+# From clients without a reply to those of them that are there now, and their replies.
+Again = Callable[[Sequence[int]], tuple[Sequence[int], Iterable[Message]]]
 
 
 class Exchange:
@@ -51,22 +64,33 @@ class Exchange:
         Recipe of the run.
     options : ServerOptions
         Options of the run.
+    begins : callable
+        Called before the messages of a phase are sent, with the round as it stands.
     """
 
-    def __init__(self, title: str, recipe: Recipe, options: ServerOptions) -> None:
-        self.title, self.recipe, self.options = title, recipe, options
+    def __init__(
+        self,
+        title: str,
+        recipe: Recipe,
+        options: ServerOptions,
+        begins: Callable[[Phase, RoundReport], None] = lambda phase, report: None,
+    ) -> None:
+        self.title, self.recipe, self.options, self._begins = title, recipe, options, begins
         # Clients' states belong to a run: one without a name is never taken for another.
         self.run = options.run or secrets.token_hex(6)
         self.next_round, self.rounds = 1, 0  # rounds of the run, 0 if unknown
         self.last_round = 0  # to be run; 0 if unknown
+        self.timeout = 3600.0  # for the replies of phases without a deadline of their own
         self.report = RoundReport(0, ())
         self.delivery = Delivery(recipe, options)
-        self._roster: Roster | None = None
+        self.attendance = Attendance(recipe, title, options)
+        self.again: Again | None = None  # how clients of the phase are asked again
+        self._met = 0  # the round that the clients were greeted for last
         self._notes: list[str] = []  # of the greeting, for the next round's report
-        self._asked: dict[int, Metadata] = {}  # of the last message to each client
+        self._asked: dict[int, Metadata] = {}  # of the last message to each client, if it got one
         self._unreached: set[int] = set()  # clients of the round that no message has reached
         self._learnt: dict[int, bool] = {}  # whether a client asked to learn has ever done so
-        self._shapes: dict[str, tuple[int, ...]] = {}  # of the first weights, and so of all others
+        self.shapes: dict[str, tuple[int, ...]] = {}  # of the first weights, and so of all others
 
     # --- state -----------------------------------------------------------------------
 
@@ -75,16 +99,18 @@ class Exchange:
         return {
             "run": self.run,
             "next_round": self.next_round,
+            "clients": list(self.clients),
             "learnt": dict(self._learnt),
-            "shapes": dict(self._shapes),
+            "shapes": dict(self.shapes),
             **self.delivery.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load a state."""
         self.run, self.next_round = state["run"], state["next_round"]
+        self.attendance.earlier = frozenset(state["clients"])
         self._learnt = dict(state["learnt"])
-        self._shapes = {name: tuple(shape) for name, shape in state["shapes"].items()}
+        self.shapes = {name: tuple(shape) for name, shape in state["shapes"].items()}
         self.delivery.load_state_dict(state)
 
     @property
@@ -98,10 +124,9 @@ class Exchange:
         self,
         grid: Grid,
         arrays: ArrayRecord,
-        timeout: float,
         first: Callable[[Knowledge | None], Fused] = lambda weights: Fused(),
     ) -> Roster:
-        """Greet the clients, once; return the roster.
+        """Greet the clients that are new, once before each round; return the roster.
 
         ``arrays`` are the first weights if weights are shared; ``first`` makes from them the
         other knowledge for the first round.
@@ -113,14 +138,50 @@ class Exchange:
         RunFailedError
             If too few clients come, answer and fit.
         """
-        if self._roster is None:
-            of_run: dict[str, str | int] = {"run": self.run, "server-round": self.next_round}
-            self._roster = meet(grid, self.recipe, self.title, self.options, timeout, of_run)
-            self._notes = [f"left out of the run: {node}" for node in self._roster.left_out]
-            self.delivery.public_size = self._roster.public_size
-            if not self.delivery.version:  # not resumed
+        if self._met != self.next_round:
+            begins = self.attendance.roster is None
+            self._notes += self.attendance.meet(grid, self._greeter(grid, self.next_round))
+            self._met = self.next_round
+            if begins:
+                self.delivery.public_size = self.roster.public_size
+            if begins and not self.delivery.version:  # not resumed
                 self.delivery.accept(self._begun(arrays, first), 0)
-        return self._roster
+        return self.roster
+
+    def _greeter(self, grid: Grid, next_round: int) -> Greeter:
+        """Return the greeting, which makes clients forget what they have of the next round."""
+        report = RoundReport(self.next_round, self.clients)
+        send = partial(self.send, grid, phase="greeting", report=report)
+        of_run: dict[str, str | int] = {"run": self.run, "server-round": next_round}
+        return Greeter(self.recipe, self.options.nodes, of_run, send)
+
+    def send(
+        self, grid: Grid, messages: list[Message], phase: Phase, report: RoundReport | None = None
+    ) -> Iterable[Message]:
+        """Send the messages of a phase; return the replies that come in time."""
+        if not messages:
+            return ()
+        self._begins(phase, self.report if report is None else report)
+        return self._exchanged(grid, messages, phase)
+
+    def _exchanged(self, grid: Grid, messages: list[Message], phase: Phase) -> Iterable[Message]:
+        return grid.send_and_receive(messages, timeout=self.options.deadline(phase, self.timeout))
+
+    def resend(
+        self,
+        grid: Grid,
+        phase: Phase,
+        make: Callable[[Sequence[int]], list[Message]],
+        clients: Sequence[int],
+    ) -> tuple[Sequence[int], Iterable[Message]]:
+        """Ask those of some clients again that are there; return which, and their replies.
+
+        A client that has been away is greeted first, without a rewind: the round goes on.
+        """
+        greeter = self._greeter(grid, self.report.round + 1)
+        back, lines = self.attendance.back(clients, grid, greeter)
+        self.report.notes += lines
+        return back, self._exchanged(grid, make(back), phase) if back else ()
 
     def _begun(self, arrays: ArrayRecord, first: Callable[[Knowledge | None], Fused]) -> Fused:
         """Return the knowledge for the first round; see :meth:`meet`."""
@@ -129,7 +190,7 @@ class Exchange:
         if not len(arrays):
             raise ConfigError(f"{self.title} exchanges weights and needs initial_arrays.")
         weights = wire.weights_of(arrays)
-        self._shapes = {n: tuple(t.shape) for n, t in weights.tensors.items()}
+        self.shapes = {n: tuple(t.shape) for n, t in weights.tensors.items()}
         told = next(iter(self.roster.values())).told  # as the others
         shares = (share for share in self.recipe.share if share.begins)
         begun = {s.name: s.share_of(weights, told) for s in shares}
@@ -138,14 +199,20 @@ class Exchange:
 
     @property
     def roster(self) -> Roster:
-        """The clients, after the greeting."""
-        assert self._roster is not None
-        return self._roster
+        """The clients that have come, after the first greeting."""
+        assert self.attendance.roster is not None
+        return self.attendance.roster
+
+    @property
+    def clients(self) -> tuple[int, ...]:
+        """All clients of the run so far, ascending; some may not have come since a resume."""
+        return self.attendance.clients
 
     @property
     def num_classes(self) -> int:
         """C; 0 before the greeting."""
-        return 0 if self._roster is None else self._roster.num_classes
+        roster = self.attendance.roster
+        return 0 if roster is None else roster.num_classes
 
     def begin(
         self, server_round: int, choose: Callable[[Sequence[int]], Sequence[int]] | None = None
@@ -159,52 +226,28 @@ class Exchange:
         RunFailedError
             If it raises.
         """
-        self.report = RoundReport(server_round, self.roster.clients, notes=self._notes)
+        clients = self.clients
+        self.report = RoundReport(server_round, clients, notes=self._notes)
         self._notes = []
         self._unreached = set()
         if self.delivery.version:  # before the first round all knowledge may be for its start
             self.delivery.latest = self.delivery.kept()
-        clients = self.roster.clients
-        self.report.participants = self._chosen(choose or self.drawn, clients)
+        choice = choose or self.drawn
+        self.report.participants = chosen(self.title, server_round, choice, clients)
         if self.report.participants != self.drawn(clients):
             self.report.notes.append("its clients are not those that train in the local baseline")
         self.report.one_model = any(share.whole(self.recipe.world) for share in self.recipe.share)
 
     def drawn(self, clients: Sequence[int]) -> list[int]:
         """Return as many of the clients as take part in the round, drawn uniformly."""
-        count = max(1, math.floor(self.options.participation * len(clients) + 0.5))
-        if count >= len(clients):
-            return list(clients)
-        rng = numpy_rng(self.options.seed, "participants", self.report.round)
-        return sorted(int(c) for c in rng.choice(clients, size=count, replace=False))
-
-    def _chosen(self, choose: Callable[[Sequence[int]], Any], clients: Sequence[int]) -> list[int]:
-        """Return the chosen clients, each once and in order; refuse others."""
-        try:
-            chosen = choose(clients)
-        except FedktError:
-            raise
-        except Exception as error:  # a user's code may raise anything
-            where = f"{self.title}, round {self.report.round}"
-            raise RunFailedError(f"{where}: choose() raised {raised(error)}") from error
-        chosen = getattr(chosen, "tolist", lambda: chosen)()  # of arrays and tensors
-        if (
-            not isinstance(chosen, Collection)
-            or not chosen
-            or any(c not in clients for c in chosen)
-        ):
-            raise ConfigError(
-                f"{self.title}: choose() returned {foreign(chosen)}; it must return at least one "
-                f"of the clients {foreign(list(clients))}."
-            )
-        return sorted(set(map(int, chosen)))
+        return drawn(self.options, self.report.round, clients)
 
     # --- down --------------------------------------------------------------------------
 
     def messages(
         self, message_type: str, clients: Iterable[int], names: Sequence[str], config: ConfigRecord
     ) -> list[Message]:
-        """Return a message for each client with the named knowledge that it does not hold yet."""
+        """Return a message for each client that is there, with the named knowledge due to it."""
         base = ConfigRecord({
             **config,
             "run": self.run,
@@ -217,6 +260,9 @@ class Exchange:
         made: Made = {}
         built = []
         for client in clients:
+            self._asked.pop(client, None)
+            if self.attendance.absence(client) is not None:
+                continue
             content = RecordDict({"config": base})
             if decoded := self.delivery.bases.acknowledgement(client):
                 content["acknowledged"] = ConfigRecord({**decoded})
@@ -230,30 +276,53 @@ class Exchange:
     # --- up ----------------------------------------------------------------------------
 
     def contents(
-        self, replies: Iterable[Message], phase: str, asked: Sequence[int]
+        self, replies: Iterable[Message], phase: Phase, asked: Sequence[int]
     ) -> Iterator[tuple[int, RecordDict]]:
         """Yield (client, content) of the replies, by client; note clients without as failures.
 
         A reply belongs to the message that it answers, whatever node it names as its source:
         Flower itself answers for a node that is gone. The first of several replies counts.
         """
-        client_of = {self._asked[client].message_id: client for client in asked}
+        before, wait = len(self.report.failures), Wait(self.options.wait)
+        lost = yield from self._answered(replies, FAILING[phase], asked)
+        while lost and self._waits(phase, asked, before) and self.again and wait.more():
+            back, replies = self.again(lost)
+            failures = self.report.failures[before:]
+            self.report.failures[before:] = [f for f in failures if f.client not in back]
+            left = [client for client in lost if client not in back]
+            lost = left + (yield from self._answered(replies, FAILING[phase], back))
+
+    def _answered(
+        self, replies: Iterable[Message], phase: str, asked: Sequence[int]
+    ) -> Generator[tuple[int, RecordDict], None, list[int]]:
+        """Yield (client, content) of the replies; return the clients that did not get to answer."""
+        message_of = {c: m.message_id for c in asked if (m := self._asked.get(c)) is not None}
+        client_of = {message_id: client for client, message_id in message_of.items()}
         answers: dict[int, Message] = {}
         for reply in replies:
             client = client_of.get(reply.metadata.reply_to_message_id)
             if client is not None:
                 answers.setdefault(client, reply)
+        lost = []
         for client in asked:
             answer = answers.pop(client, None)
-            if answer is None:
+            if client not in message_of:
+                self._unreached.add(client)
+                self.fail(client, phase, self.attendance.absence(client) or LEFT)
+                lost.append(client)
+            elif answer is None:
                 self.fail(client, phase, "no reply in time")
+                lost.append(client)
             elif answer.has_error():
                 self._note_mark(client)
-                reason = last_line(answer.error.reason)
+                reason = why(answer)
                 named = NAMED_PHASE.match(reason)
                 self.fail(client, named[1] if named else phase, reason)
+                if answer.error.code in LOST:
+                    lost.append(client)
             else:
                 yield client, answer.content
+        return lost
 
     def _note_mark(self, client: int) -> None:
         """Note what the grid in front says of a message: nobody got it, or it was worked on."""
@@ -275,78 +344,10 @@ class Exchange:
             self._learnt[client] = client in learnt or self._learnt.get(client, False)
         self.report.untrained = tuple(sorted(c for c, ever in self._learnt.items() if not ever))
 
-    def read_upload(self, client: int, content: RecordDict) -> Upload:
-        """Return one client's upload, decoded and checked.
-
-        Parameters
-        ----------
-        client : int
-            Its id.
-        content : RecordDict
-            The reply.
-
-        Raises
-        ------
-        KnowledgeError
-            If the upload is not sound; the message names the reason.
-        """
-        packets, knowledge, delivery = wire.extract(content), {}, self.delivery
-        self.report.traffic.up += sum(p.num_bytes for p in packets.values())
-        for share in self.recipe.share:
-            if share.name not in packets:
-                raise KnowledgeError(f"no knowledge called {share.name!r} in the reply")
-            ids = partial(delivery.ids, share.name, known=self.latest.for_client(client))
-            base = delivery.bases.of_server(client, share.name)
-            codec = delivery.codec(share.name, "up")
-            decoded = wire.decode(packets[share.name], ids, codec, self.report.round, base)
-            check(decoded, self._expected(share, client), self.roster.num_classes)
-            knowledge[share.name] = decoded
-        metrics, most = wire.record(content, "metrics", MetricRecord), self.options.bounds.examples
-        examples = wire.scalar(metrics, "num-examples", 0, most)
-        if examples is None:
-            raise KnowledgeError("the reply does not say num-examples")
-        kept = [n for n in knowledge if uses_base(delivery.codec(n, "up"))]
-        bases = {name: wire.Base(self.report.round, knowledge[name]) for name in kept}
-        delivery.bases.receive(client, bases)
-        return Upload(client, int(examples), knowledge, self.roster[client].architecture)
-
     def withdraw(self, client: int, phase: str, reason: str) -> None:
         """Note that a client whose upload was sound in itself drops out of this phase."""
         self.report.mean_predictions.pop(client, None)
         self.fail(client, phase, reason)
-
-    def without_outliers(self, uploads: Sequence[Upload]) -> list[Upload]:
-        """Return the uploads that go with the others'; note the rest as failures."""
-        grouped = {share.name for share in self.recipe.share if share.group}
-        outliers = self.options.bounds.outliers(uploads) | of_other_form(uploads, grouped)
-        for client, reason in outliers.items():
-            self.fail(client, "share", reason)
-        return [upload for upload in uploads if upload.client not in outliers]
-
-    def note_leakage(self, upload: Upload) -> None:
-        """Note the mean of the client's answers, which the report shows as leakage."""
-        answers = next((s.name for s in self.recipe.share if s.kind in ANSWERS), None)
-        if answers is None:
-            return
-        knowledge = upload.knowledge[answers]
-        if knowledge.absent < len(knowledge.values):
-            mean = mean_prediction(knowledge, self.roster.num_classes)
-            self.report.mean_predictions[upload.client] = mean
-
-    def _expected(self, share: Share, client: int) -> Expected:
-        roster, known = self.roster, self.latest.for_client(client)
-        asked = Asked(
-            self.delivery.ids(share.name, self.report.round, known),
-            roster.num_classes,
-            roster.input_shape,
-            self._shapes,
-            known.get(share.name),
-            roster[client].told,
-        )
-        expected = share.expected(asked)
-        most = self.options.bounds.value
-        largest = most if expected.largest is None else min(expected.largest, most)
-        return replace(expected, largest=largest, partial=share.partial or expected.partial)
 
     def accept(self, fused: Fused) -> None:
         """Set the latest fused knowledge and the diagnostics of the report."""
@@ -358,17 +359,31 @@ class Exchange:
         self.report.failures.append(Failure(client, phase, foreign(reason)))
         self.delivery.bases.forget(client)
 
-    def stop_unless(self, alive: Sequence[Any], phase: str) -> None:
-        """Stop the run if a phase has left no client.
+    def _waits(self, phase: Phase, asked: Sequence[int], before: int) -> bool:
+        """Return whether to wait for clients, since too few are sound of those asked."""
+        failed = {failure.client for failure in self.report.failures[before:]}
+        least = needed(self.options.quorum_of(phase), len(asked))
+        return self.options.on_quorum_missed == "wait" and len(set(asked) - failed) < least
+
+    def enough(self, phase: Phase, sound: Sequence[Any], asked: Sequence[int]) -> bool:
+        """Return whether a phase has its quorum; else note that the round is skipped.
 
         Raises
         ------
         RunFailedError
-            If no client is left; the message names the first client's reason.
+            If it has not, and the options do not say to skip the round; the message names the
+            first client's reason.
         """
-        if not alive:
-            first = next(f for f in self.report.failures)
-            raise RunFailedError(
-                f"{self.title}, round {self.report.round}: every client failed to {phase}; "
-                f"client {first.client}: {first.reason}"
-            )
+        least = max(1, needed(self.options.quorum_of(phase), len(asked)))
+        if len(sound) >= least:
+            return True
+        text = f"every client failed to {TASKS[phase]}"
+        if sound:
+            text = f"{len(sound)} of {len(asked)} clients came through, and {least} are needed"
+            text += f" to {TASKS[phase]} ({phase}_quorum)"
+        if failures := self.report.failures:
+            text += f"; client {failures[0].client}: {failures[0].reason}"
+        if self.options.on_quorum_missed != "skip":
+            raise RunFailedError(f"{self.title}, round {self.report.round}: {text}")
+        self.report.notes.append(f"the {phase} phase misses its quorum: {text}")
+        return False

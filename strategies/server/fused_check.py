@@ -22,13 +22,14 @@ def check_form(exchange: Exchange, fused: Any) -> None:
     ConfigError
         If it is something else, under another name, or for a client that is not there.
     """
-    title, roster, recipe = exchange.title, exchange.roster, exchange.recipe
+    title, clients, recipe = exchange.title, exchange.clients, exchange.recipe
     of_class(fused, Fused, f"{title}: fuse() must return {FORM}, not {type(fused).__name__}.")
-    strangers = [client for client in fused.personal if client not in roster]
+    everyone = frozenset(clients)
+    strangers = [client for client in fused.personal if client not in everyone]
     if strangers:
         raise ConfigError(
             f"{title}: fuse() gave client {foreign(repr(strangers[0]))}, which is not "
-            f"there; its clients are {foreign(list(roster.clients))}."
+            f"there; its clients are {foreign(list(clients))}."
         )
     names = {*(share.name for share in recipe.share), *recipe.given}
     gifts: list[tuple[str, Any]] = [("everyone", fused.shared)]

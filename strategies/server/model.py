@@ -207,6 +207,37 @@ def declarations(
     return declared
 
 
+def new_model(
+    title: str,
+    make: MakeModel | None,
+    name: str,
+    net: ServerNet,
+    number: int,
+    recipe: Recipe,
+    samples: ServerSamples,
+    now: Callable[[], Round],
+) -> ServerModel:
+    """Return a model of a method, untrained; see :class:`MakeModel`.
+
+    Raises
+    ------
+    ConfigError
+        If nothing makes models, or this one cannot be made.
+    """
+    if make is None:
+        raise ConfigError(
+            f"{title} works with a model at the server, and nothing makes one: set "
+            "options.models, e.g. to fedkt.clients.LearnerModels."
+        )
+    try:
+        return make(net, number, recipe, samples, now)
+    except FedktError:
+        raise
+    except Exception as error:  # a user's factory may raise anything
+        where = f"{title}, model {name!r} at the server"
+        raise ConfigError(f"{where}: its build raised {raised(error)}.") from error
+
+
 class ServerModels(Mapping[str, ServerModel]):
     """The models of one run at the server by name, in the order of their declaration."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,11 +16,12 @@ from fedkt.context import ServerSamples
 from fedkt.data.samples import Samples
 from fedkt.errors import ConfigError
 from fedkt.metrics import wire_metrics
-from fedkt.options import AtLeastOne, Count, Factor, PositiveFraction, checked
+from fedkt.options import AtLeastOne, Count, Factor, Positive, PositiveFraction, checked
 from fedkt.strategies.server.bounds import Bounds
 from fedkt.strategies.server.model import MakeModel
 
 Quorum = Literal["strict", "majority"] | AtLeastOne
+Phase = Literal["greeting", "train", "evaluate"]
 
 
 @checked
@@ -48,6 +50,21 @@ class ServerOptions:
         Number of clients that must come, answer the greeting and fit before a run starts without
         the others. ``strict``: all. ``majority``: more than half of ``clients``, or of those that
         came if they are more.
+    train_quorum, evaluate_quorum : {"strict", "majority"} or int
+        Number of sound replies that a round needs, of the clients that were asked to learn, and to
+        evaluate.
+    on_quorum_missed : {"wait", "skip", "stop"}
+        What happens if a quorum is missed. ``stop``: the run fails. ``skip``: the round ends
+        without a fusion, its clients evaluate the models that they have, and the next begins; a run
+        cannot start so. ``wait``: clients without a reply are asked again once their nodes are
+        there, as long as ``wait`` says, and then the run fails.
+    greeting_deadline, train_deadline, evaluate_deadline : float, optional
+        Seconds to wait for the replies of a phase; None: the ``timeout`` of ``start``.
+    nodes : Mapping[int, int]
+        Flower's id of the node of each client, by client id. A node that is registered with its key
+        has the same id for ever. No other node may then be one of these clients, and no other
+        clients take part. Empty: a client id belongs to the first node that comes with it, until
+        that has left.
     public_labels : Tensor, optional
         int64 ``[M]``: labels of the public samples by id, -1 where the server does not know the
         label. A simulation gives those of its public set; a deployed server gives those that it
@@ -79,6 +96,13 @@ class ServerOptions:
     codec: str = "none"
     wait: Factor = 120.0
     quorum: Quorum = "majority"
+    train_quorum: Quorum = 1
+    evaluate_quorum: Quorum = 1
+    on_quorum_missed: Literal["wait", "skip", "stop"] = "stop"
+    greeting_deadline: Positive | None = None
+    train_deadline: Positive | None = None
+    evaluate_deadline: Positive | None = None
+    nodes: Mapping[int, int] = field(default_factory=dict)
     # Tensors cannot be compared by ==, and are too long for a log line.
     public_labels: Tensor | None = field(default=None, compare=False, repr=False)
     public: Tensor | None = field(default=None, compare=False, repr=False)
@@ -106,11 +130,38 @@ class ServerOptions:
         object.__setattr__(self, "codec", wire_name(self.codec))
         object.__setattr__(self, "metrics", wire_metrics(self.metrics))
 
-    def needed(self, expected: int) -> int:
-        """Return the number of clients that a run needs, of those expected."""
-        if self.quorum == "strict":
-            return expected
-        return expected // 2 + 1 if self.quorum == "majority" else self.quorum
+        if any(type(number) is not int for pair in self.nodes.items() for number in pair):
+            raise ConfigError("nodes must map ids of clients to ids of nodes, whole numbers both.")
+        shared = [n for n, count in Counter(self.nodes.values()).items() if count > 1]
+        if shared:
+            clients = sorted(client for client, node in self.nodes.items() if node == shared[0])
+            raise ConfigError(f"nodes: clients {clients} have one node, {shared[0]}.")
+
+    def deadline(self, phase: Phase, otherwise: float) -> float:
+        """Return the seconds to wait for the replies of a phase."""
+        deadlines: dict[Phase, float | None] = {
+            "greeting": self.greeting_deadline,
+            "train": self.train_deadline,
+            "evaluate": self.evaluate_deadline,
+        }
+        seconds = deadlines[phase]
+        return otherwise if seconds is None else seconds
+
+    def quorum_of(self, phase: Phase) -> Quorum:
+        """Return the number of sound replies that a phase needs, as the options say it."""
+        quorums: dict[Phase, Quorum] = {
+            "greeting": self.quorum,
+            "train": self.train_quorum,
+            "evaluate": self.evaluate_quorum,
+        }
+        return quorums[phase]
+
+
+def needed(quorum: Quorum, expected: int) -> int:
+    """Return the number of clients that a quorum needs, of those expected."""
+    if quorum == "strict":
+        return expected
+    return expected // 2 + 1 if quorum == "majority" else quorum
 
 
 @dataclass(frozen=True)
@@ -145,7 +196,7 @@ class RoundReport:
     round : int
         Number of the round, from 1.
     clients : tuple[int, ...]
-        All client ids, ascending.
+        The ids of all clients of the run so far, ascending.
     participants : list[int]
         Clients drawn for the round; after the fusion, those whose upload is in it.
     untrained : tuple[int, ...]

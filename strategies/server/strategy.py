@@ -10,11 +10,9 @@ import copy
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from logging import INFO
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
-import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.common.logger import log
 from flwr.serverapp import Grid
@@ -22,24 +20,36 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from fedkt import wire
 from fedkt.context import Round, ServerNet, ServerSamples
-from fedkt.errors import ConfigError, FedktError, NotFiniteError, of_class
+from fedkt.errors import ConfigError, of_class
 from fedkt.knowledge import Fused, Knowledge, Uploads
 from fedkt.options import checked
 from fedkt.recipe import Recipe
 from fedkt.registry import short_name
 from fedkt.strategies.server import conversation, fusing
 from fedkt.strategies.server.exchange import Exchange
-from fedkt.strategies.server.model import ServerModel, ServerModels, declarations
-from fedkt.strategies.server.round import RoundReport, ServerOptions
-from fedkt.text import raised
+from fedkt.strategies.server.model import ServerModel, ServerModels, declarations, new_model
+from fedkt.strategies.server.round import Phase, RoundReport, ServerOptions
+from fedkt.strategies.server.uploading import read_uploads
 
 
-class Observer(Protocol):
-    """An observer of a run: progress display, checkpoints, trackers."""
+class Observer:
+    """An observer of a run: progress display, checkpoints, trackers. By itself it does nothing."""
+
+    def phase_began(self, phase: Phase, report: RoundReport, strategy: KnowledgeStrategy) -> None:
+        """Handle the beginning of a phase of a round, before its messages are sent.
+
+        Parameters
+        ----------
+        phase : {"greeting", "train", "evaluate"}
+            The phase. Clients are greeted in rounds in which nodes are new, or back.
+        report : RoundReport
+            The round as it stands: its number, its clients and, after the greeting, participants.
+        strategy : KnowledgeStrategy
+            The strategy.
+        """
 
     def round_finished(self, report: RoundReport, strategy: KnowledgeStrategy) -> None:
         """Handle the report of a finished round."""
-        ...
 
 
 class KnowledgeStrategy(Strategy):
@@ -57,7 +67,7 @@ class KnowledgeStrategy(Strategy):
     options : ServerOptions
         Options of the run, such as seed, participation and codec; to be set before ``start``.
     observers : Sequence[Observer]
-        Observers, called after every round.
+        Observers, called before every phase and after every round.
     """
 
     part: ClassVar[str] = "strategies"
@@ -183,19 +193,8 @@ class KnowledgeStrategy(Strategy):
         return declarations(self.title, self.models, lambda: self.serves)
 
     def _made(self, name: str, net: ServerNet, number: int) -> ServerModel:
-        make = self.options.models
-        if make is None:
-            raise ConfigError(
-                f"{self.title} works with a model at the server, and nothing makes one: set "
-                "options.models, e.g. to fedkt.clients.LearnerModels."
-            )
-        try:
-            return make(net, number, self.settled_recipe, self.samples, lambda: self.round)
-        except FedktError:
-            raise
-        except Exception as error:  # a user's factory may raise anything
-            where = f"{self.title}, model {name!r} at the server"
-            raise ConfigError(f"{where}: its build raised {raised(error)}.") from error
+        given = self.settled_recipe, self.samples, lambda: self.round
+        return new_model(self.title, self.options.models, name, net, number, *given)
 
     @property
     def samples(self) -> ServerSamples:
@@ -254,7 +253,9 @@ class KnowledgeStrategy(Strategy):
     def exchange(self) -> Exchange:
         """The exchange with the clients, made on first use."""
         if "_exchange" not in self.__dict__:
-            self.__dict__["_exchange"] = Exchange(self.title, self.settled_recipe, self.options)
+            begins = self._phase_begins
+            made = Exchange(self.title, self.settled_recipe, self.options, begins)
+            self.__dict__["_exchange"] = made
         exchange: Exchange = self.__dict__["_exchange"]
         return exchange
 
@@ -286,47 +287,46 @@ class KnowledgeStrategy(Strategy):
     ) -> Result:
         """Run the method; the parameters are those of Flower's ``Strategy.start``.
 
-        Beyond Flower's own loop it continues from a loaded state, calls the observers after
-        every round, and stops when no client is left in a round. ``initial_arrays`` are the
-        first global weights, for methods that exchange weights. ``evaluate_fn`` measures the
-        server's model if there is one.
+        Beyond Flower's own loop it continues from a loaded state, greets clients that come late or
+        come back, calls the observers, and does as the options say where a round misses its quorum.
+        ``initial_arrays`` are the first global weights, for methods that exchange weights.
+        ``evaluate_fn`` measures the server's model if there is one.
 
         Raises
         ------
         ConfigError
-            If the clients do not fit the method.
+            If the clients do not fit the method, or an observer is none.
         RunFailedError
-            If every client fails in a round.
+            If too few clients are left in a round (``options.on_quorum_missed``).
         """
+        for observer in self.observers:
+            of_class(observer, Observer, f"{type(observer).__name__} is no fedkt Observer.")
         arrays = initial_arrays if initial_arrays is not None else ArrayRecord()
         self.exchange.rounds = self.options.schedule_rounds or num_rounds
         self.exchange.last_round = num_rounds
-        self._meet(grid, arrays, timeout)
+        self.exchange.timeout = timeout
+        self._meet(grid, arrays)
         # Without a server model the first weights belong to no party, and are not evaluated.
         arrays = self._server_arrays() or ArrayRecord()
         configs = train_config or ConfigRecord(), evaluate_config or ConfigRecord()
-        result, turn = Result(), partial(conversation.turn, configs=configs, timeout=timeout)
+        result = Result()
         for server_round in range(self.exchange.next_round, num_rounds + 1):
             began = time.monotonic()
-            arrays, trained, evaluated = turn(self, server_round, arrays, grid)
-            served = self._served(evaluate_fn, server_round, arrays) if evaluate_fn else None
-            for store, metrics in (
-                (result.train_metrics_clientapp, trained),
-                (result.evaluate_metrics_clientapp, evaluated),
-                (result.evaluate_metrics_serverapp, served),
-            ):
-                if metrics is not None:
-                    store[server_round] = metrics
-            self._finish_round(served, time.monotonic() - began)
+            arrays, trained, evaluated = conversation.turn(
+                self, self.exchange, server_round, arrays, grid, configs
+            )
+            served = conversation.served(self.exchange, evaluate_fn, server_round, arrays)
+            conversation.keep(result, server_round, trained, evaluated, served)
+            self._finish_round(time.monotonic() - began)
         result.arrays = arrays
         return result
 
-    def _meet(self, grid: Grid, arrays: ArrayRecord, timeout: float) -> None:
-        """Greet the clients and build the server's models, once; refuse what cannot work."""
+    def _meet(self, grid: Grid, arrays: ArrayRecord) -> None:
+        """Greet new clients, build the server's models, once; refuse what cannot work."""
         here, title = len(self.samples.public), self.title
         if self.needs_samples and not here:
             raise ConfigError(f"{title} works on public samples at the server: set options.public.")
-        there = self.exchange.meet(grid, arrays, timeout, self.first).public_size
+        there = self.exchange.meet(grid, arrays, self.first).public_size
         if self.needs_samples and self.settled_recipe.needs_public and here != there:
             raise ConfigError(
                 f"{title}: the server has {here} public samples and the clients {there}; they must "
@@ -334,24 +334,13 @@ class KnowledgeStrategy(Strategy):
             )
         _ = self.model  # built before the first round
 
-    def _served(
-        self,
-        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None],
-        server_round: int,
-        arrays: ArrayRecord,
-    ) -> MetricRecord | None:
-        """Return the figures of the server's model; None, with a note, if they are not finite."""
-        try:
-            return evaluate_fn(server_round, arrays) if len(arrays) else None
-        except NotFiniteError as error:
-            self.exchange.report.notes.append(f"the server's model is not measured: {error}")
-            return None
+    def _phase_begins(self, phase: Phase, report: RoundReport) -> None:
+        for observer in self.observers:
+            observer.phase_began(phase, report, self)
 
-    def _finish_round(self, served: MetricRecord | None, seconds: float) -> None:
+    def _finish_round(self, seconds: float) -> None:
         report = self.exchange.report
         report.seconds = seconds
-        if served is not None and "accuracy" in served:
-            report.server_accuracy = float(np.asarray(served["accuracy"]))
         self.exchange.next_round = report.round + 1
         for observer in self.observers:
             observer.round_finished(report, self)
@@ -367,31 +356,38 @@ class KnowledgeStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Return the messages that ask the round's clients, drawn here, to learn and share."""
-        self._meet(grid, arrays, 3600)
+        self.exchange.next_round = server_round
+        self._meet(grid, arrays)
         self.exchange.begin(server_round, self.choose)
-        return conversation.to_learn(self.exchange, config)
+        return conversation.to_learn(self.exchange, config, grid)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return the server's weights and the mean loss, after fusing the uploads that are good."""
+        """Return the server's weights and the mean loss, after fusing the uploads that are good.
+
+        Where they are too few for ``options.train_quorum`` they are not fused.
+        """
         exchange = self.exchange
         if not conversation.has_first_message(exchange.recipe):
             return None, None
         asked = exchange.report.participants
-        uploads, figures = conversation.read_uploads(exchange, replies)
+        uploads, figures = read_uploads(exchange, replies)
         clients = list(uploads.clients)
-        if exchange.recipe.share:
+        enough = exchange.enough("train", clients, asked)
+        if enough and exchange.recipe.share:
             clients = fusing.fuse(self, uploads)
         del uploads
         metrics = conversation.note_learning(exchange, asked, clients, figures)
+        if not enough:
+            exchange.report.participants = []
         return self._server_arrays(), metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Return the messages: participants absorb the fused knowledge, all clients evaluate."""
-        return conversation.to_absorb(self.exchange, config)
+        return conversation.to_absorb(self.exchange, config, grid)
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]

@@ -27,7 +27,7 @@ ALLOWED = {
     ("fedkt/options.py", "value Varying"): "a user's number or schedule; numbers cannot be asked",
     ("fedkt/schedules/schedule.py", "value Schedule"): "the same, anywhere inside a step",
     ("fedkt/steps/train.py", "t Weighted"): "a user's term, of any class, or a term with a factor",
-    ("strategies/server/roster.py", "answer Member"): "a result, or why there is none",
+    ("strategies/server/attendance.py", "answer Member"): "a result, or why there is none",
     ("simulations/api/keywords.py", "extra Flag"): "one of all sorts of annotations of an option",
     ("simulations/testing/kit.py", "value Knowledge"): "nested state of any types, flat",
 }

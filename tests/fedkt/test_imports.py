@@ -79,7 +79,7 @@ def offences(floor: str, *forbidden: str) -> list[str]:
 
 def test_the_source_is_there() -> None:
     assert {f.relative_to(ROOT).parts[0] for f in FILES} == set(FLOORS)
-    assert "fedkt.errors" in set(imports(ROOT / "strategies" / "server" / "roster.py"))
+    assert "fedkt.errors" in set(imports(ROOT / "strategies" / "server" / "attendance.py"))
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from fedkt.simulations.engines.population import Population
 from fedkt.simulations.runs.plan import Plan, liars_of, prepare, strategy_of
 from fedkt.simulations.runs.recorder import round_row
 from fedkt.simulations.runs.run import server_app
-from fedkt.strategies import KnowledgeStrategy, RoundReport
+from fedkt.strategies import KnowledgeStrategy, Observer, RoundReport
 
 FEDMD = {"name": "fedmd", "local_epochs": 1, "distil_epochs": 1}
 FEDPF = {"name": "fedpf", "local_epochs": 1, "distil_epochs": 1}
@@ -54,7 +54,7 @@ class Vote(KnowledgeStrategy):
 
 
 @dataclass
-class Outcome:
+class Outcome(Observer):
     """What came out of a run in this process; also the observer that collects it."""
 
     liars: Any

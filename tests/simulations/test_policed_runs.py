@@ -14,7 +14,7 @@ from fedkt.simulations.engines.grid import InProcessGrid
 from fedkt.simulations.engines.population import Population
 from fedkt.simulations.runs.plan import prepare, strategy_of
 from fedkt.simulations.runs.run import server_app
-from fedkt.strategies import KnowledgeStrategy, RoundReport
+from fedkt.strategies import KnowledgeStrategy, Observer, RoundReport
 
 
 def test_it_is_left_out_with_its_reason_and_the_others_go_on(tiny: Any, tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_it_is_left_out_with_its_reason_and_the_others_go_on(tiny: Any, tmp_path
         client = population.connect(context)
         return replace(client, policy=Policy()) if client.id == 1 else client
 
-    class Last:
+    class Last(Observer):
         def round_finished(self, report: RoundReport, strategy: KnowledgeStrategy) -> None:
             reports.append(report)
 

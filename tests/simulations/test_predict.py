@@ -17,12 +17,12 @@ from fedkt.simulations.engines.population import Population
 from fedkt.simulations.experiment.config import parse
 from fedkt.simulations.runs.plan import RUN, Plan, prepare, strategy_of
 from fedkt.simulations.runs.run import server_app
-from fedkt.strategies import KnowledgeStrategy, RoundReport
+from fedkt.strategies import KnowledgeStrategy, Observer, RoundReport
 
 CLIENTS = 4
 
 
-class Last:
+class Last(Observer):
     """Keeps the last round's report."""
 
     report: RoundReport

@@ -22,7 +22,7 @@ from fedkt.simulations.engines.ray_session import session
 from fedkt.simulations.runs.plan import Plan, prepare, strategy_of
 from fedkt.simulations.runs.recorder import round_row
 from fedkt.simulations.runs.run import execute, server_app
-from fedkt.strategies import KnowledgeStrategy, RoundReport
+from fedkt.strategies import KnowledgeStrategy, Observer, RoundReport
 
 pytestmark = pytest.mark.ray
 
@@ -71,7 +71,7 @@ def open_grid() -> Iterator[Callable[[Plan, int], RayGrid]]:
         grid.close()
 
 
-class Watch:
+class Watch(Observer):
     """Collects the rounds, and does something after each."""
 
     def __init__(self, then: Callable[[int], object]) -> None:

@@ -15,7 +15,7 @@ from fedkt.simulations.engines.grid import InProcessGrid
 from fedkt.simulations.engines.population import Population
 from fedkt.simulations.runs.plan import Plan, prepare, strategy_of
 from fedkt.simulations.runs.run import server_app
-from fedkt.strategies import KnowledgeStrategy, RoundReport
+from fedkt.strategies import KnowledgeStrategy, Observer, RoundReport
 
 ROUNDS, LAST = 4, 3
 KINDS = {
@@ -48,7 +48,7 @@ class Dying(InProcessGrid):
         raise DeathError
 
 
-class Checkpoints:
+class Checkpoints(Observer):
     """The figures of each round, and the server's state after it."""
 
     def __init__(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,8 +19,10 @@ from fedkt.knowledge import Knowledge, Upload, Uploads
 from fedkt.machine import one_thread
 from fedkt.simulations.engines.grid import InProcessGrid
 from fedkt.simulations.engines.population import Population, PopulationSpec
-from fedkt.strategies import KnowledgeStrategy, RoundReport, ServerOptions
+from fedkt.strategies import KnowledgeStrategy, Observer, RoundReport, ServerOptions
 from fedkt.wire import weights_of
+
+from .coming import METHODS, Coming
 
 SPEC = FederationSpec(
     clients=4,
@@ -32,7 +35,7 @@ SPEC = FederationSpec(
 Adapt = Callable[[Client, int], Client]  # (client, how many messages it has had) -> client
 
 
-class Watch:
+class Watch(Observer):
     """An observer that keeps what it is told."""
 
     def __init__(self) -> None:
@@ -62,7 +65,7 @@ class World:
     def meet(self, strategy: KnowledgeStrategy) -> Knowledge:
         """Greet the clients for a strategy; return the first weights."""
         arrays = self.population.initial_arrays(self.seed, strategy.recipe())
-        strategy.exchange.meet(self.grid, arrays, 60)
+        strategy.exchange.meet(self.grid, arrays)
         return weights_of(arrays)
 
     @property
@@ -126,5 +129,29 @@ def uploads_of() -> Callable[..., Uploads]:
         return Uploads(
             [Upload(c, 10, {"public": Knowledge.rows(kind, a)}) for c, a in answers.items()]
         )
+
+    return make
+
+
+@pytest.fixture
+def grid_of(federation: Federation, tmp_path: Path) -> Callable[..., Coming]:
+    """Return a maker of grids, each with states of its own."""
+    made: list[Coming] = []
+
+    def make(*clients: int) -> Coming:
+        folder = tmp_path / str(len(made))
+        made.append(Coming(federation, folder, clients))
+        return made[-1]
+
+    return make
+
+
+@pytest.fixture
+def method_of(with_options: Any) -> Callable[..., KnowledgeStrategy]:
+    """Return a maker of strategies that take whoever comes."""
+
+    def make(name: str = "knfu", **options: Any) -> KnowledgeStrategy:
+        given = {"clients": 0, "quorum": "majority", "wait": 0.5, **options}
+        return with_options(METHODS[name](), **given)
 
     return make

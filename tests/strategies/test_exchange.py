@@ -152,7 +152,7 @@ def test_broadcast_is_one_object_for_all_receivers(world, with_options) -> None:
     strategy = with_options(FedAvg(1))
     run = world()
     exchange = Exchange("fedavg", strategy.recipe(), strategy.options)
-    exchange.meet(run.grid, run.population.initial_arrays(0), 10)
+    exchange.meet(run.grid, run.population.initial_arrays(0))
     exchange.begin(1)
     messages = exchange.messages("train", [0, 1, 2], ["weights"], ConfigRecord())
     records = {id(m.content["knowledge.weights"]) for m in messages}

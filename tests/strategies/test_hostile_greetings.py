@@ -192,7 +192,8 @@ FIXED: list[tuple[Change, str]] = [
     (answered(RecordDict({"Config": ConfigRecord({"client": 3})})), "its greeting has no config"),
     (answered(RecordDict({"config": ConfigRecord()})), "its greeting does not say client"),
     (answered(Error(2, "Traceback:\n  line 1\nKeyError: 'recipe'\n")), "KeyError: 'recipe'"),
-    (answered(Error(5)), "no reason given"),
+    (answered(Error(4)), "no reason given"),
+    (answered(Error(5)), "left: its node is not connected"),
     (answered(Error(0, "\x00\r\n")), "no reason given"),
     (answered(Error(1, "x" * 10**6)), "xxxxxxxxx"),
 ]  # fmt: skip

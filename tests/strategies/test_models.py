@@ -104,7 +104,7 @@ def test_a_fusion_that_is_tried_again_starts_from_the_same_models(world, with_op
     run.start(strategy, 1)
     assert len(run.reports[0].participants) == 3
     other = world()
-    plain.exchange.meet(other.grid, ArrayRecord(), 60)
+    plain.exchange.meet(other.grid, ArrayRecord())
     plain.exchange.begin(1)
     plain.fuse(strategy.seen)
     for name, model in plain.model.items():

@@ -371,7 +371,7 @@ def rearranged(run, strategy: Any, kind: str, change: Any):
 
 @pytest.mark.parametrize(("kind", "phase"), [("train", "learn"), ("evaluate", "absorb")])
 @pytest.mark.parametrize("why", ["node_unavail", "msg_unavail"])
-def test_flowers_own_errors_keep_their_reason(world, with_options, kind, phase, why) -> None:
+def test_flowers_own_errors_have_a_reason(world, with_options, kind, phase, why) -> None:
     """Flower answers for a node that is gone, from a node of its own."""
 
     def gone(messages: Any, replies: Any) -> list[Message]:
@@ -383,7 +383,10 @@ def test_flowers_own_errors_keep_their_reason(world, with_options, kind, phase, 
     report = rearranged(world(), with_options(KnFu(**QUICK)), kind, gone)
     (failure,) = report.failures
     assert (failure.client, failure.phase) == (1, phase)
-    says = {"node_unavail": "Node Unavailable", "msg_unavail": "Reply Message Unavailable"}
+    says = {
+        "node_unavail": "left: its node is not connected",
+        "msg_unavail": "Reply Message Unavailable",
+    }
     assert says[why] in failure.reason
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from flwr.app import Context, Error, Message
+from flwr.app import ArrayRecord, Context, Error, Message
 from flwr.clientapp import ClientApp
 
 from fedkt.clients import SklearnLearner, TorchLearner
@@ -20,7 +20,8 @@ from fedkt.strategies import ServerOptions
 from fedkt.strategies.answers.fedmd import FedMD
 from fedkt.strategies.answers.knfu import KnFu
 from fedkt.strategies.baselines.local import Local
-from fedkt.strategies.server.roster import Member, Roster, meet
+from fedkt.strategies.server.roster import Member, Roster
+from fedkt.strategies.server.round import needed
 from fedkt.strategies.weights.fedavg import FedAvg
 from fedkt.strategies.weights.fedprox import FedProx
 
@@ -227,8 +228,7 @@ def test_a_quorum_is_a_word_or_a_number(quorum) -> None:
     ("quorum", "of_4", "of_5"), [("strict", 4, 5), ("majority", 3, 3), (2, 2, 2)]
 )
 def test_how_many_a_run_needs(quorum, of_4: int, of_5: int) -> None:
-    options = ServerOptions(quorum=quorum)
-    assert (options.needed(4), options.needed(5)) == (of_4, of_5)
+    assert (needed(quorum, 4), needed(quorum, 5)) == (of_4, of_5)
 
 
 def test_a_refusal_names_the_client_and_its_reason(world, with_options) -> None:
@@ -265,7 +265,7 @@ def test_a_client_that_does_not_answer_the_greeting(world, with_options) -> None
     grid = Silent(world().grid._app, 4)
     strategy = with_options(Local())
     with pytest.raises(RunFailedError, match="local cannot run on node 2: no reply in time"):
-        meet(grid, strategy.recipe(), "local", strategy.options, 1, {})
+        strategy.exchange.meet(grid, ArrayRecord())
 
 
 def test_a_foreign_client_app(with_options) -> None:
