@@ -19,6 +19,7 @@ from flwr.serverapp import Grid
 
 from fedkt import wire
 from fedkt.codecs import uses_base
+from fedkt.declared import check_content, check_packet
 from fedkt.errors import ConfigError, FedktError, KnowledgeError, RunFailedError
 from fedkt.evaluation.leakage import mean_prediction
 from fedkt.knowledge import ANSWERS, Fused, Knowledge, Upload
@@ -292,14 +293,17 @@ class Exchange:
         """
         packets, knowledge, delivery = wire.extract(content), {}, self.delivery
         self.report.traffic.up += sum(p.num_bytes for p in packets.values())
+        check_content(content, [share.name for share in self.recipe.share])
         for share in self.recipe.share:
             if share.name not in packets:
                 raise KnowledgeError(f"no knowledge called {share.name!r} in the reply")
             ids = partial(delivery.ids, share.name, known=self.latest.for_client(client))
             base = delivery.bases.of_server(client, share.name)
             codec = delivery.codec(share.name, "up")
+            expected = self._expected(share, client)
+            check_packet(packets[share.name], expected, codec, self.options.bounds.open_bytes)
             decoded = wire.decode(packets[share.name], ids, codec, self.report.round, base)
-            check(decoded, self._expected(share, client), self.roster.num_classes)
+            check(decoded, expected, self.roster.num_classes)
             knowledge[share.name] = decoded
         metrics, most = wire.record(content, "metrics", MetricRecord), self.options.bounds.examples
         examples = wire.scalar(metrics, "num-examples", 0, most)

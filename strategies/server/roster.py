@@ -13,7 +13,8 @@ from typing import cast
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from fedkt import __version__
+from fedkt import __version__, wire
+from fedkt.declared import check_content
 from fedkt.errors import ConfigError, FedktError, KnowledgeError, RunFailedError
 from fedkt.greeting import (
     TOLD,
@@ -222,12 +223,13 @@ def _introduced(node: int, reply: Message | None, recipe: Recipe) -> Member | Le
         return LeftOut(node, None, "no reply in time", unfit=False)
     if reply.has_error():
         return LeftOut(node, None, last_line(reply.error.reason), unfit=False)
-    about = reply.content.config_records.get("config") if reply.has_content() else None
+    about = wire.record(reply.content, "config", ConfigRecord) if reply.has_content() else None
     if about is None:
         return LeftOut(node, None, "its greeting has no config record")
     client = None
     try:
         client = read_client(about)
+        check_content(reply.content)
         if "refusal" in about:
             return LeftOut(node, client, foreign(about["refusal"]) or "no reason given")
         texts = [read_told(about, group) for group in TOLD]
