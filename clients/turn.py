@@ -19,6 +19,7 @@ from fedkt.clients.phases import common_accuracy, evaluate, run_steps, share
 from fedkt.clients.state import ClientState, StateStore
 from fedkt.codecs import uses_base
 from fedkt.data.samples import ClientData
+from fedkt.declared import check_content
 from fedkt.errors import ConfigError, DiskError, NotFiniteError
 from fedkt.knowledge import Knowledge
 from fedkt.metrics import metrics_of
@@ -182,6 +183,7 @@ def begin(
     kept = recall(client, store, context, order)
     knowledge, decoded = dict(kept.knowledge), {} if decoded is None else decoded
     bases = dict(kept.bases)
+    check_content(message.content, order.recipe.comes)
     for name, packet in wire.extract(message.content).items():
         key, codec = id(packet.arrays), order.recipe.codec(name, "down", order.codec)
         refers, base = uses_base(codec), kept.bases.get(f"down/{name}")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedkt.answers import largest
 from fedkt.errors import KnowledgeError, NotFiniteKnowledgeError
-from fedkt.knowledge import Kind, Knowledge, dtype_name
+from fedkt.knowledge import ROW_KINDS, Kind, Knowledge, dtype_name
 
 # Rows of probabilities may miss the simplex by this much (float16 transport).
 SIMPLEX_TOLERANCE = 5e-3
@@ -51,6 +51,11 @@ class Expected:
     largest: float | None = None
     between: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
+    def dtype(self, name: str) -> torch.dtype:
+        """Return the dtype of a tensor."""
+        usual = torch.int64 if self.kind == "labels" else torch.float32
+        return self.dtypes.get(name, usual)
+
 
 def check(knowledge: Knowledge, expected: Expected, num_classes: int) -> None:
     """Check knowledge on arrival.
@@ -80,19 +85,9 @@ def check(knowledge: Knowledge, expected: Expected, num_classes: int) -> None:
     if set(knowledge.tensors) != set(shapes):
         odd = sorted(set(knowledge.tensors) ^ set(shapes))
         raise KnowledgeError(f"tensors differ from those asked for: {', '.join(odd[:3])}")
-    for name, shape in shapes.items():
+    for name in shapes:
         tensor = knowledge.tensors[name]
-        rows = len(tensor) if expected.partial and knowledge.ids is not None else None
-        if not _fits(tuple(tensor.shape), shape, rows):
-            wanted = ", ".join("any" if length is None else str(length) for length in shape)
-            raise KnowledgeError(f"{name} has shape {list(tensor.shape)}, not [{wanted}]")
-        dtype = expected.dtypes.get(
-            name, torch.int64 if knowledge.kind == "labels" else torch.float32
-        )
-        if tensor.dtype != dtype:
-            raise KnowledgeError(
-                f"{name} has dtype {dtype_name(tensor.dtype)}, not {dtype_name(dtype)}"
-            )
+        check_form(name, tuple(tensor.shape), dtype_name(tensor.dtype), expected)
         _check_size(name, tensor, expected)
     _check_ids(knowledge.ids, expected)
     _check_counts(knowledge.counts)
@@ -100,6 +95,23 @@ def check(knowledge: Knowledge, expected: Expected, num_classes: int) -> None:
         missing = f"{knowledge.absent} of {len(knowledge.values)} rows are absent (counts of 0)"
         raise KnowledgeError(f"{missing}, and whole uploads are asked for")
     _check_values(knowledge, num_classes)
+
+
+def check_form(name: str, shape: tuple[int, ...], dtype: str, expected: Expected) -> None:
+    """Check the shape and the dtype of a tensor, or of an array that declares them.
+
+    Raises
+    ------
+    KnowledgeError
+        Naming both, as they are and as they were asked for.
+    """
+    asked = shape if expected.shapes is None else expected.shapes[name]
+    rows = shape[0] if shape and expected.partial and expected.kind in ROW_KINDS else None
+    if not _fits(shape, asked, rows):
+        wanted = ", ".join("any" if length is None else str(length) for length in asked)
+        raise KnowledgeError(f"{name} has shape {list(shape)}, not [{wanted}]")
+    if dtype != dtype_name(expected.dtype(name)):
+        raise KnowledgeError(f"{name} has dtype {dtype}, not {dtype_name(expected.dtype(name))}")
 
 
 def _fits(shape: tuple[int, ...], asked: tuple[int | None, ...], rows: int | None) -> bool:

@@ -6,24 +6,26 @@ wire. Ids travel only when they differ from those the receiver expects anyway.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, TypeVar, cast
+from typing import TypeAlias, TypeVar, cast
 
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
-from fedkt.codecs import About, codec_chain, uses_base
+from fedkt import npy
+from fedkt.codecs import About, codec_chain, encoded, uses_base
 from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Kind, Knowledge
 
 _PREFIX = "knowledge."
+TENSOR = "t."  # before the names of tensors, beside which there may be ids and counts
 FLOAT32 = torch.finfo(torch.float32).max
+Content: TypeAlias = RecordDict  # of a message
 R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)
 SERIALISATION = "numpy.ndarray"  # Flower's name for the .npy format
 
@@ -92,8 +94,8 @@ def encode(
     arrays = {name: _to_numpy(tensor) for name, tensor in knowledge.tensors.items()}
     for place, step in enumerate(codec_chain(codec)):
         about = _about(knowledge.kind, knowledge.ids, None if place else base)
-        arrays = dict(step.encode(arrays, about))
-    arrays = {f"t.{name}": array for name, array in arrays.items()}
+        arrays = dict(encoded(step, arrays, about))
+    arrays = {f"{TENSOR}{name}": array for name, array in arrays.items()}
     if knowledge.ids is not None and not _equal(knowledge.ids, known_ids):
         arrays["ids"] = _to_numpy(knowledge.ids)
     if knowledge.counts is not None:
@@ -138,11 +140,11 @@ def decode(
         if type(round_) is not int or asked not in (None, round_):
             expected = "a whole number" if asked is None else asked
             raise KnowledgeError(f"its round is {round_!r}, not {expected}")
-        arrays = {name: _array(array) for name, array in packet.arrays.items()}
+        arrays = {name: npy.read(_data(array)) for name, array in packet.arrays.items()}
         ids, counts = arrays.pop("ids", None), arrays.pop("counts", None)
         rows = known_ids(round_) if ids is None else torch.tensor(ids)
         named, steps = _named(packet, codec, base), codec_chain(codec)
-        content = {name.removeprefix("t."): array for name, array in arrays.items()}
+        content = {name.removeprefix(TENSOR): array for name, array in arrays.items()}
         for place, step in reversed(list(enumerate(steps))):
             content = dict(step.decode(content, _about(kind, rows, None if place else named)))
         return Knowledge(
@@ -154,7 +156,21 @@ def decode(
     except KnowledgeError:
         raise
     except Exception as error:  # the bytes come from outside: anything may be wrong with them
-        raise KnowledgeError(f"unreadable packet: {type(error).__name__}: {error}") from error
+        raise _unreadable(error) from error
+
+
+def forms(packet: Packet) -> dict[str, npy.Form]:
+    """Return what the arrays of a packet declare, by name; none of them is read.
+
+    Raises
+    ------
+    KnowledgeError
+        If an array is not what it declares.
+    """
+    try:
+        return {name: npy.form_of(_data(array)) for name, array in packet.arrays.items()}
+    except Exception as error:  # as in ``decode``
+        raise _unreadable(error) from error
 
 
 def scalar(
@@ -236,6 +252,16 @@ def extract(content: RecordDict) -> dict[str, Packet]:
     return packets
 
 
+def share_of(name: str) -> str | None:
+    """Return the share whose arrays have this name in a message; None if it is of no share."""
+    return name.removeprefix(_PREFIX) if name.startswith(_PREFIX) else None
+
+
+def are_arrays(record: object) -> bool:
+    """Return whether a record holds arrays; else figures or facts."""
+    return isinstance(record, ArrayRecord)
+
+
 def record(content: RecordDict, name: str, kind: type[R]) -> R | None:
     """Return the record of a name and a kind; None if there is none.
 
@@ -251,7 +277,7 @@ def payload_bytes(arrays: ArrayRecord) -> int:
     Flower's framing (about 130 bytes for each array and a few hundred for each
     message) is not counted.
     """
-    return sum(len(a.data) - _npy_header(a.data) for a in arrays.values())
+    return sum(len(a.data) - npy.header_bytes(a.data) for a in arrays.values())
 
 
 def weights_of(arrays: ArrayRecord) -> Knowledge:
@@ -264,6 +290,10 @@ def weights_of(arrays: ArrayRecord) -> Knowledge:
 def arrays_of(weights: Knowledge) -> ArrayRecord:
     """Return float32 weights as plain Flower arrays."""
     return ArrayRecord({name: Array(_to_numpy(t)) for name, t in weights.tensors.items()})
+
+
+def _unreadable(error: Exception) -> KnowledgeError:
+    return KnowledgeError(f"unreadable packet: {type(error).__name__}: {error}")
 
 
 def _named(packet: Packet, codec: str, base: Base | None) -> Base | None:
@@ -325,49 +355,15 @@ def _meta(kind: str, round_: int, codec: str, base: int | None) -> ConfigRecord:
 
 
 def _packed(array: np.ndarray) -> Array:
-    """Return ``Array(array)``; the header is written once for all arrays that are alike."""
-    data = _written(array.dtype.str, array.shape) + array.tobytes()
-    return Array(str(array.dtype), array.shape, SERIALISATION, data)
+    """Return ``Array(array)``."""
+    return Array(str(array.dtype), array.shape, SERIALISATION, npy.written(array))
 
 
-@lru_cache(maxsize=256)
-def _written(dtype: str, shape: tuple[int, ...]) -> bytes:
-    """Return the header of an ``.npy`` file of an array in row order."""
-    file = io.BytesIO()
-    about = {"descr": dtype, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, about)
-    return file.getvalue()
-
-
-def _array(array: Array) -> np.ndarray:
-    """Return ``array.numpy()``, read-only; a header that was seen before is not parsed again."""
+def _data(array: Array) -> bytes:
+    """Return the ``.npy`` file of an array."""
     if array.stype != SERIALISATION:
         raise ValueError(f"serialised as {array.stype!r}")
-    data = array.data
-    length = _npy_header(data)
-    dtype, shape, order = _header(data[:length])
-    return np.frombuffer(data, dtype, math.prod(shape), length).reshape(shape, order=order)
-
-
-@lru_cache(maxsize=256)
-def _header(header: bytes) -> tuple[np.dtype[Any], tuple[int, ...], Literal["C", "F"]]:
-    """Parse the header of an ``.npy`` file."""
-    file = io.BytesIO(header)
-    version = np.lib.format.read_magic(file)
-    old = version == (1, 0)
-    read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
-    shape, by_columns, dtype = read(file)
-    if dtype.hasobject:
-        raise ValueError("the array holds objects")
-    return dtype, shape, "F" if by_columns else "C"
-
-
-def _npy_header(data: bytes) -> int:
-    """Return the length of the header of an ``.npy`` file; 0 if it is not one."""
-    if data[:6] != b"\x93NUMPY" or len(data) < 12:
-        return 0
-    size = 2 if data[6] == 1 else 4  # bytes that hold the header's length
-    return min(len(data), 8 + size + int.from_bytes(data[8 : 8 + size], "little"))
+    return array.data
 
 
 def _to_numpy(tensor: Tensor) -> np.ndarray:

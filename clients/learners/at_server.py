@@ -16,7 +16,7 @@ from fedkt.clients.learners import loop
 from fedkt.clients.learners.asking import asking
 from fedkt.clients.learners.base import Work
 from fedkt.clients.learners.feature_hook import FeatureTap
-from fedkt.clients.learners.making import learner_of, make_learner
+from fedkt.clients.learners.making import first_weights, learner_of, make_learner
 from fedkt.clients.learners.objective import scalar
 from fedkt.clients.learners.torch import TorchLearner
 from fedkt.context import CLIENT, Round, ServerNet, ServerSamples
@@ -72,6 +72,10 @@ class LearnerModels:
         if isinstance(net.build, str) and (net.build == CLIENT or "#" in net.build):
             learner.follow(recipe)
         return LearnerModel(learner, number, net.options or self.training, samples.public, now)
+
+    def first(self, recipe: Recipe, now: Round) -> Knowledge:
+        """Return the first global weights; see ``fedkt.strategies.server.model.MakeModel``."""
+        return first_weights(self.learner(CLIENT, now), recipe, now.seed, SERVER)
 
     def learner(self, build: str | Factory, now: Round) -> TorchLearner:
         """Return the learner of a model.

@@ -6,13 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from fedkt import registry
 from fedkt.calls import made, read_call, split
-from fedkt.errors import ConfigError
+from fedkt.errors import ConfigError, KnowledgeError
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -41,6 +41,26 @@ class About:
     known: np.ndarray | None = None
 
 
+class Size(NamedTuple):
+    """The size of arrays.
+
+    Parameters
+    ----------
+    arrays : int
+        Their number.
+    bytes : int
+        The bytes of their data together.
+    """
+
+    arrays: int
+    bytes: int
+
+    @classmethod
+    def of(cls, arrays: Arrays) -> Size:
+        """Return the size of some arrays."""
+        return cls(len(arrays), sum(array.nbytes for array in arrays.values()))
+
+
 class Codec(ABC):
     """Encoder and decoder of the arrays of knowledge; both sides of the wire use it.
 
@@ -67,6 +87,33 @@ class Codec(ABC):
 
         The arrays come from outside: whatever it raises is a refusal of the packet.
         """
+
+    def encoded_size(self, size: Size) -> Size:
+        """Return the largest size of what is encoded of arrays of at most a size.
+
+        The server refuses more than that before it decodes any of it, and the sender refuses to
+        send it. By default each array becomes at most eight, of twice its bytes and 1 kB together.
+        """
+        return Size(8 * size.arrays, 2 * size.bytes + 1024 * size.arrays)
+
+
+def encoded(codec: Codec, arrays: Arrays, about: About) -> Arrays:
+    """Return the arrays that travel.
+
+    Raises
+    ------
+    KnowledgeError
+        If the codec cannot encode these, or they become larger than it says.
+    """
+    travelling = codec.encode(arrays, about)
+    size, most = Size.of(travelling), codec.encoded_size(Size.of(arrays))
+    if size.arrays > most.arrays or size.bytes > most.bytes:
+        name = registry.short_name("codecs", type(codec))
+        raise KnowledgeError(
+            f"codec {name} makes {size.arrays:,} arrays of {size.bytes:,} bytes, and its "
+            f"encoded_size allows {most.arrays:,} of {most.bytes:,}"
+        )
+    return travelling
 
 
 def codec_chain(text: str, files: bool = False) -> Sequence[Codec]:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedkt.codecs.codec import About, Arrays, Codec
+from fedkt.codecs.codec import About, Arrays, Codec, Size
 from fedkt.errors import KnowledgeError
 from fedkt.registry import register
 
@@ -39,3 +39,7 @@ class Float16(Codec):
             name: array.astype(np.float32) if array.dtype == np.float16 else array
             for name, array in arrays.items()
         }
+
+    def encoded_size(self, size: Size) -> Size:
+        """Return the same size: integers keep it."""
+        return size

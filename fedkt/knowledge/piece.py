@@ -33,7 +33,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 ANSWERS = frozenset({"logits", "probabilities", "labels"})  # of a model on samples
 SAMPLE_KINDS = ANSWERS | {"features"}
 CLASS_KINDS = frozenset({"class-logits", "prototypes"})
-_ROW_KINDS = SAMPLE_KINDS | CLASS_KINDS
+ROW_KINDS = SAMPLE_KINDS | CLASS_KINDS
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ class Knowledge:
         object.__setattr__(self, "tensors", MappingProxyType(dict(self.tensors)))
         if self.kind not in KINDS:
             raise KnowledgeError(f"unknown kind {self.kind!r}; one of {', '.join(KINDS)}")
-        if self.kind not in _ROW_KINDS:
+        if self.kind not in ROW_KINDS:
             for what, tensor in (("ids", self.ids), ("counts", self.counts)):
                 if tensor is not None:
                     raise KnowledgeError(f"{self.kind} have no rows and take no {what}")

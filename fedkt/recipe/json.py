@@ -82,8 +82,8 @@ def differing(sent: Any, read: Any, path: str = "") -> Iterator[str]:
             else:
                 yield place
     elif isinstance(sent, list) and isinstance(read, list) and len(sent) == len(read):
-        for place, pair in enumerate(zip(sent, read, strict=True)):
-            yield from differing(*pair, f"{path}[{place}]")
+        for number, pair in enumerate(zip(sent, read, strict=True)):
+            yield from differing(*pair, f"{path}[{number}]")
     elif sent != read:
         yield path
 

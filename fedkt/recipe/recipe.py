@@ -147,6 +147,12 @@ class Recipe:
         return unique(names)
 
     @property
+    def comes(self) -> tuple[str, ...]:
+        """The names of all fused knowledge that a client may be sent."""
+        phases = (self.needs("start"), self.needs("learn"), self.needs("absorb"))
+        return unique([name for names in phases for name in names])
+
+    @property
     def personal(self) -> ReadOut:
         """The read-out, as an object."""
         return cast(ReadOut, self.readout)

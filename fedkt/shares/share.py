@@ -284,9 +284,9 @@ class Share(_Travels, ABC):
         expected = self.expected(Asked(ids, sizes.classes, sizes.input_shape))
         if expected.shapes is None:
             raise ConfigError(f"the share {self.name!r} leaves its shapes open: write upload_bytes")
-        usual, total = torch.int64 if self.kind == "labels" else torch.float32, 0
+        total = 0
         for name, shape in expected.shapes.items():
-            dtype = expected.dtypes.get(name, usual)
+            dtype = expected.dtype(name)
             each = sizes.floats if dtype == torch.float32 else dtype.itemsize
             total += each * math.prod(sizes.features if n is None else n for n in shape)
         if not (self.partial or expected.partial) or expected.ids is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from flwr.serverapp.strategy import Result
 
 from fedkt.clients.learners.at_server import LearnerModels
 from fedkt.data.samples import Samples
-from fedkt.deploy.deployed_run import DeployedRun, opened_run
+from fedkt.deploy.client_list import Listed, names_of, nodes_of, read_clients
+from fedkt.deploy.deployed_run import opened_run
 from fedkt.deploy.party import TABLE as TRAINING
 from fedkt.deploy.party import ask
 from fedkt.deploy.run_config import check_keys, number, options_in, plain
@@ -129,9 +131,11 @@ def serve(
     method = strategy_of(strategy) if isinstance(strategy, str) else strategy
     training = TrainingOptions(**options_in(config, TRAINING, TrainingOptions))
     model = server_model if isinstance(server_model, str) else _made(server_model, context)
-    with one_thread(), opened_run(method, context, settings_of(method, config), {}) as run:
+    listed = read_clients(Path(file)) if (file := str(plain(config, "clients-file"))) else ()
+    options, settings = _options(config, listed), settings_of(method, config)
+    with one_thread(), opened_run(method, context, settings, names_of(listed)) as run:
         method.options = replace(
-            _options(config, run),
+            options,
             models=LearnerModels(model, training) if model else None,
             public=_tensor(public, context, torch.float32),
             public_labels=_tensor(public_labels, context, torch.int64),
@@ -165,10 +169,12 @@ def settings_of(strategy: KnowledgeStrategy, config: Mapping[str, Any]) -> dict[
     }
 
 
-def _options(config: Mapping[str, Any], run: DeployedRun) -> ServerOptions:
+def _options(config: Mapping[str, Any], listed: Sequence[Listed]) -> ServerOptions:
     values = options_in(config, "server", ServerOptions)
     bounds = Bounds(**options_in(config, "bounds", Bounds))
-    return ServerOptions(**values, seed=number(config, "seed", 0), bounds=bounds)
+    values["clients"] = values.get("clients") or len(listed)
+    nodes = nodes_of(listed)
+    return ServerOptions(**values, seed=number(config, "seed", 0), bounds=bounds, nodes=nodes)
 
 
 def _is_plain(value: Any) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from fedkt.codecs import Codec
-from fedkt.codecs.codec import About, Arrays
+from fedkt.codecs.codec import About, Arrays, Size
 from fedkt.knowledge import KINDS
 from fedkt.testing.fusion_laws import knowledge_of
 
@@ -16,10 +16,10 @@ def check_codec(codec: Codec, error: float = 1e-2) -> None:
     """Require that a codec keeps the laws, for every kind of knowledge.
 
     What is decoded has the names, shapes and dtypes of what was encoded, and differs by at most
-    ``error``; labels and other integers come back as they were; nothing that is
-    given to it is changed; the same arrays are always encoded to the same bytes; knowledge without
-    rows passes. A codec that refers to a base gives the same with and without one, and with one
-    that lacks rows.
+    ``error``; labels and other integers come back as they were; nothing that is given to it is
+    changed; the same arrays are always encoded to the same bytes, and to no more than its
+    ``encoded_size`` says; knowledge without rows passes. A codec that refers to a base gives the
+    same with and without one, and with one that lacks rows.
 
     Parameters
     ----------
@@ -58,6 +58,9 @@ def check_codec(codec: Codec, error: float = 1e-2) -> None:
 def _comes_back(codec: Codec, arrays: Arrays, about: About, error: float, what: str) -> None:
     before = _copies(arrays)
     travelling = codec.encode(arrays, about)
+    size, allowed = Size.of(travelling), codec.encoded_size(Size.of(arrays))
+    larger = size.arrays > allowed.arrays or size.bytes > allowed.bytes
+    assert not larger, f"{what}: it makes {size}, and its encoded_size says at most {allowed}"
     again = codec.encode(_copies(arrays), about)
     assert _bytes(travelling) == _bytes(again), f"{what}: the same arrays, other bytes"
     assert _bytes(arrays) == _bytes(before), f"{what}: it changes what it is given"

@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from fedkt import __version__
+from fedkt import __version__, wire
+from fedkt.declared import check_content
 from fedkt.errors import ConfigError, FedktError, KnowledgeError, RunFailedError
-from fedkt.greeting import TOLD, read_client, read_facts, read_told
+from fedkt.greeting import TOLD, check_digest, read_client, read_facts, read_told
 from fedkt.recipe import Recipe
 from fedkt.recipe.json import FORMAT
 from fedkt.strategies.server.roster import LeftOut, Member, Roster, claimed, fitting, misfit
@@ -73,12 +74,13 @@ class Greeter:
             return LeftOut(node, None, "no reply in time", unfit=False)
         if reply.has_error():
             return LeftOut(node, None, why(reply), unfit=False)
-        about = reply.content.config_records.get("config") if reply.has_content() else None
+        about = wire.record(reply.content, "config", ConfigRecord) if reply.has_content() else None
         if about is None:
             return LeftOut(node, None, "its greeting has no config record")
         client = None
         try:
             client = read_client(about)
+            check_content(reply.content)
             if self.nodes and (owner := self.nodes.get(client)) != node:
                 whose = "not" if owner is None else f"node {owner}"
                 line = f"it says it is client {client}, which is {whose} in options.nodes"
@@ -86,7 +88,9 @@ class Greeter:
             if "refusal" in about:
                 return LeftOut(node, client, foreign(about["refusal"]) or "no reason given")
             texts = [read_told(about, group) for group in TOLD]
-            return Member(client, node, read_facts(about), *texts)
+            member = Member(client, node, read_facts(about), *texts)
+            check_digest(about, self.recipe)
+            return member
         except KnowledgeError as error:
             return LeftOut(node, client, foreign(error))
 

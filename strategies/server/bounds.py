@@ -42,12 +42,16 @@ class Bounds:
         Largest number in knowledge of any kind: sums of squares of such numbers fit float32.
     value_ratio : float
         Largest ratio of the largest number of a share to the others'.
+    open_bytes : float
+        Most bytes of a share of which the server does not know all lengths before it comes: widths
+        of features, weights of several architectures. Others have as many as were asked for.
     """
 
     examples: Least1 = float(LARGEST_COUNT)
     examples_ratio: Least1 = 100_000.0
     value: Least1 = 1e15
     value_ratio: Least1 = 10_000.0
+    open_bytes: Least1 = 1e9
 
     # For configurations, which read bounds by these names.
     __pydantic_config__: ClassVar[Mapping[str, Any]] = {"extra": "forbid"}

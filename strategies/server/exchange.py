@@ -125,11 +125,12 @@ class Exchange:
         grid: Grid,
         arrays: ArrayRecord,
         first: Callable[[Knowledge | None], Fused] = lambda weights: Fused(),
+        made: Callable[[], Knowledge] | None = None,
     ) -> Roster:
         """Greet the clients that are new, once before each round; return the roster.
 
-        ``arrays`` are the first weights if weights are shared; ``first`` makes from them the
-        other knowledge for the first round.
+        ``arrays`` are the first weights if weights are shared, else ``made`` makes them; ``first``
+        makes from them the other knowledge for the first round.
 
         Raises
         ------
@@ -145,7 +146,7 @@ class Exchange:
             if begins:
                 self.delivery.public_size = self.roster.public_size
             if begins and not self.delivery.version:  # not resumed
-                self.delivery.accept(self._begun(arrays, first), 0)
+                self.delivery.accept(self._begun(arrays, first, made), 0)
         return self.roster
 
     def _greeter(self, grid: Grid, next_round: int) -> Greeter:
@@ -183,13 +184,18 @@ class Exchange:
         self.report.notes += lines
         return back, self._exchanged(grid, make(back), phase) if back else ()
 
-    def _begun(self, arrays: ArrayRecord, first: Callable[[Knowledge | None], Fused]) -> Fused:
+    def _begun(
+        self,
+        arrays: ArrayRecord,
+        first: Callable[[Knowledge | None], Fused],
+        made: Callable[[], Knowledge] | None,
+    ) -> Fused:
         """Return the knowledge for the first round; see :meth:`meet`."""
         if not self.recipe.begins_with_weights:
             return first(None)
-        if not len(arrays):
+        if not len(arrays) and made is None:
             raise ConfigError(f"{self.title} exchanges weights and needs initial_arrays.")
-        weights = wire.weights_of(arrays)
+        weights = made() if made and not len(arrays) else wire.weights_of(arrays)
         self.shapes = {n: tuple(t.shape) for n, t in weights.tensors.items()}
         told = next(iter(self.roster.values())).told  # as the others
         shares = (share for share in self.recipe.share if share.begins)

@@ -171,6 +171,16 @@ class MakeModel(Protocol):
         """
         ...
 
+    def first(self, recipe: Recipe, now: Round) -> Knowledge:
+        """Return the first global weights of a recipe: those of an untrained model like clients'.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such model, or it is no network.
+        """
+        ...
+
 
 def declarations(
     title: str, models: Callable[[], Any], serves: Callable[[], str | None]
@@ -205,6 +215,24 @@ def declarations(
         names = ", ".join(declared) or "none"
         raise ConfigError(f"{title} serves {name!r}; its models at the server: {names}.")
     return declared
+
+
+def first_weights(
+    title: str, make: MakeModel | None, recipe: Recipe, now: Callable[[], Round]
+) -> Knowledge:
+    """Return the first global weights of a method whose deployer gives none.
+
+    Raises
+    ------
+    ConfigError
+        If nothing makes them, or they cannot be made.
+    """
+    if make is None:
+        raise ConfigError(
+            f"{title} exchanges weights and needs initial_arrays, or a model at the server: set "
+            "options.models, e.g. to fedkt.clients.LearnerModels."
+        )
+    return make.first(recipe, now())
 
 
 def new_model(

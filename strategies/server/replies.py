@@ -11,6 +11,7 @@ from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedkt import wire
+from fedkt.declared import check_content
 from fedkt.errors import KnowledgeError
 from fedkt.metrics import Facts, metrics_of
 from fedkt.text import last_line
@@ -69,6 +70,7 @@ def figures_in(content: RecordDict, bounds: Mapping[str, tuple[float, float]]) -
     record = wire.record(content, "metrics", MetricRecord)
     if record is None:  # a client without any test data sends an empty record
         raise KnowledgeError("no metrics in the reply")
+    check_content(content)
     values = {
         name: wire.scalar(record, name, max(low, -wire.FLOAT32), min(high, wire.FLOAT32))
         for name, (low, high) in bounds.items()

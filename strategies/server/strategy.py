@@ -10,6 +10,7 @@ import copy
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from logging import INFO
 from typing import Any, ClassVar
 
@@ -27,7 +28,13 @@ from fedkt.recipe import Recipe
 from fedkt.registry import short_name
 from fedkt.strategies.server import conversation, fusing
 from fedkt.strategies.server.exchange import Exchange
-from fedkt.strategies.server.model import ServerModel, ServerModels, declarations, new_model
+from fedkt.strategies.server.model import (
+    ServerModel,
+    ServerModels,
+    declarations,
+    first_weights,
+    new_model,
+)
 from fedkt.strategies.server.round import Phase, RoundReport, ServerOptions
 from fedkt.strategies.server.uploading import read_uploads
 
@@ -326,7 +333,9 @@ class KnowledgeStrategy(Strategy):
         here, title = len(self.samples.public), self.title
         if self.needs_samples and not here:
             raise ConfigError(f"{title} works on public samples at the server: set options.public.")
-        there = self.exchange.meet(grid, arrays, self.first).public_size
+        given = title, self.options.models, self.settled_recipe, lambda: self.round
+        made = partial(first_weights, *given)
+        there = self.exchange.meet(grid, arrays, self.first, made).public_size
         if self.needs_samples and self.settled_recipe.needs_public and here != there:
             raise ConfigError(
                 f"{title}: the server has {here} public samples and the clients {there}; they must "

@@ -10,6 +10,7 @@ from flwr.app import Message, MetricRecord, RecordDict
 
 from fedkt import wire
 from fedkt.codecs import uses_base
+from fedkt.declared import check_content, check_packet
 from fedkt.errors import KnowledgeError
 from fedkt.evaluation.leakage import mean_prediction
 from fedkt.knowledge import ANSWERS, Upload, Uploads
@@ -50,14 +51,17 @@ def _read_upload(exchange: Exchange, client: int, content: RecordDict) -> Upload
     packets, knowledge, delivery = wire.extract(content), {}, exchange.delivery
     roster, round_ = exchange.roster, exchange.report.round
     exchange.report.traffic.up += sum(p.num_bytes for p in packets.values())
+    check_content(content, [share.name for share in exchange.recipe.share])
     for share in exchange.recipe.share:
         if share.name not in packets:
             raise KnowledgeError(f"no knowledge called {share.name!r} in the reply")
         ids = partial(delivery.ids, share.name, known=exchange.latest.for_client(client))
         base = delivery.bases.of_server(client, share.name)
         codec = delivery.codec(share.name, "up")
+        expected = _expected(exchange, share, client)
+        check_packet(packets[share.name], expected, codec, exchange.options.bounds.open_bytes)
         decoded = wire.decode(packets[share.name], ids, codec, round_, base)
-        check(decoded, _expected(exchange, share, client), roster.num_classes)
+        check(decoded, expected, roster.num_classes)
         knowledge[share.name] = decoded
     metrics, most = wire.record(content, "metrics", MetricRecord), exchange.options.bounds.examples
     examples = wire.scalar(metrics, "num-examples", 0, most)

@@ -15,6 +15,7 @@ from fedkt import __version__, wire
 from fedkt.answers import softmax
 from fedkt.clients import Client, FileStore, MemoryStore
 from fedkt.clients.policy import ANYTHING
+from fedkt.knowledge import Knowledge
 from fedkt.objectives import CrossEntropy
 from fedkt.recipe import Load, Recipe, Train, Weights
 from fedkt.simulations.engines import _flwr_shim as shim
@@ -92,6 +93,15 @@ def test_a_key_that_no_recipe_has_here_is_named(client) -> None:
     text = json.dumps({**json.loads(RECIPE.to_json()), "learns": []})
     error = Talk(client).say("query", recipe=text).error
     assert "Unknown key of a recipe 'learns'. Did you mean 'learn'?" in error.reason
+
+
+def test_knowledge_that_the_recipe_does_not_read_is_refused(client) -> None:
+    packet = wire.encode(Knowledge.rows("logits", torch.zeros(50, 10)), 1, torch.arange(50))
+    talk = Talk(client)
+    for name in ("other", "public.meta"):
+        reply = talk.say("train", 1, {name: packet})
+        assert f"arrays called 'knowledge.{name}' were not asked for" in reply.error.reason
+    assert talk.state is None, "nothing was trained"
 
 
 def test_hello_leaves_no_state(client) -> None:

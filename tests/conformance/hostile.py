@@ -80,6 +80,35 @@ def npy(shape: str, descr: str = "'<f4'", data: bytes = b"") -> Spoil:
     return raw(data=b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + data)
 
 
+def data(change: Callable[[bytes], bytes]) -> Spoil:
+    """Send the bytes of the first array otherwise."""
+
+    def spoil(content: RecordDict) -> RecordDict:
+        honest = next(iter(content.array_records[_share(content)].values()))
+        return raw(data=change(honest.data))(content)
+
+    return spoil
+
+
+def beside(**records: Any) -> Spoil:
+    """Send other records along."""
+
+    def spoil(content: RecordDict) -> RecordDict:
+        return RecordDict({**dict(content.items()), **records})
+
+    return spoil
+
+
+def figures(given: Mapping[str, Any]) -> Spoil:
+    """Report more figures."""
+
+    def spoil(content: RecordDict) -> RecordDict:
+        content["metrics"] = MetricRecord({**content.metric_records["metrics"], **given})
+        return content
+
+    return spoil
+
+
 def filled(value: float) -> Spoil:
     """Send one value in all places."""
     return arrays(lambda old: {n: np.full_like(a, value) for n, a in old.items()})
@@ -141,13 +170,29 @@ UPLOADS: dict[str, tuple[Spoil, str]] = {
     "shape-huge": (npy("(9223372036854775807, 2)"), "unreadable"),
     "shape-empty-but-huge": (npy("(0, 4611686018427387904)"), "unreadable|shape|rows"),
     "shape-of-text": (npy("('a',)"), "unreadable"),
-    "shape-of-70": (npy(str((1,) * 70), data=bytes(4)), "unreadable"),
+    "shape-of-70": (npy(str((1,) * 70), data=bytes(4)), "unreadable|shape"),
     "no-shape": (npy("()", data=bytes(4)), "shape|rows"),
-    "records": (npy("(2,)", "[('a', '<f4')]", bytes(8)), "unreadable"),
-    "big-endian": (npy("(2,)", "'>f4'", bytes(8)), "unreadable|shape|rows"),
+    "records": (npy("(2,)", "[('a', '<f4')]", bytes(8)), "unreadable|shape|dtype"),
+    "big-endian": (npy("(2,)", "'>f4'", bytes(8)), "unreadable|shape|rows|dtype"),
     "complex": (npy("(2,)", "'<c8'", bytes(16)), "shape|rows|dtype"),
-    "dates": (npy("(2,)", "'<M8[s]'", bytes(16)), "unreadable"),
+    "dates": (npy("(2,)", "'<M8[s]'", bytes(16)), "unreadable|shape|dtype"),
     "other-serialisation": (raw(stype="pickle"), "serialised"),
+    "serialised-by-torch": (raw(stype="torch.Tensor"), "serialised"),
+    "truncated": (data(lambda whole: whole[:-1]), "unreadable"),
+    "bytes-after-the-data": (data(lambda whole: whole + b"junk"), "unreadable"),
+    "deep-header": (npy("(" * 5000 + ")" * 5000), "unreadable"),
+    "code-in-header": (npy("__import__('os').getpid()"), "unreadable"),
+    "a-billion-each-way": (npy("(1000000000, 1000000000)"), "unreadable"),
+    "5000-tensors": (
+        _with(**{f"t.{n}": np.zeros(1, dtype=np.float32) for n in range(5000)}),
+        "tensors differ|t.0 of shape",
+    ),
+    "name-of-a-megabyte": (
+        _with(**{f"t.{'x' * 10**6}": np.zeros(1, dtype=np.float32)}),
+        "tensors differ|1,000,002 characters in a name",
+    ),
+    "another-share": (beside(**{"knowledge.more": ArrayRecord()}), "were not asked for"),
+    "arrays-of-no-share": (beside(arrays=ArrayRecord()), "were not asked for"),
     "beyond-float32": (filled(3e38), "at most 1e\\+15|not probabilities|not in"),
     "below-float32": (filled(-3e38), "at most 1e\\+15|not probabilities|not in"),
     "just-beyond-the-others": (filled(1e6), "the others' median|not probabilities|not in"),
@@ -157,8 +202,18 @@ UPLOADS: dict[str, tuple[Spoil, str]] = {
     "counts-negative": (_with(counts=np.array([-5, 0])), "counts"),
     "counts-of-nothing": (_with(counts=np.zeros((0, 3), dtype=np.int64)), "counts"),
 }
+# In either reply.
+TOO_MUCH: dict[str, tuple[Spoil, str]] = {
+    "9000-figures": (figures({f"m{n}": 1.0 for n in range(9_000)}), "9,0.. values in"),
+    "long-figure": (figures({"x" * 10**6: 1.0}), "1,000,000 characters in a name"),
+    "many-records": (
+        beside(**{f"r{n}": ConfigRecord() for n in range(1_001)}),
+        "records in the message",
+    ),
+}
 # With a share or without one.
 FIGURES: dict[str, tuple[Spoil, str]] = {
+    **TOO_MUCH,
     **{
         f"examples-{name}": (metric("num-examples", value), "num-examples")
         for name, value in EXAMPLES.items()
@@ -173,7 +228,7 @@ FIGURES: dict[str, tuple[Spoil, str]] = {
     },
 }
 ACCURACIES = ("personalised-accuracy", "global-accuracy", "validation-accuracy")
-EVALUATIONS: dict[str, tuple[Spoil, str]] = {
+EVALUATIONS: dict[str, tuple[Spoil, str]] = TOO_MUCH | {
     f"{which}-{name}": (metric(which, value), f"{which} is")
     for which in ACCURACIES
     for name, value in {
@@ -261,14 +316,6 @@ def _about(given: Mapping[str, Any]) -> Spoil:
     return spoil
 
 
-def _told(given: Mapping[str, Any]) -> Spoil:
-    def spoil(content: RecordDict) -> RecordDict:
-        content["metrics"] = MetricRecord({**content.metric_records["metrics"], **given})
-        return content
-
-    return spoil
-
-
 PLACES = st.one_of(st.integers(0, 5).map(str), TEXTS)
 RECORDS = st.one_of(
     st.dictionaries(TEXTS, made_arrays(), max_size=2).map(ArrayRecord),
@@ -278,7 +325,7 @@ RECORDS = st.one_of(
 NAMES = st.one_of(st.sampled_from(["num-examples", "loss", "learnt-accuracy", *ACCURACIES]), TEXTS)
 REPLIES = st.one_of(
     st.dictionaries(PLACES, RECORDS, min_size=1, max_size=3).map(_replaced),
-    st.dictionaries(NAMES, METRICS, min_size=1, max_size=3).map(_told),
+    st.dictionaries(NAMES, METRICS, min_size=1, max_size=3).map(figures),
 )
 PARCELS = st.one_of(
     flips(),

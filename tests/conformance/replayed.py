@@ -14,9 +14,10 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 from flwr.app import Array, Message, RecordDict
-from flwr.common.serde import message_from_proto, message_to_proto
-from flwr.proto.message_pb2 import Message as Proto
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
+from fedkt.simulations.engines import _flwr_shim as shim
 from fedkt.simulations.engines.grid import InProcessGrid
 from fedkt.simulations.runs.plan import Plan
 from fedkt.testing.kit import Method, Outcome, difference, federate, leaves, plan_for
@@ -27,8 +28,16 @@ Change = Callable[[RecordDict], RecordDict | None]
 
 
 def through_bytes(message: Message) -> Message:
-    """Return a message as it arrives: written to bytes by Flower, and read again."""
-    return message_from_proto(Proto.FromString(message_to_proto(message).SerializeToString()))
+    """Return a message as it arrives over a network: as Flower's objects, each in bytes by its id.
+
+    Equal objects are sent once, and arrays are cut into chunks.
+    """
+    objects = get_all_nested_objects(message)
+    contents = {name: one.deflate() for name, one in objects.items()}
+    arrived = inflate_object_from_contents(message.object_id, contents)
+    assert isinstance(arrived, Message)
+    shim.number(arrived, message.metadata.message_id)
+    return arrived
 
 
 def plan(method: Method, **run: Any) -> Plan:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from fedkt.clients import LearnerModels
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge, Upload, Uploads
+from fedkt.machine import one_thread
 from fedkt.objectives import Proximal
 from fedkt.recipe import Load, Weights
 from fedkt.strategies.baselines.local import Local
@@ -71,8 +75,19 @@ def test_batch_norm_statistics_are_averaged_and_counters_stay(world, with_option
 
 def test_weights_are_needed_to_begin_with(world, with_options) -> None:
     strategy = with_options(FedAvg())
+    strategy.options = replace(strategy.options, models=None)
     with pytest.raises(ConfigError, match="fedavg exchanges weights and needs initial_arrays"):
         strategy.start(world().grid, None, num_rounds=1)
+
+
+def test_a_maker_of_models_makes_the_first_weights_too(world, with_options) -> None:
+    given = world(models=("mlp",)).start(with_options(FedAvg(local_epochs=1)), 1)
+    strategy = with_options(FedAvg(local_epochs=1))
+    strategy.options = replace(strategy.options, models=LearnerModels("mlp"))
+    with one_thread():
+        made = strategy.start(world(models=("mlp",)).grid, None, num_rounds=1)
+    for name in given.arrays:
+        assert np.array_equal(given.arrays[name].numpy(), made.arrays[name].numpy())
 
 
 @pytest.mark.parametrize("options", [{}, {"optimiser": "sgd", "learning_rate": 0.05}])

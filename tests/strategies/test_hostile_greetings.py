@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
-from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedkt.errors import ConfigError, RunFailedError
+from fedkt.simulations.engines import _flwr_shim as shim
 from fedkt.simulations.engines.grid import InProcessGrid
 from fedkt.strategies.answers.knfu import KnFu
 from fedkt.strategies.weights.fedavg import FedAvg
@@ -32,8 +34,13 @@ Change = Callable[[Greeting], Answer]  # of the true greeting into what is sent
 
 
 def over_the_wire(message: Message) -> Message:
-    sent = message_to_proto(message)
-    return message_from_proto(type(sent).FromString(sent.SerializeToString()))
+    """Return a message as it arrives over a network: as Flower's objects, each in bytes."""
+    objects = get_all_nested_objects(message)
+    contents = {name: one.deflate() for name, one in objects.items()}
+    arrived = inflate_object_from_contents(message.object_id, contents)
+    assert isinstance(arrived, Message)
+    shim.number(arrived, message.metadata.message_id)
+    return arrived
 
 
 class Wire(InProcessGrid):
@@ -127,6 +134,11 @@ def said(**changes: Any) -> Change:
     return change
 
 
+def beside(**records: Any) -> Change:
+    """Send other records along."""
+    return lambda honest: RecordDict({"config": ConfigRecord(honest), **records})
+
+
 def answered(answer: Answer) -> Change:
     return lambda honest: answer
 
@@ -181,6 +193,12 @@ FIXED: list[tuple[Change, str]] = [
     (said(recipe_digest=None), "its greeting does not say recipe-digest"),
     (said(recipe_digest=7), "its recipe-digest is 7, and the server's is '"),
     (said(recipe_digest="0123456789abcdef"), "its recipe-digest is '0123456789abcdef', and the"),
+    (said(**{f"more {n}": n for n in range(2_000)}), "2,011 values in 'config', and at"),
+    (said(**{"x" * 10**6: 1}), "1,000,000 characters in a name, and at most 500 are allowed"),
+    (said(classes=["0" * 9_999] * 1_100), "10,99"),
+    (said(columns=["0"] * 10**5), "columns[0] is '0' where the others have nothing"),
+    (beside(more=ArrayRecord()), "arrays called 'more' were not asked for"),
+    (beside(**{f"r{n}": MetricRecord() for n in range(1_000)}), "1,001 records in the message"),
     (said(refusal="no"), "no"),
     (said(refusal=""), "no reason given"),
     (said(refusal="\x1b[31m\nROUND 1: all well\u202e" * 99), "[31m ROUND 1: all well"),

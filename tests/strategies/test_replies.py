@@ -339,7 +339,7 @@ def test_names_of_tensors_and_codecs_are_foreign_text_too(world, with_options) -
 
     report = tampered(world(), with_options(KnFu(**QUICK)), rename)
     (failure,) = report.failures
-    assert failure.reason.startswith("unknown kind")
+    assert failure.reason.startswith("kind is kkk")
     assert failure.reason.isprintable()
     assert len(failure.reason) == 500
 
