@@ -305,6 +305,6 @@ def _host_and_port(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     if not colon or text.endswith("]"):
         host, port = text, str(PORT)
-    if not port.isdecimal() or not 0 < int(port) < 65536 or not host:
+    if not port.isdecimal() or not 0 < int(port) < 65536 or not host or "/" in host:
         raise ConfigError(f"superlink is {foreign(text)!r}; allowed is HOST:PORT, without https://")
     return host.strip("[]"), int(port)
