@@ -84,6 +84,18 @@ def rotate(
 
 
 @deploying.command()
+def pin(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="First on the node's PATH.")],
+    bundles: Annotated[list[Path], typer.Argument(help="Files of `flwr build`.")],
+    debug: Debug = False,
+) -> None:
+    """Let a node run the given apps and no others."""
+    from fedkt.deploy.pinned import pin
+
+    print(*pin(folder, bundles), sep="\n")
+
+
+@deploying.command()
 def check(
     app: Annotated[Path | None, typer.Argument(metavar="[APP_DIR]", help="Of the app.")] = None,
     superlink: Annotated[str | None, typer.Option(help="HOST:PORT of the server.")] = None,

@@ -101,4 +101,4 @@ def _filled(file: Path, values: dict[str, object]) -> str:
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
-    return template.render(values)
+    return str(template.render(values))

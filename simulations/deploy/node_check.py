@@ -25,6 +25,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from fedkt.deploy.app_trial import dry_run
 from fedkt.deploy.certificates import read_private_key
+from fedkt.deploy.pinned import LIST, PROGRAM
 from fedkt.errors import ConfigError, FedktError
 from fedkt.text import foreign, raised
 
@@ -125,6 +126,13 @@ def _programs() -> Iterator[Finding]:
         )
     else:
         yield Finding(OK, "programs", f"{', '.join(PROGRAMS)} on the PATH")
+    program = shutil.which(PROGRAM)
+    if program is not None and (pins := Path(program).with_name(LIST)).exists():
+        yield Finding(OK, "pinned", f"the node runs the apps of {pins} and no others")
+    elif program is not None:
+        yield Finding(
+            WARN, "pinned", "the node runs every app that the server sends; see fedkt deploy pin"
+        )
 
 
 def _versions(app: Path | None) -> Iterator[Finding]:
@@ -305,6 +313,6 @@ def _host_and_port(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     if not colon or text.endswith("]"):
         host, port = text, str(PORT)
-    if not port.isdecimal() or not 0 < int(port) < 65536 or not host:
+    if not port.isdecimal() or not 0 < int(port) < 65536 or not host or "/" in host:
         raise ConfigError(f"superlink is {foreign(text)!r}; allowed is HOST:PORT, without https://")
     return host.strip("[]"), int(port)

@@ -8,8 +8,11 @@ has which key is printed by no command of Flower's.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import os
+from collections.abc import Callable
+from typing import Any
 
 # Read by Flower and Ray when they are imported: no calls home, no warning about GPUs.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -71,3 +74,22 @@ def nodes_by_key(connection: str | None) -> dict[bytes, tuple[int, bool]]:
         with contextlib.closing(client):
             nodes = client.ListNodes(ListNodesRequest()).nodes_info
     return {node.public_key: (node.node_id, node.status != "unregistered") for node in nodes}
+
+
+def run_client_app(check: Callable[[bytes], None]) -> None:
+    """Run Flower's ``flwr-clientapp``; the bundle of the app is checked before it is unpacked.
+
+    Parameters
+    ----------
+    check : Callable[[bytes], None]
+        Raises an error if the bundle is to be refused; the server gets its text.
+    """
+    module = importlib.import_module("flwr.supernode.runtime.run_clientapp")
+    install = module.install_from_fab  # another version of Flower may end here: nothing runs then
+
+    def checked(content: bytes, *options: Any, **named: Any) -> Any:
+        check(content)
+        return install(content, *options, **named)
+
+    vars(module)["install_from_fab"] = checked
+    importlib.import_module("flwr.supernode.cli").flwr_clientapp()

@@ -51,14 +51,15 @@ def test_the_superlink_is_on_the_loopback_device_and_asks_for_keys(folder: Path)
 def test_units_start_again_for_ever_and_leave_nothing_behind(folder: Path) -> None:
     for name in (SERVER, NODE):
         lines = (folder / name).read_text(encoding="utf-8").splitlines()
+        pinned = "/etc/hospitals/pinned:" if name == NODE else ""
         for line in (
+            f"Environment=PATH={pinned}/opt/hospitals/venv/bin:/usr/local/bin:/usr/bin:/bin",
             "Restart=always",
             "RestartSec=20",
             "StartLimitIntervalSec=0",
             "KillMode=control-group",
             "NoNewPrivileges=yes",
             "ProtectSystem=strict",
-            "Environment=PATH=/opt/hospitals/venv/bin:/usr/local/bin:/usr/bin:/bin",
         ):
             assert line in lines
 

@@ -23,7 +23,6 @@ TABLE = [
     ("POST", "/v1/control/../fleet/get-run", True),
     ("GET", "/v1/fleet/get-run", False),
     ("DELETE", "/v1/fleet/get-run", False),
-    ("POST", "/v1/fleet", False),
     ("POST", "/v1/fleets/get-run", False),
     ("POST", "/V1/FLEET/get-run", False),
     ("POST", "/", False),
