@@ -44,7 +44,7 @@ from fedkt.simulations.engines.ray_session import (
 CHUNKS_PER_WORKER = 32  # calls to a worker per phase: small enough for progress and repeats
 LOOK_SECONDS = 1.0  # between two checks that Ray is alive
 LAST_SECONDS = 10.0  # for a worker to finish its calls
-LOST_CLIENT = 5  # the code Flower uses for a lost node
+LOST_CLIENT = 8  # the code of Flower for a client whose process has ended
 AHEAD = 2  # calls of a worker at a time: one runs, the next waits
 MAX_DEATHS = 3  # of workers on one message, before its client is dropped from the phase
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "MKL_NUM_THREADS": "1"}

@@ -59,14 +59,20 @@ class Greeter:
     of_run: Mapping[str, str | int]
     send: Send
 
-    def __call__(self, nodes: Iterable[int]) -> list[Member | LeftOut]:
+    @property
+    def round(self) -> int:
+        """The round that is next."""
+        return int(self.of_run["server-round"])
+
+    def __call__(self, nodes: Sequence[int]) -> list[Member | LeftOut]:
         """Return the clients behind nodes, or why a node is left out, in the order of the nodes."""
+        if not nodes:
+            return []
         config = ConfigRecord({**self.of_run, **VERSIONS, "recipe": self.recipe.to_json()})
         content = RecordDict({"config": config})
         messages = [Message(content, node, MessageType.QUERY, group_id="hello") for node in nodes]
-        replies = _by_receiver(messages, self.send(messages)) if messages else {}
-        receivers = [message.metadata.dst_node_id for message in messages]
-        return [self._introduced(node, replies.get(node)) for node in receivers]
+        replies = _by_receiver(messages, self.send(messages))
+        return [self._introduced(node, replies.get(node)) for node in nodes]
 
     def _introduced(self, node: int, reply: Message | None) -> Member | LeftOut:
         """Return the client of a reply, or the node with the reason to leave it out."""
@@ -122,6 +128,7 @@ class Attendance:
         self._here: frozenset[int] = frozenset()  # nodes, when last looked at
         self._let_in: set[int] = set()  # those of them that are clients of the run
         self._left_out: dict[int, LeftOut] = {}  # the others that were greeted
+        self._tries: dict[int, Tries] = {}  # at those of them that failed or did not answer
 
     @property
     def clients(self) -> tuple[int, ...]:
@@ -139,7 +146,7 @@ class Attendance:
         if self.roster is None:
             return self._open(grid, greet)
         self.look(grid)
-        return self._admit(greet(self._to_greet()))
+        return self._admit(greet(self._to_greet(greet.round)), greet.round)
 
     def look(self, grid: Grid) -> None:
         """Ask the grid which nodes are there; those that have left are greeted when they return."""
@@ -149,6 +156,7 @@ class Attendance:
             self._let_in &= here
             kept = {n: out for n, out in self._left_out.items() if n in here}
             self._left_out = {n: out for n, out in kept.items() if not _freed(out, here)}
+            self._tries = {n: tries for n, tries in self._tries.items() if n in here}
 
     def back(
         self, clients: Sequence[int], grid: Grid, greet: Greeter
@@ -159,7 +167,8 @@ class Attendance:
         """
         self.look(grid)
         nodes = {self.roster[c].node for c in clients if c in self.roster} if self.roster else set()
-        lines = self._admit(greet(sorted(nodes.intersection(self._to_greet()))))
+        new = sorted(nodes.intersection(self._to_greet(greet.round)))
+        lines = self._admit(greet(new), greet.round)
         return [client for client in clients if self.absence(client) is None], lines
 
     def absence(self, client: int) -> str | None:
@@ -172,10 +181,15 @@ class Attendance:
         out = self._left_out.get(member.node)
         return LEFT if out is None else f"left out: {out.reason}"
 
-    def _to_greet(self) -> list[int]:
-        """Return the nodes whose clients are not known, or that failed when they were greeted."""
-        settled = {node for node, out in self._left_out.items() if out.unfit}
-        return sorted(self._here - self._let_in - settled)
+    def _to_greet(self, round_: int) -> list[int]:
+        """Return the nodes whose clients are not known.
+
+        One that does not answer costs the time of all: it is tried again after 1, 2, 4, ... rounds.
+        """
+        new = sorted(self._here - self._let_in)
+        unfit = {node for node, out in self._left_out.items() if out.unfit}
+        late = {node for node, tries in self._tries.items() if tries.next_round > round_}
+        return [node for node in new if node not in unfit and node not in late]
 
     # --- the first greeting ------------------------------------------------------------
 
@@ -203,11 +217,11 @@ class Attendance:
         self._here = frozenset(answers)
         self._let_in = {member.node for member in members}
         self.roster = Roster(members)
-        return self._noted(left_out)
+        return self._noted(left_out, greet.round)
 
     # --- those that come later ----------------------------------------------------------
 
-    def _admit(self, answers: Sequence[Member | LeftOut]) -> list[str]:
+    def _admit(self, answers: Sequence[Member | LeftOut], round_: int) -> list[str]:
         """Let in the clients that fit the roster; return a line for each, and for the others."""
         if not answers or self.roster is None:
             return []
@@ -229,15 +243,30 @@ class Attendance:
         for member in joined:
             self._let_in.add(member.node)
             self._left_out.pop(member.node, None)
-        return lines + self._noted(_unnamed(left_out, roster.values()))
+        return lines + self._noted(_unnamed(left_out, roster.values()), round_)
 
-    def _noted(self, left_out: Sequence[LeftOut]) -> list[str]:
+    def _noted(self, left_out: Sequence[LeftOut], round_: int) -> list[str]:
         """Keep the nodes left out; return a line for each that is not left out as before."""
         new = [out for out in left_out if self._left_out.get(out.node) != out]
         for out in new:
             logger.warning("left out of %s: %s", self._title, out)
         self._left_out |= {out.node: out for out in left_out}
+        for out in left_out:
+            if not out.unfit:
+                self._tries[out.node] = self._tries.get(out.node, Tries()).another(round_)
         return [f"left out of the run: {out}" for out in new]
+
+
+@dataclass(frozen=True)
+class Tries:
+    """The greetings of a node without an answer: their number, and the round of the next."""
+
+    number: int = 0
+    next_round: int = 0
+
+    def another(self, round_: int) -> Tries:
+        """Return the tries after another one in a round."""
+        return Tries(self.number + 1, round_ + 2**self.number)
 
 
 class Wait:

@@ -166,7 +166,10 @@ class Exchange:
         return self._exchanged(grid, messages, phase)
 
     def _exchanged(self, grid: Grid, messages: list[Message], phase: Phase) -> Iterable[Message]:
-        return grid.send_and_receive(messages, timeout=self.options.deadline(phase, self.timeout))
+        longest = self.timeout
+        if phase == "greeting" and self.attendance.roster is not None:
+            longest = min(longest, self.options.wait)  # a newcomer must not hold up the others
+        return grid.send_and_receive(messages, timeout=self.options.deadline(phase, longest))
 
     def resend(
         self,

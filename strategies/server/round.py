@@ -59,7 +59,8 @@ class ServerOptions:
         cannot start so. ``wait``: clients without a reply are asked again once their nodes are
         there, as long as ``wait`` says, and then the run fails.
     greeting_deadline, train_deadline, evaluate_deadline : float, optional
-        Seconds to wait for the replies of a phase; None: the ``timeout`` of ``start``.
+        Seconds to wait for the replies of a phase; None: the ``timeout`` of ``start``, and for
+        clients that come during a run at most ``wait``.
     nodes : Mapping[int, int]
         Flower's id of the node of each client, by client id. A node that is registered with its key
         has the same id for ever. No other node may then be one of these clients, and no other

@@ -122,12 +122,14 @@ def test_a_client_that_comes_back_otherwise_is_left_out(grid_of, method_of) -> N
 def test_one_that_did_not_answer_is_greeted_again(grid_of, method_of) -> None:
     coming = grid_of(0, 1, 2)
     coming.silent = {"query": {2}}
-    script = go(coming, method_of(), 3, {("end", 2): lambda there: there.silent.clear()})
-    notes = [r.notes for r in script.reports]
-    assert notes == [[f"left out of the run: node {node(2)}: no reply in time"], [], [
-        "client 2 joins the run"
-    ]]  # fmt: skip
-    assert [s.nodes for s in coming.sent if s.kind == "query"][1:] == [[node(2)], [node(2)]]
+    script = go(coming, method_of(), 8, {("end", 4): lambda there: there.silent.clear()})
+    line = f"left out of the run: node {node(2)}: no reply in time"
+    notes = {r.round: r.notes for r in script.reports if r.notes}
+    assert notes == {1: [line], 8: ["client 2 joins the run"]}
+    later = [sent for sent in coming.sent if sent.kind == "query"][1:]
+    assert [sent.nodes for sent in later] == [[node(2)]] * 3
+    assert [r for phase, r, *_ in script.phases if phase == "greeting"] == [1, 2, 4, 8]
+    assert {sent.timeout for sent in later} == {0.5}  # no longer than for clients to come
 
 
 def test_after_a_resume_one_that_comes_later_goes_on(grid_of, method_of) -> None:
