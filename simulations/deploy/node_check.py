@@ -293,7 +293,7 @@ def _state(state: Path | None) -> Iterator[Finding]:
 
 def _app(app: Path | None, node_config: str) -> Iterator[Finding]:
     assert app is not None
-    for what, text in dry_run(app, _project(app), node_config):
+    for what, text in dry_run(app, node_config):
         yield Finding(OK, what, text)
 
 

@@ -185,5 +185,5 @@ def ask(function: Callable[..., Any], context: Context) -> Any:
         name = getattr(function, "__name__", "a function of the app")
         logger.exception("%s raised", name)
         raise ConfigError(
-            f"{name} raised {type(error).__name__}; the node's log says more."
+            f"{name} raised {type(error).__name__}; the log of the node says more."
         ) from None

@@ -87,25 +87,50 @@ def read_app(folder: Path) -> App:
     ConfigError
         If it holds none, or one that cannot be imported.
     """
+    project = _project(folder)
+    name, place = str(project["project"]["name"]), _component(project, folder, "serverapp")
+    line = f"{folder}: {place} is not made by fedkt.deploy.server."
+    server = of_class(_loaded(folder, place), KnowledgeServerApp, line)
+    party, config = party_of(folder)
+    check_keys(config, TABLES)
+    return App(name, party, server, config)
+
+
+def party_of(folder: Path) -> tuple[Party, Flat]:
+    """Return what the ClientApp of an app does, and the run's configuration.
+
+    Raises
+    ------
+    ConfigError
+        If the folder holds no app, or its ClientApp cannot be imported.
+    """
+    project = _project(folder)
+    place = _component(project, folder, "clientapp")
+    party = getattr(_loaded(folder, place), "connect", None)
+    line = f"{folder}: {place} is not made by fedkt.deploy.client."
+    config = _flat(project["tool"]["flwr"]["app"].get("config", {}))
+    return of_class(party, Party, line), config
+
+
+def _project(folder: Path) -> dict[str, Any]:
     path = folder / PROJECT
     try:
-        project = tomllib.loads(path.read_text(encoding="utf-8"))
-        flower = project["tool"]["flwr"]["app"]
-        components = flower["components"]
-        places = components["clientapp"], components["serverapp"]
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{folder} holds no app: it has no {PROJECT}; see fedkt new.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is not that of a Flower app: {raised(error)}.") from error
-    party = getattr(_loaded(folder, places[0]), "connect", None)
-    server = _loaded(folder, places[1])
-    line = f"{path}: {places[0]} is not made by fedkt.deploy.client."
-    party = of_class(party, Party, line)
-    line = f"{path}: {places[1]} is not made by fedkt.deploy.server."
-    server = of_class(server, KnowledgeServerApp, line)
-    config = _flat(flower.get("config", {}))
-    check_keys(config, TABLES)
-    return App(str(project["project"]["name"]), party, server, config)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {raised(error)}.") from error
+
+
+def _component(project: Mapping[str, Any], folder: Path, name: str) -> str:
+    """Return the text ``module:attribute`` of a component of a Flower app."""
+    try:
+        place: str = project["tool"]["flwr"]["app"]["components"][name]
+    except (KeyError, TypeError):
+        raise ConfigError(
+            f"{folder / PROJECT} is not that of a Flower app: no [tool.flwr.app.components] {name}."
+        ) from None
+    return place
 
 
 def values_of(app: App) -> dict[str, Any]:

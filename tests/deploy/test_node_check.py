@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from fedkt.deploy import node_check
-from fedkt.deploy.app_trial import node_config_of, trial
+from fedkt.deploy.app_trial import node_config_of
 from fedkt.deploy.certificates import (
     authority_files,
     new_authority,
@@ -48,6 +48,12 @@ def load_data(context):
 def build_model():
     return torch.nn.Linear(4, 3)
 """
+CLIENT_APP = """
+from fedkt.deploy import client
+from hospitals_app.data import build_model, load_data
+
+app = client(load_data, build_model)
+"""
 PROJECT = """
 [project]
 name = "hospitals"
@@ -73,6 +79,7 @@ def app(tmp_path: Path) -> Iterator[Path]:
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
     (package / "data.py").write_text(DATA, encoding="utf-8")
+    (package / "client_app.py").write_text(CLIENT_APP, encoding="utf-8")
     (tmp_path / "app" / "pyproject.toml").write_text(PROJECT, encoding="utf-8")
     yield tmp_path / "app"
     for name in [n for n in sys.modules if n.startswith("hospitals_app")]:
@@ -233,15 +240,23 @@ def test_versions_that_the_app_does_not_take(app: Path) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "line"),
     [
-        ("def load_data", "def load", "hospitals_app.data has no function load_data"),
-        ("return torch.nn.Linear(4, 3)", "raise OSError('no disk')", "OSError: no disk"),
+        ("def load_data", "def load", "hospitals_app.client_app:app of"),
+        (
+            "return torch.nn.Linear(4, 3)",
+            "raise OSError('no disk')",
+            "build_model raised OSError; the log of the node says more",
+        ),
         (
             "    return ClientData(",
             "    return 7\n    dict(",
-            "load_data() must return a fedkt ClientData",
+            "load_data must return a ClientData",
         ),
-        ("import torch\n", "import torch_that_is_not\n", "ModuleNotFoundError: No module named"),
-        ('"partition-id"', '"data-dir"', "KeyError: 'data-dir'"),
+        ("import torch\n", "import torch_that_is_not\n", "hospitals_app.client_app:app of"),
+        (
+            '"partition-id"',
+            '"data-dir"',
+            "load_data raised KeyError",
+        ),
     ],
 )
 def test_an_app_at_fault(app: Path, before: str, after: str, line: str) -> None:
@@ -257,7 +272,7 @@ def test_an_app_without_a_client(app: Path) -> None:
     (app / "pyproject.toml").write_text("[project]\n", encoding="utf-8")
     assert "no [tool.flwr.app.components] clientapp" in lines(Node(app))["app"][1]
     (app / "pyproject.toml").unlink()
-    assert "pyproject.toml cannot be read: No such file" in lines(Node(app))["app"][1]
+    assert "holds no app: it has no pyproject.toml" in lines(Node(app))["app"][1]
 
 
 def test_a_node_config_is_read_as_flower_reads_it() -> None:
@@ -270,14 +285,6 @@ def test_a_node_config_is_read_as_flower_reads_it() -> None:
         node_config_of("a=b")
     with pytest.raises(ConfigError, match=r"node-config has 'x'; allowed is key=value"):
         node_config_of("a=1 x")
-
-
-def test_the_functions_may_be_given_themselves(app: Path) -> None:
-    scope: dict[str, object] = {}
-    exec(DATA, scope)
-    context = SimpleNamespace(node_config={"partition-id": 0}, run_config={"rows": 1})
-    seen = dict(trial(scope["load_data"], scope["build_model"], context))  # type: ignore[arg-type]  # of exec
-    assert seen["data"].startswith("1 training")
 
 
 def test_the_command_fails_where_a_check_does(certs: Path, tmp_path: Path) -> None:
