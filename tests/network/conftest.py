@@ -37,8 +37,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture
-def net(tmp_path: Path) -> Iterator[Federation]:
-    """Yield a federation whose SuperLink runs; there is one at a time on this machine."""
-    lock = FileLock(Path(tempfile.gettempdir()) / "fedkt-network-tests.lock")
-    with lock, federation(tmp_path / "federation") as made:
+def alone() -> Iterator[None]:
+    """Let one federation run at a time on this machine."""
+    with FileLock(Path(tempfile.gettempdir()) / "fedkt-network-tests.lock"):
+        yield
+
+
+@pytest.fixture
+def net(alone: None, tmp_path: Path) -> Iterator[Federation]:
+    """Yield a federation whose SuperLink runs."""
+    with federation(tmp_path / "federation") as made:
+        yield made
+
+
+@pytest.fixture
+def unhurried(alone: None, tmp_path: Path) -> Iterator[Federation]:
+    """Yield a federation that asks for messages no more often than Flower's do."""
+    with federation(tmp_path / "federation", hurried=False) as made:
         yield made

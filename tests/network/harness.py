@@ -58,6 +58,12 @@ class Node:
         return self.process
 
     @property
+    def log(self) -> str:
+        """The log, of all its starts."""
+        file = self.folder / "log"
+        return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+
+    @property
     def state(self) -> Path:
         """The folder of the client's files."""
         return self.folder / "state"
@@ -85,17 +91,23 @@ class Federation:
         A new folder, of which everything is a part: certificates, keys, states, logs.
     app : Path
         The app that is run.
+    hurried : bool
+        Whether nodes ask for messages more often than Flower's do.
     """
 
-    def __init__(self, folder: Path, app: Path = LIGHT_APP) -> None:
+    def __init__(self, folder: Path, app: Path, hurried: bool) -> None:
         self.folder, self.nodes, self._ports = folder, dict[str, Node](), free_ports()
-        self.bin = make_launchers(folder / "bin")
+        self.bin = make_launchers(folder / "bin", hurried)
         self.certificates = make_certificates(folder / "certificates")
-        self.port = next(self._ports)
+        self.port = self.free_port()
         self.app = shutil.copytree(
             app, folder / "app", ignore=shutil.ignore_patterns("__pycache__")
         )
         self.superlink: Process | None = None
+
+    def free_port(self) -> int:
+        """Return a port that nobody has."""
+        return next(self._ports)
 
     # --- the SuperLink ---------------------------------------------------------------------
 
@@ -163,7 +175,7 @@ class Federation:
         command = [
             "flower-supernode", *(arguments or self.trusted(key)),
             "--superlink", f"127.0.0.1:{port or self.port}",
-            "--port", str(next(self._ports)), "--node-config", given,
+            "--port", str(self.free_port()), "--node-config", given,
         ]  # fmt: skip
         node = Node(name, folder, self._found(command), self._env(name))
         self.nodes[name] = node
@@ -288,9 +300,9 @@ class Run:
 
 
 @contextmanager
-def federation(folder: Path, app: Path = LIGHT_APP) -> Iterator[Federation]:
+def federation(folder: Path, app: Path = LIGHT_APP, hurried: bool = True) -> Iterator[Federation]:
     """Yield a federation whose SuperLink has started; a failure shows the logs."""
-    made = Federation(folder, app)
+    made = Federation(folder, app, hurried)
     try:
         made.start()
         yield made
