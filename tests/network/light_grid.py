@@ -15,7 +15,7 @@ from lightapp.server_app import Diary, strategy_of
 from fedkt.clients.state import ClientState
 from fedkt.machine import one_thread
 from fedkt.simulations.engines.grid import SimulationGrid
-from fedkt.strategies import KnowledgeStrategy, RoundReport, ServerOptions
+from fedkt.strategies import KnowledgeStrategy, Observer, RoundReport, ServerOptions
 
 PUBLIC, SEED = 40, 7  # as in the app's pyproject.toml
 Missed = Mapping[tuple[int, str], Collection[int]]
@@ -66,7 +66,7 @@ class LightGrid(SimulationGrid):
         """Do nothing."""
 
 
-class Rows:
+class Rows(Observer):
     """An observer that keeps the rows of the diary."""
 
     def __init__(self) -> None:

@@ -130,6 +130,8 @@ class Process:
         """End the process and all that it has started in its group."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.popen.pid, how)
+        if how == signal.SIGKILL:
+            self.popen.wait()
 
     def end(self) -> None:
         """End the process by SIGTERM, as a service manager does, and then what is left of it."""
@@ -138,7 +140,6 @@ class Process:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.popen.wait(15)
         self.kill()
-        self.popen.wait()
 
 
 def left_behind(mark: str) -> list[int]:

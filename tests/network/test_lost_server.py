@@ -77,9 +77,7 @@ def test_a_run_goes_on_after_its_superlink_was_killed(
     held = nodes[0].hold(moment)
     run = net.run("light", rounds=ROUNDS, clients=CLIENTS)
     wait_until(lambda: nodes[0].at == moment, f"client 0 in {moment}", 120)
-    assert net.superlink is not None
-    net.superlink.kill()
-    os.kill(run.server, signal.SIGKILL)  # it is in a session of its own, and waits for ever
+    net.kill_superlink()
     held.unlink()
     net.start()
     check_resumed(net, nodes, tmp_path)

@@ -16,7 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedkt import snapshot
 from fedkt.simulations.engines.grid import Before
-from fedkt.strategies import KnowledgeStrategy, RoundReport, ServerOptions
+from fedkt.strategies import KnowledgeStrategy, Observer, RoundReport, ServerOptions
 from fedkt.strategies.construction import make_strategy
 
 app = ServerApp()
@@ -40,7 +40,7 @@ class Eager(Before):
         return replies
 
 
-class Diary:
+class Diary(Observer):
     """An observer that writes each round's report, and a checkpoint; it waits if it is to.
 
     Parameters
