@@ -14,7 +14,7 @@ from typing import Any
 
 import tomli_w
 
-from .credentials import make_certificates, make_key
+from .certificate_maker import make_certificates, make_key
 from .processes import (
     QUIET,
     Process,
