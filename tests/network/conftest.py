@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -36,9 +37,33 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 break
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Show the logs of the federation of a test that fails."""
+    report = yield
+    if report.when == "call" and report.failed and isinstance(item, pytest.Function):
+        for value in item.funcargs.values():
+            if isinstance(value, Federation):
+                report.sections.append(("the federation", value.logs()))
+    return report
+
+
 @pytest.fixture
-def net(tmp_path: Path) -> Iterator[Federation]:
-    """Yield a federation whose SuperLink runs; there is one at a time on this machine."""
-    lock = FileLock(Path(tempfile.gettempdir()) / "fedkt-network-tests.lock")
-    with lock, federation(tmp_path / "federation") as made:
+def alone() -> Iterator[None]:
+    """Let one federation run at a time on this machine."""
+    with FileLock(Path(tempfile.gettempdir()) / "fedkt-network-tests.lock"):
+        yield
+
+
+@pytest.fixture
+def net(alone: None, tmp_path: Path) -> Iterator[Federation]:
+    """Yield a federation whose SuperLink runs."""
+    with federation(tmp_path / "federation") as made:
+        yield made
+
+
+@pytest.fixture
+def unhurried(alone: None, tmp_path: Path) -> Iterator[Federation]:
+    """Yield a federation that asks for messages no more often than Flower's do."""
+    with federation(tmp_path / "federation", hurried=False) as made:
         yield made

@@ -14,7 +14,7 @@ from typing import Any
 
 import tomli_w
 
-from .credentials import make_certificates, make_key
+from .certificate_maker import make_certificates, make_key
 from .processes import (
     QUIET,
     Process,
@@ -58,6 +58,12 @@ class Node:
         return self.process
 
     @property
+    def log(self) -> str:
+        """The log, of all its starts."""
+        file = self.folder / "log"
+        return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+
+    @property
     def state(self) -> Path:
         """The folder of the client's files."""
         return self.folder / "state"
@@ -85,17 +91,23 @@ class Federation:
         A new folder, of which everything is a part: certificates, keys, states, logs.
     app : Path
         The app that is run.
+    hurried : bool
+        Whether nodes ask for messages more often than Flower's do.
     """
 
-    def __init__(self, folder: Path, app: Path = LIGHT_APP) -> None:
+    def __init__(self, folder: Path, app: Path, hurried: bool) -> None:
         self.folder, self.nodes, self._ports = folder, dict[str, Node](), free_ports()
-        self.bin = make_launchers(folder / "bin")
+        self.bin = make_launchers(folder / "bin", hurried)
         self.certificates = make_certificates(folder / "certificates")
-        self.port = next(self._ports)
+        self.port = self.free_port()
         self.app = shutil.copytree(
             app, folder / "app", ignore=shutil.ignore_patterns("__pycache__")
         )
         self.superlink: Process | None = None
+
+    def free_port(self) -> int:
+        """Return a port that nobody has."""
+        return next(self._ports)
 
     # --- the SuperLink ---------------------------------------------------------------------
 
@@ -112,6 +124,12 @@ class Federation:
         self.superlink = Process.start("superlink", self._found(command), folder / "log", env)
         wait_until(lambda: answers(self.port), "the SuperLink listens")
 
+    def kill_superlink(self) -> None:
+        """Kill the SuperLink and all that it has started, as a service manager would."""
+        end_all(f"FLWR_HOME={self.folder}/superlink")
+        assert self.superlink is not None
+        self.superlink.wait()
+
     def flwr(self, *commands: Sequence[str], port: int | None = None) -> str:
         """Run commands of ``flwr`` against the SuperLink; return what they print.
 
@@ -123,6 +141,13 @@ class Federation:
         text, status = self.try_flwr(*commands, port=port)
         assert status == 0, f"flwr {commands}: {text}"
         return text
+
+    def asked(self, command: Sequence[str]) -> dict[str, Any]:
+        """Return what a command with ``--format json`` says."""
+        text = self.flwr(command)
+        said: dict[str, Any] = json.loads(text[text.index("{") :])
+        assert said["success"], text
+        return said
 
     def try_flwr(self, *commands: Sequence[str], port: int | None = None) -> tuple[str, int]:
         """Run commands of ``flwr``; return what they print and the exit status."""
@@ -136,7 +161,8 @@ class Federation:
         (folder / "config.toml").write_text(tomli_w.dumps(config), encoding="utf-8")
         script = [sys.executable, "-c", COMMANDS, json.dumps(commands)]
         process = Process.start("flwr", script, log, self._env(name))
-        return (process.text, status) if (status := process.wait(120)) is not None else ("", 1)
+        status = process.wait(120)
+        return process.text, status
 
     # --- nodes ------------------------------------------------------------------------------
 
@@ -163,7 +189,7 @@ class Federation:
         command = [
             "flower-supernode", *(arguments or self.trusted(key)),
             "--superlink", f"127.0.0.1:{port or self.port}",
-            "--port", str(next(self._ports)), "--node-config", given,
+            "--port", str(self.free_port()), "--node-config", given,
         ]  # fmt: skip
         node = Node(name, folder, self._found(command), self._env(name))
         self.nodes[name] = node
@@ -181,8 +207,7 @@ class Federation:
 
     def online(self) -> list[str]:
         """Return the ids of the nodes that are online."""
-        text = self.flwr(["supernode", "list", CONNECTION, "--format", "json"])
-        nodes = json.loads(text[text.index("{") :])["nodes"]
+        nodes = self.asked(["supernode", "list", CONNECTION, "--format", "json"])["nodes"]
         return [node["node-id"] for node in nodes if node["status"] == "online"]
 
     # --- runs -------------------------------------------------------------------------------
@@ -197,8 +222,8 @@ class Federation:
         for old in ("end", "server.pid"):
             (folder / old).unlink(missing_ok=True)
         overrides = ["-c", str(folder / "values.toml"), "--format", "json"]
-        text = self.flwr(["run", str(self.app), CONNECTION, *overrides])
-        return Run(self, json.loads(text[text.index("{") :])["run-id"], name, folder)
+        said = self.asked(["run", str(self.app), CONNECTION, *overrides])
+        return Run(self, said["run-id"], name, folder)
 
     # --- the end ----------------------------------------------------------------------------
 
@@ -213,9 +238,11 @@ class Federation:
         wait_until(lambda: not left_behind(self._mark), "the end of all processes", 10)
 
     def logs(self) -> str:
-        """Return the ends of all logs."""
-        ends = {log.parent.name: log for log in sorted(self.folder.glob("*/log"))}
-        return "\n".join(f"--- {n}\n{_text(log)[-SHOWN:]}" for n, log in ends.items())
+        """Return the ends of all logs, and the rounds of all runs."""
+        files = [*self.folder.glob("*/log"), *self.folder.glob("runs/*/rounds.jsonl")]
+        return "\n".join(
+            f"--- {file.parent.name}\n{_text(file)[-SHOWN:]}" for file in sorted(files)
+        )
 
     @property
     def _mark(self) -> str:
@@ -283,20 +310,16 @@ class Run:
     def status(self) -> str:
         """Return the status that Flower gives the run."""
         command = ["ls", CONNECTION, "--run-id", self.id, "--format", "json"]
-        text = self.federation.flwr(command)
-        return str(json.loads(text[text.index("{") :])["runs"][0]["status"])
+        return str(self.federation.asked(command)["runs"][0]["status"])
 
 
 @contextmanager
-def federation(folder: Path, app: Path = LIGHT_APP) -> Iterator[Federation]:
-    """Yield a federation whose SuperLink has started; a failure shows the logs."""
-    made = Federation(folder, app)
+def federation(folder: Path, app: Path = LIGHT_APP, hurried: bool = True) -> Iterator[Federation]:
+    """Yield a federation whose SuperLink has started."""
+    made = Federation(folder, app, hurried)
     try:
         made.start()
         yield made
-    except BaseException:
-        print(made.logs())
-        raise
     finally:
         made.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from flwr.app import Message, RecordDict
@@ -14,10 +15,11 @@ from lightapp.server_app import Diary, strategy_of
 from fedkt.clients.state import ClientState
 from fedkt.machine import one_thread
 from fedkt.simulations.engines.grid import SimulationGrid
-from fedkt.strategies import KnowledgeStrategy, RoundReport, ServerOptions
+from fedkt.strategies import KnowledgeStrategy, Observer, RoundReport, ServerOptions
 
 PUBLIC, SEED = 40, 7  # as in the app's pyproject.toml
 Missed = Mapping[tuple[int, str], Collection[int]]
+Away = Mapping[int, Collection[int]]
 
 
 class LightGrid(SimulationGrid):
@@ -29,13 +31,22 @@ class LightGrid(SimulationGrid):
         The clients 0 … n-1.
     missed : Mapping
         By (round, message type), the clients that a message does not reach.
+    away : Mapping
+        By round, the clients whose nodes are not there.
     """
 
-    def __init__(self, parties: Sequence[Party], missed: Missed) -> None:
+    def __init__(self, parties: Sequence[Party], missed: Missed, away: Away) -> None:
         super().__init__(len(parties))
-        self._parties, self._missed = parties, missed
+        self._parties, self._missed, self._away, self._round = parties, missed, away, 1
+
+    def get_node_ids(self) -> list[int]:
+        """Return the nodes that are there in the round."""
+        away = self._away.get(self._round, ())
+        return [n for c, n in enumerate(super().get_node_ids()) if c not in away]
 
     def _handle(self, messages: Sequence[Message], timeout: float | None) -> list[Message]:
+        if messages[0].metadata.message_type == "evaluate":  # the next look is for the next round
+            self._round += 1
         return [self._reply(message) for message in messages if not self._misses(message)]
 
     def _reply(self, message: Message) -> Message:
@@ -55,7 +66,7 @@ class LightGrid(SimulationGrid):
         """Do nothing."""
 
 
-class Rows:
+class Rows(Observer):
     """An observer that keeps the rows of the diary."""
 
     def __init__(self) -> None:
@@ -70,16 +81,20 @@ def simulated(
     folder: Path,
     clients: int,
     rounds: int,
-    missed: Missed = {},  # noqa: B006 - never changed
     run: str = "light",
-    strategy: str = "knfu",
+    missed: Missed = MappingProxyType({}),
+    away: Away = MappingProxyType({}),
 ) -> tuple[list[dict[str, Any]], list[Party]]:
     """Return the rows of a run of light clients in this process, and the clients after it."""
     parties = [Party(client, folder / f"{client}", PUBLIC) for client in range(clients)]
-    method, kept = strategy_of(strategy, ServerOptions(run=run, seed=SEED, clients=clients)), Rows()
+    options, kept = (
+        ServerOptions(run=run, seed=SEED, clients=clients - len(away.get(1, ()))),
+        Rows(),
+    )
+    method = strategy_of("knfu", options)
     method.observers = [kept]
     with one_thread():
-        method.start(LightGrid(parties, missed), num_rounds=rounds)
+        method.start(LightGrid(parties, missed, away), num_rounds=rounds)
     return kept.rows, parties
 
 

@@ -45,16 +45,16 @@ sys.modules[unused.__name__] = unused
 }
 
 
-def make_launchers(folder: Path) -> Path:
+def make_launchers(folder: Path, hurried: bool = True) -> Path:
     """Write Flower's commands, run by this interpreter, into a folder; return it.
 
     Flower starts its processes by their bare names, so the folder must be on the path. Those that
-    are installed may belong to another environment than this one.
+    are installed may belong to another environment than this one. ``hurried``: with short cuts.
     """
     folder.mkdir(parents=True)
     for script in distribution("flwr").entry_points.select(group="console_scripts"):
         names = {"module": script.module, "function": script.attr}
-        before = BEFORE.get(script.name, "")
+        before = BEFORE.get(script.name, "") if hurried else ""
         file = folder / script.name
         text = LAUNCHER.format(python=sys.executable, before=before, **names)
         file.write_text(text, encoding="utf-8")
@@ -130,6 +130,8 @@ class Process:
         """End the process and all that it has started in its group."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.popen.pid, how)
+        if how == signal.SIGKILL:
+            self.popen.wait()
 
     def end(self) -> None:
         """End the process by SIGTERM, as a service manager does, and then what is left of it."""
@@ -138,7 +140,6 @@ class Process:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.popen.wait(15)
         self.kill()
-        self.popen.wait()
 
 
 def left_behind(mark: str) -> list[int]:

@@ -13,12 +13,14 @@ from lightapp.party import Party
 from fedkt.knowledge import Knowledge, Upload, Uploads
 from fedkt.strategies.construction import make_strategy
 
-from .credentials import make_certificates
-from .harness import Federation, Node
+from .certificate_maker import make_certificates
+from .fleet_proxy import fleet_proxy
+from .harness import CONNECTION, Federation, Node
 from .light_grid import PUBLIC
 
 pytestmark = pytest.mark.network
 ROUNDS, HONEST, HOSTILE = 8, (0, 3), (1, 2, 4)
+REGISTER = "/v1/control/register-node"
 REFUSED = {
     "unregistered": "[code: 2004] Failed to activate SuperNode.",
     "in-use": "[code: 2004] Failed to activate SuperNode.",
@@ -27,16 +29,16 @@ REFUSED = {
 }
 
 
-def node_of(net: Federation, client: int, trap: Path) -> Node:
+def node_of(net: Federation, client: int, trap: Path, port: int) -> Node:
     """Return the node of a client, honest or hostile."""
-    config: dict[str, Any] = {"partition_id": client}
+    config: dict[str, Any] = {"partition_id": client, "port": port}
     if client in HOSTILE:
         begin = HOSTILE.index(client) * ROUNDS
         config |= {"lies": ",".join(list(LIES)[begin : begin + ROUNDS]), "trap": str(trap)}
     return net.add(f"node-{client}", **config)
 
 
-def strangers(net: Federation) -> dict[str, Node]:
+def strangers(net: Federation, port: int) -> dict[str, Node]:
     """Return nodes that must not get in."""
     key, registered = net.folder / "unregistered" / "key", net.folder / "node-0" / "key"
     root = ["--root-certificates", str(net.certificates / "ca.crt")]
@@ -48,7 +50,8 @@ def strangers(net: Federation) -> dict[str, Node]:
         "wrong-authority": ["--root-certificates", other, "--auth-supernode-private-key", str(key)],
         "no-tls": ["--insecure"],
     }
-    return {name: net.add(name, *given, partition_id=9) for name, given in arguments.items()}
+    config = {"port": port, "partition_id": 9}
+    return {name: net.add(name, *given, **config) for name, given in arguments.items()}
 
 
 def fused_of(parties: dict[int, Party], round_: int) -> dict[int, bytes]:
@@ -64,18 +67,24 @@ def fused_of(parties: dict[int, Party], round_: int) -> dict[int, bytes]:
 
 
 def test_lies_are_rejected_and_strangers_refused(net: Federation) -> None:
-    trap = net.folder / "trap"
-    nodes = {client: node_of(net, client, trap) for client in range(5)}
-    net.register(*nodes.values())
-    for node in nodes.values():
-        node.start()
-    run = net.run("light", rounds=ROUNDS, clients=5)
-    run.wait_for(1)
-    refused = strangers(net)
-    for node in refused.values():
-        node.start()
-    rows = run.wait()
-    _check_refusals(net, refused)
+    trap, pem = net.folder / "trap", net.certificates
+    with fleet_proxy(pem / "server.crt", pem / "server.key", pem / "ca.crt", net.port) as proxy:
+        nodes = {client: node_of(net, client, trap, proxy.port) for client in range(5)}
+        net.register(*nodes.values())
+        for node in nodes.values():
+            node.start()
+        run = net.run("light", rounds=ROUNDS, clients=5)
+        run.wait_for(1)
+        refused = strangers(net, proxy.port)
+        for node in refused.values():
+            node.start()
+        key = str(refused["unregistered"].folder / "key.pub")
+        said, status = net.try_flwr(["supernode", "register", key, CONNECTION], port=proxy.port)
+        assert status == 1
+        assert "403 Forbidden" in said
+        rows = run.wait()
+        _check_refusals(net, refused)
+    assert {target for _, target, status in proxy.seen if status == 403} == {REGISTER}
     assert [row["participants"] for row in rows] == [list(HONEST)] * ROUNDS
     for row in rows:
         failed = {(client, phase): reason for client, phase, reason in row["failures"]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from hashlib import sha256
 from pathlib import Path
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -28,7 +29,7 @@ def answer(message: Message, party: Party) -> RecordDict:
     run, round_ = str(config["run"]), int(config["server-round"])
     if message.metadata.message_type == "query":
         party.greet(run, round_)
-        return RecordDict({"config": facts(party)})
+        return RecordDict({"config": facts(party, str(config["recipe"]))})
     if message.metadata.message_type == "train":
         meta = {"kind": form(config), "round": round_, "codec": "none"}
         return RecordDict({
@@ -43,7 +44,7 @@ def answer(message: Message, party: Party) -> RecordDict:
     return RecordDict({"metrics": MetricRecord({f"{name}-accuracy": v for name, v in figures})})
 
 
-def facts(party: Party) -> ConfigRecord:
+def facts(party: Party, recipe: str) -> ConfigRecord:
     """Return a client's answer to the greeting."""
     return ConfigRecord({
         "client": party.client,
@@ -53,6 +54,8 @@ def facts(party: Party) -> ConfigRecord:
         "input-shape": [1],
         "columns": [],
         "public-size": party.public,
+        "training": [],
+        "recipe-digest": sha256(recipe.encode()).hexdigest()[:16],
     })  # fmt: skip
 
 

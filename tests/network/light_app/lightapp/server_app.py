@@ -16,7 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedkt import snapshot
 from fedkt.simulations.engines.grid import Before
-from fedkt.strategies import KnowledgeStrategy, RoundReport, ServerOptions
+from fedkt.strategies import KnowledgeStrategy, Observer, RoundReport, ServerOptions
 from fedkt.strategies.construction import make_strategy
 
 app = ServerApp()
@@ -40,18 +40,18 @@ class Eager(Before):
         return replies
 
 
-class Diary:
+class Diary(Observer):
     """An observer that writes each round's report, and a checkpoint; it waits if it is to.
 
     Parameters
     ----------
     folder : Path
         The folder of the files.
-    paced : bool
-        Whether a round begins only when the test has made the file ``go-ROUND``.
+    paced : int
+        The last round that begins only when the test has made the file ``go-ROUND``.
     """
 
-    def __init__(self, folder: Path, paced: bool) -> None:
+    def __init__(self, folder: Path, paced: int) -> None:
         self._folder, self._paced = folder, paced
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -82,7 +82,7 @@ class Diary:
 
     def wait(self, round_: int) -> None:
         """Wait until a round may begin."""
-        while self._paced and not (self._folder / f"go-{round_}").exists():
+        while round_ <= self._paced and not (self._folder / f"go-{round_}").exists():
             time.sleep(0.05)
 
 
@@ -110,7 +110,8 @@ def federate(grid: Grid, context: Context) -> None:
     torch.set_num_threads(1)
     config = context.run_config
     folder, clients = Path(str(config["run-dir"])), int(config["clients"])
-    diary = Diary(folder, bool(config["paced"]))
+    rounds, deadline = int(config["rounds"]), float(config["deadline"])
+    diary = Diary(folder, rounds if config["paced"] else 0)
     (folder / "server.pid").write_text(str(os.getpid()), encoding="utf-8")
     options = ServerOptions(
         run=str(config["run-name"]), seed=int(config["seed"]), clients=clients, wait=60
@@ -120,5 +121,4 @@ def federate(grid: Grid, context: Context) -> None:
     if config["resume"]:
         strategy.load_state_dict(snapshot.load(folder / "checkpoint.safetensors"))
     diary.wait(1)
-    rounds, deadline = int(config["rounds"]), float(config["deadline"])
     strategy.start(Eager(grid), num_rounds=rounds, timeout=deadline)
