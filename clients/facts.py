@@ -30,8 +30,8 @@ def hello(client: Client, store: StateStore, message: Message) -> RecordDict:
     Raises
     ------
     ConfigError
-        If the client has gone on too far to begin that round again, or the recipe has a format
-        of another version.
+        If the client has gone on too far to begin that round again, its state of a run that it
+        has learnt in is lost, or the recipe has a format of another version.
     """
     config = cast(ConfigRecord, message.content["config"])
     if (theirs := config.get("recipe-format", FORMAT)) != FORMAT:
@@ -42,7 +42,10 @@ def hello(client: Client, store: StateStore, message: Message) -> RecordDict:
     recipe = read_recipe(str(config["recipe"]))
     learner, data = client.learner, client.data
     if "run" in config:
-        store.rewind(str(config["run"]), client.id, int(str(config["server-round"])))
+        run = str(config["run"])
+        store.rewind(run, client.id, int(str(config["server-round"])))
+        if config.get("learnt") and store.get(run, client.id) is None:
+            raise ConfigError(f"the state of client {client.id} in run {run} is lost")
     about = ConfigRecord({
         "client": client.id,
         "architecture": learner.architecture,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from rich.live import Live as Display
 from rich.table import Table
 from rich.text import Text
 
-from fedkt.deploy.live import read_live
+from fedkt.deploy.live import OVER, has_died, read_live
 from fedkt.errors import ConfigError
 from fedkt.evaluation.figure import value_of
 from fedkt.evaluation.figures import BYTES_DOWN, BYTES_UP, GLOBAL, PERSONALISED
@@ -21,7 +22,6 @@ from fedkt.simulations.results.run_folder import is_finished, is_run
 
 SHOWN = 12  # rounds, the newest
 MOST_REASONS = 6
-OVER = ("finished", "failed")
 
 
 def watch(
@@ -58,7 +58,7 @@ def watch(
 def is_over(folder: Path) -> bool:
     """Return whether a run has ended."""
     live = read_live(folder)
-    return is_finished(folder) if live is None else live["state"] in OVER
+    return is_finished(folder) if live is None else live["state"] in OVER or has_died(live)
 
 
 def shown(folder: Path, now: float | None = None) -> Group:
@@ -95,6 +95,10 @@ def _headline(
     if not live:
         return f"{folder}: {len(rows)} rounds{', finished' if is_finished(folder) else ''}"
     state, since = live["state"], now - live["since"]
+    if has_died(live):
+        where = shlex.quote(str(folder))
+        died = f"{folder}: the server app has died, round {live['round']}, {state}"
+        return f"{died}; go on with: fedkt resume {where}"
     line = f"{folder}: {state}"
     if state not in OVER and live["round"]:
         line = f"{folder}: round {live['round']} of {live['rounds']}, {state}"

@@ -52,12 +52,15 @@ class Greeter:
         The run's name, and the round that is next.
     send : callable
         From messages to the replies that come in time.
+    learnt : frozenset[int]
+        Nodes whose clients have learnt in this run, and so have a state of it.
     """
 
     recipe: Recipe
     nodes: Mapping[int, int]
     of_run: Mapping[str, str | int]
     send: Send
+    learnt: frozenset[int] = frozenset()
 
     @property
     def round(self) -> int:
@@ -69,8 +72,14 @@ class Greeter:
         if not nodes:
             return []
         config = ConfigRecord({**self.of_run, **VERSIONS, "recipe": self.recipe.to_json()})
-        content = RecordDict({"config": config})
-        messages = [Message(content, node, MessageType.QUERY, group_id="hello") for node in nodes]
+        contents = {
+            False: RecordDict({"config": config}),
+            True: RecordDict({"config": ConfigRecord({**config, "learnt": True})}),
+        }
+        messages = [
+            Message(contents[node in self.learnt], node, MessageType.QUERY, group_id="hello")
+            for node in nodes
+        ]
         replies = _by_receiver(messages, self.send(messages))
         return [self._introduced(node, replies.get(node)) for node in nodes]
 

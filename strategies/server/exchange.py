@@ -154,7 +154,10 @@ class Exchange:
         report = RoundReport(self.next_round, self.clients)
         send = partial(self.send, grid, phase="greeting", report=report)
         of_run: dict[str, str | int] = {"run": self.run, "server-round": next_round}
-        return Greeter(self.recipe, self.options.nodes, of_run, send)
+        nodes = {c: member.node for c, member in (self.attendance.roster or {}).items()}
+        nodes |= self.options.nodes
+        learnt = frozenset(nodes[c] for c, ever in self._learnt.items() if ever and c in nodes)
+        return Greeter(self.recipe, self.options.nodes, of_run, send, learnt)
 
     def send(
         self, grid: Grid, messages: list[Message], phase: Phase, report: RoundReport | None = None

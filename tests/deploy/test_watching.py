@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,3 +74,15 @@ def test_other_folders_are_refused(folder: Path, tmp_path: Path) -> None:
         resume_deployed(tmp_path, tmp_path)
     with pytest.raises(ConfigError, match="name its folder with --app"):
         resume_deployed(folder, tmp_path)
+
+
+def test_a_server_that_has_died_is_told_from_one_at_work(tmp_path: Path) -> None:
+    (tmp_path / "rounds.jsonl").write_text("", encoding="utf-8")
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    live = {"state": "train", "round": 2, "rounds": 3, "since": 0.0, "host": socket.gethostname()}
+    for pid, over in ((os.getpid(), False), (gone.pid, True)):
+        (tmp_path / LIVE).write_text(json.dumps({**live, "pid": pid}), encoding="utf-8")
+        assert is_over(tmp_path) is over
+        died = "the server app has died, round 2, train; go on with: fedkt resume"
+        assert (died in text_of(tmp_path)) is over

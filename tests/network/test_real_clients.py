@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -132,6 +133,26 @@ def test_three_kinds_of_models_give_the_bits_of_their_rehearsal(
 def test_three_rounds_of_each_method(hospitals: Federation, tmp_path: Path, strategy: str) -> None:
     folder = begun(hospitals, strategy, strategy=strategy, num_server_rounds=3)
     expected = rehearsed(hospitals.app, tmp_path / "rehearsal", strategy, 3)
+    assert figures(ended(folder)) == figures(expected)
+
+
+@pytest.mark.network_long
+def test_a_server_app_that_was_killed_goes_on_by_one_command(
+    hospitals: Federation, tmp_path: Path
+) -> None:
+    strategy = "knfu(local_epochs=1, distil_epochs=1)"
+    folder = begun(hospitals, "killed", strategy=strategy, num_server_rounds=3)
+    expected = rehearsed(hospitals.app, tmp_path / "rehearsal", strategy, 3)
+
+    def trains() -> bool:
+        live = read_live(folder) or {}
+        return (live.get("round"), live.get("state")) == (2, "train")
+
+    wait_until(trains, "train of round 2", SECONDS)
+    os.kill((read_live(folder) or {})["pid"], signal.SIGKILL)
+    wait_until(lambda: is_over(folder), "the end of the server app")
+    assert len(read_rounds(folder)) == 1
+    hospitals.resume(folder)
     assert figures(ended(folder)) == figures(expected)
 
 

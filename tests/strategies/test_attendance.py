@@ -53,6 +53,21 @@ def test_a_client_that_comes_back_goes_on_with_its_model(grid_of, method_of, nam
     assert plain(coming.snapshot()) == states
 
 
+def test_one_whose_state_is_lost_does_not_begin_afresh_in_silence(grid_of, method_of) -> None:
+    coming = grid_of(0, 1, 2)
+
+    def without_state(there: Coming) -> None:
+        there.restore({c: state for c, state in there.snapshot().items() if c != 1})
+        comes(1)(there)
+
+    script = go(coming, method_of(), 3, {("end", 1): leaves(1), ("end", 2): without_state})
+    [note] = script.reports[2].notes
+    assert note.startswith("left out of the run: ")
+    assert "the state of client 1 in run" in note
+    assert note.endswith("is lost")
+    assert 1 not in script.reports[2].participants
+
+
 def test_one_that_is_gone_gets_no_message(grid_of, method_of) -> None:
     coming = grid_of(0, 1, 2)
     go(coming, method_of(), 3, {("end", 1): leaves(2)})
