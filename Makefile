@@ -24,13 +24,15 @@ test-numeric: $(READY)
 		env "$$@" OMP_NUM_THREADS=$$threads $(BIN)/pytest -q -m numeric -n auto --dist loadfile; \
 	done; done; done
 
-# Federations of real processes on this machine, over TLS, one after the other: five minutes.
-test-network: $(READY)
-	$(BIN)/pytest -q -m "network and not network_long" tests/network
+# Federations of real processes on this machine, over TLS; two at a time, because nodes often wait.
+NETWORK := FEDKT_TEST_FEDERATIONS=2 $(BIN)/pytest -n 2 --dist loadfile tests/network
 
-# All of them.
+test-network: $(READY)
+	$(NETWORK) -m "network and not network_long"
+
+# Those that take minutes, too.
 test-network-long: $(READY)
-	$(BIN)/pytest -q -m "network or network_long" tests/network
+	$(NETWORK) -m "network or network_long"
 
 lint: $(READY)
 	$(BIN)/ruff check .

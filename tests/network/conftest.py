@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 import sys
 import tempfile
+import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from .harness import LIGHT_APP, Federation, federation
 
@@ -27,14 +31,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     asked = config.getoption("markexpr") or ""
     for item in items:
         marks = {mark.name for mark in item.iter_markers()}
-        if "network_quick" in marks:
+        mark = next((mark for mark in ASKED if mark in marks), None)
+        if mark is None or "network_quick" in marks:
             continue
-        for mark, reason in ASKED.items():
-            if mark in marks:
-                wanted = mark in asked.replace(f"not {mark}", "").replace("network_quick", "")
-                if not wanted:
-                    item.add_marker(pytest.mark.skip(reason=reason))
-                break
+        if not re.search(rf"(?<!not )\b{mark}\b", asked):
+            item.add_marker(pytest.mark.skip(reason=ASKED[mark]))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -48,11 +49,20 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     return report
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def alone() -> Iterator[None]:
-    """Let one federation run at a time on this machine."""
-    with FileLock(Path(tempfile.gettempdir()) / "fedkt-network-tests.lock"):
-        yield
+    """Let no more federations run at a time on this machine than it has room for.
+
+    By default one. ``FEDKT_TEST_FEDERATIONS`` says how many.
+    """
+    folder, room = Path(tempfile.gettempdir()), int(os.environ.get("FEDKT_TEST_FEDERATIONS", "1"))
+    while True:
+        for place in range(room):
+            lock = FileLock(folder / f"fedkt-federation-{place}.lock")
+            with contextlib.suppress(Timeout), lock.acquire(timeout=0):
+                yield
+                return
+        time.sleep(0.5)
 
 
 @pytest.fixture

@@ -130,7 +130,7 @@ class Federation:
         assert self.superlink is not None
         self.superlink.wait()
 
-    def flwr(self, *commands: Sequence[str], port: int | None = None) -> str:
+    def flwr(self, *commands: Sequence[str]) -> str:
         """Run commands of ``flwr`` against the SuperLink; return what they print.
 
         Raises
@@ -138,7 +138,7 @@ class Federation:
         AssertionError
             If a command fails.
         """
-        text, status = self.try_flwr(*commands, port=port)
+        text, status = self.try_flwr(*commands)
         assert status == 0, f"flwr {commands}: {text}"
         return text
 
@@ -150,7 +150,7 @@ class Federation:
         return said
 
     def try_flwr(self, *commands: Sequence[str], port: int | None = None) -> tuple[str, int]:
-        """Run commands of ``flwr``; return what they print and the exit status."""
+        """Run commands of ``flwr``, at the SuperLink's port or another; return text and status."""
         name = f"operator-{port or self.port}"
         folder = self._home(name)
         log = folder / "log"

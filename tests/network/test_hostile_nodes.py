@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightapp.hostile import LIES
+from lightapp.hostile import LIES, Trap
 from lightapp.party import Party
 
 from fedkt.knowledge import Knowledge, Upload, Uploads
@@ -18,7 +19,6 @@ from .fleet_proxy import fleet_proxy
 from .harness import CONNECTION, Federation, Node
 from .light_grid import PUBLIC
 
-pytestmark = pytest.mark.network
 ROUNDS, HONEST, HOSTILE = 8, (0, 3), (1, 2, 4)
 REGISTER = "/v1/control/register-node"
 REFUSED = {
@@ -66,6 +66,12 @@ def fused_of(parties: dict[int, Party], round_: int) -> dict[int, bytes]:
     return {c: fused.for_client(c)["public"].values.numpy().tobytes() for c in parties}
 
 
+def test_the_trap_works(tmp_path: Path) -> None:
+    pickle.loads(pickle.dumps(Trap(str(tmp_path / "trap"))))
+    assert (tmp_path / "trap").exists()
+
+
+@pytest.mark.network
 def test_lies_are_rejected_and_strangers_refused(net: Federation) -> None:
     trap, pem = net.folder / "trap", net.certificates
     with fleet_proxy(pem / "server.crt", pem / "server.key", pem / "ca.crt", net.port) as proxy:

@@ -1,4 +1,4 @@
-"""The ClientApp of light clients: honest, hostile or stubborn, as the node's configuration says."""
+"""The ClientApp of light clients: honest or hostile, as the node's configuration says."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def federate(grid: Grid, context: Context) -> None:
     )
     strategy = strategy_of(str(config["strategy"]), options)
     strategy.observers = [diary]
-    if config["resume"]:
+    if config["resume"] and (folder / "checkpoint.safetensors").exists():
         strategy.load_state_dict(snapshot.load(folder / "checkpoint.safetensors"))
     diary.wait(1)
     strategy.start(Eager(grid), num_rounds=rounds, timeout=deadline)
