@@ -164,6 +164,16 @@ class Federation:
         status = process.wait(120)
         return process.text, status
 
+    def fedkt(self, *arguments: str) -> str:
+        """Run a command of ``fedkt`` as the operator; return what it prints."""
+        self.flwr()  # its connection is there
+        name = f"operator-{self.port}"
+        command = [str(Path(sys.executable).with_name("fedkt")), *arguments]
+        process = Process.start("fedkt", command, self._home(name) / "log", self._env(name))
+        status = process.wait(400)
+        assert status == 0, process.text
+        return process.text
+
     # --- nodes ------------------------------------------------------------------------------
 
     def add(self, name: str, *arguments: str, port: int | None = None, **config: Any) -> Node:

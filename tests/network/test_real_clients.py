@@ -152,7 +152,10 @@ def test_a_server_app_that_was_killed_goes_on_by_one_command(
     os.kill((read_live(folder) or {})["pid"], signal.SIGKILL)
     wait_until(lambda: is_over(folder), "the end of the server app")
     assert len(read_rounds(folder)) == 1
-    hospitals.resume(folder)
+    assert "the server app has died, round 2, train" in hospitals.fedkt(
+        "watch", str(folder), "--once"
+    )
+    hospitals.fedkt("resume", str(folder), "--app", str(hospitals.app), "--connection", CONNECTION)
     assert figures(ended(folder)) == figures(expected)
 
 
