@@ -27,7 +27,9 @@ class TcpProxy:
     delay : float
         Seconds that every byte takes, each way.
     cut_after : float
-        Mean number of bytes, of both directions, after which a connection is cut; 0: never.
+        Mean number of bytes from the client after which a connection is cut; 0: never. The bytes
+        are lost, so a request does not arrive whole. An answer is never lost: where that to a piece
+        of an upload is, Flower 1.41 sends the piece again, is refused, and gives the upload up.
     seed : int
         Seed of the cuts.
 
@@ -92,7 +94,7 @@ class TcpProxy:
         with contextlib.suppress(OSError, asyncio.CancelledError):
             async for data in self._delayed(reader):
                 setattr(self, way, getattr(self, way) + len(data))
-                if line.is_cut(len(data)):
+                if way == "up" and line.is_cut(len(data)):
                     self.cuts += 1
                     line.cut()
                     return
@@ -129,7 +131,7 @@ class TcpProxy:
 
 @dataclass
 class _Line:
-    """The two ends of a connection, and the bytes that it has left."""
+    """The two ends of a connection, and the bytes that the client has left."""
 
     ends: tuple[asyncio.StreamWriter, asyncio.StreamWriter]
     left: float

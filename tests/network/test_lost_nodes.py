@@ -21,7 +21,7 @@ pytestmark = pytest.mark.network
 LATE, LEAVING, DYING = 2, 1, 0
 ROUNDS, WITHOUT_LEAVING, DEATH = 6, 3, 5
 DEADLINE = 45.0  # of a phase; Flower gives a node up after up to 60 s without a sign of life
-DELAY, CUT_AFTER = 0.025, 40_000
+DELAY, CUT_AFTER = 0.025, 20_000
 CONNECTED = "SuperNode ID:"
 
 
