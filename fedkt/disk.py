@@ -128,6 +128,20 @@ def only_user(folder: Path) -> Iterator[None]:
             folder.rmdir()
 
 
+def is_held(folder: Path) -> bool:
+    """Return whether a process writes into a folder under :func:`only_user` at the moment."""
+    try:
+        import fcntl
+
+        with (folder / LOCK).open(encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (ImportError, OSError):  # Windows has no such locks; or nobody has ever locked it
+        return False
+    return False
+
+
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     try:

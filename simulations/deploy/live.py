@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,28 +54,8 @@ class Live:
         self._write(state="failed", reason=reason, asked=[])
 
     def _write(self, **values: Any) -> None:
-        self._last |= {"rounds": self._rounds, "since": time.time(), **_process(), **values}
+        self._last |= {"rounds": self._rounds, "since": time.time(), **values}
         write_json(self._folder / LIVE, self._last)
-
-
-def has_died(live: Mapping[str, Any]) -> bool:
-    """Return whether the process that wrote ``live.json`` is there no more, as far as one sees.
-
-    Only on its own machine does one see it.
-    """
-    if live.get("host") != socket.gethostname() or live.get("state") in OVER:
-        return False
-    try:
-        os.kill(int(live["pid"]), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
-
-
-def _process() -> dict[str, Any]:
-    return {"pid": os.getpid(), "host": socket.gethostname()}
 
 
 def read_live(folder: Path) -> dict[str, Any] | None:

@@ -13,7 +13,8 @@ from rich.live import Live as Display
 from rich.table import Table
 from rich.text import Text
 
-from fedkt.deploy.live import OVER, has_died, read_live
+from fedkt.deploy.live import OVER, read_live
+from fedkt.disk import is_held
 from fedkt.errors import ConfigError
 from fedkt.evaluation.figure import value_of
 from fedkt.evaluation.figures import BYTES_DOWN, BYTES_UP, GLOBAL, PERSONALISED
@@ -58,7 +59,7 @@ def watch(
 def is_over(folder: Path) -> bool:
     """Return whether a run has ended."""
     live = read_live(folder)
-    return is_finished(folder) if live is None else live["state"] in OVER or has_died(live)
+    return is_finished(folder) if live is None else live["state"] in OVER or not is_held(folder)
 
 
 def shown(folder: Path, now: float | None = None) -> Group:
@@ -95,7 +96,7 @@ def _headline(
     if not live:
         return f"{folder}: {len(rows)} rounds{', finished' if is_finished(folder) else ''}"
     state, since = live["state"], now - live["since"]
-    if has_died(live):
+    if state not in OVER and not is_held(folder):
         where = shlex.quote(str(folder))
         died = f"{folder}: the server app has died, round {live['round']}, {state}"
         return f"{died}; go on with: fedkt resume {where}"

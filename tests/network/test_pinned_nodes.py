@@ -53,6 +53,8 @@ def main(grid, context):
 """
 
 
+@pytest.mark.network
+@pytest.mark.usefixtures("alone")
 def test_a_node_runs_what_it_has_pinned_and_nothing_else(tmp_path: Path) -> None:
     app = tmp_path / "app"
     app.mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -149,7 +150,7 @@ def test_a_server_app_that_was_killed_goes_on_by_one_command(
         return (live.get("round"), live.get("state")) == (2, "train")
 
     wait_until(trains, "train of round 2", SECONDS)
-    os.kill((read_live(folder) or {})["pid"], signal.SIGKILL)
+    kill_server_app(hospitals)
     wait_until(lambda: is_over(folder), "the end of the server app")
     assert len(read_rounds(folder)) == 1
     assert "the server app has died, round 2, train" in hospitals.fedkt(
@@ -195,6 +196,16 @@ def test_flower_s_simulation_runs_the_same_folder(alone: None, tmp_path: Path) -
     finally:
         end_all(f"FLWR_HOME={home}")
     assert figures(rows) == figures(rehearsed(app, tmp_path / "rehearsal", strategy, 1))
+
+
+def kill_server_app(net: Federation) -> None:
+    """Kill the process of the ServerApp, and nothing else."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command = (folder / "cmdline").read_bytes()
+            home = f"FLWR_HOME={net.folder}/superlink".encode()
+            if b"flwr-serverapp" in command and home in (folder / "environ").read_bytes():
+                os.kill(int(folder.name), signal.SIGKILL)
 
 
 def flower_home(home: Path) -> dict[str, str]:

@@ -18,6 +18,8 @@ from fedkt.errors import ConfigError
 from .fleet_proxy import Proxy
 from .guarded import flower_home, guarded_superlink, node, wait_for
 
+pytestmark = [pytest.mark.network, pytest.mark.usefixtures("alone")]
+
 APP = """\
 [project]
 name = "nothing"
