@@ -176,7 +176,14 @@ class Federation:
 
     # --- nodes ------------------------------------------------------------------------------
 
-    def add(self, name: str, *arguments: str, port: int | None = None, **config: Any) -> Node:
+    def add(
+        self,
+        name: str,
+        *arguments: str,
+        host: str = "127.0.0.1",
+        port: int | None = None,
+        **config: Any,
+    ) -> Node:
         """Return a new node, not started.
 
         Parameters
@@ -185,8 +192,8 @@ class Federation:
             Its name.
         arguments : str
             Arguments of ``flower-supernode`` in place of the certificate and the key of the name.
-        port : int, optional
-            The port that it connects to; by default the SuperLink's.
+        host, port : str and int, optional
+            The address that it connects to; by default the SuperLink's.
         config
             Its configuration, with underscores for hyphens.
         """
@@ -198,7 +205,7 @@ class Federation:
         given = " ".join(f"{k.replace('_', '-')}={json.dumps(v)}" for k, v in values.items())
         command = [
             "flower-supernode", *(arguments or self.trusted(key)),
-            "--superlink", f"127.0.0.1:{port or self.port}",
+            "--superlink", f"{host}:{port or self.port}",
             "--port", str(self.free_port()), "--node-config", given,
         ]  # fmt: skip
         node = Node(name, folder, self._found(command), self._env(name))

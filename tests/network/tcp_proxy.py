@@ -32,6 +32,8 @@ class TcpProxy:
         of an upload is, Flower 1.41 sends the piece again, is refused, and gives the upload up.
     seed : int
         Seed of the cuts.
+    host : str
+        The address to listen on.
 
     Attributes
     ----------
@@ -39,6 +41,8 @@ class TcpProxy:
         Bytes that have come from clients and from the target.
     cuts : int
         Connections cut.
+    peers : set[str]
+        Addresses that connections have come from.
     """
 
     port: int
@@ -46,9 +50,11 @@ class TcpProxy:
     delay: float = 0.0
     cut_after: float = 0.0
     seed: int = 0
+    host: str = "127.0.0.1"
     up: int = 0
     down: int = 0
     cuts: int = 0
+    peers: set[str] = field(default_factory=set)
     _random: random.Random = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -61,7 +67,7 @@ class TcpProxy:
 
         async def serve() -> None:
             loops.append(asyncio.get_running_loop())
-            server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
+            server = await asyncio.start_server(self._connected, self.host, self.port)
             started.set()
             await ended.wait()
             server.close()
@@ -76,6 +82,7 @@ class TcpProxy:
             thread.join(10)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.peers.add(writer.get_extra_info("peername")[0])
         with contextlib.suppress(OSError, asyncio.CancelledError):
             there, target = await asyncio.open_connection("127.0.0.1", self.target)
             line = _Line((writer, target), self._lifetime())
