@@ -216,7 +216,9 @@ class ClientData:
             sets[name] = Samples(inputs, labels, torch.arange(first, first + len(inputs)))
             first += len(inputs)
         return cls(
-            *(sets[name] for name in ("train", "validation", "test")),
+            sets["train"],
+            sets["validation"],
+            sets["test"],
             public=sets.get("public"),
             common_test=sets.get("common_test"),
             num_classes=len(names),

@@ -56,11 +56,10 @@ def model(state_dir: str | Path, app: str | Path | None = None, run: str = "") -
     client.learner.follow(recipe)
     client.learner.load_state(state["learner"])
     data = client.data
-    how = state, data.log_prior, data.input_shape, {}, recipe.world
     architecture = client.learner.architecture.partition("#")[0]
-    return TrainedClient(
-        client.id, int(state["round"]), data.classes, architecture, client.learner, *how
-    )
+    who = client.id, int(state["round"]), data.classes, architecture, client.learner
+    none: dict[str, Any] = {}  # of preprocessing that is known
+    return TrainedClient(*who, state, data.log_prior, data.input_shape, none, recipe.world)
 
 
 def _read(folder: Path) -> dict[str, Any]:

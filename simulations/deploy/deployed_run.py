@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import tomli_w
 from flwr.app import Context
@@ -120,7 +120,7 @@ class DeployedRun(Recorder):
         return {
             "deployed": True,
             "clients": len(ids),
-            "classes": list(facts["classes"]),
+            "classes": list(cast(tuple[str, ...], facts["classes"])),
             "input_shape": list(roster.input_shape),
             "models": [model.partition("#")[0] if model else "never came" for model in models],
             "public": roster.public_size,

@@ -87,7 +87,8 @@ def options_in(config: Flat, table: str, options: type) -> dict[str, Any]:
         For an unknown key.
     """
     check_keys(config, {table: options})
-    hints, values = get_type_hints(options, include_extras=False), {}
+    hints = get_type_hints(options, include_extras=False)
+    values: dict[str, Any] = {}
     for key, name in names_of(options).items():
         given = config.get(f"{table}.{key}")
         if given is None:

@@ -71,8 +71,8 @@ def shown(folder: Path, now: float | None = None) -> Group:
     for row in rows[-SHOWN:]:
         table.add_row(*_cells(row))
     names = live.get("names", {})
-    parts = [Text(_headline(folder, live, rows, time.time() if now is None else now)), table]
-    return Group(*parts, *map(Text, _reasons(rows[-1], names) if rows else ()))
+    headline = Text(_headline(folder, live, rows, time.time() if now is None else now))
+    return Group(headline, table, *map(Text, _reasons(rows[-1], names) if rows else ()))
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
