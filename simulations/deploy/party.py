@@ -51,10 +51,10 @@ def client(
     ----------
     load_data : callable
         Returns the party's data, as :meth:`ClientData.from_arrays` makes them. It gets Flower's
-        ``Context`` if it has a parameter.
+        ``Context`` if it has a parameter without a default, or one called ``context``.
     build_model : callable
         Returns a new, untrained model, a torch module or an estimator, or the name of a registered
-        model. It gets Flower's ``Context`` if it has a parameter.
+        model. It gets the context likewise.
     policy : Policy, optional
         What may leave, whatever the server asks for; by default answers on the public set alone.
     training : TrainingOptions, optional
@@ -168,7 +168,9 @@ def store_of(context: Context) -> FileStore:
 
 
 def ask(function: Callable[..., Any], context: Context) -> Any:
-    """Return what a function of the user's returns; it gets the context if it has a parameter.
+    """Return what a function of the user's returns, given the context if it asks for it.
+
+    It does by a parameter without a default, or one called ``context``.
 
     Raises
     ------
@@ -176,7 +178,7 @@ def ask(function: Callable[..., Any], context: Context) -> Any:
         If it raises: with the type of the exception, whose text goes to the log here.
     """
     parameters = inspect.signature(function).parameters.values()
-    takes = any(p.default is p.empty and p.kind is not p.VAR_KEYWORD for p in parameters)
+    takes = any(p.name == "context" or _is_required(p) for p in parameters)
     try:
         return function(context) if takes else function()
     except FedktError:
@@ -187,3 +189,8 @@ def ask(function: Callable[..., Any], context: Context) -> Any:
         raise ConfigError(
             f"{name} raised {type(error).__name__}; the log of the node says more."
         ) from None
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    several = (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    return parameter.default is parameter.empty and parameter.kind not in several

@@ -10,6 +10,7 @@ import pytest
 
 import fedkt
 from fedkt.deploy import model, strategy_of
+from fedkt.deploy.party import ask
 from fedkt.deploy.rehearsal import read_app, values_of
 from fedkt.errors import ConfigError, RunFailedError
 from fedkt.simulations.experiment import config as config_
@@ -186,3 +187,9 @@ def test_a_strategy_of_text() -> None:
     assert strategy_of("knfu(beta=2)").beta == 2  # type: ignore[attr-defined]  # KnFu's
     with pytest.raises(ConfigError, match="beta"):
         strategy_of("knfu(beta=-1)")
+
+
+def test_functions_get_the_context_if_they_ask_for_it(app: Path) -> None:
+    context = read_app(app).context(2)
+    functions = (lambda: 0, lambda width=64: width, lambda context=None: context, lambda node: node)
+    assert [ask(function, context) for function in functions] == [0, 64, context, context]
