@@ -44,7 +44,8 @@ def hello(client: Client, store: StateStore, message: Message) -> RecordDict:
     if "run" in config:
         run = str(config["run"])
         store.rewind(run, client.id, int(str(config["server-round"])))
-        if config.get("learnt") and store.get(run, client.id) is None:
+        learnt = cast(list[int], config.get("learnt", []))
+        if client.id in learnt and store.get(run, client.id) is None:
             raise ConfigError(f"the state of client {client.id} in run {run} is lost")
     about = ConfigRecord({
         "client": client.id,

@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 from fedkt import __version__, wire
 from fedkt.declared import check_content
 from fedkt.errors import ConfigError, FedktError, KnowledgeError, RunFailedError
-from fedkt.greeting import TOLD, check_digest, read_client, read_facts, read_told
+from fedkt.greeting import LARGEST_ID, TOLD, check_digest, read_client, read_facts, read_told
 from fedkt.recipe import Recipe
 from fedkt.recipe.json import FORMAT
 from fedkt.strategies.server.roster import LeftOut, Member, Roster, claimed, fitting, misfit
@@ -52,15 +52,18 @@ class Greeter:
         The run's name, and the round that is next.
     send : callable
         From messages to the replies that come in time.
-    learnt : frozenset[int]
-        Nodes whose clients have learnt in this run, and so have a state of it.
+    learnt : Sequence[int]
+        Clients that have learnt in this run, and so have a state of it.
+    most_clients : int
+        All ids are below.
     """
 
     recipe: Recipe
     nodes: Mapping[int, int]
     of_run: Mapping[str, str | int]
     send: Send
-    learnt: frozenset[int] = frozenset()
+    learnt: Sequence[int] = ()
+    most_clients: int = LARGEST_ID
 
     @property
     def round(self) -> int:
@@ -72,14 +75,10 @@ class Greeter:
         if not nodes:
             return []
         config = ConfigRecord({**self.of_run, **VERSIONS, "recipe": self.recipe.to_json()})
-        contents = {
-            False: RecordDict({"config": config}),
-            True: RecordDict({"config": ConfigRecord({**config, "learnt": True})}),
-        }
-        messages = [
-            Message(contents[node in self.learnt], node, MessageType.QUERY, group_id="hello")
-            for node in nodes
-        ]
+        if self.learnt:  # Flower's records hold no empty list
+            config["learnt"] = list(self.learnt)
+        content = RecordDict({"config": config})
+        messages = [Message(content, node, MessageType.QUERY, group_id="hello") for node in nodes]
         replies = _by_receiver(messages, self.send(messages))
         return [self._introduced(node, replies.get(node)) for node in nodes]
 
@@ -96,6 +95,9 @@ class Greeter:
         try:
             client = read_client(about)
             check_content(reply.content)
+            if client >= self.most_clients:
+                line = f"it says it is client {client}; ids are below {self.most_clients}"
+                return LeftOut(node, None, line)
             if self.nodes and (owner := self.nodes.get(client)) != node:
                 whose = "not" if owner is None else f"node {owner}"
                 line = f"it says it is client {client}, which is {whose} in options.nodes"
@@ -193,12 +195,12 @@ class Attendance:
     def _to_greet(self, round_: int) -> list[int]:
         """Return the nodes whose clients are not known.
 
-        One that does not answer costs the time of all: it is tried again after 1, 2, 4, ... rounds.
+        One that does not answer costs the time of all, and one that does not fit may have been
+        mended in the meantime: they are tried again after 1, 2, 4, ... rounds.
         """
         new = sorted(self._here - self._let_in)
-        unfit = {node for node, out in self._left_out.items() if out.unfit}
         late = {node for node, tries in self._tries.items() if tries.next_round > round_}
-        return [node for node in new if node not in unfit and node not in late]
+        return [node for node in new if node not in late]
 
     # --- the first greeting ------------------------------------------------------------
 
@@ -261,14 +263,13 @@ class Attendance:
             logger.warning("left out of %s: %s", self._title, out)
         self._left_out |= {out.node: out for out in left_out}
         for out in left_out:
-            if not out.unfit:
-                self._tries[out.node] = self._tries.get(out.node, Tries()).another(round_)
+            self._tries[out.node] = self._tries.get(out.node, Tries()).another(round_)
         return [f"left out of the run: {out}" for out in new]
 
 
 @dataclass(frozen=True)
 class Tries:
-    """The greetings of a node without an answer: their number, and the round of the next."""
+    """The greetings of a node that was left out: their number, and the round of the next."""
 
     number: int = 0
     next_round: int = 0
@@ -311,9 +312,10 @@ def _freed(out: LeftOut, here: frozenset[int]) -> bool:
 
 def _wait_for_nodes(grid: Grid, options: ServerOptions) -> list[int]:
     wait, wanted = Wait(options.wait), max(options.clients, 1)
+    theirs = set(options.nodes.values())
     while True:
         nodes = sorted(grid.get_node_ids())
-        if len(nodes) >= wanted:
+        if len(theirs.intersection(nodes) if theirs else nodes) >= wanted:
             return nodes
         if not wait.more():
             text = f"Only {len(nodes)} of {wanted} clients came within {options.wait:g} s."

@@ -154,10 +154,9 @@ class Exchange:
         report = RoundReport(self.next_round, self.clients)
         send = partial(self.send, grid, phase="greeting", report=report)
         of_run: dict[str, str | int] = {"run": self.run, "server-round": next_round}
-        nodes = {c: member.node for c, member in (self.attendance.roster or {}).items()}
-        nodes |= self.options.nodes
-        learnt = frozenset(nodes[c] for c, ever in self._learnt.items() if ever and c in nodes)
-        return Greeter(self.recipe, self.options.nodes, of_run, send, learnt)
+        learnt = sorted(client for client, ever in self._learnt.items() if ever)
+        most = self.options.most_clients
+        return Greeter(self.recipe, self.options.nodes, of_run, send, learnt, most)
 
     def send(
         self, grid: Grid, messages: list[Message], phase: Phase, report: RoundReport | None = None
@@ -244,8 +243,12 @@ class Exchange:
         self._unreached = set()
         if self.delivery.version:  # before the first round all knowledge may be for its start
             self.delivery.latest = self.delivery.kept()
-        choice = choose or self.drawn
-        self.report.participants = chosen(self.title, server_round, choice, clients)
+        choose = choose or self.drawn
+        self.report.participants = chosen(self.title, server_round, choose, clients)
+        present = [client for client in clients if self.attendance.absence(client) is None]
+        if present and not set(present).intersection(self.report.participants):
+            self.report.participants = chosen(self.title, server_round, choose, present)
+            self.report.notes.append("all clients chosen were away: others were chosen")
         if self.report.participants != self.drawn(clients):
             self.report.notes.append("its clients are not those that train in the local baseline")
         self.report.one_model = any(share.whole(self.recipe.world) for share in self.recipe.share)

@@ -15,6 +15,7 @@ from fedkt.codecs import wire_name
 from fedkt.context import ServerSamples
 from fedkt.data.samples import Samples
 from fedkt.errors import ConfigError
+from fedkt.greeting import LARGEST_ID
 from fedkt.metrics import wire_metrics
 from fedkt.options import AtLeastOne, Count, Factor, Positive, PositiveFraction, checked
 from fedkt.strategies.server.bounds import Bounds
@@ -66,6 +67,8 @@ class ServerOptions:
         has the same id for ever. No other node may then be one of these clients, and no other
         clients take part. Empty: a client id belongs to the first node that comes with it, until
         that has left.
+    most_clients : int
+        Clients have ids below it.
     public_labels : Tensor, optional
         int64 ``[M]``: labels of the public samples by id, -1 where the server does not know the
         label. A simulation gives those of its public set; a deployed server gives those that it
@@ -104,6 +107,7 @@ class ServerOptions:
     train_deadline: Positive | None = None
     evaluate_deadline: Positive | None = None
     nodes: Mapping[int, int] = field(default_factory=dict)
+    most_clients: AtLeastOne = LARGEST_ID
     # Tensors cannot be compared by ==, and are too long for a log line.
     public_labels: Tensor | None = field(default=None, compare=False, repr=False)
     public: Tensor | None = field(default=None, compare=False, repr=False)

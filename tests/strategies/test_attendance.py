@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -68,6 +69,38 @@ def test_one_whose_state_is_lost_does_not_begin_afresh_in_silence(grid_of, metho
     assert 1 not in script.reports[2].participants
 
 
+def test_all_chosen_are_away(grid_of, method_of) -> None:
+    """One of three takes part in each round; from the second on only client 2 is there."""
+    coming = grid_of(0, 1, 2)
+    strategy = method_of()
+    strategy.options = replace(strategy.options, participation=0.3)
+
+    def go_away(there: Coming) -> None:
+        leaves(0)(there)
+        leaves(1)(there)
+
+    script = go(coming, strategy, 6, {("end", 1): go_away})
+    assert [r.participants for r in script.reports[1:]] == [[2]] * 5
+    notes = [r.notes for r in script.reports]
+    assert any("all clients chosen were away: others were chosen" in each for each in notes)
+
+
+def test_a_mended_client_is_tried_again_without_leaving(grid_of, method_of) -> None:
+    coming = grid_of(0, 1, 2)
+    coming.claims = {node(2): {"classes": [*"1023456789"]}}
+    script = go(coming, method_of(), 4, {("end", 1): lambda there: there.claims.clear()})
+    assert [r.clients for r in script.reports] == [(0, 1), (0, 1, 2), (0, 1, 2), (0, 1, 2)]
+
+
+def test_ids_have_a_bound(grid_of, method_of) -> None:
+    coming = grid_of(0, 1, 2)
+    strategy = method_of()
+    strategy.options = replace(strategy.options, most_clients=2)
+    script = go(coming, strategy, 1)
+    assert script.reports[0].clients == (0, 1)
+    assert script.reports[0].notes[0].endswith("it says it is client 2; ids are below 2")
+
+
 def test_one_that_is_gone_gets_no_message(grid_of, method_of) -> None:
     coming = grid_of(0, 1, 2)
     go(coming, method_of(), 3, {("end", 1): leaves(2)})
@@ -106,7 +139,7 @@ def test_a_newcomer_fits_the_clients_of_the_run_or_is_left_out(grid_of, method_o
     assert [note.partition(": classes is ['1', ")[0] for note in second] == [
         f"left out of the run: client {client}" for client in (1, 2, 3)
     ]
-    assert [s.kind for s in coming.sent].count("query") == 2  # not again in round 3
+    assert [s.kind for s in coming.sent].count("query") == 3  # and again, one round later
 
 
 def test_an_unfit_client_is_greeted_again_when_its_node_comes_back(grid_of, method_of) -> None:
