@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from logging import DEBUG
 from pathlib import Path
@@ -19,7 +20,9 @@ from fedkt.clients.personal_answer import predict_from
 from fedkt.clients.policy import Sent
 from fedkt.clients.state import MemoryStore, StateStore
 from fedkt.clients.turn import begin, error_reply
-from fedkt.errors import ConfigError
+from fedkt.errors import ConfigError, FedktError
+
+logger = logging.getLogger("fedkt")
 
 T = TypeVar("T")
 CohortOf = Callable[[Context], int | None]
@@ -46,6 +49,7 @@ def client_app(
     store: StateStore | Callable[[Context], StateStore] | None = None,
     cohort_of: CohortOf | None = None,
     sent: Path | Callable[[Context], Path] | None = None,
+    discreet: bool = False,
 ) -> KnowledgeClientApp:
     """Return the ClientApp that follows any recipe.
 
@@ -63,6 +67,9 @@ def client_app(
     sent : Path or callable, optional
         A file that lists all that leaves the client, or a function that returns that of a context;
         see :class:`~fedkt.clients.policy.Sent`.
+    discreet : bool
+        Whether an error that is not fedkt's own is told by its type alone: its text may hold data.
+        The log of the client has all of it.
 
     Returns
     -------
@@ -90,7 +97,7 @@ def client_app(
         return answered(turn, message, context)
 
     def answered(handle: Callable[[], RecordDict], message: Message, context: Context) -> Message:
-        reply = _guarded(handle, message)
+        reply = _guarded(handle, message, discreet)
         if file := sent_of(context):
             Sent(file).note(message, reply)
         return reply
@@ -148,13 +155,24 @@ def predict(
     return predict_from(state, client.learner, client.data.log_prior, x, readout)
 
 
-def _guarded(handle: Callable[[], RecordDict], message: Message) -> Message:
+def _guarded(handle: Callable[[], RecordDict], message: Message, discreet: bool) -> Message:
     """Turn an exception into an error reply with a one-line reason."""
     try:
         return Message(handle(), reply_to=message)
     except Exception as error:
-        log(DEBUG, "client failed", exc_info=error)
+        strange = next((e for e in (error, error.__cause__) if _is_strange(e)), None)
+        if discreet and strange is not None:
+            logger.error("a message failed", exc_info=error)
+            name = type(strange).__name__
+            error = ConfigError(f"{name} at the client; the log of the node says more")
+        else:
+            log(DEBUG, "client failed", exc_info=error)
         return error_reply(error, message)
+
+
+def _is_strange(error: BaseException | None) -> bool:
+    """Return whether an exception is not one of fedkt's, whose texts hold no data."""
+    return error is not None and not isinstance(error, FedktError)
 
 
 def _by_context(given: T | Callable[[Context], T]) -> Callable[[Context], T]:

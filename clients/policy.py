@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from fedkt.codecs import codec_chain
 from fedkt.disk import writing
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge
+from fedkt.metrics import metrics_of
 from fedkt.options import AtLeastOne, checked
 from fedkt.recipe import Recipe, trainings
 
@@ -47,6 +48,9 @@ class Policy:
         Names of the read-outs that it settles (``fedkt list readouts``).
     codecs : Collection[str], optional
         Names of the codecs that it encodes with; ``none`` is always allowed.
+    tables : bool
+        Whether metrics that are tables over the classes may leave. The rows of a confusion matrix
+        add up to the classes of private test samples.
     """
 
     shares: Collection[str] | None = ("predict",)
@@ -56,8 +60,17 @@ class Policy:
     most_samples: AtLeastOne | None = None
     readouts: Collection[str] | None = None
     codecs: Collection[str] | None = None
+    tables: bool = False
 
-    def refusal(self, recipe: Recipe, codec: str = "none") -> str | None:
+    def __post_init__(self) -> None:
+        for name in ("shares", "kinds", "readouts", "codecs"):
+            if isinstance(getattr(self, name), str):  # whose letters would be the names
+                given = getattr(self, name)
+                raise ConfigError(f"Policy: {name} is {given!r}; write [{given!r}].")
+
+    def refusal(
+        self, recipe: Recipe, codec: str = "none", metrics: Sequence[str] = ()
+    ) -> str | None:
         """Return why the client does not follow a recipe, in one line; None if it does.
 
         Parameters
@@ -66,6 +79,8 @@ class Policy:
             The server's.
         codec : str
             The run's codecs.
+        metrics : Sequence[str]
+            The metrics that the message asks for.
         """
         chain = [*codec_chain(codec), *recipe.codecs]
         epochs = sum(step.epochs for step in trainings(recipe.steps))
@@ -75,10 +90,11 @@ class Policy:
             _outside("readouts", self.readouts, [_name("readouts", recipe.personal)]),
             _outside("codecs", self.codecs, (_name("codecs", part) for part in chain)),
             _above("most_epochs", self.most_epochs, epochs, "epochs a round"),
+            None if self.tables else _tables(metrics),
         )
         return next(filter(None, asked), None)
 
-    def check(self, recipe: Recipe, codec: str = "none") -> None:
+    def check(self, recipe: Recipe, codec: str = "none", metrics: Sequence[str] = ()) -> None:
         """Refuse a recipe that the client does not follow.
 
         Raises
@@ -86,7 +102,7 @@ class Policy:
         ConfigError
             With the reason.
         """
-        if refusal := self.refusal(recipe, codec):
+        if refusal := self.refusal(recipe, codec, metrics):
             raise ConfigError(refusal)
 
     def check_upload(
@@ -109,7 +125,7 @@ class Policy:
                 raise ConfigError(refusal)
 
 
-ANYTHING = Policy(shares=None)
+ANYTHING = Policy(shares=None, tables=True)
 
 
 @dataclass(frozen=True)
@@ -176,6 +192,11 @@ def _outside(option: str, allowed: Collection[str] | None, asked: Iterable[str])
     if wrong is None or (option == "codecs" and wrong == "none"):
         return None
     return f"its policy allows {option} {', '.join(sorted(allowed or ())) or 'none'}, not {wrong}"
+
+
+def _tables(metrics: Sequence[str]) -> str | None:
+    wrong = next((m.facts.name for m in metrics_of(metrics) if m.facts.axes), None)
+    return None if wrong is None else f"its policy allows no tables over the classes, as {wrong} is"
 
 
 def _above(option: str, most: int | None, asked: int, what: str) -> str | None:

@@ -178,7 +178,7 @@ def begin(
         a broadcast is decoded once.
     """
     order = Order.of(message)
-    client.policy.check(order.recipe, order.codec)
+    client.policy.check(order.recipe, order.codec, order.metrics)
     client.learner.follow(order.recipe)
     kept = recall(client, store, context, order)
     knowledge, decoded = dict(kept.knowledge), {} if decoded is None else decoded

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from fedkt.errors import PYTHON, ConfigError
 BESIDE = ("dataset", "partition", "clients", "public", "seed")
 
 
-def gathered(parties: Sequence[ClientData], name: str) -> Federation:
+def gathered(parties: Sequence[ClientData], name: str, public_y: Any = None) -> Federation:
     """Return the federation of parties: their samples, splits and shared sets as they are.
 
     Parameters
@@ -29,6 +30,8 @@ def gathered(parties: Sequence[ClientData], name: str) -> Federation:
         One for each client, in order.
     name : str
         What the data are called.
+    public_y : array, optional
+        Labels of the public samples that the server knows, -1 where it does not.
 
     Raises
     ------
@@ -51,7 +54,7 @@ def gathered(parties: Sequence[ClientData], name: str) -> Federation:
         test_x=_stored(test.x),
         test_y=_labels(test).numpy(),
         public_x=_stored(public.x),
-        public_y=None if public.y is None else public.y.numpy(),
+        public_y=public.y.numpy() if public_y is None and public.y is not None else public_y,
         rows=np.arange(int(ends[-1]), dtype=np.int64),
         bounds=_bounds(ends, len(parties)),
         public_name=name if first.public is not None else "",
@@ -102,7 +105,8 @@ def _check_alike(parties: Sequence[ClientData]) -> None:
     facts: dict[str, Callable[[ClientData], object]] = {
         "classes": lambda party: party.classes,
         "shape of samples": lambda party: party.input_shape,
-        "columns": lambda party: tuple(party.columns),
+        "columns": lambda party: dict(party.columns),
+        "preprocessing": lambda party: dict(party.preprocessing),
     }
     for what, fact in facts.items():
         for place, party in enumerate(parties):

@@ -98,16 +98,16 @@ def _labels(name: str, y: Any, classes: tuple[str, ...]) -> Tensor:
         raise ConfigError(f"{name} has shape {list(labels.shape)}; labels are [n].")
     if labels.dtype.kind in "OUS":
         places = {label: place for place, label in enumerate(classes)}
-        strange = next((label for label in map(str, labels) if label not in places), None)
-        if strange is not None:
-            raise ConfigError(f"{name} holds {strange!r}; the classes are {', '.join(classes)}.")
+        strange = [row for row, label in enumerate(map(str, labels)) if label not in places]
+        if strange:  # not the value: the line may leave the party
+            raise ConfigError(f"{name}[{strange[0]}] is none of the classes {', '.join(classes)}.")
         labels = np.array([places[str(label)] for label in labels], dtype=np.int64)
     if labels.dtype.kind not in "iu" or (
         len(labels) and not 0 <= labels.min() <= labels.max() < len(classes)
     ):
         raise ConfigError(
-            f"{name} holds {labels.dtype} from {labels.min()} to {labels.max()}; labels are whole "
-            f"numbers from 0 to {len(classes) - 1}, or names of classes."
+            f"{name} holds {labels.dtype} that are no labels: whole numbers from 0 to "
+            f"{len(classes) - 1}, or names of classes."
         )
     return torch.tensor(labels.astype(np.int64))
 

@@ -174,13 +174,13 @@ UNIFORM_VARIATION = Figure(
 )  # fmt: skip
 BYTES_UP = Figure(
     "bytes_up", "MB up", MEGABYTES, "lower", "run",
-    lambda data: data.report.traffic.up / len(data.report.clients),
+    lambda data: data.report.traffic.up / data.clients,
     places=("summary", "csv", "table", "rounds"), whole=summed("bytes_up"),
     brief="MB up", bounds=(0, math.inf),
 )  # fmt: skip
 BYTES_DOWN = Figure(
     "bytes_down", "MB down", MEGABYTES, "lower", "run",
-    lambda data: data.report.traffic.down / len(data.report.clients),
+    lambda data: data.report.traffic.down / data.clients,
     places=("summary", "csv", "table", "rounds"), whole=summed("bytes_down"),
     brief="down", bounds=(0, math.inf),
 )  # fmt: skip

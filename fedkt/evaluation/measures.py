@@ -65,6 +65,8 @@ class Round:
         True training samples of each class, clients x classes; empty if they are not known.
     simulated_seconds : float, optional
         What the round would take, where the availability of clients is simulated.
+    parties : int
+        How many clients there are, where lists over clients have places for others; 0: as many.
     """
 
     report: Report
@@ -72,6 +74,12 @@ class Round:
     lying: Collection[int] = frozenset()
     label_counts: Sequence[Sequence[int]] = ()
     simulated_seconds: float | None = None
+    parties: int = 0
+
+    @property
+    def clients(self) -> int:
+        """The number of clients that bytes are divided by."""
+        return self.parties or len(self.report.clients)
 
     def honest(self, metric: str) -> list[float | None]:
         """Return a metric of every client in order, None for those that lie."""

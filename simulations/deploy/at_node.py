@@ -14,9 +14,15 @@ from fedkt.text import foreign
 
 if TYPE_CHECKING:
     from fedkt.simulations.api.trained import TrainedClient
+    from fedkt.strategies import KnowledgeStrategy
 
 
-def model(state_dir: str | Path, app: str | Path | None = None, run: str = "") -> TrainedClient:
+def model(
+    state_dir: str | Path,
+    app: str | Path | None = None,
+    run: str = "",
+    strategy: KnowledgeStrategy | str | None = None,
+) -> TrainedClient:
     """Return a node's model as its newest state has it.
 
     It answers with either read-out (``predict``, ``classify``) and is saved with ``save``: a
@@ -30,6 +36,9 @@ def model(state_dir: str | Path, app: str | Path | None = None, run: str = "") -
         The folder of the app; by default the copy that the node has run.
     run : str
         Name of the run; by default the latest.
+    strategy : KnowledgeStrategy or str, optional
+        The method of the run; by default ``strategy`` of the latest run's configuration. It matters
+        to methods with heads or nets beside the model.
 
     Raises
     ------
@@ -52,7 +61,8 @@ def model(state_dir: str | Path, app: str | Path | None = None, run: str = "") -
     state = store.get(run or runs[-1], client.id) if run or runs else None
     if state is None:
         raise ConfigError(f"{folder} holds no state of client {client.id}: it never took part.")
-    recipe = strategy_of(str(plain(context.run_config, "strategy"))).settled_recipe
+    given = strategy if strategy is not None else str(plain(context.run_config, "strategy"))
+    recipe = (strategy_of(given) if isinstance(given, str) else given).settled_recipe
     client.learner.follow(recipe)
     client.learner.load_state(state["learner"])
     data = client.data

@@ -38,7 +38,7 @@ from fedkt.text import foreign
 logger = logging.getLogger("fedkt")
 
 DEPLOYMENT = "deployment.json"  # what `fedkt resume` starts the run with again
-MOST_CLIENTS = 4096  # lists over clients have a place for each id
+MOST_CLIENTS = 4096  # ids are below: lists over clients have a place for each
 UNKNOWN = (
     "run over a network: label counts, leakage, training alone and simulated seconds are not "
     "known, because only a simulation has the clients' data"
@@ -71,6 +71,7 @@ class DeployedRun(Recorder):
         saved: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(folder, began, {}, Silent())
+        self.counts_present = self.durable = True
         self.folder, self._settings, self._names = folder, settings, names
         self._state, self._rounds = saved, settings["rounds"]
         self.live = Live(folder, self._rounds)
@@ -89,9 +90,10 @@ class DeployedRun(Recorder):
         """Say in the folder what is going on; after the greeting, who takes part."""
         self.live.phase(phase, report, self._names)
         if phase == "train":
-            roster = strategy.exchange.roster
-            self.everyone = range(_places(strategy, roster, self._names))
-            write_json(self.folder / FEDERATION, self._federation(roster))
+            ids = {*strategy.exchange.clients, *self._names}
+            places = max(strategy.options.clients, max(ids) + 1, len(self.everyone))
+            self.everyone = range(places)
+            write_json(self.folder / FEDERATION, self._federation(strategy.exchange.roster))
 
     def round_finished(self, report: RoundReport, strategy: KnowledgeStrategy) -> None:
         """Write the round and its checkpoint."""
@@ -161,7 +163,7 @@ def opened_run(
     folder = fresh_folder(Path(asked) if asked else None, slug(strategy.title), resumes, CONFIG)
     with only_user(folder):
         if resumes:
-            _check_same(folder, settings)
+            _check_same(folder, settings, strategy)
         began, saved = (last_checkpoint(folder, 1) if resumes else None) or (0, None)
         write_atomic(folder / CONFIG, tomli_w.dumps(_toml(settings)))
         write_json(folder / DEPLOYMENT, {"run-config": dict(config)})
@@ -203,7 +205,7 @@ def _toml(settings: Mapping[str, Any]) -> dict[str, Any]:
     return toml
 
 
-def _check_same(folder: Path, settings: Mapping[str, Any]) -> None:
+def _check_same(folder: Path, settings: Mapping[str, Any], strategy: KnowledgeStrategy) -> None:
     """Refuse to go on with other settings; only the number of rounds may grow."""
     before = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8"))
     after = json.loads(json.dumps(_toml(settings)))
@@ -213,13 +215,9 @@ def _check_same(folder: Path, settings: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"{folder} was begun with another {key}: {before.get(key)!r}, not {after[key]!r}."
         )
-
-
-def _places(strategy: KnowledgeStrategy, roster: Roster, names: Mapping[int, str]) -> int:
-    """Return the length of lists over the clients."""
-    ids = [*roster.clients, *names]
-    if max(ids) >= MOST_CLIENTS:
+    fixed = strategy.follows_progress and not after["server"]["schedule_rounds"]
+    if fixed and before.get("rounds") != after["rounds"]:
         raise ConfigError(
-            f"client {max(ids)}: the ids of clients of a deployed run are below {MOST_CLIENTS}."
+            f"{folder} was planned for {before.get('rounds')} rounds; what {strategy.title} does "
+            "in a round depends on that, so the run cannot be made longer."
         )
-    return max(strategy.options.clients, max(ids) + 1)

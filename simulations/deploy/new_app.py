@@ -22,7 +22,6 @@ COMMENTS = {
     "run-dir": "folder of the run, where the server app runs; empty: a new one below runs/",
     "resume": "whether to go on with what run-dir holds; fedkt resume sets it",
     "clients-file": "clients.toml at the server: whose id is whose; empty: nobody checks",
-    "state": "folder of a party's state, unless its node is configured with state-dir",
     "clients": "how many to wait for; 0: whoever is there",
 }
 
@@ -71,7 +70,7 @@ def write_app(folder: Path, clients: int = 3) -> list[Path]:
     }
     written["pyproject.toml"] += config_text(clients)
     written[f"{package}/__init__.py"] = f'"""The app {name}."""\n'
-    written[".gitignore"] = "runs/\nstate/\n*.safetensors\ndeploy/keys/\ndeploy/*.key\n"
+    written[".gitignore"] = "runs/\nstate/\n*.safetensors\n*.key\nkeys/\ncerts/\nclients.toml\n"
     for place, text in written.items():
         with writing(folder):
             (folder / place).parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ from fedkt.clients.policy import Policy
 from fedkt.clients.state import FileStore
 from fedkt.data.samples import ClientData
 from fedkt.deploy.node_note import note_node
-from fedkt.deploy.run_config import options_in, plain
+from fedkt.deploy.run_config import options_in
 from fedkt.errors import ConfigError, FedktError, of_class
 from fedkt.rng import global_torch_stream
 from fedkt.training import TrainingOptions
@@ -71,7 +71,15 @@ def client(
     """
     given = Policy() if policy is None else policy
     connect = Party(load_data, build_model, given, training, threads, device)
-    return client_app(connect, store_of, sent=lambda context: state_dir(context) / SENT)
+
+    def store_of(context: Context) -> FileStore:
+        folder = state_dir(context)
+        note_node(folder, context, build_model.__module__)
+        return FileStore(folder)
+
+    return client_app(
+        connect, store_of, sent=lambda context: state_dir(context) / SENT, discreet=True
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +118,6 @@ class Party:
             number, options, data = client_id(context), self.options(context), self.data(context)
             learner = self.learner(context, data)
             self._clients[key] = Client(number, learner, data, options, policy=self.policy)
-            note_node(state_dir(context), context, self.build_model.__module__)
         return self._clients[key]
 
     def data(self, context: Context) -> ClientData:
@@ -122,7 +129,14 @@ class Party:
         """Return the options of training: the party's own, or those of the run's configuration."""
         if self.training is not None:
             return self.training
-        return TrainingOptions(**options_in(context.run_config, TABLE, TrainingOptions))
+        values = options_in(context.run_config, TABLE, TrainingOptions)
+        for name, value in values.items():
+            if isinstance(value, str) and ".py:" in value:  # the server would have it executed
+                raise ConfigError(
+                    f"training.{name} is {value!r}; a party executes no file that the server "
+                    "names: give client(…, training=TrainingOptions(…))."
+                )
+        return TrainingOptions(**values)
 
     def model(self, context: Context) -> Any:
         """Return a model as ``build_model`` makes it, or the name of a registered one."""
@@ -156,15 +170,9 @@ def client_id(context: Context) -> int:
 
 
 def state_dir(context: Context) -> Path:
-    """Return the folder of a node's state: ``state-dir`` of the node, else one below ``state``."""
-    if folder := context.node_config.get("state-dir"):
-        return Path(str(folder))
-    return Path(str(plain(context.run_config, "state"))) / f"client-{client_id(context)}"
-
-
-def store_of(context: Context) -> FileStore:
-    """Return the store of a node's state."""
-    return FileStore(state_dir(context))
+    """Return the folder of a node's state: ``state-dir`` of the node, else ``state/client-ID``."""
+    folder = context.node_config.get("state-dir")
+    return Path(str(folder)) if folder else Path("state") / f"client-{client_id(context)}"
 
 
 def ask(function: Callable[..., Any], context: Context) -> Any:
@@ -177,10 +185,11 @@ def ask(function: Callable[..., Any], context: Context) -> Any:
     ConfigError
         If it raises: with the type of the exception, whose text goes to the log here.
     """
-    parameters = inspect.signature(function).parameters.values()
-    takes = any(p.name == "context" or _is_required(p) for p in parameters)
+    parameters = inspect.signature(function).parameters
     try:
-        return function(context) if takes else function()
+        if "context" in parameters:
+            return function(context=context)
+        return function(context) if any(map(_is_required, parameters.values())) else function()
     except FedktError:
         raise
     except Exception as error:  # a user's code may raise anything

@@ -20,7 +20,7 @@ from fedkt.deploy.party import Party, ask
 from fedkt.deploy.run_config import Flat, check_keys, number, options_in, plain
 from fedkt.deploy.serving import TABLES, KnowledgeServerApp
 from fedkt.errors import ConfigError, of_class
-from fedkt.simulations.api.objects import dataset_reference
+from fedkt.simulations.api.objects import dataset_reference, strategy_reference
 from fedkt.simulations.experiment.config import Experiment, RunSection
 from fedkt.simulations.experiment.references import read_strategy
 from fedkt.simulations.runs.plan import made as strategy_made
@@ -142,6 +142,9 @@ def values_of(app: App) -> dict[str, Any]:
     data = [app.party.data(app.context(client)) for client in parties]
     learners = [app.party.learner(app.context(c), data[c]) for c in parties]
     options = options_in(config, "server", TABLES["server"])
+    given = app.server.strategy or str(plain(config, "strategy"))
+    labels = app.server.public_labels
+    labels = ask(labels, app.context(0)) if callable(labels) else labels
     run = {k: v for k, v in options.items() if k in RunSection.model_fields}
     bounds = options_in(config, "bounds", TABLES["bounds"])
     training = vars(app.party.options(app.context(0)))
@@ -149,11 +152,11 @@ def values_of(app: App) -> dict[str, Any]:
         "seed": number(config, "seed", 0),
         "rounds": number(config, "num-server-rounds", 1),
         "schedule_rounds": options.get("schedule_rounds", 0),
-        "strategy": read_strategy(str(plain(config, "strategy"))),
+        "strategy": read_strategy(strategy_reference(given)),
         "models": [_reference(app, client, learners) for client in parties],
         "server_model": _server_model(app),
         "data": {
-            "dataset": dataset_reference(gathered(data, app.name), app.name, {}),
+            "dataset": dataset_reference(gathered(data, app.name, labels), app.name, {}),
             "partition": "natural",
         },
         TRAINING: dict(training),
@@ -170,7 +173,7 @@ def check_policy(app: App, experiment: Experiment) -> None:
         With the reason that a node would give.
     """
     recipe = strategy_made(experiment.strategy).settled_recipe
-    if refusal := app.party.policy.refusal(recipe, experiment.run.codec):
+    if refusal := app.party.policy.refusal(recipe, experiment.run.codec, experiment.run.metrics):
         name = experiment.strategy["name"]
         raise ConfigError(f"{app.name}: no party would run {name}: {refusal}.")
 

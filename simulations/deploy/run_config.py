@@ -6,7 +6,8 @@ values are text, numbers and booleans: no value is ``""``, and several are joine
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -44,7 +45,7 @@ def number(config: Flat, key: str, least: int) -> int:
 
 
 def check_keys(config: Flat, tables: Mapping[str, type]) -> None:
-    """Refuse keys that mean nothing, in a configuration whose other keys are the user's own.
+    """Refuse misspelt keys, in a configuration whose other keys are the user's own.
 
     Raises
     ------
@@ -52,11 +53,19 @@ def check_keys(config: Flat, tables: Mapping[str, type]) -> None:
         For an unknown key of a table, or one that is close to a known key.
     """
     for key in config:
-        table, dot, name = key.rpartition(".")
-        if dot and table in tables:
-            known = names_of(tables[table])
-            if name not in known:
-                raise unknown(f"key of [tool.flwr.app.config.{table}]", name, known)
+        table, _, name = key.rpartition(".")
+        known = names_of(tables[table]) if table in tables else None
+        if known is not None and name not in known:
+            raise unknown(f"key of [tool.flwr.app.config.{table}]", name, known)
+        if known is None and key not in PLAIN:
+            _check_far(key, PLAIN if not table else tables, table or key)
+
+
+def _check_far(key: str, names: Iterable[str], word: str) -> None:
+    """Refuse a key that is almost one of ours: it would do nothing."""
+    near = difflib.get_close_matches(word.replace("_", "-"), list(names), n=1, cutoff=0.8)
+    if near:
+        raise ConfigError(f"Unknown key {key!r} of the run's configuration. Is it {near[0]!r}?")
 
 
 def names_of(options: type) -> dict[str, str]:

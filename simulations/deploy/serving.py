@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Result
 
+from fedkt import by_value
 from fedkt.clients.learners.at_server import LearnerModels
 from fedkt.data.samples import Samples
 from fedkt.deploy.client_list import Listed, names_of, nodes_of, read_clients
-from fedkt.deploy.deployed_run import opened_run
+from fedkt.deploy.deployed_run import MOST_CLIENTS, opened_run
 from fedkt.deploy.party import TABLE as TRAINING
 from fedkt.deploy.party import ask
 from fedkt.deploy.run_config import check_keys, number, options_in, plain
+from fedkt.errors import ConfigError
 from fedkt.machine import one_thread
 from fedkt.simulations.experiment.references import read_strategy
 from fedkt.simulations.runs.fitting import check_recipe
@@ -36,9 +39,11 @@ TABLES: Mapping[str, type] = {TRAINING: TrainingOptions, "server": ServerOptions
 
 
 class KnowledgeServerApp(ServerApp):
-    """A ServerApp that tells its model, for a rehearsal."""
+    """A ServerApp that tells what it was made with, for a rehearsal."""
 
+    strategy: KnowledgeStrategy | str | None = None
     server_model: str | Callable[..., Any] = ""
+    public_labels: Any = None
 
 
 def server(
@@ -58,7 +63,7 @@ def server(
         See :func:`serve`. Functions are called when the run begins.
     """
     app = KnowledgeServerApp()
-    app.server_model = server_model
+    app.strategy, app.server_model, app.public_labels = strategy, server_model, public_labels
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
@@ -129,18 +134,21 @@ def serve(
     _use_log()
     check_keys(config, TABLES)
     method = strategy_of(strategy) if isinstance(strategy, str) else strategy
-    training = TrainingOptions(**options_in(config, TRAINING, TrainingOptions))
-    model = server_model if isinstance(server_model, str) else _made(server_model, context)
-    listed = read_clients(Path(file)) if (file := str(plain(config, "clients-file"))) else ()
-    options, settings = _options(config, listed), settings_of(method, config)
+    if "_exchange" in vars(method):
+        raise ConfigError(f"{method.title} has run already; give serve() a new object.")
+    listed = _listed(str(plain(config, "clients-file")))
+    given = {"public": public, "public_labels": public_labels, "validation": validation}
+    contents = {"strategy": method, "server_model": server_model, **given}
+    settings = settings_of(method, config, contents)
+    options = replace(
+        _options(config, listed),
+        models=_maker(server_model, context),
+        public=_tensor(public, context),
+        public_labels=_tensor(public_labels, context),
+        validation=validation,
+    )
     with one_thread(), opened_run(method, context, settings, names_of(listed)) as run:
-        method.options = replace(
-            options,
-            models=LearnerModels(model, training) if model else None,
-            public=_tensor(public, context, torch.float32),
-            public_labels=_tensor(public_labels, context, torch.int64),
-            validation=validation,
-        )
+        method.options = options
         method.observers = [*method.observers, run, *observers]
         return run.carried_out(method, grid)
 
@@ -154,8 +162,13 @@ def _use_log() -> None:
         logger.setLevel(logging.INFO)
 
 
-def settings_of(strategy: KnowledgeStrategy, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a deployed run, as its ``config.toml`` holds them."""
+def settings_of(
+    strategy: KnowledgeStrategy, config: Mapping[str, Any], contents: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the settings of a deployed run, as its ``config.toml`` holds them.
+
+    Of what is given in code, ``contents``, they have digests.
+    """
     settings = {k: v for k, v in vars(strategy).items() if not k.startswith("_")}
     options = {k: v for k, v in settings.items() if isinstance(v, str | int | float | bool)}
     tables = {name: vars(cls(**options_in(config, name, cls))) for name, cls in TABLES.items()}
@@ -163,6 +176,7 @@ def settings_of(strategy: KnowledgeStrategy, config: Mapping[str, Any]) -> dict[
         "seed": number(config, "seed", 0),
         "rounds": number(config, "num-server-rounds", 1),
         "strategy": {"name": strategy.title, **options},
+        "content": {k: by_value.digest(v) for k, v in contents.items() if v is not None},
         **{
             name: {k: v for k, v in table.items() if _is_plain(v)} for name, table in tables.items()
         },
@@ -172,9 +186,10 @@ def settings_of(strategy: KnowledgeStrategy, config: Mapping[str, Any]) -> dict[
 def _options(config: Mapping[str, Any], listed: Sequence[Listed]) -> ServerOptions:
     values = options_in(config, "server", ServerOptions)
     bounds = Bounds(**options_in(config, "bounds", Bounds))
-    values["clients"] = values.get("clients") or len(listed)
     nodes = nodes_of(listed)
-    return ServerOptions(**values, seed=number(config, "seed", 0), bounds=bounds, nodes=nodes)
+    values["clients"] = values.get("clients") or len(nodes)
+    values |= {"bounds": bounds, "nodes": nodes, "most_clients": MOST_CLIENTS}
+    return ServerOptions(**values, seed=number(config, "seed", 0))
 
 
 def _is_plain(value: Any) -> bool:
@@ -183,12 +198,33 @@ def _is_plain(value: Any) -> bool:
     )
 
 
-def _made(build: Callable[..., Any], context: Context) -> Callable[[], Any] | str:
-    """Return a maker of the server's models, or the name of a registered one."""
-    made = ask(build, context)
-    return made if isinstance(made, str) else lambda: ask(build, context)
+def _maker(model: str | Callable[..., Any], context: Context) -> LearnerModels | None:
+    """Return the maker of the server's models; None without a model."""
+    made = ask(model, context) if callable(model) else model
+    training = TrainingOptions(**options_in(context.run_config, TRAINING, TrainingOptions))
+    if isinstance(made, str):
+        return LearnerModels(made, training) if made else None
+    return LearnerModels(partial(ask, model, context), training)
 
 
-def _tensor(given: Any, context: Context, dtype: torch.dtype) -> torch.Tensor | None:
+def _tensor(given: Any, context: Context) -> torch.Tensor | None:
+    """Return an array as float32, or as int64 if it holds whole numbers."""
     value = ask(given, context) if callable(given) else given
-    return None if value is None else torch.as_tensor(value).to(dtype)
+    if value is None:
+        return None
+    tensor = torch.as_tensor(value)
+    return tensor.float() if tensor.is_floating_point() else tensor.long()
+
+
+def _listed(file: str) -> tuple[Listed, ...]:
+    """Return the clients of a ``clients.toml``, if one is named.
+
+    Raises
+    ------
+    ConfigError
+        If it lists nobody: then nobody would be checked.
+    """
+    listed = read_clients(Path(file)) if file else ()
+    if file and not listed:
+        raise ConfigError(f"{file} lists no client; see `fedkt deploy certs`.")
+    return listed

@@ -54,6 +54,7 @@ def watch(
         while not is_over(folder):
             time.sleep(every)
             display.update(shown(folder), refresh=True)
+        display.update(shown(folder), refresh=True)  # it may have ended in between
 
 
 def is_over(folder: Path) -> bool:

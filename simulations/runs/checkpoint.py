@@ -15,7 +15,7 @@ logger = logging.getLogger("fedkt")
 KEEP = 2  # the newest, and the one before in case the newest cannot be read
 
 
-def save(folder: Path, round_: int, state: dict[str, Any]) -> None:
+def save(folder: Path, round_: int, state: dict[str, Any], durable: bool = False) -> None:
     """Write the checkpoint of a finished round; older ones than the last two are removed.
 
     Parameters
@@ -27,8 +27,10 @@ def save(folder: Path, round_: int, state: dict[str, Any]) -> None:
     state : dict
         ``strategy``, ``clients`` and, if there are liars, ``attack``; see
         ``fedkt.snapshot`` for what it may hold.
+    durable : bool
+        Whether to wait until the disk has it.
     """
-    snapshot.save(path_of(folder, round_), state)
+    snapshot.save(path_of(folder, round_), state, durable)
     for old in saved_rounds(folder)[:-KEEP]:
         path_of(folder, old).unlink(missing_ok=True)
 

@@ -74,16 +74,20 @@ class Recorder(Observer):
         self.availability: Availability | None = None
         self.label_counts: Sequence[Sequence[int]] = ()
         self.everyone: Sequence[int] = ()  # lists over clients have a place for each of them
+        self.counts_present = False  # whether bytes are a client that has come, not a place
+        self.durable = False  # whether a checkpoint is on the disk, whatever happens
         rows = [row for row in read_rounds(folder) if row["round"] <= rounds_done]
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         write_atomic(folder / ROUNDS, lines)
 
     def round_finished(self, report: RoundReport, strategy: KnowledgeStrategy) -> None:
         """Write the round, then its checkpoint: lines after the last checkpoint are redone."""
+        parties = len(report.clients) if self.counts_present else 0
         if self.everyone:  # those that are left out, too
             report = replace(report, clients=tuple(self.everyone))
         alone = self._alone.get(report.round)
-        row = round_row(report, alone, self.liars, self.label_counts, self.availability)
+        beside = self.liars, self.label_counts, self.availability, parties
+        row = round_row(report, alone, *beside)
         log = self._folder / ROUNDS
         with writing(self._folder), log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
@@ -93,7 +97,7 @@ class Recorder(Observer):
             state = {"strategy": strategy.state_dict(), "clients": self.clients()}
             if self.liars is not None:
                 state["attack"] = self.liars.state_dict()
-            checkpoint.save(self._folder / CHECKPOINTS, report.round, state)
+            checkpoint.save(self._folder / CHECKPOINTS, report.round, state, self.durable)
         accuracies = value_of(row, PERSONALISED.name), value_of(row, GLOBAL.name)
         self._progress.round_finished(report.round, *accuracies)
 
@@ -104,6 +108,7 @@ def round_row(
     liars: Liars | None = None,
     label_counts: Sequence[Sequence[int]] = (),
     availability: Availability | None = None,
+    parties: int = 0,
 ) -> dict[str, Any]:
     """Return the line of ``rounds.jsonl`` for a round.
 
@@ -121,13 +126,15 @@ def round_row(
         True training samples of each class, clients x classes; without them leakage is null.
     availability : Availability, optional
         Of the clients, where it is simulated: the source of the simulated seconds.
+    parties : int
+        How many clients bytes are divided by; 0: as many as lists over clients have places.
     """
     seconds = availability.round_seconds(report.round) if availability else None
     lying, silent = (liars.clients, liars.silent) if liars else (frozenset(), frozenset())
     without = alone[PERSONALISED.name]["per_client"] if alone is not None else None
     return {
         "round": report.round,
-        **measured(Round(report, without, lying, label_counts, seconds)),
+        **measured(Round(report, without, lying, label_counts, seconds, parties)),
         **_tables(report, lying),
         "traffic": {
             "up": report.traffic.up,

@@ -111,3 +111,8 @@ def test_epochs_of_all_steps_count(client: Client) -> None:
     assert Policy(most_epochs=3).refusal(recipe) is not None
     assert Policy(most_epochs=4).refusal(recipe) is None
     assert client.policy == Policy()
+
+
+def test_one_name_is_no_list_of_names() -> None:
+    with pytest.raises(ConfigError, match=r"shares is 'no-weights'; write \['no-weights'\]"):
+        Policy(shares="no-weights")

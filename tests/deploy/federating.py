@@ -8,9 +8,9 @@ from typing import Any
 from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedkt.clients import KnowledgeClientApp, client_app
+from fedkt.clients import KnowledgeClientApp
+from fedkt.deploy import client
 from fedkt.deploy.new_app import write_app
-from fedkt.deploy.party import SENT, state_dir, store_of
 from fedkt.deploy.rehearsal import App, read_app
 from fedkt.deploy.serving import serve
 from fedkt.simulations.engines.grid import Before, InProcessGrid
@@ -41,13 +41,12 @@ def new_app(folder: Path, clients: int = 3) -> Path:
 
 def grid_of(app: App, **config: Any) -> InProcessGrid:
     """Return a grid of an app's parties, whose contexts have the run's configuration."""
-    clients: KnowledgeClientApp = client_app(
-        app.party, store_of, sent=lambda context: state_dir(context) / SENT
-    )
+    party = app.party
+    clients: KnowledgeClientApp = client(party.load_data, party.build_model, party.policy)
     grid = InProcessGrid(clients, app.clients)
-    for client in range(app.clients):
-        context = app.context(client)
-        grid._contexts[client] = Context(
+    for number in range(app.clients):
+        context = app.context(number)
+        grid._contexts[number] = Context(
             0, context.node_id, context.node_config, RecordDict(), {**app.config, **config}
         )
     return grid

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -193,3 +194,116 @@ def test_functions_get_the_context_if_they_ask_for_it(app: Path) -> None:
     context = read_app(app).context(2)
     functions = (lambda: 0, lambda width=64: width, lambda context=None: context, lambda node: node)
     assert [ask(function, context) for function in functions] == [0, 64, context, context]
+
+
+# --- what must not pass in silence -----------------------------------------------------------
+
+
+def changed(app: Path, file: str, before: str, after: str) -> None:
+    path = next(app.glob(f"*/{file}"))
+    text = path.read_text(encoding="utf-8")
+    assert before in text
+    path.write_text(text.replace(before, after, 1), encoding="utf-8")
+
+
+def test_what_a_model_raises_on_data_stays_at_the_party(
+    app: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    begin = "def build_model("
+    changed(app, "data.py", begin, f"{RAISES}\n\n{begin}")
+    changed(app, "data.py", "return MODELS", "return Raises() or MODELS")
+    with pytest.raises(RunFailedError) as refused:
+        served(app, run_dir="run", num_server_rounds=1)
+    assert "row [0.0" not in str(refused.value)
+    assert "ValueError at the client; the log of the node says more" in str(refused.value)
+    assert "patient row" in caplog.text
+
+
+RAISES = """
+from torch import nn
+
+
+class Raises(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(64, 10)
+
+    def forward(self, x):
+        if self.training and x.abs().sum() > 0:
+            raise ValueError(f"patient row {x[0].flatten().tolist()}")
+        return self.last(x.flatten(1))
+"""
+
+
+def test_labels_are_not_quoted(app: Path) -> None:
+    changed(app, "data.py", "        y[rows],", "        ['Ada, HIV'] * len(rows),")
+    with pytest.raises(RunFailedError, match="none of the classes") as refused:
+        served(app, run_dir="run", num_server_rounds=1)
+    assert "Ada" not in str(refused.value)
+
+
+def test_tables_over_the_classes_do_not_leave_by_default(app: Path) -> None:
+    served(app, run_dir="run", num_server_rounds=2, server__metrics="macro-f1")
+    with pytest.raises(RunFailedError, match="no tables over the classes, as confusion-matrix is"):
+        served(app, run_dir="other", num_server_rounds=1, server__metrics="confusion-matrix")
+
+
+def test_a_list_of_clients_without_any_checks_nobody_and_is_refused(app: Path) -> None:
+    with pytest.raises(ConfigError, match=r"clients\.toml lists no client"):
+        served(app, run_dir="run", clients_file=str(app / "deploy" / "clients.toml"))
+
+
+@pytest.mark.parametrize("key", ["client-file", "num-server-round", "trainning.learning-rate"])
+def test_almost_a_key_is_refused(app: Path, key: str) -> None:
+    with pytest.raises(ConfigError, match=f"Unknown key '{key}'"):
+        served(app, **{key: 1})
+
+
+def test_a_party_executes_no_file_of_the_server_s(app: Path, tmp_path: Path) -> None:
+    file = tmp_path / "evil.py"
+    file.write_text("raise SystemExit('executed')", encoding="utf-8")
+    app_ = read_app(app)
+    context = app_.context(0)
+    context.run_config["training.optimiser"] = f"{file}:Evil"
+    with pytest.raises((ConfigError, SystemExit)) as refused:
+        app_.party(context)
+    assert isinstance(refused.value, ConfigError)
+
+
+def test_a_lost_disk_is_told_after_a_resume_too(app: Path) -> None:
+    grid = Dying(grid_of(read_app(app)), "train", 3)
+    with pytest.raises(DeathError):
+        served(app, grid, run_dir="run", num_server_rounds=3)
+    shutil.rmtree("state/client-1")
+    rows = served(app, run_dir="run", num_server_rounds=3, resume=True)
+    assert 1 not in rows[2]["participants"]
+    assert any("the state of client 1 in run" in note for note in rows[2]["notes"])
+
+
+def test_other_code_under_the_same_name_is_not_resumed(app: Path) -> None:
+    mine = app.parent / "mine.py"
+    text = "from fedkt.strategies import FedMD\n\n\nclass Mine(FedMD):\n    name = 'mine'\n"
+    mine.write_text(text, encoding="utf-8")
+    given = {"strategy": f"{mine}:Mine(local_epochs=1)", "num_server_rounds": 2, "run_dir": "run"}
+    with pytest.raises(DeathError):
+        served(app, Dying(grid_of(read_app(app)), "train", 2), **given)
+    more = "\n    def fuse(self, uploads):\n        return super().fuse(uploads)\n"
+    mine.write_text(text + more, encoding="utf-8")
+    with pytest.raises(ConfigError):
+        served(app, resume=True, **given)
+
+
+def test_a_strategy_given_in_code_is_rehearsed(app: Path) -> None:
+    changed(app, "server_app.py", "server()", "server(strategy='fedmd(local_epochs=7)')")
+    assert values_of(read_app(app))["strategy"] == {"name": "fedmd", "local_epochs": 7}
+
+
+def test_bytes_are_a_client_s_whatever_its_id(app: Path) -> None:
+    rows = served(app, run_dir="run", num_server_rounds=1)
+    changed(app, "data.py", 'party = context.node_config["partition-id"]', "party = 0")
+    grid = grid_of(read_app(app))
+    for number, client in ((1, 4), (2, 7)):
+        grid._contexts[number].node_config["partition-id"] = client
+    sparse = served(app, grid, run_dir="sparse", num_server_rounds=1)
+    assert sparse[0]["bytes_up"] == rows[0]["bytes_up"]
+    assert len(sparse[0]["global_accuracy"]["per_client"]) == 8

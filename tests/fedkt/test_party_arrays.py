@@ -46,11 +46,11 @@ def test_sets_of_one_s_own_and_names_of_classes() -> None:
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"classes": 3}, r"y holds int64 from 0 to 3; labels are whole numbers from 0 to 2"),
+        ({"classes": 3}, "y holds int64 that are no labels: whole numbers from 0 to 2"),
         ({"classes": ["a", "a"]}, "give their number, at least 2, or their names"),
         ({"y": Y[:-1]}, "x has 40 samples and y 39 labels"),
         ({"y": Y[:, None]}, r"y has shape \[40, 1\]; labels are \[n\]"),
-        ({"y": ["0"] * 39 + ["4"]}, "y holds '4'; the classes are 0, 1, 2, 3"),
+        ({"y": ["0"] * 39 + ["4"]}, r"y\[39\] is none of the classes 0, 1, 2, 3"),
         ({"x": (255 * X).astype(np.uint8)}, "x holds torch.uint8; models take floats"),
         ({"x": X[:, 0, 0, 0]}, r"x has shape \[40\]"),
         ({"public": PUBLIC[..., 1:]}, r"public has samples torch.float32 \[3, 6, 4\], and x"),

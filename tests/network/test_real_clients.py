@@ -175,7 +175,7 @@ def test_weights_and_models_at_the_server(alone: None, tmp_path: Path, strategy:
 def test_flower_s_simulation_runs_the_same_folder(alone: None, tmp_path: Path) -> None:
     app, home = new_app(tmp_path / "hospitals"), tmp_path / "flwr"
     strategy = "knfu(local_epochs=1, distil_epochs=1)"
-    config = {"run-dir": str(tmp_path / "run"), "state": str(tmp_path / "state")}
+    config = {"run-dir": str(tmp_path / "run")}
     config |= {"strategy": strategy, "num-server-rounds": 1}
     (tmp_path / "values.toml").write_text(tomli_w.dumps(config), encoding="utf-8")
     try:
@@ -186,6 +186,7 @@ def test_flower_s_simulation_runs_the_same_folder(alone: None, tmp_path: Path) -
                 f"num-supernodes={CLIENTS} client-resources-num-cpus=1",
             ],
             env=flower_home(home),
+            cwd=tmp_path,
             capture_output=True,
             encoding="utf-8",
             timeout=SECONDS,
