@@ -98,6 +98,8 @@ def client_app(
 
     def answered(handle: Callable[[], RecordDict], message: Message, context: Context) -> Message:
         reply = _guarded(handle, message, discreet)
+        if discreet and (refusal := _refusal(reply)):
+            logger.warning("refused: %s", refusal)
         if file := sent_of(context):
             Sent(file).note(message, reply)
         return reply
@@ -167,7 +169,15 @@ def _guarded(handle: Callable[[], RecordDict], message: Message, discreet: bool)
             error = ConfigError(f"{name} at the client; the log of the node says more")
         else:
             log(DEBUG, "client failed", exc_info=error)
+            if discreet:  # a node's operator sees what is refused
+                logger.warning("refused: %s", error)
         return error_reply(error, message)
+
+
+def _refusal(reply: Message) -> str | None:
+    """Return why a client takes no part, of its answer to the greeting."""
+    about = reply.content.config_records.get("config") if reply.has_content() else None
+    return None if about is None or "refusal" not in about else str(about["refusal"])
 
 
 def _is_strange(error: BaseException | None) -> bool:

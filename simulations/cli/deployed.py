@@ -20,7 +20,8 @@ def write_new(folder: Path, clients: int) -> None:
     data = next(path for path in written if path.name == "data.py")
     print(f"Wrote {len(written)} files. Fill in {shlex.quote(str(data))}, then:")
     print(f"  fedkt simulate {where}      rehearse it here")
-    print(f"  flwr run {where} --stream   the same through Flower")
+    print(f"  flwr run {where} --stream --federation-config \\")
+    print(f"      'num-supernodes={clients} client-resources-num-cpus=1'   the same through Flower")
     print(f"{where}/deploy has the services of a real federation; see docs/deploy.md.")
 
 

@@ -113,9 +113,12 @@ def watch(
     debug: Debug = False,
 ) -> None:
     """Show a run while it goes on: phase, clients in and out, figures."""
+    from fedkt.deploy.watching import has_failed
     from fedkt.deploy.watching import watch as watch_run
 
     watch_run(folder, every, once)
+    if has_failed(folder):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -11,7 +11,7 @@ from typing import Any
 from flwr.app import Context, RecordDict
 
 from fedkt.about import of_public
-from fedkt.deploy.party import Party
+from fedkt.deploy.party import Party, client_id
 from fedkt.deploy.rehearsal import party_of
 from fedkt.errors import ConfigError
 from fedkt.text import foreign
@@ -46,6 +46,7 @@ def dry_run(app: Path, node_config: str) -> Iterator[tuple[str, str]]:
 
 def trial(party: Party, context: Context) -> Iterator[tuple[str, str]]:
     """Call the functions of a party and say what they give."""
+    yield "client", f"{client_id(context)} (partition-id)"
     data = party.data(context)
     parts = {"training": data.train, "validation": data.validation, "test": data.test}
     sizes = ", ".join(f"{len(samples)} {part}" for part, samples in parts.items())

@@ -12,6 +12,7 @@ from typing import Any
 import tomli_w
 
 from fedkt.deploy.deployed_run import read_deployment
+from fedkt.disk import is_held
 from fedkt.errors import ConfigError
 from fedkt.simulations.results.run_folder import is_finished
 
@@ -36,6 +37,8 @@ def resume_deployed(folder: Path, app: Path, connection: str = "", rounds: int =
         If there is nothing to go on with, or ``flwr`` is not installed.
     """
     config = read_deployment(folder)
+    if is_held(folder):
+        raise ConfigError(f"{folder} is being written: the run goes on; see fedkt watch.")
     if is_finished(folder) and not rounds:
         raise ConfigError(f"{folder} is finished; with --rounds it can be made longer.")
     if not (app / "pyproject.toml").is_file():
@@ -50,7 +53,9 @@ def resume_deployed(folder: Path, app: Path, connection: str = "", rounds: int =
         file = Path(scratch) / "values.toml"
         file.write_text(tomli_w.dumps(_nested(values)), encoding="utf-8")
         command = [str(flwr), "run", str(app), *filter(None, [connection]), "-c", str(file)]
-        return subprocess.run([*command, "--stream"], check=False).returncode
+        status = subprocess.run([*command, "--stream"], check=False).returncode
+    # Flower's own status says only that the run has begun.
+    return status or int(not is_finished(folder))
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -160,6 +160,11 @@ def opened_run(
     """
     config = context.run_config
     asked, resumes = str(plain(config, "run-dir")), bool(plain(config, "resume"))
+    if asked and not resumes and (Path(asked) / CONFIG).is_file():
+        raise ConfigError(
+            f"{asked} holds a run: go on with it (fedkt resume {asked} --app APP), or name another "
+            "run-dir."
+        )
     folder = fresh_folder(Path(asked) if asked else None, slug(strategy.title), resumes, CONFIG)
     with only_user(folder):
         if resumes:

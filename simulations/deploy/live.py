@@ -28,7 +28,7 @@ class Live:
 
     def __init__(self, folder: Path, rounds: int) -> None:
         self._folder, self._rounds = folder, rounds
-        self._last: dict[str, Any] = {"state": "begun", "round": 0}
+        self._last: dict[str, Any] = {"state": "waiting for clients", "round": 0}
         self._write()
 
     def phase(self, phase: str, report: RoundReport, names: Mapping[int, str]) -> None:

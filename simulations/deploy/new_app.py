@@ -56,7 +56,12 @@ def write_app(folder: Path, clients: int = 3) -> list[Path]:
     package = name.replace("-", "_")
     if not package.isidentifier():
         raise ConfigError(f"{folder}: the name of an app begins with a letter.")
-    words = {"PACKAGE": package, "NAME": name, "VERSION": fedkt.__version__}
+    words = {
+        "PACKAGE": package,
+        "NAME": name,
+        "VERSION": fedkt.__version__,
+        "CLIENTS": str(clients),
+    }
     template = files("fedkt.deploy") / "templates" / "app"
     written = {
         place: _filled((template / f"{file}.tmpl").read_text(encoding="utf-8"), words)

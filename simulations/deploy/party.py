@@ -166,6 +166,9 @@ def client_id(context: Context) -> int:
             f"the node's partition-id is {number!r}; it must be a whole number from 0: "
             'flower-supernode --node-config "partition-id=0 num-partitions=3".'
         )
+    count = context.node_config.get("num-partitions")
+    if type(count) is int and number >= count:
+        raise ConfigError(f"the node's partition-id is {number}, and num-partitions {count}.")
     return number
 
 

@@ -22,7 +22,7 @@ from fedkt.deploy.deployed_run import MOST_CLIENTS, opened_run
 from fedkt.deploy.party import TABLE as TRAINING
 from fedkt.deploy.party import ask
 from fedkt.deploy.run_config import check_keys, number, options_in, plain
-from fedkt.errors import ConfigError
+from fedkt.errors import ConfigError, FedktError
 from fedkt.machine import one_thread
 from fedkt.simulations.experiment.references import read_strategy
 from fedkt.simulations.runs.fitting import check_recipe
@@ -68,7 +68,11 @@ def server(
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         method = strategy if strategy is not None else str(plain(context.run_config, "strategy"))
-        serve(method, grid, context, server_model, public, public_labels, validation)
+        try:
+            serve(method, grid, context, server_model, public, public_labels, validation)
+        except FedktError as error:  # Flower shows the last traceback: the line alone
+            logger.error("The run has failed: %s", error)
+            raise error.with_traceback(None) from None
 
     return app
 
@@ -187,8 +191,9 @@ def _options(config: Mapping[str, Any], listed: Sequence[Listed]) -> ServerOptio
     values = options_in(config, "server", ServerOptions)
     bounds = Bounds(**options_in(config, "bounds", Bounds))
     nodes = nodes_of(listed)
-    values["clients"] = values.get("clients") or len(nodes)
-    values |= {"bounds": bounds, "nodes": nodes, "most_clients": MOST_CLIENTS}
+    values["clients"] = len(nodes) or values.get("clients", 0)
+    values |= {"bounds": bounds, "nodes": nodes, "names": names_of(listed)}
+    values["most_clients"] = MOST_CLIENTS
     return ServerOptions(**values, seed=number(config, "seed", 0))
 
 

@@ -44,17 +44,49 @@ def watch(
     ConfigError
         If there is no run in the folder.
     """
-    if not (is_run(folder) or (folder / ROUNDS).is_file()):
-        raise ConfigError(f"{folder} is not a run directory.")
     console = console or Console()
-    if once or not console.is_terminal:
+    if folder.is_dir() or once:
+        _check_run(folder)
+    else:
+        console.print(f"waiting for {folder}", soft_wrap=True, highlight=False)
+        while not is_run(folder):
+            time.sleep(every)
+    if once:
         console.print(shown(folder))
+        return
+    if not console.is_terminal:
+        _print_changes(folder, every, console)
         return
     with Display(shown(folder), console=console, auto_refresh=False) as display:
         while not is_over(folder):
             time.sleep(every)
             display.update(shown(folder), refresh=True)
         display.update(shown(folder), refresh=True)  # it may have ended in between
+
+
+def _check_run(folder: Path) -> None:
+    if not (is_run(folder) or (folder / ROUNDS).is_file()):
+        raise ConfigError(f"{folder} is not a run directory.")
+
+
+def _print_changes(folder: Path, every: float, console: Console) -> None:
+    """Print a line for each phase, and the whole at the end: for files and pipes."""
+    before, over = None, False
+    while not over:
+        over = is_over(folder)
+        live = read_live(folder) or {}
+        now = live.get("state"), live.get("round")
+        if now != before and not over:
+            console.print(f"round {now[1]}: {now[0]}", highlight=False, soft_wrap=True)
+        before = now
+        if not over:
+            time.sleep(every)
+    console.print(shown(folder))
+
+
+def has_failed(folder: Path) -> bool:
+    """Return whether a run is over and not finished."""
+    return is_over(folder) and not is_finished(folder)
 
 
 def is_over(folder: Path) -> bool:
@@ -100,7 +132,7 @@ def _headline(
     if state not in OVER and not is_held(folder):
         where = shlex.quote(str(folder))
         died = f"{folder}: the server app has died, round {live['round']}, {state}"
-        return f"{died}; go on with: fedkt resume {where}"
+        return f"{died}; go on with: fedkt resume {where} --app APP"
     line = f"{folder}: {state}"
     if state not in OVER and live["round"]:
         line = f"{folder}: round {live['round']} of {live['rounds']}, {state}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
@@ -56,6 +56,8 @@ class Greeter:
         Clients that have learnt in this run, and so have a state of it.
     most_clients : int
         All ids are below.
+    names : Mapping[int, str]
+        The names of clients, as far as they are known.
     """
 
     recipe: Recipe
@@ -64,6 +66,7 @@ class Greeter:
     send: Send
     learnt: Sequence[int] = ()
     most_clients: int = LARGEST_ID
+    names: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def round(self) -> int:
@@ -98,10 +101,8 @@ class Greeter:
             if client >= self.most_clients:
                 line = f"it says it is client {client}; ids are below {self.most_clients}"
                 return LeftOut(node, None, line)
-            if self.nodes and (owner := self.nodes.get(client)) != node:
-                whose = "not" if owner is None else f"node {owner}"
-                line = f"it says it is client {client}, which is {whose} in options.nodes"
-                return LeftOut(node, None, line)
+            if self.nodes and self.nodes.get(client) != node:
+                return LeftOut(node, None, self._other(node, client))
             if "refusal" in about:
                 return LeftOut(node, client, foreign(about["refusal"]) or "no reason given")
             texts = [read_told(about, group) for group in TOLD]
@@ -110,6 +111,18 @@ class Greeter:
             return member
         except KnowledgeError as error:
             return LeftOut(node, client, foreign(error))
+
+    def _other(self, node: int, client: int) -> str:
+        """Return why a node is not the client that it says it is."""
+        listed = {owner: c for c, owner in self.nodes.items()}
+        who = f"it is {self._named(listed[node])} and" if node in listed else "it is not listed and"
+        if client not in self.nodes:
+            return f"{who} says it is client {client}, whom the list of clients does not have"
+        return f"{who} says it is {self._named(client)} (partition-id)"
+
+    def _named(self, client: int) -> str:
+        name = self.names.get(client)
+        return f"client {client}" + (f" ({name})" if name else "")
 
 
 class Attendance:
@@ -211,7 +224,7 @@ class Attendance:
         equally large groups the one with the lowest id.
         """
         options = self._options
-        nodes = _wait_for_nodes(grid, options)
+        nodes, notes = _wait_for_nodes(grid, options)
         answers = dict(zip(nodes, greet(nodes), strict=True))
         wait = Wait(options.wait)
         while True:
@@ -228,7 +241,7 @@ class Attendance:
         self._here = frozenset(answers)
         self._let_in = {member.node for member in members}
         self.roster = Roster(members)
-        return self._noted(left_out, greet.round)
+        return notes + self._noted(left_out, greet.round)
 
     # --- those that come later ----------------------------------------------------------
 
@@ -310,19 +323,24 @@ def _freed(out: LeftOut, here: frozenset[int]) -> bool:
     return out.owner is not None and out.owner not in here
 
 
-def _wait_for_nodes(grid: Grid, options: ServerOptions) -> list[int]:
+def _wait_for_nodes(grid: Grid, options: ServerOptions) -> tuple[list[int], list[str]]:
+    """Return the nodes that have come, and a note if they are fewer than asked for."""
     wait, wanted = Wait(options.wait), max(options.clients, 1)
-    theirs = set(options.nodes.values())
+    theirs, said = set(options.nodes.values()), False
     while True:
         nodes = sorted(grid.get_node_ids())
-        if len(theirs.intersection(nodes) if theirs else nodes) >= wanted:
-            return nodes
+        there = theirs.intersection(nodes) if theirs else nodes
+        if len(there) >= wanted:
+            return nodes, []
+        if not said:
+            logger.info("waiting for %d clients, up to %g s", wanted, options.wait)
+            said = True
         if not wait.more():
-            text = f"Only {len(nodes)} of {wanted} clients came within {options.wait:g} s."
-            if len(nodes) < needed(options.quorum, wanted):
+            text = f"Only {len(there)} of {wanted} clients came within {options.wait:g} s."
+            if len(there) < needed(options.quorum, wanted):
                 raise RunFailedError(text)
             logger.warning(text)
-            return nodes
+            return nodes, [text.rstrip(".")]
 
 
 def _by_receiver(messages: Iterable[Message], replies: Iterable[Message]) -> dict[int, Message]:

@@ -155,8 +155,9 @@ class Exchange:
         send = partial(self.send, grid, phase="greeting", report=report)
         of_run: dict[str, str | int] = {"run": self.run, "server-round": next_round}
         learnt = sorted(client for client, ever in self._learnt.items() if ever)
-        most = self.options.most_clients
-        return Greeter(self.recipe, self.options.nodes, of_run, send, learnt, most)
+        options = self.options
+        known = options.most_clients, options.names
+        return Greeter(self.recipe, options.nodes, of_run, send, learnt, *known)
 
     def send(
         self, grid: Grid, messages: list[Message], phase: Phase, report: RoundReport | None = None

@@ -67,6 +67,8 @@ class ServerOptions:
         has the same id for ever. No other node may then be one of these clients, and no other
         clients take part. Empty: a client id belongs to the first node that comes with it, until
         that has left.
+    names : Mapping[int, str]
+        Names of clients by id, for messages.
     most_clients : int
         Clients have ids below it.
     public_labels : Tensor, optional
@@ -107,6 +109,7 @@ class ServerOptions:
     train_deadline: Positive | None = None
     evaluate_deadline: Positive | None = None
     nodes: Mapping[int, int] = field(default_factory=dict)
+    names: Mapping[int, str] = field(default_factory=dict)
     most_clients: AtLeastOne = LARGEST_ID
     # Tensors cannot be compared by ==, and are too long for a log line.
     public_labels: Tensor | None = field(default=None, compare=False, repr=False)

@@ -95,7 +95,8 @@ def test_what_a_party_s_functions_raise_stays_at_the_party(
     data = next(app.glob("*/data.py"))
     text = data.read_text(encoding="utf-8")
     raising = "    raise ValueError(f'patient Ada Lovelace, party {context}')\n"
-    data.write_text(text.replace('for every party."""\n', f'for every party."""\n{raising}', 1))
+    text = text.replace('for every party."""\n', f'for every party."""\n{raising}', 1)
+    data.write_text(text, encoding="utf-8")
     with pytest.raises(RunFailedError, match="load_data raised ValueError") as refused:
         served(app, run_dir="run")
     assert "Ada" not in str(refused.value)
@@ -111,7 +112,7 @@ def test_a_run_goes_on_after_its_server_has_died(app: Path) -> None:
     with pytest.raises(DeathError):
         served(app, grid, run_dir="run", num_server_rounds=3)
     assert len(read_rounds(Path("run"))) == 1
-    with pytest.raises(ConfigError, match="run exists; resume it"):
+    with pytest.raises(ConfigError, match="run holds a run: go on with it"):
         served(app, run_dir="run", num_server_rounds=3)
     with pytest.raises(ConfigError, match="run was begun with another seed: 0, not 1"):
         served(app, run_dir="run", num_server_rounds=3, resume=True, seed=1)
@@ -303,7 +304,7 @@ def test_bytes_are_a_client_s_whatever_its_id(app: Path) -> None:
     changed(app, "data.py", 'party = context.node_config["partition-id"]', "party = 0")
     grid = grid_of(read_app(app))
     for number, client in ((1, 4), (2, 7)):
-        grid._contexts[number].node_config["partition-id"] = client
+        grid._contexts[number].node_config |= {"partition-id": client, "num-partitions": 8}
     sparse = served(app, grid, run_dir="sparse", num_server_rounds=1)
     assert sparse[0]["bytes_up"] == rows[0]["bytes_up"]
     assert len(sparse[0]["global_accuracy"]["per_client"]) == 8

@@ -228,12 +228,14 @@ def test_the_options_say_whose_id_it_is(grid_of, method_of) -> None:
     coming = grid_of(0, 1, 2, 3)
     coming.claims = {node(3): {"client": 1}}
     nodes = {0: node(0), 1: node(1), 2: 77}
-    script = go(coming, method_of(nodes=nodes, quorum=2), 3, {("end", 1): leaves(1)})
+    script = go(
+        coming, method_of(nodes=nodes, names={1: "south"}, quorum=2), 3, {("end", 1): leaves(1)}
+    )
     assert script.reports[0].notes == [
-        f"left out of the run: node {node(2)}: it says it is client 2, which is node 77 in "
-        "options.nodes",
-        f"left out of the run: node {node(3)}: it says it is client 1, which is node {node(1)} in "
-        "options.nodes",
+        f"left out of the run: node {node(2)}: it is not listed and says it is client 2 "
+        "(partition-id)",
+        f"left out of the run: node {node(3)}: it is not listed and says it is client 1 (south) "
+        "(partition-id)",
     ]
     assert {r.clients for r in script.reports} == {(0, 1)}
     assert [r.participants for r in script.reports] == [[0, 1], [0], [0]]  # though node 1 has left
@@ -242,7 +244,8 @@ def test_the_options_say_whose_id_it_is(grid_of, method_of) -> None:
 def test_a_client_that_is_not_in_the_options_is_left_out(grid_of, method_of) -> None:
     coming = grid_of(0, 1, 2)
     script = go(coming, method_of(nodes={0: node(0), 1: node(1)}, quorum=2), 1)
-    line = f"node {node(2)}: it says it is client 2, which is not in options.nodes"
+    who = f"node {node(2)}: it is not listed and says it is client 2"
+    line = f"{who}, whom the list of clients does not have"
     assert script.reports[0].notes == [f"left out of the run: {line}"]
 
 
