@@ -7,7 +7,7 @@ wire. Ids travel only when they differ from those the receiver expects anyway.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias, TypeVar, cast
@@ -18,7 +18,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedkt import npy
-from fedkt.codecs import About, codec_chain, encoded, uses_base
+from fedkt.codecs import About, Codec, Size, codec_chain, encoded, uses_base
 from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Kind, Knowledge
 
@@ -92,9 +92,9 @@ def encode(
     """
     base = base if base is not None and uses_base(codec) and _alike(base, knowledge) else None
     arrays = {name: _to_numpy(tensor) for name, tensor in knowledge.tensors.items()}
-    for place, step in enumerate(codec_chain(codec)):
-        about = _about(knowledge.kind, knowledge.ids, None if place else base)
-        arrays = dict(encoded(step, arrays, about))
+    chain = codec_chain(codec)
+    for place, (step, kind) in enumerate(zip(chain, _kinds(chain, knowledge.kind), strict=True)):
+        arrays = dict(encoded(step, arrays, _about(kind, knowledge.ids, None if place else base)))
     arrays = {f"{TENSOR}{name}": array for name, array in arrays.items()}
     if knowledge.ids is not None and not _equal(knowledge.ids, known_ids):
         arrays["ids"] = _to_numpy(knowledge.ids)
@@ -110,6 +110,7 @@ def decode(
     codec: str = "none",
     asked: int | None = None,
     base: Base | None = None,
+    most: Size | None = None,
 ) -> Knowledge:
     """Return the knowledge in a packet.
 
@@ -126,6 +127,8 @@ def decode(
         The round that the packet must belong to; by default any.
     base : Base, optional
         What was decoded last for this share, if the codec refers to it.
+    most : Size, optional
+        The largest size of the decoded arrays, which codecs are told; None: any.
 
     Raises
     ------
@@ -145,8 +148,10 @@ def decode(
         rows = known_ids(round_) if ids is None else torch.tensor(ids)
         named, steps = _named(packet, codec, base), codec_chain(codec)
         content = {name.removeprefix(TENSOR): array for name, array in arrays.items()}
+        kinds, limits = _kinds(steps, kind), _limits(steps, most)
         for place, step in reversed(list(enumerate(steps))):
-            content = dict(step.decode(content, _about(kind, rows, None if place else named)))
+            about = _about(kinds[place], rows, None if place else named, limits[place])
+            content = dict(step.decode(content, about))
         return Knowledge(
             kind,
             {name: torch.tensor(array) for name, array in content.items()},
@@ -323,14 +328,31 @@ def _alike(base: Base, knowledge: Knowledge) -> bool:
     return base.knowledge.kind == knowledge.kind and before == now
 
 
-def _about(kind: str, ids: Tensor | None, base: Base | None) -> About:
+def _kinds(chain: Sequence[Codec], kind: str) -> list[str]:
+    """Return the kind of what each codec of a chain encodes."""
+    kinds = [kind]
+    for step in chain:
+        kinds.append(step.passes(kinds[-1]))
+    return kinds[: len(chain)]
+
+
+def _limits(chain: Sequence[Codec], most: Size | None) -> list[int | None]:
+    """Return the most bytes that each codec of a chain may decode to."""
+    limits: list[int | None] = []
+    for step in chain:
+        limits.append(None if most is None else most.bytes)
+        most = None if most is None else step.encoded_size(most)
+    return limits
+
+
+def _about(kind: str, ids: Tensor | None, base: Base | None, limit: int | None = None) -> About:
     """Return the facts for a codec, the rows of the base in the order of ``ids``."""
     rows = None if ids is None else _to_numpy(ids)
     if base is None:
-        return About(kind, rows)
+        return About(kind, rows, limit=limit)
     arrays = {name: _to_numpy(tensor) for name, tensor in base.knowledge.tensors.items()}
     if rows is None or base.knowledge.ids is None:
-        return About(kind, rows, arrays)
+        return About(kind, rows, arrays, limit=limit)
     before = _to_numpy(base.knowledge.ids)
     order = np.argsort(before)
     places = np.searchsorted(before, rows, sorter=order).clip(max=len(before) - 1)
@@ -344,7 +366,7 @@ def _about(kind: str, ids: Tensor | None, base: Base | None) -> About:
     for name, array in arrays.items():
         aligned[name] = np.zeros((len(rows), *array.shape[1:]), dtype=array.dtype)
         aligned[name][known] = array[places[known]]
-    return About(kind, rows, aligned, known)
+    return About(kind, rows, aligned, known, limit)
 
 
 @lru_cache(maxsize=64)

@@ -24,7 +24,7 @@ class About:
     Parameters
     ----------
     kind : str
-        The kind of knowledge.
+        The kind of knowledge; of later codecs in a chain what the one before makes of it.
     ids : ndarray, optional
         int64 ``[M]``, the ids of its rows; None for kinds without rows.
     base : Mapping[str, ndarray], optional
@@ -33,12 +33,15 @@ class About:
         but the first.
     known : ndarray, optional
         bool ``[M]``: which rows the base has; the others are 0. None without rows or base.
+    limit : int, optional
+        The most bytes that the decoded arrays may have; None where the sender is trusted.
     """
 
     kind: str
     ids: np.ndarray | None = None
     base: Arrays | None = None
     known: np.ndarray | None = None
+    limit: int | None = None
 
 
 class Size(NamedTuple):
@@ -72,10 +75,13 @@ class Codec(ABC):
     uses_base : bool
         Whether it refers to what the receiver decoded last (``about.base``), which both sides
         then keep. Such a codec is the first of its chain.
+    kinds : frozenset of str, optional
+        The kinds of knowledge that it changes; all others travel as they are. None: any.
     """
 
     part: ClassVar[str] = "codecs"
     uses_base: ClassVar[bool] = False
+    kinds: ClassVar[frozenset[str] | None] = None
 
     @abstractmethod
     def encode(self, arrays: Arrays, about: About) -> Arrays:
@@ -87,6 +93,17 @@ class Codec(ABC):
 
         The arrays come from outside: whatever it raises is a refusal of the packet.
         """
+
+    def changes(self, kind: str) -> bool:
+        """Return whether it changes knowledge of a kind."""
+        return self.kinds is None or kind in self.kinds
+
+    def passes(self, kind: str) -> str:
+        """Return the kind of what is encoded, for the next codec of a chain.
+
+        By default the same; another word where the arrays are no rows of that kind any more.
+        """
+        return kind
 
     def encoded_size(self, size: Size) -> Size:
         """Return the largest size of what is encoded of arrays of at most a size.

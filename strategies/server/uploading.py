@@ -10,7 +10,7 @@ from flwr.app import Message, MetricRecord, RecordDict
 
 from fedkt import wire
 from fedkt.codecs import uses_base
-from fedkt.declared import check_content, check_packet
+from fedkt.declared import check_content, check_packet, largest_size
 from fedkt.errors import KnowledgeError
 from fedkt.evaluation.leakage import mean_prediction
 from fedkt.knowledge import ANSWERS, Upload, Uploads
@@ -59,8 +59,10 @@ def _read_upload(exchange: Exchange, client: int, content: RecordDict) -> Upload
         base = delivery.bases.of_server(client, share.name)
         codec = delivery.codec(share.name, "up")
         expected = _expected(exchange, share, client)
-        check_packet(packets[share.name], expected, codec, exchange.options.bounds.open_bytes)
-        decoded = wire.decode(packets[share.name], ids, codec, round_, base)
+        open_bytes = exchange.options.bounds.open_bytes
+        check_packet(packets[share.name], expected, codec, open_bytes)
+        size = largest_size(expected, open_bytes)
+        decoded = wire.decode(packets[share.name], ids, codec, round_, base, size)
         check(decoded, expected, roster.num_classes)
         knowledge[share.name] = decoded
     metrics, most = wire.record(content, "metrics", MetricRecord), exchange.options.bounds.examples
