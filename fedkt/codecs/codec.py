@@ -11,7 +11,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from fedkt import registry
-from fedkt.calls import made, read_call, split
+from fedkt.calls import files_in, made, read_call, split
 from fedkt.errors import ConfigError, KnowledgeError
 
 Arrays = Mapping[str, np.ndarray]
@@ -170,12 +170,16 @@ def wire_name(text: str) -> str:
     Raises
     ------
     ConfigError
-        As :func:`codec_chain`.
+        As :func:`codec_chain`, and for a file in the options of a codec.
     """
     codecs, calls = codec_chain(text, files=True), [c for c in split(text, "+") if c != "none"]
     names = []
     for call, codec in zip(calls, codecs, strict=True):
         options = call.strip().removeprefix(read_call(call)[0])
+        if file := next(files_in(options), None):
+            raise ConfigError(
+                f"codec {call!r}: {file} is in a file; an option names registered ones."
+            )
         names.append(registry.registered_name("codecs", type(codec)) + options.strip())
     return "+".join(names) or "none"
 

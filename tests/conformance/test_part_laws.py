@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fedkt import registry
+from fedkt.calls import made
 from fedkt.clients.learners.base import Work
 from fedkt.clients.learners.torch import TorchLearner
 from fedkt.codecs import Codec
@@ -52,12 +53,20 @@ def test_shares(name: str) -> None:
     check_share(registry.lookup("shares", name)())
 
 
-LOSSY = {"cfd": math.inf, "label-only": math.inf, "top-k": math.inf, "uint8": 0.03}
+LOSSY = {
+    "cfd": math.inf,
+    "label-only": math.inf,
+    "svd": math.inf,
+    "top-k": math.inf,
+    "uint8": 0.03,
+    "delta(codec=uint8)": 0.03,
+    "svd(energy=1)": 1e-5,
+}
 
 
-@pytest.mark.parametrize("name", built_in("codecs"))
+@pytest.mark.parametrize("name", sorted({*built_in("codecs"), *LOSSY}))
 def test_codecs(name: str) -> None:
-    check_codec(registry.lookup("codecs", name)(), LOSSY.get(name, 1e-2))
+    check_codec(made("codecs", name), LOSSY.get(name, 1e-2))
 
 
 @pytest.mark.parametrize("model", ["mlp", "resnet8-bn", "logistic"])

@@ -182,6 +182,8 @@ def test_a_file_is_named_by_what_clients_know(tmp_path: Path) -> None:
     assert name.startswith("own@")
     assert name.endswith(":same+float16")
     assert len(codec_chain(name)) == 2
+    with pytest.raises(ConfigError, match=r"own\.py:Same is in a file"):
+        wire_name(f"delta(codec={file}:Same)")
     with pytest.raises(ConfigError, match=r"Unknown codec .*own\.py:Same"):
         codec_chain(f"{file}:Same")
     assert wire_name("none") == "none"
