@@ -18,7 +18,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedkt import npy
-from fedkt.codecs import About, Codec, Size, codec_chain, encoded, uses_base
+from fedkt.codecs import Codec, Size, codec_chain, encoded, uses_base
+from fedkt.decoded import Base, about_rows, alike, grown
 from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Kind, Knowledge
 
@@ -28,22 +29,6 @@ FLOAT32 = torch.finfo(torch.float32).max
 Content: TypeAlias = RecordDict  # of a message
 R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)
 SERIALISATION = "numpy.ndarray"  # Flower's name for the .npy format
-
-
-@dataclass(frozen=True)
-class Base:
-    """What the receiver of a share decoded last, which a codec may refer to.
-
-    Parameters
-    ----------
-    round : int
-        The round that it belongs to.
-    knowledge : Knowledge
-        The knowledge as decoded.
-    """
-
-    round: int
-    knowledge: Knowledge
 
 
 @dataclass(frozen=True)
@@ -90,11 +75,12 @@ def encode(
     base : Base, optional
         What the receiver decoded last for this share, if the codec refers to it.
     """
-    base = base if base is not None and uses_base(codec) and _alike(base, knowledge) else None
+    base = base if base is not None and uses_base(codec) and alike(base, knowledge) else None
     arrays = {name: _to_numpy(tensor) for name, tensor in knowledge.tensors.items()}
     chain = codec_chain(codec)
     for place, (step, kind) in enumerate(zip(chain, _kinds(chain, knowledge.kind), strict=True)):
-        arrays = dict(encoded(step, arrays, _about(kind, knowledge.ids, None if place else base)))
+        about = about_rows(kind, knowledge.ids, None if place else base, round_)
+        arrays = dict(encoded(step, arrays, about))
     arrays = {f"{TENSOR}{name}": array for name, array in arrays.items()}
     if knowledge.ids is not None and not _equal(knowledge.ids, known_ids):
         arrays["ids"] = _to_numpy(knowledge.ids)
@@ -150,7 +136,8 @@ def decode(
         content = {name.removeprefix(TENSOR): array for name, array in arrays.items()}
         kinds, limits = _kinds(steps, kind), _limits(steps, most)
         for place, step in reversed(list(enumerate(steps))):
-            about = _about(kinds[place], rows, None if place else named, limits[place])
+            of_step = None if place else named
+            about = about_rows(kinds[place], rows, of_step, round_, limits[place])
             content = dict(step.decode(content, about))
         return Knowledge(
             kind,
@@ -162,6 +149,26 @@ def decode(
         raise
     except Exception as error:  # the bytes come from outside: anything may be wrong with them
         raise _unreadable(error) from error
+
+
+def next_base(packet: Packet, decoded: Knowledge, codec: str, base: Base | None) -> Base:
+    """Return what the receiver of a packet holds from now on; both ends have the same.
+
+    Parameters
+    ----------
+    packet : Packet
+        What was sent; its codec refers to a base.
+    decoded : Knowledge
+        What it is decoded to.
+    codec : str
+        The codecs.
+    base : Base, optional
+        What the receiver held before.
+    """
+    round_, first = cast(int, packet.meta["round"]), codec_chain(codec)[0]
+    if not first.keeps_rows:
+        return Base(round_, decoded)
+    return grown(_named(packet, codec, base), decoded, round_, first)
 
 
 def forms(packet: Packet) -> dict[str, npy.Form]:
@@ -318,16 +325,6 @@ def _named(packet: Packet, codec: str, base: Base | None) -> Base | None:
     return base
 
 
-def _alike(base: Base, knowledge: Knowledge) -> bool:
-    """Return whether a base has the form of the knowledge to send, but for the number of rows."""
-    skip = 0 if knowledge.ids is None else 1
-    before, now = (
-        {name: tensor.shape[skip:] for name, tensor in of.tensors.items()}
-        for of in (base.knowledge, knowledge)
-    )
-    return base.knowledge.kind == knowledge.kind and before == now
-
-
 def _kinds(chain: Sequence[Codec], kind: str) -> list[str]:
     """Return the kind of what each codec of a chain encodes."""
     kinds = [kind]
@@ -343,30 +340,6 @@ def _limits(chain: Sequence[Codec], most: Size | None) -> list[int | None]:
         limits.append(None if most is None else most.bytes)
         most = None if most is None else step.encoded_size(most)
     return limits
-
-
-def _about(kind: str, ids: Tensor | None, base: Base | None, limit: int | None = None) -> About:
-    """Return the facts for a codec, the rows of the base in the order of ``ids``."""
-    rows = None if ids is None else _to_numpy(ids)
-    if base is None:
-        return About(kind, rows, limit=limit)
-    arrays = {name: _to_numpy(tensor) for name, tensor in base.knowledge.tensors.items()}
-    if rows is None or base.knowledge.ids is None:
-        return About(kind, rows, arrays, limit=limit)
-    before = _to_numpy(base.knowledge.ids)
-    order = np.argsort(before)
-    places = np.searchsorted(before, rows, sorter=order).clip(max=len(before) - 1)
-    known = np.zeros(len(rows), dtype=bool)
-    if len(before):
-        places = order[places]
-        known = before[places] == rows
-        if base.knowledge.counts is not None:  # a row with a count of 0 is there for its shape
-            known &= _to_numpy(base.knowledge.counts)[places] > 0
-    aligned = {}
-    for name, array in arrays.items():
-        aligned[name] = np.zeros((len(rows), *array.shape[1:]), dtype=array.dtype)
-        aligned[name][known] = array[places[known]]
-    return About(kind, rows, aligned, known, limit)
 
 
 @lru_cache(maxsize=64)

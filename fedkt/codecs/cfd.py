@@ -21,16 +21,15 @@ SHAPE = ":shape"
 class CFD(Codec):
     """Codec that rounds rows of probabilities to b bits such that they still sum to 1.
 
-    Constrained quantisation of CFD (Sattler, Marban, Rischke and Samek, "CFD: Communication-
-    Efficient Federated Distillation via Soft-Label Quantization and Delta Coding", IEEE TNSE 2021,
-    arXiv:2012.00632): a row p becomes the nearest ``p' = q / L`` with whole ``q_c ≥ 0``, ``Σ q =
-    L`` and ``L = 2ᵇ − 1``. It is made by largest remainders: ``⌊p·L⌋``, and 1 more for as many of
-    the largest ``p·L − ⌊p·L⌋`` as are left, the lower class first where they are equal. With one
-    bit, the paper's setting, it is the one-hot vector of the most probable class. Only rows in the
-    simplex can be sent: a row is divided by its sum first, and one of zeros is uniform.
+    Constrained quantisation of CFD (Sattler, Marban, Rischke and Samek, "Communication-Efficient
+    Federated Distillation", 2020, arXiv:2012.00632): a row p becomes the nearest ``p' = q / L``
+    with whole ``q_c ≥ 0``, ``Σ q = L`` and ``L = 2ᵇ − 1``. It is made by largest remainders:
+    ``⌊p·L⌋``, and 1 more for as many of the largest ``p·L − ⌊p·L⌋`` as are left, the lower class
+    first where they are equal. With one bit, the paper's setting, it is the one-hot vector of the
+    most probable class. A row is divided by its sum first, and one of zeros is uniform.
 
-    The paper then sends what has changed since the round before: ``delta(codec=cfd)``. Its
-    arithmetic coder is left out: what is packed here is what it is.
+    The paper then codes what has changed since the round before: ``delta(codec=cfd)``. Its
+    arithmetic coder is left out; the bits are packed as they are.
 
     Bytes of M rows of C classes: ``⌈M·r/8⌉ + 8``, the latter the shape; ``r = ⌈log2 C⌉`` bits with
     b = 1, the class, else ``(C − 1)·b``, the last class being what is left. Other kinds than

@@ -33,6 +33,8 @@ class About:
         but the first.
     known : ndarray, optional
         bool ``[M]``: which rows the base has; the others are 0. None without rows or base.
+    ages : ndarray, optional
+        int64 ``[M]``: how many rounds ago each known row of the base was sent. None as ``known``.
     limit : int, optional
         The most bytes that the decoded arrays may have; None where the sender is trusted.
     """
@@ -41,6 +43,7 @@ class About:
     ids: np.ndarray | None = None
     base: Arrays | None = None
     known: np.ndarray | None = None
+    ages: np.ndarray | None = None
     limit: int | None = None
 
 
@@ -75,12 +78,15 @@ class Codec(ABC):
     uses_base : bool
         Whether it refers to what the receiver decoded last (``about.base``), which both sides
         then keep. Such a codec is the first of its chain.
+    keeps_rows : bool
+        Whether rows of the base that are not in a message stay in it; else a message replaces it.
     kinds : frozenset of str, optional
         The kinds of knowledge that it changes; all others travel as they are. None: any.
     """
 
     part: ClassVar[str] = "codecs"
     uses_base: ClassVar[bool] = False
+    keeps_rows: ClassVar[bool] = False
     kinds: ClassVar[frozenset[str] | None] = None
 
     @abstractmethod
@@ -104,6 +110,13 @@ class Codec(ABC):
         By default the same; another word where the arrays are no rows of that kind any more.
         """
         return kind
+
+    def sends(self, about: About) -> np.ndarray | None:
+        """Return which rows travel, bool ``[M]``, the same at both ends; None: all, as by default.
+
+        The others are the base's, and no younger by it.
+        """
+        return None
 
     def encoded_size(self, size: Size) -> Size:
         """Return the largest size of what is encoded of arrays of at most a size.

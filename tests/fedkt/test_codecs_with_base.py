@@ -183,3 +183,79 @@ def test_small_factors_are_not_decoded_to_a_large_matrix() -> None:
     factors = {"x": np.ones((1000, 1), np.float32), "x:right": np.ones((1, 1000), np.float32)}
     with pytest.raises(KnowledgeError, match="8000 bytes are allowed"):
         SVD().decode(factors, About("weights", limit=8000))
+
+
+# --- cache ---------------------------------------------------------------------------------------
+
+
+def exchange(
+    rounds: list[list[int]], codec: str, lost: tuple[int, ...] = (), counts: int | None = None
+) -> list[tuple[int, torch.Tensor]]:
+    """Return the bytes and what is decoded in each round, of rows ``10·id + round``."""
+    sender: wire.Base | None = None
+    receiver: wire.Base | None = None
+    told = []
+    for round_, ids in enumerate(rounds, 1):
+        values = torch.tensor(ids).float()[:, None] * 10 + round_
+        of_rows = None if counts is None else torch.tensor([int(i != counts) for i in ids])
+        rows = Knowledge("features", {"values": values}, torch.tensor(ids), of_rows)
+        if sender is not None and (receiver is None or receiver.round != sender.round):
+            sender = None
+        packet = wire.encode(rows, round_, rows.ids, codec, sender)
+        decoded = wire.decode(packet, lambda r: rows.ids, codec, base=sender)  # noqa: B023
+        if round_ not in lost:
+            there = wire.decode(packet, lambda r: rows.ids, codec, base=receiver)  # noqa: B023
+            assert torch.equal(there.values, decoded.values)
+            receiver = wire.next_base(packet, there, codec, receiver)
+        sender = wire.next_base(packet, decoded, codec, sender)
+        told.append((packet.num_bytes, decoded.values[:, 0]))
+    return told
+
+
+def oracle(rounds: list[list[int]], age: int) -> list[tuple[int, list[int]]]:
+    """Return the rows that travel and the value of each, by a dictionary."""
+    cache: dict[int, int] = {}
+    told = []
+    for round_, ids in enumerate(rounds, 1):
+        fresh = [i for i in ids if i not in cache or round_ - cache[i] >= age]
+        cache.update(dict.fromkeys(fresh, round_))
+        told.append((len(fresh), [10 * i + cache[i] for i in ids]))
+    return told
+
+
+@pytest.mark.parametrize("age", [1, 2, 3, 50])
+def test_cache_sends_rows_that_are_not_young(age: int) -> None:
+    """Samples drawn anew each round, as SCARLET draws them: a row may be absent for a while."""
+    rounds = [sorted(RANDOM.choice(12, 6, replace=False).tolist()) for _ in range(15)]
+    for (size, values), (fresh, expected) in zip(
+        exchange(rounds, f"cache(rounds={age})"), oracle(rounds, age), strict=True
+    ):
+        assert size == 4 * fresh
+        assert values.tolist() == expected
+
+
+def test_cache_begins_anew_after_a_loss() -> None:
+    rounds = [[1, 2, 3]] * 6
+    sizes = [size // 4 for size, _ in exchange(rounds, "cache", lost=(3,))]
+    assert sizes == [3, 0, 0, 3, 0, 0]
+
+
+def test_cache_of_rows_that_a_client_lacks() -> None:
+    rounds = [[1, 2, 3]] * 3
+    told = exchange(rounds, "cache", counts=2)
+    assert [size - 3 * 8 for size, _ in told] == [3 * 4, 4, 4], "2 was never there; counts travel"
+    assert [values[0].item() for _, values in told] == [11, 11, 11]
+
+
+def test_cache_and_another_codec() -> None:
+    rounds = [[1, 2, 3], [2, 3, 4]]
+    assert [size for size, _ in exchange(rounds, "cache+float16")] == [2 * 3, 2 * 1]
+
+
+def test_a_packet_without_a_base_replaces_what_was_kept() -> None:
+    kept = wire.Base(1, Knowledge.rows("features", torch.ones(2, 1), [7, 8]))
+    rows = Knowledge.rows("features", torch.ones(1, 1), [9])
+    packet = wire.encode(rows, 2, None, "cache")
+    held = wire.next_base(packet, rows, "cache", kept).knowledge.ids
+    assert held is not None
+    assert held.tolist() == [9], "as the sender has it, who has lost the base"

@@ -19,11 +19,11 @@ CLIENTS, ROWS, CLASSES, ROUNDS = 3, 20, 10, 3
 BYTES = ("seconds", "bytes_up", "bytes_down", "traffic")
 
 
-def plan_of(codec: str, form: str, **run: Any) -> Any:
+def plan_of(codec: str, form: str, public: int = ROWS, **run: Any) -> Any:
     return prepare(parse({
         "rounds": ROUNDS,
         "models": ["linear"],
-        "strategy": {"name": "fedmd", "form": form, "public_samples": ROWS},
+        "strategy": {"name": "fedmd", "form": form, "public_samples": public},
         "data": {
             "clients": CLIENTS, "samples_per_client": 24, "test_samples": 40, "public_samples": 30
         },
@@ -62,8 +62,27 @@ def test_bytes_are_the_formula(tmp_path: Path, codec: str, form: str, due: int) 
         assert traffic == (CLIENTS * due, CLIENTS * due)
 
 
+@pytest.mark.parametrize(
+    ("codec", "form", "notes"),
+    [
+        ("cfd", "logits", ["codec cfd in 'cfd': logits it leaves as they are"]),
+        (
+            "delta+top-k",
+            "logits",
+            ["codec top-k in 'delta+top-k': differences it leaves as they are"],
+        ),
+        ("cfd", "probabilities", []),
+        ("uint8+float16", "logits", []),
+    ],
+)
+def test_a_codec_that_changes_nothing_is_noted(codec: str, form: str, notes: list[str]) -> None:
+    assert [note for note in plan_of(codec, form).notes if note.startswith("codec")] == notes
+
+
 @pytest.mark.parametrize("inner", ["cfd(bits=4)", "uint8"])
-@pytest.mark.parametrize("run", [{}, {"participation": 0.67}], ids=["all", "some"])
+@pytest.mark.parametrize(
+    "run", [{}, {"participation": 0.67}, {"executor": "cohort"}], ids=["all", "some", "cohort"]
+)
 def test_delta_of_a_codec_is_the_codec(tmp_path: Path, inner: str, run: dict[str, Any]) -> None:
     plain = rounds_of(tmp_path / "plain", inner, **run)
     coded = rounds_of(tmp_path / "coded", f"delta(codec={inner})", **run)
@@ -93,11 +112,14 @@ def test_lost_replies_do_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     calls = itertools.count()
     coded = rounds_of(tmp_path / "coded", "delta(codec=cfd(bits=4))")
     assert sum(len(row["failures"]) for row in plain) > 3
-    assert {f["reason"] for row in coded for f in row["failures"]} == {"no reply in time"}
+    calls = itertools.count()
+    cached = rounds_of(tmp_path / "cached", "cache(rounds=2)")
+    for rounds in (coded, cached):
+        assert {f["reason"] for row in rounds for f in row["failures"]} == {"no reply in time"}
     assert figures(coded) == figures(plain)
 
 
-@pytest.mark.parametrize("codec", ["delta(codec=cfd(bits=4))", "delta+uint8"])
+@pytest.mark.parametrize("codec", ["delta(codec=cfd(bits=4))", "delta+uint8", "cache(rounds=2)"])
 def test_a_resumed_run_is_the_run(
     tmp_path: Path, codec: str, stop_after: Any, final_state: Any
 ) -> None:
@@ -111,3 +133,18 @@ def test_a_resumed_run_is_the_run(
     assert figures(again) == figures(whole)
     assert [row["traffic"] for row in again] == [row["traffic"] for row in whole]
     assert final_state(folder) == final_state(tmp_path / "whole")
+
+
+def test_cache_sends_nothing_until_rows_are_old(tmp_path: Path) -> None:
+    """With all public samples every round, D = 2: each row in rounds 1 and 3."""
+    rounds = rounds_of(tmp_path, "cache(rounds=2)", public=0)
+    whole = CLIENTS * 4 * 30 * CLASSES
+    assert [row["traffic"]["up"] for row in rounds] == [whole, 0, whole]
+    assert [row["traffic"]["down_broadcast"] for row in rounds] == [whole, 0, whole]
+
+
+def test_cache_of_one_round_is_none(tmp_path: Path) -> None:
+    plain = rounds_of(tmp_path / "plain", "none", participation=0.67)
+    coded = rounds_of(tmp_path / "coded", "cache(rounds=1)", participation=0.67)
+    assert figures(coded) == figures(plain)
+    assert [row["traffic"] for row in coded] == [row["traffic"] for row in plain]
