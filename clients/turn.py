@@ -20,6 +20,7 @@ from fedkt.clients.state import ClientState, StateStore
 from fedkt.codecs import uses_base
 from fedkt.data.samples import ClientData
 from fedkt.declared import check_content
+from fedkt.decoded import Base
 from fedkt.errors import ConfigError, DiskError, NotFiniteError
 from fedkt.knowledge import Knowledge
 from fedkt.metrics import metrics_of
@@ -130,7 +131,7 @@ class Kept:
     knowledge: Mapping[str, Knowledge] = field(default_factory=dict)
     settled: bool = False
     own: Mapping[str, Any] = field(default_factory=dict)
-    bases: Mapping[str, wire.Base] = field(default_factory=dict)
+    bases: Mapping[str, Base] = field(default_factory=dict)
 
 
 def recall(client: Client, store: StateStore, context: Context, order: Order) -> Kept:
@@ -149,7 +150,7 @@ def recall(client: Client, store: StateStore, context: Context, order: Order) ->
         client.learner.reset(order.seed, client.id)
         return Kept()
     client.learner.load_state(state["learner"])
-    bases = {key: wire.Base(*base) for key, base in state["bases"].items()}
+    bases = {key: Base(*base) for key, base in state["bases"].items()}
     rest = state["knowledge"], bool(state["settled"]), state["own"], bases
     return Kept(state["first"], bool(state["started"]), *rest)
 
@@ -192,7 +193,7 @@ def begin(
             decoded[key] = wire.decode(packet, ids, codec, base=base)
         knowledge[name] = decoded[key]
         if refers:
-            bases[f"down/{name}"] = wire.Base(cast(int, packet.meta["round"]), decoded[key])
+            bases[f"down/{name}"] = wire.next_base(packet, decoded[key], codec, base)
     names = order.seed, order.round, client.id
     work = Work(client.data, knowledge, client.options, *names, order.rounds, dict(kept.own))
     return Turn(client, store, context, order, kept, work, bases)
@@ -226,7 +227,7 @@ class Turn:
     order: Order
     kept: Kept
     work: Work
-    bases: dict[str, wire.Base]
+    bases: dict[str, Base]
 
     @property
     def phases(self) -> dict[str, Sequence[Step]]:
@@ -301,7 +302,7 @@ class Turn:
         packet = wire.encode(knowledge, order.round, ids, codec, base)
         if uses_base(codec):
             decoded = wire.decode(packet, lambda round_: ids, codec, base=base)
-            self.bases[f"up/{name}"] = wire.Base(order.round, decoded)
+            self.bases[f"up/{name}"] = wire.next_base(packet, decoded, codec, base)
         return packet
 
     def _learnt(self, content: RecordDict) -> None:
@@ -338,7 +339,7 @@ class Turn:
             "started": started,
             "knowledge": {n: knowledge[n] for n in recipe.retained if n in knowledge},
             "own": dict(self.work.own),
-            "bases": {key: (base.round, base.knowledge) for key, base in self.bases.items()},
+            "bases": {key: base.content for key, base in self.bases.items()},
             "readout": recipe.readout_json,
             "settled": settled,
             **({"first": self.kept.first} if self.kept.first else {}),

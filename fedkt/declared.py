@@ -87,7 +87,7 @@ def check_packet(
     if kind != expected.kind:
         raise KnowledgeError(f"kind is {kind!s}, not {expected.kind}")
     beside = BESIDE if kind in ROW_KINDS else frozenset()
-    chain, most = codec_chain(codec), _largest(expected, open_bytes)
+    chain, most = codec_chain(codec), largest_size(expected, open_bytes)
     for step in chain:
         most = step.encoded_size(most)
     if not chain:
@@ -105,7 +105,7 @@ def check_packet(
         _check_beside(name, forms[name], _rows(expected, open_bytes))
 
 
-def _largest(expected: Expected, open_bytes: float) -> Size:
+def largest_size(expected: Expected, open_bytes: float) -> Size:
     """Return the size of the largest knowledge that is as expected."""
     spare = int(min(open_bytes, 2**63))
     if expected.shapes is None:

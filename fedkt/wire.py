@@ -7,7 +7,7 @@ wire. Ids travel only when they differ from those the receiver expects anyway.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias, TypeVar, cast
@@ -18,7 +18,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedkt import npy
-from fedkt.codecs import About, codec_chain, encoded, uses_base
+from fedkt.codecs import Codec, Size, codec_chain, encoded, uses_base
+from fedkt.decoded import Base, about_rows, alike, grown
 from fedkt.errors import KnowledgeError
 from fedkt.knowledge import Kind, Knowledge
 
@@ -28,22 +29,6 @@ FLOAT32 = torch.finfo(torch.float32).max
 Content: TypeAlias = RecordDict  # of a message
 R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)
 SERIALISATION = "numpy.ndarray"  # Flower's name for the .npy format
-
-
-@dataclass(frozen=True)
-class Base:
-    """What the receiver of a share decoded last, which a codec may refer to.
-
-    Parameters
-    ----------
-    round : int
-        The round that it belongs to.
-    knowledge : Knowledge
-        The knowledge as decoded.
-    """
-
-    round: int
-    knowledge: Knowledge
 
 
 @dataclass(frozen=True)
@@ -90,10 +75,11 @@ def encode(
     base : Base, optional
         What the receiver decoded last for this share, if the codec refers to it.
     """
-    base = base if base is not None and uses_base(codec) and _alike(base, knowledge) else None
+    base = base if base is not None and uses_base(codec) and alike(base, knowledge) else None
     arrays = {name: _to_numpy(tensor) for name, tensor in knowledge.tensors.items()}
-    for place, step in enumerate(codec_chain(codec)):
-        about = _about(knowledge.kind, knowledge.ids, None if place else base)
+    chain = codec_chain(codec)
+    for place, (step, kind) in enumerate(zip(chain, _kinds(chain, knowledge.kind), strict=True)):
+        about = about_rows(kind, knowledge.ids, None if place else base, round_)
         arrays = dict(encoded(step, arrays, about))
     arrays = {f"{TENSOR}{name}": array for name, array in arrays.items()}
     if knowledge.ids is not None and not _equal(knowledge.ids, known_ids):
@@ -110,6 +96,7 @@ def decode(
     codec: str = "none",
     asked: int | None = None,
     base: Base | None = None,
+    most: Size | None = None,
 ) -> Knowledge:
     """Return the knowledge in a packet.
 
@@ -126,6 +113,8 @@ def decode(
         The round that the packet must belong to; by default any.
     base : Base, optional
         What was decoded last for this share, if the codec refers to it.
+    most : Size, optional
+        The largest size of the decoded arrays, which codecs are told; None: any.
 
     Raises
     ------
@@ -145,8 +134,11 @@ def decode(
         rows = known_ids(round_) if ids is None else torch.tensor(ids)
         named, steps = _named(packet, codec, base), codec_chain(codec)
         content = {name.removeprefix(TENSOR): array for name, array in arrays.items()}
+        kinds, limits = _kinds(steps, kind), _limits(steps, most)
         for place, step in reversed(list(enumerate(steps))):
-            content = dict(step.decode(content, _about(kind, rows, None if place else named)))
+            of_step = None if place else named
+            about = about_rows(kinds[place], rows, of_step, round_, limits[place])
+            content = dict(step.decode(content, about))
         return Knowledge(
             kind,
             {name: torch.tensor(array) for name, array in content.items()},
@@ -157,6 +149,26 @@ def decode(
         raise
     except Exception as error:  # the bytes come from outside: anything may be wrong with them
         raise _unreadable(error) from error
+
+
+def next_base(packet: Packet, decoded: Knowledge, codec: str, base: Base | None) -> Base:
+    """Return what the receiver of a packet holds from now on; both ends have the same.
+
+    Parameters
+    ----------
+    packet : Packet
+        What was sent; its codec refers to a base.
+    decoded : Knowledge
+        What it is decoded to.
+    codec : str
+        The codecs.
+    base : Base, optional
+        What the receiver held before.
+    """
+    round_, first = cast(int, packet.meta["round"]), codec_chain(codec)[0]
+    if not first.keeps_rows:
+        return Base(round_, decoded)
+    return grown(_named(packet, codec, base), decoded, round_, first)
 
 
 def forms(packet: Packet) -> dict[str, npy.Form]:
@@ -313,38 +325,21 @@ def _named(packet: Packet, codec: str, base: Base | None) -> Base | None:
     return base
 
 
-def _alike(base: Base, knowledge: Knowledge) -> bool:
-    """Return whether a base has the form of the knowledge to send, but for the number of rows."""
-    skip = 0 if knowledge.ids is None else 1
-    before, now = (
-        {name: tensor.shape[skip:] for name, tensor in of.tensors.items()}
-        for of in (base.knowledge, knowledge)
-    )
-    return base.knowledge.kind == knowledge.kind and before == now
+def _kinds(chain: Sequence[Codec], kind: str) -> list[str]:
+    """Return the kind of what each codec of a chain encodes."""
+    kinds = [kind]
+    for step in chain:
+        kinds.append(step.passes(kinds[-1]))
+    return kinds[: len(chain)]
 
 
-def _about(kind: str, ids: Tensor | None, base: Base | None) -> About:
-    """Return the facts for a codec, the rows of the base in the order of ``ids``."""
-    rows = None if ids is None else _to_numpy(ids)
-    if base is None:
-        return About(kind, rows)
-    arrays = {name: _to_numpy(tensor) for name, tensor in base.knowledge.tensors.items()}
-    if rows is None or base.knowledge.ids is None:
-        return About(kind, rows, arrays)
-    before = _to_numpy(base.knowledge.ids)
-    order = np.argsort(before)
-    places = np.searchsorted(before, rows, sorter=order).clip(max=len(before) - 1)
-    known = np.zeros(len(rows), dtype=bool)
-    if len(before):
-        places = order[places]
-        known = before[places] == rows
-        if base.knowledge.counts is not None:  # a row with a count of 0 is there for its shape
-            known &= _to_numpy(base.knowledge.counts)[places] > 0
-    aligned = {}
-    for name, array in arrays.items():
-        aligned[name] = np.zeros((len(rows), *array.shape[1:]), dtype=array.dtype)
-        aligned[name][known] = array[places[known]]
-    return About(kind, rows, aligned, known)
+def _limits(chain: Sequence[Codec], most: Size | None) -> list[int | None]:
+    """Return the most bytes that each codec of a chain may decode to."""
+    limits: list[int | None] = []
+    for step in chain:
+        limits.append(None if most is None else most.bytes)
+        most = None if most is None else step.encoded_size(most)
+    return limits
 
 
 @lru_cache(maxsize=64)

@@ -11,7 +11,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from fedkt import registry
-from fedkt.calls import made, read_call, split
+from fedkt.calls import files_in, made, read_call, split
 from fedkt.errors import ConfigError, KnowledgeError
 
 Arrays = Mapping[str, np.ndarray]
@@ -24,7 +24,7 @@ class About:
     Parameters
     ----------
     kind : str
-        The kind of knowledge.
+        The kind of knowledge; of later codecs in a chain what the one before makes of it.
     ids : ndarray, optional
         int64 ``[M]``, the ids of its rows; None for kinds without rows.
     base : Mapping[str, ndarray], optional
@@ -33,12 +33,18 @@ class About:
         but the first.
     known : ndarray, optional
         bool ``[M]``: which rows the base has; the others are 0. None without rows or base.
+    ages : ndarray, optional
+        int64 ``[M]``: how many rounds ago each known row of the base was sent. None as ``known``.
+    limit : int, optional
+        The most bytes that the decoded arrays may have; None where the sender is trusted.
     """
 
     kind: str
     ids: np.ndarray | None = None
     base: Arrays | None = None
     known: np.ndarray | None = None
+    ages: np.ndarray | None = None
+    limit: int | None = None
 
 
 class Size(NamedTuple):
@@ -72,10 +78,16 @@ class Codec(ABC):
     uses_base : bool
         Whether it refers to what the receiver decoded last (``about.base``), which both sides
         then keep. Such a codec is the first of its chain.
+    keeps_rows : bool
+        Whether rows of the base that are not in a message stay in it; else a message replaces it.
+    kinds : frozenset of str, optional
+        The kinds of knowledge that it changes; all others travel as they are. None: any.
     """
 
     part: ClassVar[str] = "codecs"
     uses_base: ClassVar[bool] = False
+    keeps_rows: ClassVar[bool] = False
+    kinds: ClassVar[frozenset[str] | None] = None
 
     @abstractmethod
     def encode(self, arrays: Arrays, about: About) -> Arrays:
@@ -87,6 +99,24 @@ class Codec(ABC):
 
         The arrays come from outside: whatever it raises is a refusal of the packet.
         """
+
+    def changes(self, kind: str) -> bool:
+        """Return whether it changes knowledge of a kind."""
+        return self.kinds is None or kind in self.kinds
+
+    def passes(self, kind: str) -> str:
+        """Return the kind of what is encoded, for the next codec of a chain.
+
+        By default the same; another word where the arrays are no rows of that kind any more.
+        """
+        return kind
+
+    def sends(self, about: About) -> np.ndarray | None:
+        """Return which rows travel, bool ``[M]``, the same at both ends; None: all, as by default.
+
+        The others are the base's, and no younger by it.
+        """
+        return None
 
     def encoded_size(self, size: Size) -> Size:
         """Return the largest size of what is encoded of arrays of at most a size.
@@ -153,12 +183,16 @@ def wire_name(text: str) -> str:
     Raises
     ------
     ConfigError
-        As :func:`codec_chain`.
+        As :func:`codec_chain`, and for a file in the options of a codec.
     """
     codecs, calls = codec_chain(text, files=True), [c for c in split(text, "+") if c != "none"]
     names = []
     for call, codec in zip(calls, codecs, strict=True):
         options = call.strip().removeprefix(read_call(call)[0])
+        if file := next(files_in(options), None):
+            raise ConfigError(
+                f"codec {call!r}: {file} is in a file; an option names registered ones."
+            )
         names.append(registry.registered_name("codecs", type(codec)) + options.strip())
     return "+".join(names) or "none"
 

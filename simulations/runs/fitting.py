@@ -9,9 +9,11 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from fedkt import registry
 from fedkt.augmentations import augmentations_of, augmented
 from fedkt.clients.learners.making import make_learner, networks_among
 from fedkt.clients.phases import refuses
+from fedkt.codecs import codec_chain
 from fedkt.data.federation import Federation
 from fedkt.errors import ConfigError, FedktError, nearest
 from fedkt.evaluation.figure import ACCURACY
@@ -300,6 +302,31 @@ def model_notes(models: Sequence[str], federation: Federation) -> tuple[str, ...
     shape, classes = federation.input_shape, federation.num_classes
     learners = [make_learner(model, shape, classes) for model in dict.fromkeys(models)]
     return tuple(dict.fromkeys(note for learner in learners for note in learner.notes))
+
+
+def codec_notes(recipe: Recipe, run: str) -> tuple[str, ...]:
+    """Return which codecs change nothing of what travels, each line once.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Its shares have the kinds that travel, and may have codecs of their own.
+    run : str
+        The run's codecs.
+    """
+    travels: dict[str, set[str]] = {}
+    for share in recipe.share:
+        for way in ("up", "down"):
+            travels.setdefault(recipe.codec(share.name, way, run), set()).add(share.kind)
+    lines = []
+    for text, kinds in travels.items():
+        for codec in codec_chain(text, files=True):
+            if not any(map(codec.changes, kinds)):
+                name = registry.short_name("codecs", type(codec))
+                what = f"{', '.join(sorted(kinds))} it leaves as they are"
+                lines.append(f"codec {name} in {text!r}: {what}")
+            kinds = {codec.passes(kind) for kind in kinds}
+    return tuple(dict.fromkeys(lines))
 
 
 def check_fits(strategy: KnowledgeStrategy, models: Sequence[str], federation: Federation) -> None:

@@ -39,6 +39,7 @@ from fedkt.simulations.runs.fitting import (
     check_select_by,
     check_settings,
     check_training,
+    codec_notes,
     fitting_models,
     model_notes,
     with_public,
@@ -194,6 +195,7 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
     check_select_by(experiment.run.select_by, strategy.options.metrics)
     idle = check_training(experiment.training, models, federation)
     notes = (*federation.notes, *idle, *model_notes(models, federation))
+    notes += codec_notes(strategy.settled_recipe, experiment.run.codec)
     plan = _resolved(experiment.with_values(server_model=server), strategy, federation, models)
     plan = replace(plan, notes=notes)
     liars_of(plan)  # an attack that does not fit shows here

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,7 +20,8 @@ def check_codec(codec: Codec, error: float = 1e-2) -> None:
     ``error``; labels and other integers come back as they were; nothing that is given to it is
     changed; the same arrays are always encoded to the same bytes, and to no more than its
     ``encoded_size`` says; knowledge without rows passes. A codec that refers to a base gives the
-    same with and without one, and with one that lacks rows.
+    same with and without one, and with one that lacks rows; rows that it does not send
+    (``sends``) are the base's.
 
     Parameters
     ----------
@@ -49,13 +51,32 @@ def check_codec(codec: Codec, error: float = 1e-2) -> None:
                 lacking[1] = False
                 bases.append(About(kind, ids, _without(base, lacking), lacking))
         for about in bases:
-            _comes_back(codec, arrays, about, error, f"{name} of {kind}")
+            _comes_back(codec, arrays, arrays, about, error, f"{name} of {kind}")
+        if codec.uses_base and ids is not None:
+            _leaves_rows_to_the_base(codec, arrays, bases[-1], error, f"{name} of {kind}")
         if ids is not None:
             empty = {key: array[:0] for key, array in arrays.items()}
-            _comes_back(codec, empty, About(kind, ids[:0]), error, f"{name} of {kind} without rows")
+            what = f"{name} of {kind} without rows"
+            _comes_back(codec, empty, empty, About(kind, ids[:0]), error, what)
 
 
-def _comes_back(codec: Codec, arrays: Arrays, about: About, error: float, what: str) -> None:
+def _leaves_rows_to_the_base(
+    codec: Codec, arrays: Arrays, about: About, error: float, what: str
+) -> None:
+    assert about.base is not None
+    assert about.known is not None
+    base, known = about.base, about.known
+    about = replace(about, ages=np.arange(len(known)) * known)
+    rows, expected = codec.sends(about), _copies(arrays)
+    for key, array in expected.items():
+        kept = slice(0, 0) if rows is None else ~rows
+        array[kept] = base[key][kept]
+    _comes_back(codec, arrays, expected, about, error, f"{what} with rows of before")
+
+
+def _comes_back(
+    codec: Codec, arrays: Arrays, expected: Arrays, about: About, error: float, what: str
+) -> None:
     before = _copies(arrays)
     travelling = codec.encode(arrays, about)
     size, allowed = Size.of(travelling), codec.encoded_size(Size.of(arrays))
@@ -69,7 +90,7 @@ def _comes_back(codec: Codec, arrays: Arrays, about: About, error: float, what: 
     assert _bytes(travelling) == _bytes(sent), f"{what}: it changes what it is given"
     names = set(decoded) == set(arrays)
     assert names, f"{what}: {sorted(arrays)} go in and {sorted(decoded)} come out"
-    for key, array in arrays.items():
+    for key, array in expected.items():
         form, other = (array.dtype, array.shape), (decoded[key].dtype, decoded[key].shape)
         assert form == other, f"{what}: {key} is {form[0]} {form[1]}, and {other[0]} {other[1]} out"
         if not array.size:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fedkt.wire import Base
+from fedkt.decoded import Base
 
 Bases = dict[int, dict[str, Base]]  # by client and share
 
@@ -62,7 +62,7 @@ class Held:
             table.update({id(base): base for base in of_client.values()})
         places = {key: place for place, key in enumerate(table)}
         return {
-            "bases": [[base.round, base.knowledge] for base in table.values()],
+            "bases": [list(base.content) for base in table.values()],
             **{
                 way: {c: {n: places[id(b)] for n, b in of.items()} for c, of in bases.items()}
                 for way, bases in (("down", self._down), ("up", self._up))
@@ -71,7 +71,7 @@ class Held:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load a state."""
-        table = [Base(round_, knowledge) for round_, knowledge in state["bases"]]
+        table = [Base(*base) for base in state["bases"]]
         self._sent = {}
         self._down, self._up = (
             {c: {n: table[place] for n, place in of.items()} for c, of in state[way].items()}

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from fedkt import wire
 from fedkt.codecs import uses_base
+from fedkt.decoded import Base
 from fedkt.knowledge import Fused, Knowledge
 from fedkt.recipe import Recipe
 from fedkt.strategies.server.bases import Held
 from fedkt.strategies.server.round import ServerOptions, Traffic
 
-_Made = tuple[wire.Packet, wire.Base | None]  # the second where a codec refers to it
+_Made = tuple[wire.Packet, Base | None]  # the second where a codec refers to it
 Made = dict[tuple[str, int, int], _Made]  # by the identity of knowledge and base
 
 
@@ -141,13 +142,14 @@ class Delivery:
         self._holdings.setdefault(client, {}).update(self._sent.get(client, {}))
         self.bases.acknowledge(client)
 
-    def _encode(self, name: str, knowledge: Knowledge, base: wire.Base | None) -> _Made:
+    def _encode(self, name: str, knowledge: Knowledge, base: Base | None) -> _Made:
         """Return knowledge as a packet, and as its receivers will hold it if the codec asks."""
         ids, codec = partial(self.ids, name), self.codec(name, "down")
         packet = wire.encode(knowledge, self.version, ids(self.version), codec, base)
         if not uses_base(codec):
             return packet, None
-        return packet, wire.Base(self.version, wire.decode(packet, ids, codec, base=base))
+        decoded = wire.decode(packet, ids, codec, base=base)
+        return packet, wire.next_base(packet, decoded, codec, base)
 
 
 def _by_reference(fused: Fused) -> dict[str, Any]:

@@ -10,10 +10,11 @@ from flwr.app import Message, MetricRecord, RecordDict
 
 from fedkt import wire
 from fedkt.codecs import uses_base
-from fedkt.declared import check_content, check_packet
+from fedkt.declared import check_content, check_packet, largest_size
+from fedkt.decoded import Base
 from fedkt.errors import KnowledgeError
 from fedkt.evaluation.leakage import mean_prediction
-from fedkt.knowledge import ANSWERS, Upload, Uploads
+from fedkt.knowledge import ANSWERS, Knowledge, Upload, Uploads
 from fedkt.shares import Asked, Share
 from fedkt.strategies.server.exchange import Exchange
 from fedkt.strategies.server.forms import of_other_form
@@ -48,7 +49,9 @@ def _read_upload(exchange: Exchange, client: int, content: RecordDict) -> Upload
     KnowledgeError
         If the upload is not sound; the message names the reason.
     """
-    packets, knowledge, delivery = wire.extract(content), {}, exchange.delivery
+    packets, delivery = wire.extract(content), exchange.delivery
+    knowledge: dict[str, Knowledge] = {}
+    bases: dict[str, Base] = {}
     roster, round_ = exchange.roster, exchange.report.round
     exchange.report.traffic.up += sum(p.num_bytes for p in packets.values())
     check_content(content, [share.name for share in exchange.recipe.share])
@@ -59,16 +62,18 @@ def _read_upload(exchange: Exchange, client: int, content: RecordDict) -> Upload
         base = delivery.bases.of_server(client, share.name)
         codec = delivery.codec(share.name, "up")
         expected = _expected(exchange, share, client)
-        check_packet(packets[share.name], expected, codec, exchange.options.bounds.open_bytes)
-        decoded = wire.decode(packets[share.name], ids, codec, round_, base)
+        open_bytes = exchange.options.bounds.open_bytes
+        check_packet(packets[share.name], expected, codec, open_bytes)
+        size = largest_size(expected, open_bytes)
+        decoded = wire.decode(packets[share.name], ids, codec, round_, base, size)
         check(decoded, expected, roster.num_classes)
         knowledge[share.name] = decoded
+        if uses_base(codec):
+            bases[share.name] = wire.next_base(packets[share.name], decoded, codec, base)
     metrics, most = wire.record(content, "metrics", MetricRecord), exchange.options.bounds.examples
     examples = wire.scalar(metrics, "num-examples", 0, most)
     if examples is None:
         raise KnowledgeError("the reply does not say num-examples")
-    kept = [n for n in knowledge if uses_base(delivery.codec(n, "up"))]
-    bases = {name: wire.Base(round_, knowledge[name]) for name in kept}
     delivery.bases.receive(client, bases)
     return Upload(client, int(examples), knowledge, roster[client].architecture)
 

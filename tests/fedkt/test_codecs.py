@@ -10,6 +10,7 @@ import torch
 
 from fedkt import registry, wire
 from fedkt.codecs import About, Arrays, Codec, Float16, codec_chain, wire_name
+from fedkt.decoded import about_rows
 from fedkt.errors import ConfigError, KnowledgeError
 from fedkt.knowledge import Knowledge
 
@@ -124,7 +125,7 @@ def test_errors_do_not_add_up_since_the_base_is_what_was_decoded() -> None:
 
 def test_rows_of_the_base_are_found_by_their_ids() -> None:
     base = wire.Base(4, rows([7, 2, 9], counts=[1, 0, 3]))
-    about = wire._about("logits", torch.tensor([9, 1, 2, 7]), base)
+    about = about_rows("logits", torch.tensor([9, 1, 2, 7]), base)
     assert about.known is not None
     assert about.base is not None
     assert about.known.tolist() == [True, False, False, True], "2 has a count of 0"
@@ -135,7 +136,7 @@ def test_rows_of_the_base_are_found_by_their_ids() -> None:
 
 def test_statistics_have_a_base_without_ids() -> None:
     base = wire.Base(1, Knowledge("statistics", {"mean": torch.ones(2)}))
-    about = wire._about("statistics", None, base)
+    about = about_rows("statistics", None, base)
     assert about.known is None
     assert about.base is not None
     assert about.base["mean"].tolist() == [1, 1]
@@ -182,6 +183,8 @@ def test_a_file_is_named_by_what_clients_know(tmp_path: Path) -> None:
     assert name.startswith("own@")
     assert name.endswith(":same+float16")
     assert len(codec_chain(name)) == 2
+    with pytest.raises(ConfigError, match=r"own\.py:Same is in a file"):
+        wire_name(f"delta(codec={file}:Same)")
     with pytest.raises(ConfigError, match=r"Unknown codec .*own\.py:Same"):
         codec_chain(f"{file}:Same")
     assert wire_name("none") == "none"

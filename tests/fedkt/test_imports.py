@@ -119,7 +119,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
             "disk",
         ),
         *("knowledge", "upload_check", "snapshot"),
-        *("fusion", "objectives", "adaptation", "codecs", "metrics"),
+        *("fusion", "objectives", "adaptation", "codecs", "decoded", "metrics"),
         *(
             "data",
             "models",
