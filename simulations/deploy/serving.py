@@ -205,11 +205,11 @@ def _is_plain(value: Any) -> bool:
 
 def _maker(model: str | Callable[..., Any], context: Context) -> LearnerModels | None:
     """Return the maker of the server's models; None without a model."""
-    made = ask(model, context) if callable(model) else model
     training = TrainingOptions(**options_in(context.run_config, TRAINING, TrainingOptions))
-    if isinstance(made, str):
-        return LearnerModels(made, training) if made else None
-    return LearnerModels(partial(ask, model, context), training)
+    if isinstance(model, str):
+        return LearnerModels(model, training) if model else None
+    made = ask(model, context)
+    return LearnerModels(made if isinstance(made, str) else partial(ask, model, context), training)
 
 
 def _tensor(given: Any, context: Context) -> torch.Tensor | None:
