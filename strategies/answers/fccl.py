@@ -26,7 +26,7 @@ class CrossCorrelation(Term):
     """Correlate each logit with the same fused one, and oppose it to all others.
 
     Σ_i (c_ii - 1)² + λ Σ_{i≠j} (c_ij + 1)², c_ij the correlation over the batch of the model's
-    logit i with the fused logit j (equations 2 and 3). Unlike in Barlow Twins other pairs are drawn
+    logit i with the fused logit j. Unlike in Barlow Twins other pairs are drawn
     to -1. The loss is of the batch as a whole, not a mean over samples.
 
     Parameters
@@ -71,7 +71,7 @@ class FCCL(KnowledgeStrategy):
     :class:`CrossCorrelation`. In private training two teachers keep it from forgetting: the model
     as it was after the last exchange (between domains), and the model after ``alone_epochs`` of
     private training before the first round (within the domain):
-    CE + KL(between ‖ model) + KL(within ‖ model) (equations 6 to 8). Their answers for the private
+    CE + KL(between ‖ model) + KL(within ‖ model). Their answers for the private
     samples are kept at the client.
 
     The authors' program makes a new Adam for every public batch, so that it has no moments, and

@@ -1,4 +1,4 @@
-"""KT-pFL (Zhang, Guo, Ma, Wang, Xu and Wu, NeurIPS 2021, arXiv:2111.02921)."""
+"""KT-pFL (Zhang, Guo, Ma, Wang, Xu and Wu, NeurIPS 2021, arXiv:2111.02862)."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def onto_simplex(rows: Tensor) -> Tensor:
 class KTpFL(KnowledgeStrategy):
     """Learn how much each client takes from each other: a matrix of knowledge coefficients.
 
-    The teacher of client n is Σ_m c_nm p_m(x) (equation 3). The server takes gradient steps on
-    the coefficients, Σ_n [mean (p_n - Σ_m c_nm p_m)² + ρ mean (c_n - 1/N)²] (equations 5 and 7,
-    means over samples, classes and clients), all rows at once, and brings each row back to the
+    The teacher of client n is Σ_m c_nm p_m(x). The server takes gradient steps on
+    the coefficients, Σ_n [mean (p_n - Σ_m c_nm p_m)² + ρ mean (c_n - 1/N)²] (means over
+    samples, classes and clients), all rows at once, and brings each row back to the
     simplex. Clients distil their teacher.
 
     The authors' program differs: it takes rows one by one, with steps that it rescales, and
@@ -49,11 +49,12 @@ class KTpFL(KnowledgeStrategy):
     Parameters
     ----------
     steps : int
-        Gradient steps on the coefficients a round.
+        Gradient steps on the coefficients a round. Its default and those of ``rate`` and ``rho``
+        are ours.
     rate : float
         Their size, above 0.
     rho : float
-        ρ ≥ 0 draws the coefficients to 1/N; the paper's is 0.7.
+        ρ ≥ 0 draws the coefficients to 1/N.
     constraint : {"simplex", "softmax"}
         The way rows stay probabilities: the nearest point of the simplex, or the program's.
     temperature : float

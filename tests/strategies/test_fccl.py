@@ -21,7 +21,7 @@ def loss_of(own: torch.Tensor, fused: torch.Tensor, weight=None, **options) -> f
 
 
 def test_the_loss_is_that_of_correlation_coefficients() -> None:
-    """Equations 2 and 3 with NumPy's correlations, over the samples that are no padding."""
+    """With NumPy's correlations, over the samples that are no padding."""
     own, fused = torch.randn(2, B, C, generator=torch.Generator().manual_seed(0))
     weight = torch.tensor([1.0] * (B - 2) + [0, 0])
     rows = slice(0, B - 2)

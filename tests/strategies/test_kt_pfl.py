@@ -40,7 +40,7 @@ def test_the_projection_is_the_nearest_point() -> None:
 
 
 @pytest.mark.parametrize("constraint", ["simplex", "softmax"])
-def test_steps_go_down_equation_7(uploads_of, answers, constraint) -> None:
+def test_steps_go_down_the_loss_of_the_coefficients(uploads_of, answers, constraint) -> None:
     """The slope by differences of the written-out loss, client by client."""
     p = torch.stack([*answers.values()]).double().numpy()
     rho, rate = 0.7, 0.8
