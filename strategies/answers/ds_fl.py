@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
+
+from torch import Tensor
 
 from fedkt.fusion import mean
 from fedkt.fusion.sharpening import enhanced_entropy_reduction, entropy_reduction
@@ -60,6 +63,12 @@ class DSFL(StudentStrategy):
         self.aggregation, self.temperature, self.exponent = aggregation, temperature, exponent
         self.local_epochs, self.distil_epochs = local_epochs, distil_epochs
         self.public_samples = public_samples
+        rules: dict[str, Callable[[Tensor], Tensor]] = {
+            "era": lambda p: entropy_reduction(p, temperature),
+            "enhanced-era": lambda p: enhanced_entropy_reduction(p, exponent),
+            "mean": lambda p: p,
+        }
+        self._sharpen = rules[aggregation]
         self.teach(student)
 
     def recipe(self) -> Recipe:
@@ -78,10 +87,5 @@ class DSFL(StudentStrategy):
     def fuse(self, uploads: Uploads) -> Fused:
         """Return the sharpened average, after the server's model has learnt it; broadcast."""
         average = mean(uploads["public"]).shared["public"]
-        p = average.values
-        if self.aggregation == "era":
-            p = entropy_reduction(p, self.temperature)
-        elif self.aggregation == "enhanced-era":
-            p = enhanced_entropy_reduction(p, self.exponent)
-        shared = {"public": average.with_tensors({"values": p})}
+        shared = {"public": average.with_tensors({"values": self._sharpen(average.values)})}
         return self.taught(Fused(shared), self._distil, shared)
