@@ -40,7 +40,7 @@ def likeness(answers: Stack, prototypes: Stack, fused: Knowledge) -> Tensor:
 def nearest_of_each_class(distance: Tensor, labels: Tensor, share: float) -> Tensor:
     """Return which samples are among the nearest ``share`` of their class, bool ``[M]``."""
     kept = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels.unique():
+    for label in torch.unique(labels):
         rows = (labels == label).nonzero()[:, 0]
         number = max(1, round(share * len(rows)))
         kept[rows[distance[rows].argsort(stable=True)[:number]]] = True
