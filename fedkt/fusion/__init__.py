@@ -15,6 +15,7 @@ from fedkt.fusion.averaging import (
     mean_by_examples,
     personalised_mean,
 )
+from fedkt.fusion.filtered import FilteredMean, GeometricMedian
 from fedkt.fusion.fusion import Fusion, FusionRound, WeightedMean, fused
 from fedkt.fusion.knowledge_vote import KnowledgeVote
 from fedkt.fusion.neighbours import SemanticNeighbours
@@ -25,8 +26,10 @@ from fedkt.fusion.voting import Vote
 from fedkt.fusion.weighting import SampleWeightedMean, sample_weighted_mean
 
 __all__ = [
+    "FilteredMean",
     "Fusion",
     "FusionRound",
+    "GeometricMedian",
     "KnowledgeVote",
     "Mean",
     "MeanByCounts",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from fedkt.objectives.distillation import KL, MAE, MSE, Distil, Supported
+from fedkt.objectives.distillation import KL, MAE, MSE, Distil, PseudoLabels, Supported
 from fedkt.objectives.heads import Head, HeadPart, Net, Place, apply_head
 from fedkt.objectives.regularisers import Proximal
 from fedkt.objectives.supervised import AdjustedCrossEntropy, CrossEntropy
@@ -29,6 +29,7 @@ __all__ = [
     "Outputs",
     "Place",
     "Proximal",
+    "PseudoLabels",
     "Supported",
     "Term",
     "Transform",

@@ -158,6 +158,34 @@ class Supported:
         return weighted_mean(support * losses, batch.weight)
 
 
+@register
+@dataclass(frozen=True)
+class PseudoLabels:
+    """Cross-entropy of the top classes of fused answers.
+
+    Parameters
+    ----------
+    source : str
+        The fused answers.
+    """
+
+    source: str = "public"
+    part: ClassVar[str] = "objectives"
+    name: ClassVar[str] = "pseudo-labels"
+
+    def needs(self) -> tuple[str, ...]:
+        """Return the name of the fused answers, ``source``."""
+        return (self.source,)
+
+    def __call__(
+        self, outputs: Outputs, batch: Batch, knowledge: Mapping[str, Knowledge]
+    ) -> Tensor:
+        """Return the scalar loss."""
+        labels = knowledge[self.source].at(batch.ids).argmax(-1)
+        losses = -log_softmax(outputs.logits).gather(-1, labels[..., None]).squeeze(-1)
+        return weighted_mean(losses, batch.weight)
+
+
 def _logits_only(name: str, target: Tensor, kind: str) -> Tensor:
     if kind != "logits":
         raise KnowledgeError(f"{name} compares logits and the fused knowledge holds {kind}")

@@ -84,15 +84,17 @@ def upload(recipe: Recipe, sizes: Sizes) -> tuple[int, int]:
     return sum(low for low, _ in bounds), sum(high for _, high in bounds)
 
 
-def knowledge(one: Knowledge, recipe: Recipe, name: str, sizes: Sizes) -> int:
-    """Return the bytes of fused knowledge on its way down."""
+def knowledge(
+    one: Knowledge, recipe: Recipe, name: str, sizes: Sizes, seed: int = 0, round_: int = 1
+) -> int:
+    """Return the bytes of fused knowledge of a round on its way down."""
     total = 0
     for tensor in one.tensors.values():
         size = sizes.floats if tensor.dtype == torch.float32 else tensor.element_size()
         total += size * tensor.numel()
     share = next((s for s in recipe.share if s.name == name), None)  # None: the server's own
     if one.ids is not None:  # ids travel unless they are those that were asked for
-        asked = None if share is None else share.ids(sizes.public, 0, 1)
+        asked = None if share is None else share.ids(sizes.public, seed, round_)
         known = asked is not None and len(one.ids) == len(asked)
         total += 0 if known else INT64 * len(one.ids)
     if one.counts is not None:
@@ -109,7 +111,11 @@ class Down:
 
 
 def downloads(
-    recipe: Recipe, sizes: Sizes, taking_part: Sequence[Sequence[int]], fused: Mapping[int, Fused]
+    recipe: Recipe,
+    sizes: Sizes,
+    taking_part: Sequence[Sequence[int]],
+    fused: Mapping[int, Fused],
+    seed: int = 0,
 ) -> list[dict[int, Down]]:
     """Return what each participant is sent in each round, if nobody fails.
 
@@ -129,6 +135,8 @@ def downloads(
     fused : Mapping[int, Fused]
         What ``fuse`` returned in each round, for the shapes of what it makes; under 0 what
         ``first`` returned.
+    seed : int
+        The run's, by which both sides derive the ids of rows.
     """
     uploads = {s.name: s.upload_bytes(sizes) for s in recipe.share if s.kind == "weights"}
     first = {name: size for name, size in uploads.items() if isinstance(size, int)}
@@ -143,9 +151,9 @@ def downloads(
             latest = fused.get(version, Fused())
             due = latest.for_client(client).get(name)
             if due is not None and id(due) not in latest.of_several:
-                unicast += knowledge(due, recipe, name, sizes)
+                unicast += knowledge(due, recipe, name, sizes, seed, max(version, 1))
             elif due is not None:
-                broadcast += knowledge(due, recipe, name, sizes)
+                broadcast += knowledge(due, recipe, name, sizes, seed, max(version, 1))
             elif version == 0 and name in first:
                 broadcast += first[name]
             else:
@@ -173,7 +181,7 @@ def assert_bytes(method: Method, plan: Plan, outcome: Outcome) -> None:
     meter = cast(Meter, outcome.engine)
     recipe, sizes = method.recipe, sizes_of(plan)
     taking_part = [report.participants for report in outcome.reports]
-    down = downloads(recipe, sizes, taking_part, outcome.fused)
+    down = downloads(recipe, sizes, taking_part, outcome.fused, plan.experiment.seed)
     for number, report in enumerate(outcome.reports, 1):
         expected = down[number - 1]
         for client in range(plan.federation.num_clients):

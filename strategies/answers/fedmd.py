@@ -13,11 +13,11 @@ from fedkt.options import AtLeastOne, Count, Factor, Positive
 from fedkt.recipe import Predict, Recipe, Train, Weighted
 from fedkt.registry import register
 from fedkt.strategies.server.fusing import fusion_round
-from fedkt.strategies.server.strategy import KnowledgeStrategy
+from fedkt.strategies.server.student import StudentStrategy
 
 
 @register
-class FedMD(KnowledgeStrategy):
+class FedMD(StudentStrategy):
     """Average the clients' answers on a public set; every client learns the average.
 
     As published: raw logits, uniform mean, mean absolute error, and first a training
@@ -56,6 +56,9 @@ class FedMD(KnowledgeStrategy):
         server.
     root : int
         For ``trust="root"``: public samples with ids below it are its labelled rows.
+    student : bool
+        Whether the server trains a model of its own on the average, with the clients' loss and
+        ``distil_epochs``. Not in the paper. Clients are not touched by it.
     """
 
     name = "fedmd"
@@ -72,6 +75,7 @@ class FedMD(KnowledgeStrategy):
         rehearsal: Factor = 0.0,
         trust: TrustRule | str = "off",
         root: AtLeastOne = Root.root,
+        student: bool = False,
     ) -> None:
         loss = loss or ("mae" if form == "logits" else "kl")
         divergences: dict[str, Divergence] = {"mae": MAE(), "mse": MSE(), "kl": KL(temperature)}
@@ -86,6 +90,7 @@ class FedMD(KnowledgeStrategy):
         self.transfer_epochs, self.public_samples = transfer_epochs, public_samples
         self.rehearsal, self.trust, self.root = rehearsal, trust, root
         self._divergence = divergences[loss]
+        self.teach(student)
 
     def recipe(self) -> Recipe:
         """Return the recipe: private training, answers on the public set, digest of the average."""
@@ -111,6 +116,10 @@ class FedMD(KnowledgeStrategy):
 
     def fuse(self, uploads: Uploads) -> Fused:
         """Return the mean of the answers, with equal weights or weights by trust; broadcast."""
-        if not self._rule.judges:
-            return mean(uploads["public"])
-        return trusted_mean(uploads["public"], self._rule, fusion_round(self))
+        fused = (
+            trusted_mean(uploads["public"], self._rule, fusion_round(self))
+            if self._rule.judges
+            else mean(uploads["public"])
+        )
+        step = Train("public", [Distil(self._divergence)], epochs=self.distil_epochs)
+        return self.taught(fused, step, fused.shared)

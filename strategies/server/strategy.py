@@ -81,7 +81,7 @@ class KnowledgeStrategy(Strategy):
     # Whether the clients train alone, the yardstick of other methods.
     alone: ClassVar[bool] = False
     # Whether the server works on public samples of its own (``samples.public``).
-    needs_samples: ClassVar[bool] = False
+    needs_samples: bool = False
     # The name of the server's model that is evaluated; None: the global weights, if there are any.
     serves: str | None = None
     # Laws of ``fedkt.testing`` that the method cannot keep, by name, each with the reason.

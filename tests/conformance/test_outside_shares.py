@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from fedkt import registry
 from fedkt.knowledge import CLASS_KINDS, Knowledge, Upload, Uploads
@@ -59,47 +58,3 @@ def test_fd_teaches_each_client_the_mean_of_the_others_with_the_class() -> None:
     loss = term(Outputs(z, None, {}), batch([0, 2]), {"class-logits": values[0]})
     by_hand = KL()(z[:1], torch.tensor([[4.0, 1.0, 0.0]]), "logits").sum() / 2
     assert float(loss) == pytest.approx(float(by_hand))
-
-
-def test_fedproto_weighs_prototypes_by_the_samples_of_the_class() -> None:
-    told = uploads(
-        "prototypes", "prototypes", {1: ([0.0, 4.0], 1)}, {1: ([4.0, 0.0], 3), 2: ([1.0, 1.0], 2)}
-    )
-    fused = strategy("fedproto").fuse(told).shared["prototypes"]
-    assert fused.at(torch.tensor([1, 2])).tolist() == [[3.0, 1.0], [1.0, 1.0]]
-    term, z = module("fedproto").PrototypeDistance(), torch.tensor([[3.0, 5.0], [9.0, 9.0]])
-    loss = term(Outputs(z, z, {}), batch([1, 0]), {"prototypes": fused})
-    assert float(loss) == pytest.approx((0 + 16) / 2 / 2), "class 0 adds nothing"
-
-
-def test_selective_fd_estimates_the_ratio_of_densities() -> None:
-    """The estimate is the minimum of Kanamori's objective, and small outside of the data."""
-    own = 0.3 * torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
-    ratio = module("selective_fd").density_ratio(own, 0.3, torch.Generator().manual_seed(1))
-    inside, outside = ratio(torch.zeros(1, 2)), ratio(torch.tensor([[0.9, -0.9]]))
-    assert float(inside) > 2
-    assert float(outside) < 0.5
-    noise = own.min(0).values + (own.max(0).values - own.min(0).values) * torch.rand(
-        own.shape, generator=torch.Generator().manual_seed(1)
-    )
-
-    def kernel(x: Tensor, y: Tensor) -> Tensor:
-        return (-torch.cdist(x.double(), y.double()).square() / (2 * 0.3**2)).exp()
-
-    # Where the objective is least, λ w(x) = mean of k(x, own) - mean of w(a) k(x, a) over noise a.
-    x = torch.tensor([[0.1, 0.2], [-0.5, 0.4]])
-    balance = kernel(x, own).mean(1) - (kernel(x, noise) * ratio(noise)).mean(1)
-    assert torch.allclose(ratio(x) * 200**-0.5, balance, atol=1e-6)
-
-
-def test_selective_fd_keeps_clear_answers_of_those_who_answered() -> None:
-    told = uploads(
-        "public", "probabilities",
-        {3: ([0.9, 0.1], 1), 5: ([0.5, 0.5], 1)},
-        {3: ([0.7, 0.3], 1), 8: ([0.1, 0.9], 1)},
-    )  # fmt: skip
-    fused = strategy("selective_fd", threshold=0.5).fuse(told).shared["public"]
-    assert fused.ids.tolist() == [3, 8]
-    assert torch.allclose(fused.values, torch.tensor([[0.8, 0.2], [0.1, 0.9]]))
-    everything = strategy("selective_fd", threshold=2).fuse(told).shared["public"]
-    assert everything.ids.tolist() == [3, 5, 8]
