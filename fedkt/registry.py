@@ -29,16 +29,18 @@ from fedkt.siblings import importable, siblings_of
 
 T = TypeVar("T")
 
+METHODS = "fedkt.strategies"  # a method's file may hold parts of its own beside it
+
 # part -> (singular for messages, the packages whose modules hold the built-in ones)
 PARTS: dict[str, tuple[str, ...]] = {
-    "strategies": ("strategy", "fedkt.strategies"),
-    "objectives": ("objective", "fedkt.objectives", "fedkt.adaptation"),
+    "strategies": ("strategy", METHODS),
+    "objectives": ("objective", "fedkt.objectives", "fedkt.adaptation", METHODS),
     "transforms": ("transform", "fedkt.adaptation"),
     "schedules": ("schedule", "fedkt.schedules"),
-    "heads": ("head", "fedkt.objectives"),
-    "steps": ("step", "fedkt.steps"),
-    "shares": ("share", "fedkt.shares", "fedkt.readouts"),
-    "readouts": ("read-out", "fedkt.readouts"),
+    "heads": ("head", "fedkt.objectives", METHODS),
+    "steps": ("step", "fedkt.steps", METHODS),
+    "shares": ("share", "fedkt.shares", "fedkt.readouts", METHODS),
+    "readouts": ("read-out", "fedkt.readouts", METHODS),
     "fusions": ("fusion", "fedkt.fusion"),
     "trust-rules": ("trust rule", "fedkt.fusion"),
     "codecs": ("codec", "fedkt.codecs"),

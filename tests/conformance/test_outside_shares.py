@@ -61,17 +61,6 @@ def test_fd_teaches_each_client_the_mean_of_the_others_with_the_class() -> None:
     assert float(loss) == pytest.approx(float(by_hand))
 
 
-def test_fedproto_weighs_prototypes_by_the_samples_of_the_class() -> None:
-    told = uploads(
-        "prototypes", "prototypes", {1: ([0.0, 4.0], 1)}, {1: ([4.0, 0.0], 3), 2: ([1.0, 1.0], 2)}
-    )
-    fused = strategy("fedproto").fuse(told).shared["prototypes"]
-    assert fused.at(torch.tensor([1, 2])).tolist() == [[3.0, 1.0], [1.0, 1.0]]
-    term, z = module("fedproto").PrototypeDistance(), torch.tensor([[3.0, 5.0], [9.0, 9.0]])
-    loss = term(Outputs(z, z, {}), batch([1, 0]), {"prototypes": fused})
-    assert float(loss) == pytest.approx((0 + 16) / 2 / 2), "class 0 adds nothing"
-
-
 def test_selective_fd_estimates_the_ratio_of_densities() -> None:
     """The estimate is the minimum of Kanamori's objective, and small outside of the data."""
     own = 0.3 * torch.randn(200, 2, generator=torch.Generator().manual_seed(0))

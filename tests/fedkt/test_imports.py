@@ -142,6 +142,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "__init__",
         "baselines",
         "answers",
+        "prototypes",
+        "models",
         "weights",
         "domains",
     ),

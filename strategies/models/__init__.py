@@ -1,0 +1,1 @@
+"""Methods that share a small model beside the private one."""
