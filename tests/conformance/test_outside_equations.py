@@ -40,50 +40,6 @@ def batch(y: Tensor) -> Batch:
     return Batch(torch.zeros(len(y), 3), y, torch.arange(len(y)), torch.ones(len(y)))
 
 
-class Asked:
-    """Outputs whose ``ask`` returns tensors by the name of the weights."""
-
-    def __init__(self, logits: Tensor, features: Tensor, **others: Tensor) -> None:
-        def ask(weights: Knowledge, x: Tensor) -> Outputs:
-            (name,) = weights.tensors
-            return Outputs(others[name], others[name], {})
-
-        self.outputs = Outputs(logits, features, {}, ask=ask)
-        self.knowledge = {n: Knowledge("weights", {n: torch.zeros(1)}) for n in others}
-
-
-def test_moon() -> None:
-    """Equation 3, written out: nearer to the global features than to the earlier ones."""
-    torch.manual_seed(0)
-    now, weights, previous = torch.randn(3, 5, 4)
-    asked = Asked(now, now, weights=weights, previous=previous)
-    losses = []
-    for z, g, p in zip(now, weights, previous, strict=True):
-        to = [torch.exp(F.cosine_similarity(z, other, dim=0) / 0.5) for other in (g, p)]
-        losses.append(-torch.log(to[0] / (to[0] + to[1])))
-    term = parts_of("moon").ModelContrast(mu=3.0, temperature=0.5)
-    loss = term(asked.outputs, batch(torch.zeros(5).long()), asked.knowledge)
-    assert torch.allclose(loss, 3.0 * torch.stack(losses).mean())
-
-
-def test_fedntd() -> None:
-    """The global model is the teacher; the logit of the true class has no part."""
-    torch.manual_seed(0)
-    logits, told = torch.randn(2, 4, 3)
-    y = torch.tensor([0, 1, 2, 1])
-    asked = Asked(logits, logits, weights=told)
-    losses = []
-    for z, t, label in zip(logits, told, y.tolist(), strict=True):
-        rest = [c for c in range(3) if c != label]
-        q, p = (z[rest] / 2).softmax(0), (t[rest] / 2).softmax(0)
-        losses.append((p * (p / q).log()).sum())
-    term = parts_of("fedntd").NotTrue(beta=0.5, temperature=2.0)
-    loss = term(asked.outputs, batch(y), asked.knowledge)
-    assert torch.allclose(loss, 0.5 * 4 * torch.stack(losses).mean())
-    two = Asked(logits[:, :2], logits, weights=told[:, :2])
-    assert float(term(two.outputs, batch(y % 2), two.knowledge)) == 0
-
-
 # --- SCAFFOLD -----------------------------------------------------------------------------------
 
 
