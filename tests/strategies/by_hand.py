@@ -10,7 +10,9 @@ from torch import Tensor
 
 from fedkt.knowledge import CLASS_KINDS, Knowledge, Upload, Uploads
 from fedkt.objectives import Batch, Outputs
+from fedkt.recipe import ClassCounts, Recipe, Remember
 from fedkt.strategies import KnowledgeStrategy
+from fedkt.strategies.baselines.local import Local
 
 Rows = dict[int, tuple[list[float], int]]  # by class or sample: values and count
 
@@ -58,9 +60,10 @@ def assert_equal_runs(
     other: KnowledgeStrategy,
     model: str = "mlp",
     rounding: bool = False,
+    rounds: int = 2,
     **training: Any,
 ) -> None:
-    """Require that two strategies leave every client the same model after two rounds.
+    """Require that two strategies leave every client the same model after some rounds.
 
     Parameters
     ----------
@@ -72,6 +75,8 @@ def assert_equal_runs(
         The clients' model.
     rounding : bool
         Whether they may differ by rounding, of plain gradient descent; else not by a bit.
+    rounds : int
+        Number of rounds.
     **training
         Options of the training.
     """
@@ -80,7 +85,7 @@ def assert_equal_runs(
     runs = []
     for strategy in (one, other):
         run = world(models=(model,), **training)
-        run.start(strategy, 2)
+        run.start(strategy, rounds)
         assert not any(report.failures for report in run.reports)
         runs.append(run)
     for client in range(4):
@@ -89,3 +94,12 @@ def assert_equal_runs(
             if name in theirs:  # heads are of one method alone
                 same = torch.allclose(tensor, theirs[name], atol=1e-5 if rounding else 0, rtol=0)
                 assert same, f"client {client}: {name}"
+
+
+class LocalSecond(Local):
+    """Local training whose training is the second step, with the batches of a method that loads."""
+
+    def recipe(self) -> Recipe:
+        """Return the recipe, which keeps class counts first."""
+        whole = super().recipe()
+        return Recipe(learn=[Remember(ClassCounts()), *whole.learn])
