@@ -1,4 +1,4 @@
-"""Ten published methods, each one file outside the packages: they run, in either executor.
+"""Published methods, each one file outside the packages: they run, in either executor.
 
 The laws of methods are checked on them by the conformance suite.
 """
