@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedkt.knowledge import Fused, Knowledge, Uploads
-from fedkt.objectives import KL, Batch, CrossEntropy, Divergence, Outputs, weighted_mean
+from fedkt.objectives import KL, Batch, CrossEntropy, Divergence, Outputs, Term, weighted_mean
 from fedkt.options import Count, Factor, Positive
 from fedkt.recipe import ClassLogits, Recipe, Train, Weighted
 from fedkt.registry import register
@@ -100,7 +100,7 @@ class FD(KnowledgeStrategy):
     def recipe(self) -> Recipe:
         """Return the recipe: train towards the others' answers, share those of the model."""
         teacher = ClassTeacher(KL(self.temperature), self.form)
-        terms = [CrossEntropy(), Weighted(self.gamma, teacher)]
+        terms: list[Term | Weighted] = [CrossEntropy(), Weighted(self.gamma, teacher)]
         softness = self.temperature if self.form == "probabilities" else 1.0
         return Recipe(
             learn=[Train(on="private", terms=terms, epochs=self.local_epochs)],
