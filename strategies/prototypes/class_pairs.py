@@ -1,4 +1,4 @@
-"""Pairs of prototype and class, which servers train on."""
+"""Prototypes of classes as servers train on them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from fedkt.data.samples import Samples
 from fedkt.knowledge import Stack
@@ -24,3 +25,19 @@ def feature_width(about: Mapping[int, Mapping[str, object]]) -> int:
     """Return d, the width of the clients' features as most of them told it."""
     told = Counter(str(facts["feature width"]) for facts in about.values())
     return int(told.most_common(1)[0][0])
+
+
+def margin(prototypes: Tensor, most: float) -> Tensor:
+    """Return δ: the largest distance of a class's mean from its nearest neighbour, up to τ.
+
+    Parameters
+    ----------
+    prototypes : Tensor
+        The classes' mean prototypes ``[K, d]``.
+    most : float
+        τ.
+    """
+    if len(prototypes) < 2:
+        return torch.tensor(most)
+    gaps = torch.cdist(prototypes, prototypes) + torch.eye(len(prototypes)) * 1e30
+    return gaps.min(1).values.max().clamp_max(most)
