@@ -107,7 +107,7 @@ class SklearnLearner(Learner):
 
     def refuses(self, recipe: Recipe) -> str | None:
         """Return why the classifier cannot follow a recipe, in one line; None if it can."""
-        if recipe.needs_one_architecture or any(s.kind == "weights" for s in recipe.share):
+        if _exchanges_weights(recipe):
             return f"a scikit-learn model ({self._name}) has no weights to exchange"
         if recipe.heads:
             return f"a scikit-learn model ({self._name}) has no networks beside it"
@@ -302,3 +302,8 @@ def _targets(knowledge: Knowledge, step: Train) -> Tensor:
     if temperature == 1 or knowledge.kind == "logits":
         return probabilities_of(knowledge.values, knowledge.kind)
     return torch_softmax(temperature * log_probabilities(knowledge.values))
+
+
+def _exchanges_weights(recipe: Recipe) -> bool:
+    shared = any(share.kind == "weights" for share in recipe.share)
+    return recipe.needs_one_architecture or shared or any(step.loads() for step in recipe.steps)

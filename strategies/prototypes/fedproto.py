@@ -6,7 +6,7 @@ from typing import Literal
 
 from fedkt.fusion import mean, mean_by_counts
 from fedkt.knowledge import Fused, Uploads
-from fedkt.objectives import CrossEntropy
+from fedkt.objectives import CrossEntropy, Term
 from fedkt.objectives.prototype_distance import PrototypeDistance
 from fedkt.options import Count, Factor
 from fedkt.readouts import ReadOut
@@ -60,7 +60,7 @@ class FedProto(KnowledgeStrategy):
 
     def recipe(self) -> Recipe:
         """Return the recipe: train near the prototypes, share those of the trained model."""
-        terms = [CrossEntropy(), Weighted(self.factor, PrototypeDistance())]
+        terms: list[Term | Weighted] = [CrossEntropy(), Weighted(self.factor, PrototypeDistance())]
         return Recipe(
             learn=[Train(on="private", terms=terms, epochs=self.local_epochs)],
             share=[Prototypes()],

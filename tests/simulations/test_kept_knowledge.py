@@ -16,9 +16,6 @@ from fedkt.simulations.results import checkpoints
 from fedkt.simulations.runs.plan import prepare
 from fedkt.simulations.runs.run import execute
 
-FILE = Path(__file__).parents[1] / "conformance" / "outside" / "moon.py"
-
-
 STEADY = """
 from fedkt import KnowledgeStrategy, Predict, Recipe, Remember, Train, register
 from fedkt.objectives import MSE, CrossEntropy, Distil
@@ -37,9 +34,7 @@ class Steady(KnowledgeStrategy):
 """
 
 
-def states(
-    folder: Path, strategy: str = f"{FILE}:Moon", model: str = "cnn", **run: Any
-) -> dict[int, Any]:
+def states(folder: Path, strategy: str = "moon", model: str = "cnn", **run: Any) -> dict[int, Any]:
     """Return the clients' states after two rounds; MOON with images and convolutions."""
     plan = prepare(parse({
         "rounds": 2,
