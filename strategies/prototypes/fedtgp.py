@@ -23,7 +23,7 @@ from fedkt.strategies.server.strategy import KnowledgeStrategy
 from fedkt.training import TrainingOptions
 
 
-class Generator(nn.Module):
+class PrototypeNet(nn.Module):
     """A vector for each class, mapped by two layers to its global prototype.
 
     Its answers to prototypes ``[n, d]`` are the negative distances from all global ones.
@@ -135,7 +135,7 @@ class FedTGP(KnowledgeStrategy):
         }
 
     def _generator(self, input_shape: tuple[int, ...], classes: int) -> nn.Module:
-        return Generator(feature_width(self.round.about), classes)
+        return PrototypeNet(feature_width(self.round.about), classes)
 
     def fuse(self, uploads: Uploads) -> Fused:
         """Return the generated prototypes of the classes that somebody has; broadcast."""

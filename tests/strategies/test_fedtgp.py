@@ -12,8 +12,8 @@ from fedkt.strategies.baselines.local import Local
 from fedkt.strategies.prototypes.class_pairs import margin
 from fedkt.strategies.prototypes.fedtgp import (
     FedTGP,
-    Generator,
     MarginCrossEntropy,
+    PrototypeNet,
     generated,
 )
 
@@ -31,7 +31,7 @@ def test_the_margin_is_the_largest_gap_to_a_nearest_neighbour() -> None:
 def test_the_loss_pushes_prototypes_off_the_other_classes_by_the_margin() -> None:
     """Equation 9 in NumPy, for prototypes of two classes among three."""
     torch.manual_seed(0)
-    generator, delta, y = Generator(2, 3), 1.5, [1, 2, 1, 0]
+    generator, delta, y = PrototypeNet(2, 3), 1.5, [1, 2, 1, 0]
     w = {n: t.detach().double().numpy() for n, t in generator.named_parameters()}
     hidden = np.maximum(w["vectors.weight"] @ w["hidden.weight"].T + w["hidden.bias"], 0)
     made = hidden @ w["out.weight"].T + w["out.bias"]
@@ -50,7 +50,7 @@ def test_the_loss_pushes_prototypes_off_the_other_classes_by_the_margin() -> Non
 
 def test_a_prototype_on_a_global_one_has_a_gradient() -> None:
     """The root of a distance of 0 has none."""
-    generator = Generator(2, 3)
+    generator = PrototypeNet(2, 3)
     x = generated(dict(generator.named_parameters()))[:1].detach()
     gradients = torch.autograd.grad(generator(x).sum(), list(generator.parameters()))
     assert all(bool(torch.isfinite(g).all()) for g in gradients)
