@@ -244,6 +244,7 @@ def test_who_never_trained_is_known_after_a_resume(world, with_options) -> None:
     again = world(adapt=failing(2, 2))
     second = with_options(KnFu(**QUICK))
     second.load_state_dict(first.state_dict())
+    again.grid.restore(run.grid.snapshot())
     again.start(second, 2)
     assert [report.untrained for report in again.reports] == [(2,)]
 

@@ -102,10 +102,10 @@ def test_stopped_between_a_line_and_its_checkpoint(
 ) -> None:
     save = checkpoint.save
 
-    def save_first_only(folder: Path, round_: int, state: dict[str, Any]) -> None:
+    def save_first_only(folder: Path, round_: int, state: dict[str, Any], durable: bool) -> None:
         if round_ > 1:
             raise KeyboardInterrupt
-        save(folder, round_, state)
+        save(folder, round_, state, durable)
 
     monkeypatch.setattr(checkpoint, "save", save_first_only)
     with pytest.raises(KeyboardInterrupt):
