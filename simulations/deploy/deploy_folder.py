@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jinja2
@@ -63,16 +63,7 @@ def write_deploy_folder(
     ConfigError
         If one of them exists, a value is not allowed, or the folder cannot be written to.
     """
-    if not _NAME.fullmatch(name):
-        raise ConfigError(
-            f"name is {foreign(name)!r}; allowed are up to 31 small letters, digits and dashes, a "
-            "letter first."
-        )
-    for what, value in {"port": port, "superlink_port": superlink_port}.items():
-        if not 0 < value < 65536:
-            raise ConfigError(f"{what} is {value}; allowed are 1 to 65535.")
-    if not hosts:
-        raise ConfigError("hosts is empty; nodes reach the server by at least one name or address.")
+    _check(name, hosts, {"port": port, "superlink_port": superlink_port})
     values = {
         "name": name,
         "hosts": list(hosts),
@@ -93,6 +84,19 @@ def write_deploy_folder(
         write_atomic(path, text)
     write_clients(listed, [])
     return [*texts, listed]
+
+
+def _check(name: str, hosts: Sequence[str], ports: Mapping[str, int]) -> None:
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"name is {foreign(name)!r}; allowed are up to 31 small letters, digits and dashes, a "
+            "letter first."
+        )
+    for what, value in ports.items():
+        if not 0 < value < 65536:
+            raise ConfigError(f"{what} is {value}; allowed are 1 to 65535.")
+    if not hosts:
+        raise ConfigError("hosts is empty; nodes reach the server by at least one name or address.")
 
 
 def _filled(file: Path, values: dict[str, object]) -> str:

@@ -192,7 +192,11 @@ def test_cfd_of_ties_absent_rows_and_logits() -> None:
 # --- all of them ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("codec", [UInt8(), TopK(), LabelOnly(), CFD(), CFD(4)], ids=repr)
+@pytest.mark.parametrize(
+    "codec",
+    [UInt8(), TopK(), LabelOnly(), CFD(), CFD(4)],
+    ids=["uint8", "top-k", "label-only", "cfd", "cfd-4"],
+)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_what_is_not_finite_is_refused_not_hidden(codec: Codec, value: float) -> None:
     rows = ANSWERS["probabilities"].copy()

@@ -239,10 +239,9 @@ def test_who_never_trained_has_no_figure(world, with_options, at, untrained) -> 
 
 def test_who_never_trained_is_known_after_a_resume(world, with_options) -> None:
     run = world(adapt=failing(2, 2))
-    first = with_options(KnFu(**QUICK))
+    first, second = with_options(KnFu(**QUICK)), with_options(KnFu(**QUICK))
     run.start(first, 1)
     again = world(adapt=failing(2, 2))
-    second = with_options(KnFu(**QUICK))
     second.load_state_dict(first.state_dict())
     again.grid.restore(run.grid.snapshot())
     again.start(second, 2)
