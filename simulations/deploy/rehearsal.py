@@ -117,7 +117,8 @@ def _project(folder: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{folder} holds no app: it has no {PROJECT}; see fedkt new.") from None
+        line = f"The directory {folder} holds no app: it has no {PROJECT}; see fedkt new."
+        raise ConfigError(line) from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {raised(error)}.") from error
 

@@ -211,7 +211,9 @@ def load_run(path: str | Path) -> Run:
         raise ConfigError(f"{path} is not a run directory: there is no such folder.")
     config = read_file(path / CONFIG, "run", tomllib.loads)
     if not (path / SUMMARY).is_file() and (path / CONFIG).is_file():
-        raise ConfigError(f"The run in {path} has not finished: it has no {SUMMARY}.")
+        raise ConfigError(
+            f"{path} is not a run directory: it has no {SUMMARY}. The run has not finished."
+        )
     summary = read_file(path / SUMMARY, "run", parse_object)
     federation = read_file(path / FEDERATION, "run", parse_object)
     try:

@@ -17,8 +17,8 @@ from fedkt.registry import register
 from fedkt.strategies.answers.knfu import KnFu
 from fedkt.strategies.baselines.local import Local
 
-class DSFL(KnFu):
-    name = "ds-fl"
+class QRFL(KnFu):
+    name = "qr-fl"
 
 class Mine(KnFu):
     pass
@@ -44,11 +44,11 @@ class OwnLocal(Local):
 @pytest.mark.parametrize(
     ("strategies", "labels"),
     [
-        (["a.py:DSFL", "a.py:DSFL(beta=2)"], ["ds-fl", "ds-fl(beta=2)"]),
+        (["a.py:QRFL", "a.py:QRFL(beta=2)"], ["qr-fl", "qr-fl(beta=2)"]),
         (["a.py:Other", "a.py:Mine"], ["third", "mine"]),
         (["a.py:Mine", "b.py:Mine", "knfu"], ["a:mine", "b:mine", "knfu"]),
         (["a.py:Mine(beta=1)", "b.py:Mine(beta=2)"], ["a:mine(beta=1)", "b:mine(beta=2)"]),
-        (["a.py:DSFL", "b.py:Mine", "a.py:Mine"], ["ds-fl", "b:mine", "a:mine"]),
+        (["a.py:QRFL", "b.py:Mine", "a.py:Mine"], ["qr-fl", "b:mine", "a:mine"]),
         (["a.py:Mine", "./a.py:Mine(beta=2)"], ["mine", "mine(beta=2)"]),
         (["a.py:Mine", "sub/a.py:Mine"], ["a:mine", "sub/a:mine"]),
         (["x = a.py:Mine", "b.py:Mine"], ["x", "mine"]),
@@ -69,9 +69,9 @@ def test_strategies_of_files_go_by_their_own_names(
 
 
 def test_two_classes_of_one_name_in_one_file_need_labels(here: Path, tiny: Any) -> None:
-    (here / "a.py").write_text(NAMED + "class Twin(DSFL):\n    name = 'ds-fl'\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"ds-fl is named twice; write LABEL = a\.py:Twin"):
-        entries_of(tiny(strategy={}, compare={"strategies": ["a.py:DSFL", "a.py:Twin"]}))
+    (here / "a.py").write_text(NAMED + "class Twin(QRFL):\n    name = 'qr-fl'\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"qr-fl is named twice; write LABEL = a\.py:Twin"):
+        entries_of(tiny(strategy={}, compare={"strategies": ["a.py:QRFL", "a.py:Twin"]}))
 
 
 def test_a_run_goes_by_the_name_of_its_strategy(
