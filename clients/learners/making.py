@@ -18,8 +18,8 @@ def make_learner(
     reference: str, input_shape: tuple[int, ...], num_classes: int, device: str = "cpu"
 ) -> Learner:
     """Return a learner for a model reference: the registered one that takes such a model."""
-    build = builder(reference, input_shape, num_classes)
-    return learner_of(build, num_classes, tuple(input_shape), reference, device)
+    build, shape = builder(reference, input_shape, num_classes), tuple(input_shape)
+    return _made(build, num_classes, shape, reference, device)
 
 
 def learner_of(
@@ -53,6 +53,16 @@ def learner_of(
     name = name or type(_probed(build)).__name__
     if input_shape is not None:
         build = builder_of(build, name, input_shape, num_classes)
+    return _made(build, num_classes, input_shape, name, device)
+
+
+def _made(
+    build: Callable[[], Any],
+    num_classes: int,
+    input_shape: tuple[int, ...] | None,
+    name: str,
+    device: str,
+) -> Learner:
     made: Learner = _learner_class(build, name)(build, num_classes, name, device)
     made.input_shape = input_shape
     return made
