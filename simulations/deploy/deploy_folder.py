@@ -40,12 +40,10 @@ def write_deploy_folder(
         Of the federation: small letters, digits and dashes. Names its folders on the machines.
     hosts : Sequence[str]
         The server's names and addresses; nodes use the first.
-    port : int
-        That the proxy listens on.
-    superlink_port : int
-        That the SuperLink listens on, on the loopback device.
+    port, superlink_port : int
+        That the proxy listens on, and the SuperLink on the loopback device.
     clients : int
-        How many there are, for the example of a node config.
+        Their number, in the example of a node config.
     certificates : str, optional
         Where certificates and keys lie on the machines; by default ``/etc/NAME``.
     venv : str, optional
@@ -74,8 +72,8 @@ def write_deploy_folder(
         "venv": venv or f"/opt/{name}/venv",
         "logs": logs,
     }
-    texts = {folder / file.name: _filled(file, values) for file in sorted(TEMPLATES.iterdir())}
     listed = folder / FILE
+    texts = {folder / file.name: _filled(file, values) for file in sorted(TEMPLATES.iterdir())}
     if existing := [path for path in (*texts, listed) if path.exists()]:
         raise ConfigError(f"{existing[0]} exists and is not overwritten.")
     with writing(folder):

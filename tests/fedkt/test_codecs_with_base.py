@@ -52,8 +52,8 @@ def test_delta_of_a_codec_decodes_to_its_bits(inner: str) -> None:
         ids = torch.arange(round_, round_ + 30)  # other rows each round, most of them known
         rows = Knowledge.rows("probabilities", probabilities(60, seed=round_ // 3)[ids], ids)
         packet = wire.encode(rows, round_, ids, chain, base)
-        decoded = wire.decode(packet, lambda r: ids, chain, base=base)  # noqa: B023
-        plain = wire.decode(wire.encode(rows, 1, ids, inner), lambda r: ids, inner)  # noqa: B023
+        decoded = wire.decode(packet, lambda r: ids, chain, base=base)  # noqa: B023  # called at once
+        plain = wire.decode(wire.encode(rows, 1, ids, inner), lambda r: ids, inner)  # noqa: B023  # called at once
         assert torch.equal(decoded.values, plain.values)
         base = wire.Base(round_, decoded)
 
@@ -202,9 +202,9 @@ def exchange(
         if sender is not None and (receiver is None or receiver.round != sender.round):
             sender = None
         packet = wire.encode(rows, round_, rows.ids, codec, sender)
-        decoded = wire.decode(packet, lambda r: rows.ids, codec, base=sender)  # noqa: B023
+        decoded = wire.decode(packet, lambda r: rows.ids, codec, base=sender)  # noqa: B023  # called at once
         if round_ not in lost:
-            there = wire.decode(packet, lambda r: rows.ids, codec, base=receiver)  # noqa: B023
+            there = wire.decode(packet, lambda r: rows.ids, codec, base=receiver)  # noqa: B023  # called at once
             assert torch.equal(there.values, decoded.values)
             receiver = wire.next_base(packet, there, codec, receiver)
         sender = wire.next_base(packet, decoded, codec, sender)
