@@ -230,7 +230,8 @@ def first_weights(
     if make is None:
         raise ConfigError(
             f"{title} exchanges weights and needs initial_arrays, or a model at the server: set "
-            "options.models, e.g. to fedkt.clients.LearnerModels."
+            "options.models, e.g. to fedkt.clients.LearnerModels; in a deployed app: "
+            "fedkt.deploy.server(server_model=…)."
         )
     return make.first(recipe, now())
 
@@ -255,7 +256,8 @@ def new_model(
     if make is None:
         raise ConfigError(
             f"{title} works with a model at the server, and nothing makes one: set "
-            "options.models, e.g. to fedkt.clients.LearnerModels."
+            "options.models, e.g. to fedkt.clients.LearnerModels; in a deployed app: "
+            "fedkt.deploy.server(server_model=…)."
         )
     try:
         return make(net, number, recipe, samples, now)
