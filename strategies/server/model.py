@@ -18,6 +18,13 @@ from fedkt.schedules import Schedule
 from fedkt.text import raised
 
 
+# What a deployer whose method lacks a model at the server is told.
+MAKERS = (
+    "set options.models, e.g. to fedkt.clients.LearnerModels; "
+    "in a deployed app, fedkt.deploy.server(server_model=…)."
+)
+
+
 class ServerModel(Protocol):
     """A model at the server, as a strategy sees it; all tensors are on the CPU.
 
@@ -229,9 +236,7 @@ def first_weights(
     """
     if make is None:
         raise ConfigError(
-            f"{title} exchanges weights and needs initial_arrays, or a model at the server: set "
-            "options.models, e.g. to fedkt.clients.LearnerModels; in a deployed app: "
-            "fedkt.deploy.server(server_model=…)."
+            f"{title} exchanges weights and needs initial_arrays, or a model at the server: {MAKERS}"
         )
     return make.first(recipe, now())
 
@@ -255,9 +260,7 @@ def new_model(
     """
     if make is None:
         raise ConfigError(
-            f"{title} works with a model at the server, and nothing makes one: set "
-            "options.models, e.g. to fedkt.clients.LearnerModels; in a deployed app: "
-            "fedkt.deploy.server(server_model=…)."
+            f"{title} works with a model at the server, and nothing makes one: {MAKERS}"
         )
     try:
         return make(net, number, recipe, samples, now)
