@@ -17,7 +17,6 @@ from fedkt.recipe import Recipe, Train
 from fedkt.schedules import Schedule
 from fedkt.text import raised
 
-
 # What a deployer whose method lacks a model at the server is told.
 MAKERS = (
     "set options.models, e.g. to fedkt.clients.LearnerModels; "
@@ -236,7 +235,8 @@ def first_weights(
     """
     if make is None:
         raise ConfigError(
-            f"{title} exchanges weights and needs initial_arrays, or a model at the server: {MAKERS}"
+            f"{title} exchanges weights and needs initial_arrays, or a model at the server: "
+            f"{MAKERS}"
         )
     return make.first(recipe, now())
 
