@@ -121,7 +121,7 @@ def rotate(
             _write(file, client)
     yield f"{name}: new key {client.key}, node {client.node}; the old key is refused from now on."
     at_node = f"Replace the key at the node by {private} (mode 600)" if private.exists() else (
-        "Its operator takes the new private key into use"
+        "Let its operator put the new private key in place"
     )  # fmt: skip
     yield f"{at_node}, and restart its SuperNode; until then it stays out."
 
