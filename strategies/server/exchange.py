@@ -286,6 +286,7 @@ class Exchange:
             node, group = self.roster[client].node, str(self.report.round)
             message = Message(content, node, message_type, group_id=group)
             self._asked[client] = message.metadata  # the grid writes the id of the message into it
+            self._unreached.discard(client)
             built.append(message)
         return built
 
