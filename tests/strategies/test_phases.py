@@ -10,7 +10,7 @@ import pytest
 from fedkt.errors import ConfigError, RunFailedError
 from fedkt.simulations.runs.recorder import round_row
 from fedkt.strategies import Observer
-from fedkt.strategies.server.attendance import LEFT
+from fedkt.strategies.server.greeter import LEFT
 
 from .coming import comes, figures, go, leaves, node, plain
 
