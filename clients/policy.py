@@ -204,8 +204,8 @@ def _nested(codecs: Iterable[Codec]) -> Iterator[Codec]:
     """Yield codecs, and those that are options of them."""
     for codec in codecs:
         yield codec
-        options = fields(codec) if is_dataclass(codec) else ()
-        values = (getattr(codec, option.name) for option in options)
+        names = [option.name for option in fields(codec)] if is_dataclass(codec) else []
+        values = (getattr(codec, name) for name in names)
         yield from _nested(value for value in values if isinstance(value, Codec))
 
 
