@@ -80,6 +80,8 @@ class Codec(ABC):
         then keep. Such a codec is the first of its chain.
     keeps_rows : bool
         Whether rows of the base that are not in a message stay in it; else a message replaces it.
+    same_bits : bool
+        Whether all machines encode the same numbers to the same bits. Then ``delta`` can take it.
     kinds : frozenset of str, optional
         The kinds of knowledge that it changes; all others travel as they are. None: any.
     """
@@ -87,6 +89,7 @@ class Codec(ABC):
     part: ClassVar[str] = "codecs"
     uses_base: ClassVar[bool] = False
     keeps_rows: ClassVar[bool] = False
+    same_bits: ClassVar[bool] = True
     kinds: ClassVar[frozenset[str] | None] = None
 
     @abstractmethod

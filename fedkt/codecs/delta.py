@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from fedkt import registry
 from fedkt.codecs.codec import About, Arrays, Codec, Size
 from fedkt.codecs.rows import on_simplex
 from fedkt.errors import ConfigError, KnowledgeError
@@ -40,7 +41,8 @@ class Delta(Codec):
     Parameters
     ----------
     codec : Codec, optional
-        E: a registered codec without a base, as ``cfd(bits=2)``; None: the identity.
+        E: a registered codec without a base, as ``cfd(bits=2)``, that makes the same bits on all
+        machines; None: the identity.
     """
 
     name: ClassVar[str] = "delta"
@@ -51,6 +53,12 @@ class Delta(Codec):
     def __post_init__(self) -> None:
         if self.codec is not None and self.codec.uses_base:
             raise ConfigError("delta: its codec must not refer to a base too.")
+        if self.codec is not None and not self.codec.same_bits:
+            name = registry.short_name("codecs", type(self.codec))
+            raise ConfigError(
+                f"delta: {name} makes other bits on another machine, and both ends encode the base "
+                f"with its codec; write delta+{name}."
+            )
 
     def encode(self, arrays: Arrays, about: About) -> Arrays:
         """Return differences; refuse floats that are too far apart."""

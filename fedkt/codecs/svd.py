@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -46,6 +47,7 @@ class SVD(Codec):
     """
 
     name: ClassVar[str] = "svd"
+    same_bits: ClassVar[bool] = False  # which factors there are is the processor's choice
 
     energy: PositiveFraction = 0.95
     rank: Count = 0
@@ -74,7 +76,8 @@ class SVD(Codec):
             left, right = decoded[name], arrays[name + RIGHT]
             shape = len(left), *right.shape[1:]
             need_room(shape, about)
-            if left.ndim != 2 or left.shape[1] != len(right):
+            rank, most = len(right), min(len(left), math.prod(right.shape[1:]))
+            if left.ndim != 2 or left.shape[1] != rank or rank > most:
                 raise KnowledgeError(f"{name}: factors of {left.shape} and {right.shape}")
             values = np.zeros(shape, np.float32)
             for column, row in zip(left.T, right, strict=True):

@@ -36,7 +36,6 @@ from fedkt.strategies.server.model import (
     new_model,
 )
 from fedkt.strategies.server.round import Phase, RoundReport, ServerOptions
-from fedkt.strategies.server.uploading import read_uploads
 
 
 class Observer:
@@ -377,19 +376,9 @@ class KnowledgeStrategy(Strategy):
 
         Where they are too few for ``options.train_quorum`` they are not fused.
         """
-        exchange = self.exchange
-        if not conversation.has_first_message(exchange.recipe):
+        if not conversation.has_first_message(self.exchange.recipe):
             return None, None
-        asked = exchange.report.participants
-        uploads, figures = read_uploads(exchange, replies)
-        clients = list(uploads.clients)
-        enough = exchange.enough("train", clients, asked)
-        if enough and exchange.recipe.share:
-            clients = fusing.fuse(self, uploads)
-        del uploads
-        metrics = conversation.note_learning(exchange, asked, clients, figures)
-        if not enough:
-            exchange.report.participants = []
+        metrics = conversation.read_learning(self.exchange, replies, partial(fusing.fuse, self))
         return self._server_arrays(), metrics
 
     def configure_evaluate(

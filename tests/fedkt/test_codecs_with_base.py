@@ -108,6 +108,8 @@ def test_probabilities_stay_on_the_simplex() -> None:
 def test_what_delta_refuses() -> None:
     with pytest.raises(ConfigError, match="must not refer to a base"):
         Delta(Delta())
+    with pytest.raises(ConfigError, match=r"svd makes other bits .*; write delta\+svd"):
+        Delta(SVD())  # of equal singular values each machine finds vectors of its own
     far = np.full((2, 3), 3e38, np.float32)
     about = About("weights", base={"x": -far})
     with pytest.raises(KnowledgeError, match="x and its base are too far apart"):
@@ -182,6 +184,12 @@ def test_delta_and_svd_send_an_update_of_low_rank() -> None:
 def test_small_factors_are_not_decoded_to_a_large_matrix() -> None:
     factors = {"x": np.ones((1000, 1), np.float32), "x:right": np.ones((1, 1000), np.float32)}
     with pytest.raises(KnowledgeError, match="8000 bytes are allowed"):
+        SVD().decode(factors, About("weights", limit=8000))
+
+
+def test_factors_have_no_more_columns_than_a_rank() -> None:
+    factors = {"x": np.ones((1, 1000), np.float32), "x:right": np.ones((1000, 1), np.float32)}
+    with pytest.raises(KnowledgeError, match=r"factors of \(1, 1000\) and \(1000, 1\)"):
         SVD().decode(factors, About("weights", limit=8000))
 
 
