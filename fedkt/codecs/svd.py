@@ -14,6 +14,7 @@ from fedkt.codecs.rows import CODES, need_finite, need_room, on_simplex
 from fedkt.errors import KnowledgeError
 from fedkt.options import Count, PositiveFraction
 from fedkt.registry import register
+from fedkt.schedules import Schedule, at, settled
 
 RIGHT = ":right"
 
@@ -40,8 +41,8 @@ class SVD(Codec):
 
     Parameters
     ----------
-    energy : float
-        E, in (0, 1].
+    energy : float or Schedule
+        E, in (0, 1]: ``linear(start=0.95, end=0.98)``.
     rank : int
         K, instead of the energy's; 0: by energy.
     """
@@ -49,12 +50,12 @@ class SVD(Codec):
     name: ClassVar[str] = "svd"
     same_bits: ClassVar[bool] = False  # which factors there are is the processor's choice
 
-    energy: PositiveFraction = 0.95
+    energy: PositiveFraction | Schedule = 0.95
     rank: Count = 0
 
     def encode(self, arrays: Arrays, about: About) -> Arrays:
         """Return factors; refuse what is not finite."""
-        encoded = dict(arrays)
+        encoded, energy = dict(arrays), settled(at(self.energy, about.progress))
         for name, array in arrays.items():
             if array.dtype != np.float32 or array.ndim < 2 or not array.size:
                 continue
@@ -62,7 +63,7 @@ class SVD(Codec):
             rows = torch.tensor(array).reshape(len(array), -1)
             # Not NumPy's: a worker bounds the threads of torch, on which the last bits depend.
             u, s, v = torch.linalg.svd(rows.double(), full_matrices=False)
-            kept = self._kept(s.numpy())
+            kept = self._kept(s.numpy(), energy)
             if kept * sum(rows.shape) < rows.numel():
                 encoded[name] = (u * s)[:, :kept].numpy().astype(np.float32)
                 right = v[:kept].numpy().astype(np.float32)
@@ -93,11 +94,11 @@ class SVD(Codec):
         """Return two arrays for each, of no more bytes."""
         return Size(2 * size.arrays, size.bytes)
 
-    def _kept(self, values: np.ndarray) -> int:
-        """Return K for singular values."""
+    def _kept(self, values: np.ndarray, energy: float) -> int:
+        """Return K for singular values and E."""
         if self.rank:
             return min(self.rank, len(values))
         energies = np.cumsum(np.square(values))
         if not energies[-1]:
             return 0
-        return int(np.searchsorted(energies, self.energy * energies[-1])) + 1
+        return int(np.searchsorted(energies, energy * energies[-1])) + 1

@@ -71,7 +71,7 @@ class Exchange:
         self.title, self.recipe, self.options, self._begins = title, recipe, options, begins
         # Clients' states belong to a run: one without a name is never taken for another.
         self.run = options.run or secrets.token_hex(6)
-        self.next_round, self.rounds = 1, 0  # rounds of the run, 0 if unknown
+        self.next_round = 1
         self.last_round = 0  # to be run; 0 if unknown
         self.timeout = 3600.0  # for the replies of phases without a deadline of their own
         self.report = RoundReport(0, ())
@@ -105,6 +105,15 @@ class Exchange:
         self._learnt = dict(state["learnt"])
         self.shapes = {name: tuple(shape) for name, shape in state["shapes"].items()}
         self.delivery.load_state_dict(state)
+
+    @property
+    def rounds(self) -> int:
+        """The number of rounds of the run, 0 if unknown."""
+        return self.delivery.rounds
+
+    @rounds.setter
+    def rounds(self, rounds: int) -> None:
+        self.delivery.rounds = rounds
 
     @property
     def latest(self) -> Fused:

@@ -20,6 +20,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fedkt import wire
+from fedkt.codecs import follows_progress
 from fedkt.context import Round, ServerNet, ServerSamples
 from fedkt.errors import ConfigError, of_class
 from fedkt.knowledge import Fused, Knowledge, Uploads
@@ -249,11 +250,11 @@ class KnowledgeStrategy(Strategy):
     def follows_progress(self) -> bool:
         """Whether a round depends on the number of rounds planned.
 
-        Then a run made longer differs from a run planned longer. Schedules in the recipe and terms
-        with ``follows_progress`` say so by themselves; a class whose server reads the number of
-        rounds sets ``follows_progress = True``.
+        Then a run made longer differs from a run planned longer. Schedules in the recipe and in
+        codecs, and terms with ``follows_progress``, say so by themselves; a class whose server
+        reads the number of rounds sets ``follows_progress = True``.
         """
-        return self.settled_recipe.follows_progress
+        return self.settled_recipe.follows_progress or follows_progress(self.options.codec, True)
 
     @property
     def exchange(self) -> Exchange:
