@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -204,7 +204,7 @@ def _nested(codecs: Iterable[Codec]) -> Iterator[Codec]:
     """Yield codecs, and those that are options of them."""
     for codec in codecs:
         yield codec
-        names = [option.name for option in fields(codec)] if is_dataclass(codec) else []
+        names: Iterable[str] = getattr(codec, "__dataclass_fields__", ())
         values = (getattr(codec, name) for name in names)
         yield from _nested(value for value in values if isinstance(value, Codec))
 
