@@ -10,7 +10,7 @@ import torch
 
 from fedkt import wire
 from fedkt.codecs import About, Size
-from fedkt.codecs.cfd import CFD
+from fedkt.codecs.quantised import CFD
 from fedkt.codecs.codec import Arrays, Codec
 from fedkt.codecs.delta import Delta
 from fedkt.codecs.svd import SVD
