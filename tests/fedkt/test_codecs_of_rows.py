@@ -13,8 +13,8 @@ import torch
 
 from fedkt import wire
 from fedkt.codecs import About, Codec, Float16, Size, codec_chain
-from fedkt.codecs.cfd import CFD
 from fedkt.codecs.label_only import LabelOnly
+from fedkt.codecs.quantised import CFD
 from fedkt.codecs.top_k import TopK
 from fedkt.codecs.uint8 import UInt8
 from fedkt.errors import KnowledgeError

@@ -10,9 +10,9 @@ import torch
 
 from fedkt import wire
 from fedkt.codecs import About, Size, codec_chain
-from fedkt.codecs.cfd import CFD
 from fedkt.codecs.codec import Arrays, Codec
 from fedkt.codecs.delta import Delta
+from fedkt.codecs.quantised import CFD
 from fedkt.codecs.svd import SVD
 from fedkt.errors import ConfigError, KnowledgeError
 from fedkt.knowledge import Kind, Knowledge

@@ -145,7 +145,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def _kind(method: Method) -> tuple[Any, ...]:
     recipe = method.recipe
-    shares = tuple(share.kind for share in recipe.share)
+    shares = tuple((share.kind, share.codec_up, share.codec_down) for share in recipe.share)
     return shares, bool(recipe.start), bool(recipe.learn), bool(recipe.absorb), bool(recipe.given)
 
 
