@@ -265,8 +265,10 @@ def test_a_method_of_another_package_is_listed(
 ) -> None:
     info = tmp_path / "plugin-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[fedkt.strategies]\nplugged = mine:Mine\n")
+    metadata = "Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n"
+    (info / "METADATA").write_text(metadata, encoding="utf-8")
+    entries = "[fedkt.strategies]\nplugged = mine:Mine\n"
+    (info / "entry_points.txt").write_text(entries, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     sys.modules.pop("mine", None)
     assert "plugged" in registry.names("strategies")
