@@ -10,7 +10,8 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 # Between a small letter or digit and a capital, and before the last capital of several.
@@ -51,13 +52,14 @@ def part_name(identifier: str) -> str:
     return WORDS.sub("-", identifier).lower().replace("_", "-")
 
 
-def _definitions(package: str) -> Iterator[Definition]:
-    """Yield the classes and functions at the top of a package's modules."""
+@lru_cache
+def _definitions(package: str) -> tuple[Definition, ...]:
+    """Return the classes and functions at the top of a package's modules, which are read once."""
     spec = importlib.util.find_spec(package)
-    for folder in (spec and spec.submodule_search_locations) or ():
-        for file in sorted(Path(folder).rglob("*.py")):
-            body = ast.parse(file.read_text(encoding="utf-8")).body
-            yield from (node for node in body if isinstance(node, Definition))
+    folders = (spec and spec.submodule_search_locations) or ()
+    files = [file for folder in folders for file in sorted(Path(folder).rglob("*.py"))]
+    bodies = (ast.parse(file.read_text(encoding="utf-8")).body for file in files)
+    return tuple(node for body in bodies for node in body if isinstance(node, Definition))
 
 
 def _registration(node: Definition) -> dict[str, str] | None:

@@ -36,10 +36,12 @@ __all__ = [
     "Positive",
     "PositiveFraction",
     "Varying",
+    "allowed_words",
     "check_given",
     "checked",
     "class_name",
     "given_options",
+    "hints_of",
     "hyper_parameters",
     "plain_defaults",
 ]
@@ -165,7 +167,7 @@ def given_options(
 
     parts_too = ConfigDict(arbitrary_types_allowed=True)  # as in ``ReadOut | str``
     options = hyper_parameters(call)[skip:]
-    hints = _hints(call, vars(call).get("__init__", call) if isinstance(call, type) else call)
+    hints = hints_of(call)
     values = {}
     for key, value in given.items():
         if key not in options:
@@ -187,6 +189,19 @@ def hyper_parameters(call: Callable[..., Any]) -> list[str]:
     """Return the names of the parameters of a strategy or another part."""
     parameters = inspect.signature(call).parameters.values()
     return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+
+
+def hints_of(call: Callable[..., Any]) -> Mapping[str, Any]:
+    """Return the type hints of a part's parameters by name, those of an inherited ``__init__``."""
+    classes = call.__mro__[:-1] if isinstance(call, type) else ()
+    written = (vars(cls)["__init__"] for cls in classes if "__init__" in vars(cls))
+    return _hints(call, next(written, call))
+
+
+def allowed_words(hint: Any) -> str:
+    """Return what a type hint allows, in words; empty where it is not about plain values."""
+    allowed = _allowed(hint)
+    return "" if allowed is None else allowed[0]
 
 
 def plain_defaults(call: Callable[..., Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The command line: ``fedkt simulate | compare | list | report | ... | deploy``.
+"""The command line: ``fedkt simulate | compare | list | show | report | ... | deploy``.
 
 Heavy modules are imported inside the commands, so that ``fedkt --help`` answers at once.
 """
@@ -138,15 +138,38 @@ def resume(
 @app.command(name="list")
 def list_(
     part: Annotated[str, typer.Argument(help=", ".join(PARTS) + ".")] = "strategies",
+    long: Annotated[bool, typer.Option("--long", help="Say what each strategy does.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Write the page on strategies.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
-    """List the parts of one kind."""
+    """List the parts of one kind; of strategies what travels, bytes, models and papers."""
     if part not in PARTS:
         raise unknown("kind of part", part, PARTS)
+    if part == "strategies":
+        from fedkt.simulations.cli.listed import list_strategies
+
+        list_strategies(long, markdown)
+        return
+    if long or markdown:
+        raise ConfigError("--long and --markdown are for fedkt list strategies.")
     lines = summaries(part)
     width = max(map(len, lines), default=0)
     for name, line in lines.items():
         print(f"{name:<{width}}  {line}".rstrip())
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="Of a part, or path/to/file.py:Name.")],
+    debug: Debug = False,
+) -> None:
+    """Show a strategy or another part: what it does, its paper, bytes and options."""
+    from fedkt.simulations.catalogue.part_page import shown_part
+    from fedkt.simulations.cli.listed import columns
+
+    print(shown_part(name, columns()))
 
 
 @app.command()

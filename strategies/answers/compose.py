@@ -1,4 +1,4 @@
-"""Any objective with any fusion, codec and read-out: methods from a configuration alone."""
+"""Methods from a configuration alone (ours): any objective, fusion, codec and read-out."""
 
 from __future__ import annotations
 

@@ -1,13 +1,14 @@
-"""Prior-free knowledge fusion: a combination of published parts."""
+"""Prior-free knowledge fusion (ours): a combination of published parts."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from fedkt.fusion import TrustRule, trust_rule, trusted_mean
 from fedkt.fusion.trust_rules import Root
 from fedkt.fusion.weighting import Weighting, sample_weights
-from fedkt.knowledge import Fused, Uploads
+from fedkt.knowledge import Fused, Kind, Uploads
 from fedkt.objectives import KL, AdjustedCrossEntropy, CrossEntropy, Distil, Term
 from fedkt.options import AtLeastOne, Count, Factor, Memory
 from fedkt.readouts import ReadOut
@@ -105,6 +106,11 @@ class FedPF(KnowledgeStrategy):
             absorb=[distil],
             readout=self.readout,
         )
+
+    @property
+    def fused_kinds(self) -> Mapping[str, Kind]:
+        """The kind of the fused answers."""
+        return {"public": "probabilities"}
 
     def fuse(self, uploads: Uploads) -> Fused:
         """Return the mean of the probabilities, weighted by certainty and trust; broadcast."""

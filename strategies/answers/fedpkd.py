@@ -63,8 +63,9 @@ class FedPKD(KnowledgeStrategy):
     With all clients alike, ``keep=1`` and without the server's training it is not
     :class:`~fedkt.strategies.FedMD`: clients learn the server's answers, not the average.
 
-    Bytes a round and client, M public samples, M' of them kept, C classes, d features: up 4MC and
-    at most C (4d + 16), down M' (4C + 8) and C (4d + 16) (broadcast).
+    Bytes a round and client, M public samples, M' of them kept, C classes, d features: up at most
+    4MC + C(4d + 16), down at most M'(4C + 8) + C(4d + 16) (broadcast); no
+    prototypes in the first round, and 4MC for answers if all rows are kept.
 
     Parameters
     ----------

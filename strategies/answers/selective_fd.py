@@ -91,8 +91,8 @@ class SelectiveFD(KnowledgeStrategy):
     normalised. With ``choose_rows=False`` and ``threshold=2`` it is
     :class:`~fedkt.strategies.FedMD` with probabilities.
 
-    Bytes a round and client, M public samples in use, of which it answers M', C classes: up
-    M' (4C + 8), down M'' (4C + 8) for the M'' rows that are kept (broadcast); all rows cost 4MC.
+    Bytes a round and client, M public samples in use, of which it answers M' and M'' are kept, C
+    classes: up M'(4C + 8), down M''(4C + 8) (broadcast); all rows cost 4MC.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Local training: every client alone. The baseline of all other methods."""
+"""Local training (baseline): every client alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fedkt.strategies.server.strategy import KnowledgeStrategy
 class Local(KnowledgeStrategy):
     """Train each client on its own data alone; nothing is shared.
 
-    Bytes a round: none.
+    Bytes a round and client: none.
 
     Parameters
     ----------

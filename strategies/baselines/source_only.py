@@ -1,4 +1,4 @@
-"""Source only: the baseline of domain adaptation, under the name used in its tables."""
+"""Source only (baseline): local training under its name in tables of domain adaptation."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ class SourceOnly(Local):
     Domain adaptation tables list it as "source only". There it is one model for a source; here
     it is one model for each client.
 
-    Bytes a round: none.
+    Bytes a round and client: none.
 
     Parameters
     ----------
-    local_epochs, local_samples, times
-        As in :class:`~fedkt.strategies.Local`.
+    local_epochs : int
+        Passes over the private data a round.
+    local_samples : int
+        Number of samples, drawn anew, in a pass; 0 = all.
+    times : int
+        Factor of the epochs; see :class:`~fedkt.strategies.Local`.
     """
 
     name = "source-only"

@@ -1,4 +1,4 @@
-"""CCST: cross-client style transfer."""
+"""CCST, cross-client style transfer (Chen, Jiang, Dou and Chen, WACV 2023, arXiv:2210.00912)."""
 
 from __future__ import annotations
 

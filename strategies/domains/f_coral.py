@@ -25,8 +25,9 @@ class FCoral(FedAvg):
     Differences: the aligned features are those of the model's feature layer (by default the
     penultimate ones); Deep CORAL aligns the output of the last layer.
 
-    Bytes a round and client: those of :class:`~fedkt.strategies.FedAvg`; the clients are assumed
-    to hold the target's samples already.
+    Bytes a round and client, P parameters in float32: up 4P, down 4P (broadcast), and once more as
+    in :class:`~fedkt.strategies.FedAvg`. The clients are assumed to hold the target's samples
+    already.
 
     Parameters
     ----------

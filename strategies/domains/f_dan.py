@@ -1,4 +1,4 @@
-"""f-DAN: clients that match kernel means, averaged (baseline of FedKA, Sun et al., ACML 2022)."""
+"""f-DAN: clients that match kernel means, averaged, a baseline of FedKA (Sun et al., ACML 2022)."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ class FDAN(FedAvg):
     DAN's factor is fixed (``ramp=False``); FedKA lets it rise as λ_p = 2/(1+exp(-γp)) - 1. The
     estimate is unbiased by default: with batches of 16 the biased one, FedKA's, is mostly bias.
 
-    Bytes a round and client: those of :class:`~fedkt.strategies.FedAvg`; the clients are assumed
-    to hold the target's samples already.
+    Bytes a round and client, P parameters in float32: up 4P, down 4P (broadcast), and once more as
+    in :class:`~fedkt.strategies.FedAvg`. The clients are assumed to hold the target's samples
+    already.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""f-DANN: domain-adversarial clients, averaged (baseline of FedKA, Sun et al., ACML 2022)."""
+"""f-DANN: domain-adversarial clients, averaged, a baseline of FedKA (Sun et al., ACML 2022)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""FADA, federated adversarial domain adaptation (Peng et al., ICLR 2020)."""
+"""FADA, federated adversarial domain adaptation (Peng et al., ICLR 2020, arXiv:1911.02054)."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from fedkt.adaptation.disentangling import Disentangler, DisentanglerCritics, di
 from fedkt.context import ServerNet
 from fedkt.fusion import average
 from fedkt.fusion.attention import dynamic_attention, looseness
-from fedkt.knowledge import Fused, Knowledge, Stack, Uploads
+from fedkt.knowledge import Fused, Kind, Knowledge, Stack, Uploads
 from fedkt.objectives import CrossEntropy, Term
 from fedkt.objectives.heads import Head
 from fedkt.options import AtLeastOne, Count, Factor, Positive
@@ -52,8 +53,8 @@ class FADA(KnowledgeStrategy):
 
     Bytes a round and client, all float32: with P parameters and float buffers of the model, d
     features, C classes, T = min(target_samples, M), h = hidden, P' = P + h (d + 3) + 2, and with
-    the disentangler 2 d (d + 1) + 2 C (d + 1) + h (5 d + 3) + d + 1 more: up 4 P', down 4 P' +
-    T (4 d + 8), all broadcast; 4 P' more down in the first round and after an absence. The
+    the disentangler 2 d (d + 1) + 2 C (d + 1) + h (5 d + 3) + d + 1 more: up 4P', down 4P' +
+    T(4d + 8), all broadcast; 4P' more down in the first round and after an absence. The
     target's features reach all clients.
 
     Parameters
@@ -118,6 +119,11 @@ class FADA(KnowledgeStrategy):
             beside=Beside(TARGET, self.beside),
         )
         return Recipe.sharing_weights(train, heads=heads, given=(TARGET,))
+
+    @property
+    def fused_kinds(self) -> Mapping[str, Kind]:
+        """The kind of the knowledge about the target."""
+        return {TARGET: "features"}
 
     def models(self) -> dict[str, ServerNet]:
         """Return the global model, which the server asks about the target."""

@@ -23,7 +23,7 @@ from fedkt.context import ServerNet
 from fedkt.errors import ConfigError
 from fedkt.fusion import mean_by_examples
 from fedkt.fusion.voting import counts, majority, tally
-from fedkt.knowledge import Fused, Knowledge, Uploads
+from fedkt.knowledge import Fused, Kind, Knowledge, Uploads
 from fedkt.objectives import CrossEntropy, Distil, Term
 from fedkt.objectives.heads import Head
 from fedkt.options import AtLeastTwo, Count, Factor, Fraction
@@ -53,10 +53,10 @@ class FedKA(KnowledgeStrategy):
     weights. Optimisers start anew with the weights of a round.
 
     Bytes a round and client, P parameters with the domain classifier in float32, d features, S
-    target samples: up 4P; down 4P + workspace (broadcast): ``features`` 4Sd + 8S,
-    ``fourier`` 4(D + 1), and 8d more with the domain classifier, ``gaussian`` 8d; nothing if
-    both parts are off. S is at most the number of the server's samples. 4P more down in the
-    first round, and for a client that did not take part in the round before.
+    target samples: up 4P, down 4P + W (broadcast). W is the workspace: ``features`` 4Sd + 8S,
+    ``fourier`` 4(D + 1), and 8d more with the domain classifier, ``gaussian`` 8d; nothing if both
+    parts are off. S is at most the number of the server's samples. 4P more down in the first
+    round, and for a client that did not take part in the round before.
 
     A single client is allowed; the votes are then its own answers.
 
@@ -153,6 +153,11 @@ class FedKA(KnowledgeStrategy):
             heads=[Head("domain", (100, 2), norm=True)] if self.disentangle else [],
             given=["target"] if self.disentangle or self.match else [],
         )
+
+    @property
+    def fused_kinds(self) -> Mapping[str, Kind]:
+        """The kind of the workspace."""
+        return {"target": "features" if self.workspace == "features" else "statistics"}
 
     def models(self) -> dict[str, ServerNet]:
         """Return the global model, which the server asks about the target and trains."""

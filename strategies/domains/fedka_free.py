@@ -1,4 +1,4 @@
-"""FedKA without shared weights: clients vote, the server trains a model of its own."""
+"""FedKA rearranged: answers are shared, not weights (Sun, Chong and Ochiai, ACML 2022)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""KD3A, decentralised domain adaptation by knowledge distillation (Feng et al., ICML 2021)."""
+"""KD3A, decentralised domain adaptation (Feng et al., ICML 2021, arXiv:2011.09757)."""
 
 from __future__ import annotations
 

@@ -64,8 +64,9 @@ class FD(KnowledgeStrategy):
     F̂_{k,l} = Σ_{m ≠ k} F_{m,l} / (number of such m), is the mean of the other clients that have
     the class, with equal weights. Where nobody else has it there is no second term.
 
-    Bytes a round and client, C classes: up and down (unicast) at most 4C², and 16C for ids and
-    counts; classes that a client lacks are not sent. Of two clients each gets the other's answers.
+    Bytes a round and client, C classes: up at most 4C² + 16C (ids and counts included), down at
+    most 4C² + 16C (unicast), from the second round on; classes that a client lacks are not sent.
+    Of two clients each gets the other's answers.
 
     Differences: φ is the forward KL divergence of softmax answers, whose gradient is that of the
     paper's cross-entropy. Well-known programs take raw mean logits for the target of a

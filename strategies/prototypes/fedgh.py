@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import nn
 
 from fedkt.context import ServerNet
-from fedkt.knowledge import Fused, Knowledge, Uploads
+from fedkt.knowledge import Fused, Kind, Knowledge, Uploads
 from fedkt.objectives import CrossEntropy
 from fedkt.options import AtLeastOne, Count, Positive
 from fedkt.recipe import Prototypes, Recipe, Step, Train
@@ -59,8 +59,8 @@ class FedGH(KnowledgeStrategy):
     their own, and train the whole model. Bodies may be of any architecture whose features are
     equally wide.
 
-    Bytes a round and client, C classes, d features: up at most 4Cd, and 16C for ids and counts;
-    down 4C(d + 1) (broadcast), from the second round on.
+    Bytes a round and client, C classes, d features: up at most 4Cd + 16C (ids and counts
+    included), down 4C(d + 1) (broadcast), from the second round on.
 
     Differences: prototypes are drawn in mixed batches, where the authors' program goes client by
     client and takes a step for each.
@@ -93,6 +93,11 @@ class FedGH(KnowledgeStrategy):
         """Return the recipe: take the header, train, share prototypes."""
         train = Train(on="private", terms=[CrossEntropy()], epochs=self.local_epochs)
         return Recipe(learn=[LoadHeader(), train], share=[Prototypes()], given=["header"])
+
+    @property
+    def fused_kinds(self) -> Mapping[str, Kind]:
+        """The kind of the header."""
+        return {"header": "weights"}
 
     def models(self) -> Mapping[str, ServerNet]:
         """Return the header, which is trained by plain gradient descent."""

@@ -26,8 +26,8 @@ class FedProto(KnowledgeStrategy):
     CE + λ d(z, C̄_y) (equation 7), from the second round on. A class without a prototype adds
     nothing. A client answers for itself with the class of the nearest prototype.
 
-    Bytes a round and client, C classes, d features: up and down (broadcast) at most 4Cd, and 16C
-    for ids and counts; classes that a client lacks are not sent.
+    Bytes a round and client, C classes, d features: up at most 4Cd + 16C (ids and counts
+    included), down at most 4Cd + 16C (broadcast); classes that a client lacks are not sent.
 
     Differences: d is the mean squared difference of each sample's features, as in the authors'
     program, where the paper has the distance of the batch's mean features. Prototypes are made by

@@ -83,8 +83,8 @@ class FedTGP(KnowledgeStrategy):
     (equation 8). Clients minimise CE + λ d(z, P̂_y) (equation 11) with the mean squared difference
     as d, and answer by the nearest prototype.
 
-    Bytes a round and client, C classes, d features: up at most 4Cd, and 16C for ids and counts;
-    down (broadcast) as much, for the classes that any client of the round has.
+    Bytes a round and client, C classes, d features: up at most 4Cd + 16C (ids and counts
+    included), down at most 4Cd + 16C (broadcast), for the classes that any client of the round has.
 
     Parameters
     ----------

@@ -23,7 +23,7 @@ from fedkt import wire
 from fedkt.codecs import follows_progress
 from fedkt.context import Round, ServerNet, ServerSamples
 from fedkt.errors import ConfigError, of_class
-from fedkt.knowledge import Fused, Knowledge, Uploads
+from fedkt.knowledge import Fused, Kind, Knowledge, Uploads
 from fedkt.options import checked
 from fedkt.recipe import Recipe
 from fedkt.registry import short_name
@@ -213,6 +213,11 @@ class KnowledgeStrategy(Strategy):
         """The round as it stands: its number and clients, and what the clients are."""
         supposed: Round | None = self.__dict__.get("_supposed")
         return supposed or conversation.round_of(self.exchange)
+
+    @property
+    def fused_kinds(self) -> Mapping[str, Kind]:
+        """The kinds of fused knowledge by name, where they are not those of the shares."""
+        return {}
 
     @property
     def has_models(self) -> bool:

@@ -21,7 +21,7 @@ class FedBN(FedAvg):
     many. Neither the paper nor this class defines how a client unseen in training normalises.
 
     Bytes a round and client, P parameters and B of them, running statistics included, in
-    batch normalisation: 4(P - B) up and down (broadcast), and once more as in FedAvg.
+    batch normalisation: up 4(P - B), down 4(P - B) (broadcast), and once more as in FedAvg.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""FedDG-GA: clients that an aggregation hurts get more weight in the next one."""
+"""FedDG-GA, generalisation adjustment (Zhang, Xu, Yao, Zhang, Tian and Wang, CVPR 2023)."""
 
 from __future__ import annotations
 

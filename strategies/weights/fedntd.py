@@ -65,7 +65,10 @@ class FedNTD(FedAvg):
     Lee, Jeong, Shin, Bae and Yun, "Preservation of the Global Knowledge by Not-True Distillation
     in Federated Learning", NeurIPS 2022, arXiv:2106.03097. Local loss:
     CE + β L_NTD (section 4); the teacher is the global model as received. With β = 0 it is
-    :class:`~fedkt.strategies.FedAvg`, whose bytes and requirements it shares.
+    :class:`~fedkt.strategies.FedAvg`, whose requirements it shares.
+
+    Bytes a round and client, P parameters in float32: up 4P, down 4P (broadcast), and once more as
+    in :class:`~fedkt.strategies.FedAvg`.
 
     Differences: the paper's text has τ = β = 1; programs take τ = 3 and multiply by τ², as is done
     here.

@@ -16,8 +16,11 @@ class FedProx(FedAvg):
     """Average the clients' weights, held near the global weights by a proximal term.
 
     Local loss: cross-entropy + μ/2 ‖w − w_global‖² (equation 2); with μ = 0 it is
-    :class:`~fedkt.strategies.FedAvg`, whose bytes and requirements it shares.
+    :class:`~fedkt.strategies.FedAvg`, whose requirements it shares.
     Averaging is by number of examples; the paper samples clients by it instead.
+
+    Bytes a round and client, P parameters in float32: up 4P, down 4P (broadcast), and once more as
+    in :class:`~fedkt.strategies.FedAvg`.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""FedSR: a simple representation for unseen domains."""
+"""FedSR, a simple representation for unseen domains (Nguyen, Torr and Lim, NeurIPS 2022)."""
 
 from __future__ import annotations
 

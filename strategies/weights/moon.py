@@ -64,8 +64,11 @@ class Moon(FedAvg):
     Li, He and Song, "Model-Contrastive Federated Learning", CVPR 2021, arXiv:2103.16257. Local
     loss: CE + μ l_con (equations 3 and 4), on the features of the received global model and of the
     client's model after its last training. Before that there is none: there the paper's loss is
-    the constant μ log 2. With μ = 0 it is :class:`~fedkt.strategies.FedAvg`, whose bytes and
+    the constant μ log 2. With μ = 0 it is :class:`~fedkt.strategies.FedAvg`, whose
     requirements it shares.
+
+    Bytes a round and client, P parameters in float32: up 4P, down 4P (broadcast), and once more as
+    in :class:`~fedkt.strategies.FedAvg`.
 
     Differences: the paper puts a projection head of two layers into the model; here z is the input
     of the last layer of the model as it is. The paper trains 10 epochs a round, by SGD.

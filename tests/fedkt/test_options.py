@@ -18,7 +18,7 @@ from fedkt.data import FederationSpec
 from fedkt.errors import ConfigError
 from fedkt.objectives import KL, CrossEntropy
 from fedkt.objectives.heads import Head
-from fedkt.options import Count, Fraction, Positive, checked
+from fedkt.options import Count, Fraction, Positive, checked, given_options
 from fedkt.readouts import Raw
 from fedkt.recipe import (
     Beside,
@@ -33,6 +33,7 @@ from fedkt.recipe import (
 )
 from fedkt.schedules import Schedule
 from fedkt.strategies import KnowledgeStrategy, ServerOptions
+from fedkt.strategies.weights.fedbn import FedBN
 from fedkt.strategies.weights.fedprox import FedProx
 
 if TYPE_CHECKING:
@@ -271,6 +272,11 @@ def test_hints_that_say_nothing_about_values_let_all_pass() -> None:
             self.e = e
 
     assert Loose(1, math.nan, math.nan, math.nan).e is None
+
+
+def test_inherited_options_of_a_file_have_their_types() -> None:
+    with pytest.raises(ConfigError, match=r"^strategy\.local_epochs = 1\.5 \(fedbn\): must be"):
+        given_options("strategy", "fedbn", {"local_epochs": 1.5}, FedBN)
 
 
 def test_a_strategy_without_options_can_be_made() -> None:

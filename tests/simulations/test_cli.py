@@ -63,7 +63,7 @@ def test_help_answers_at_once() -> None:
     assert min(times) < 1
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["list", "objectives"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["list", "codecs"], ["list", "objectives"]])
 def test_help_and_lists_import_nothing_heavy(arguments: list[str]) -> None:
     code = f"""
 import sys
@@ -81,7 +81,7 @@ except SystemExit as stop:
     assert done.stdout.splitlines()[-1] == "left 0 []"
 
 
-@pytest.mark.parametrize("command", ["simulate", "compare", "list", "report", "doctor"])
+@pytest.mark.parametrize("command", ["simulate", "compare", "list", "show", "report", "doctor"])
 def test_every_command_explains_itself(fedkt: Any, command: str) -> None:
     answer = fedkt(command, "--help")
     assert answer.code == 0
@@ -91,7 +91,6 @@ def test_every_command_explains_itself(fedkt: Any, command: str) -> None:
 @pytest.mark.parametrize(
     ("part", "name"),
     [
-        ("strategies", "knfu"),
         ("objectives", "cross-entropy"),
         ("fusions", "mean-by-examples"),
         ("codecs", "float16"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -9,6 +11,7 @@ from typing import Any, cast
 import pytest
 
 from fedkt.shares import Share, Sizes
+from fedkt.simulations.catalogue.method_facts import facts_of
 from fedkt.simulations.results.rounds import read_rounds
 from fedkt.simulations.runs.run import execute
 from fedkt.testing.formulas import assert_bytes, sizes_of
@@ -62,32 +65,108 @@ def test_run_directory_tells_bytes_per_client(exchange: Method, tmp_path: Path) 
 
 # --- the published strategies' own formulas, by hand ------------------------------------------
 
-M, C = 40, 10
-P = 64 * 64 + 64 + 64 * 10 + 10  # mlp on 8 × 8 pixels
-DANN = P + 100 * 64 + 502  # with the domain head on 64 features
+M, C, D = 40, 10, 64  # public samples, classes, features
+BODY, HEAD = 64 * 64 + 64, 64 * 10 + 10
+P = BODY + HEAD  # mlp on 8 × 8 pixels
+DANN = P + 100 * D + 502  # with the domain head on the features
 N, R = CLIENTS, ROUNDS
-H = P + 64 * (64 + 3) + 2  # with FADA's judge
-T = 16 * (4 * 64 + 8)  # features of 16 target samples, and their ids
+H = P + 64 * (D + 3) + 2  # with FADA's judge
+T = 16 * (4 * D + 8)  # features of 16 target samples, and their ids
+Q = P + D * (D + 1) + 2 * D * (C + 1)  # with the heads of FedSR
+CLASSES = 6 + 8 + 5 + 6  # that the clients have, all ten among them
+ANSWERS = 4 * M * C * N * R
+WEIGHTS = (4 * P * N * R, 0, 4 * P * N * (R + 1))  # and once more in the first round
+# A row of a class has its id and its count.
+PROTOTYPES = (4 * D + 16) * CLASSES * R
 # Bytes up, down by unicast and down by broadcast over all rounds and clients.
 BY_HAND: dict[str, tuple[int, int, int]] = {
     "local": (0, 0, 0),
-    "fedmd": (4 * M * C * N * R, 0, 4 * M * C * N * R),
+    "source-only": (0, 0, 0),
+    "comet(clusters=1)": (ANSWERS, 0, ANSWERS),
+    "comet(by=sample)": (ANSWERS, ANSWERS, 0),
+    "compose": (ANSWERS, 0, ANSWERS),
+    "compose(codec=float16)": (ANSWERS // 2, 0, ANSWERS // 2),
+    "cronus": (ANSWERS, 0, ANSWERS),
+    "ds-fl": (ANSWERS, 0, ANSWERS),
+    "fccl": (ANSWERS, 0, ANSWERS),
+    "fedka-free": (ANSWERS, 0, ANSWERS),
+    "fedka-free(votes=majority)": (8 * M * N * R, 0, ANSWERS),
+    "fedmd": (ANSWERS, 0, ANSWERS),
     "fedmd(form=probabilities, public_samples=16)": (4 * 16 * C * N * R, 0, 4 * 16 * C * N * R),
-    "knfu": (4 * M * C * N * R, 4 * M * C * N * R, 0),
-    "fedavg": (4 * P * N * R, 0, 4 * P * N * (R + 1)),
-    "fedprox": (4 * P * N * R, 0, 4 * P * N * (R + 1)),
+    "fedpf": (ANSWERS, 0, ANSWERS),
+    "knfu": (ANSWERS, ANSWERS, 0),
+    "kt-pfl": (ANSWERS, ANSWERS, 0),
+    "scarlet": (ANSWERS // R, 0, ANSWERS // R),  # all labels are cached after the first round
+    "scarlet(duration=0)": (ANSWERS, 0, ANSWERS),
+    "selective-fd(choose_rows=False)": (ANSWERS, 0, ANSWERS),
+    # All rows are kept, so their ids are known.
+    "fedpkd(keep=1)": (ANSWERS + PROTOTYPES, 0, ANSWERS + (4 * D + 16) * C * N * (R - 1)),
+    "fd": ((4 * C + 16) * CLASSES * R, (4 * C + 16) * C * N * (R - 1), 0),
+    "fedproto": (PROTOTYPES, 0, (4 * D + 16) * C * N * R),
+    "fedtgp": (PROTOTYPES, 0, (4 * D + 16) * C * N * R),
+    "fedgh": (PROTOTYPES, 0, 4 * C * (D + 1) * N * (R - 1)),  # the header from round 2 on
+    "fedavg": WEIGHTS,
+    "fedprox": WEIGHTS,
+    "fedbn": WEIGHTS,
+    "fedntd": WEIGHTS,
+    "moon": WEIGHTS,
+    "fml": WEIGHTS,
+    "ditto": (4 * P * N * R, 0, 4 * P * N * R),
+    "feddf": WEIGHTS,
+    "fedet": WEIGHTS,
+    "fedaux": (WEIGHTS[0] + 4 * M * N * R, 0, WEIGHTS[2]),
+    "fedga": (WEIGHTS[0] + 16 * N * R, 0, WEIGHTS[2]),
+    "fedrep": (4 * BODY * N * R, 0, 4 * BODY * N * (R + 1)),
+    "lg-fedavg": (4 * HEAD * N * R, 0, 4 * HEAD * N * (R + 1)),
+    "fedsr": (4 * Q * N * R, 0, 4 * Q * N * (R + 1)),
+    "scaffold": (8 * P * N * R, 0, WEIGHTS[2] + 4 * P * N * (R - 1)),
+    "ccst": (WEIGHTS[0] + 8 * N * R, 0, WEIGHTS[2] + 8 * N * N * (R - 1)),  # of grey images
+    "f-dann": (4 * DANN * N * R, 0, 4 * DANN * N * (R + 1)),
+    "f-dan": WEIGHTS,
+    "f-coral": WEIGHTS,
+    "kd3a": WEIGHTS,
     "fada(disentangle=False, target_samples=16)": (
         4 * H * N * R,
         0,
         4 * H * N * (R + 1) + T * N * R,
     ),
-    "kd3a": (4 * P * N * R, 0, 4 * P * N * (R + 1)),
-    "fedbn": (4 * P * N * R, 0, 4 * P * N * (R + 1)),
-    "f-dann": (4 * DANN * N * R, 0, 4 * DANN * N * (R + 1)),
-    "f-dan": (4 * P * N * R, 0, 4 * P * N * (R + 1)),
-    "f-coral": (4 * P * N * R, 0, 4 * P * N * (R + 1)),
-    "source-only": (0, 0, 0),
+    "fedka": (4 * DANN * N * R, 0, 4 * DANN * N * (R + 1) + M * (4 * D + 8) * N * R),
+    "fedka(workspace=gaussian)": (4 * DANN * N * R, 0, 4 * DANN * N * (R + 1) + 8 * D * N * R),
 }
+
+
+# The letters of a docstring's formula, in the last round, where they mean something else or are the
+# method's own; None where the options have a formula of their own.
+LETTERS: dict[str, dict[str, int] | None] = {
+    "compose(codec=float16)": None,
+    "fedka-free(votes=majority)": None,
+    "selective-fd(choose_rows=False)": None,
+    "fedmd(form=probabilities, public_samples=16)": {"M": 16},
+    "scarlet": {"M'": 0},
+    "scarlet(duration=0)": {"M'": M},
+    "fedpkd(keep=1)": {"M'": M},
+    "fedbn": {"B": 0},
+    "fedrep": {"B": BODY},
+    "lg-fedavg": {"H": HEAD},
+    "fedsr": {"Q": Q},
+    "ccst": {"C": 1, "k": 1, "S": N},
+    "f-dann": {"H": DANN - P},
+    "fada(disentangle=False, target_samples=16)": {"P'": H, "T": 16},
+    "fedka": {"P": DANN, "W": M * (4 * D + 8)},
+    "fedka(workspace=gaussian)": {"P": DANN, "W": 8 * D},
+}
+
+
+def value_of(formula: str, letters: Mapping[str, int]) -> int:
+    """Return the value of ``4P + T(4d + 8)`` or ``4C²``, as docstrings write it."""
+    parts = re.findall(r"\d+|[A-Za-z]'*|[-+()²]", formula)
+    assert "".join(parts) == formula.replace(" ", ""), f"no formula: {formula}"
+    text = ""
+    for part in parts:
+        if text[-1:].isdigit() or text.endswith(")"):
+            text += "*" * (part not in "-+)²")
+        text += {"²": "**2"}.get(part, str(letters.get(part, part)))
+    return int(eval(text))
 
 
 @pytest.mark.parametrize("reference", BY_HAND)
@@ -100,6 +179,14 @@ def test_published_formula(reference: str) -> None:
         sum(t.down_broadcast for t in traffic),
     )
     assert told == BY_HAND[reference], f"{reference}: bytes up, unicast, broadcast"
+    own = LETTERS.get(reference, {})
+    if own is None:
+        return
+    written = facts_of(Method(reference).section["name"]).formula or ("0", "0")
+    for formula, sent in zip(written, (traffic[-1].up, traffic[-1].down), strict=True):
+        due = N * value_of(formula.removeprefix("at most "), {"M": M, "C": C, "P": P, "d": D} | own)
+        fits = sent <= due if formula.startswith("at most ") else sent == due
+        assert fits, f"{reference}: its docstring says {formula}, {due} bytes; but {sent} travel"
 
 
 def test_normalisation_that_stays_at_home_does_not_travel() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fedkt.simulations.catalogue.method_facts import kinds_down
 from fedkt.strategies import KnowledgeStrategy
 from fedkt.testing.formulas import assert_bytes
 from fedkt.testing.grids import Alone
@@ -74,6 +75,17 @@ def test_the_seed_draws_who_takes_part(variant: Method, run: Outcome) -> None:
 
 def test_its_bytes_are_the_formula(variant: Method, run: Outcome) -> None:
     assert_bytes(variant, plan_of(variant), run)
+
+
+def test_what_comes_down_is_of_the_kind_that_it_says(variant: Method, run: Outcome) -> None:
+    """Of what the server makes itself without a kind in ``fused_kinds`` nothing is said."""
+    kinds = kinds_down(variant.make())
+    for number, fused in run.fused.items():
+        for gift in (fused.shared, *fused.personal.values()):
+            for name, knowledge in gift.items():
+                law = f"{variant}: {name!r} of round {number} comes down as {kinds.get(name)}"
+                fits = kinds.get(name, name) in (knowledge.kind, name)
+                assert fits, f"{law}; but it is {knowledge.kind}: say so in fused_kinds"
 
 
 def _difference(one: Outcome, other: Outcome, rounds: slice) -> str | None:
