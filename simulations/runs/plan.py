@@ -196,6 +196,7 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
     idle = check_training(experiment.training, models, federation)
     notes = (*federation.notes, *idle, *model_notes(models, federation))
     notes += codec_notes(strategy.settled_recipe, experiment.run.codec)
+    notes += tuple(strategy.remarks(experiment.training.told))
     plan = _resolved(experiment.with_values(server_model=server), strategy, federation, models)
     plan = replace(plan, notes=notes)
     liars_of(plan)  # an attack that does not fit shows here

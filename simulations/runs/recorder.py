@@ -219,11 +219,11 @@ def _of_whole_run(rows: Sequence[Mapping[str, Any]], goal: float | None) -> dict
     return {f.name: v for f, v in values.items() if v is not None or not f.optional or f in asked}
 
 
-def run_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def run_notes(rows: Sequence[Mapping[str, Any]], known: Collection[str] = ()) -> list[str]:
     """Return the notes on a run's rounds for the reader of its figures, a line each.
 
     The clients that never trained, each with its last reason, and the notes of the rounds, each
-    once with its rounds.
+    once with its rounds, but for those that are known.
     """
     reasons = {f["client"]: f["reason"] for row in rows for f in row["failures"]}
     never = rows[-1].get("untrained", [])
@@ -236,7 +236,7 @@ def run_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         lines.append(f"so are {len(never) - MOST_NAMED} other clients that never trained")
     rounds_by_note: dict[str, list[int]] = {}
     for row in rows:
-        for note in row.get("notes", ()):
+        for note in (n for n in row.get("notes", ()) if n not in known):
             rounds_by_note.setdefault(note, []).append(row["round"])
     for note, at in rounds_by_note.items():
         when = f"round {at[0]}" if len(at) == 1 else f"{len(at)} rounds from {at[0]} on"

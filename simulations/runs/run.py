@@ -141,7 +141,7 @@ def _summary(plan: Plan, folder: Path) -> dict[str, Any]:
         "one_architecture": plan.one_architecture,
         "adapts": bool(target) and adapting,
         "transductive": plan.federation.transductive and adapting,
-        "notes": [*plan.notes, *run_notes(rows)],
+        "notes": [*plan.notes, *run_notes(rows, plan.notes)],
         **({"metrics": metrics} if metrics else {}),
     }
 

@@ -128,11 +128,12 @@ class Exchange:
         arrays: ArrayRecord,
         first: Callable[[Knowledge | None], Fused] = lambda weights: Fused(),
         made: Callable[[], Knowledge] | None = None,
+        remarks: Callable[[], Sequence[str]] = lambda: (),
     ) -> Roster:
         """Greet the clients that are new, once before each round; return the roster.
 
         ``arrays`` are the first weights if weights are shared, else ``made`` makes them; ``first``
-        makes from them the other knowledge for the first round.
+        makes from them the other knowledge for the first round. ``remarks`` are noted once.
 
         Raises
         ------
@@ -147,6 +148,7 @@ class Exchange:
             self._met = self.next_round
             if begins:
                 self.delivery.public_size = self.roster.public_size
+                self._notes += remarks()
             if begins and not self.delivery.version:  # not resumed
                 self.delivery.accept(self._begun(arrays, first, made), 0)
         return self.roster

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from logging import INFO
 from typing import Any, ClassVar
@@ -166,6 +166,20 @@ class KnowledgeStrategy(Strategy):
             begin with knowledge of the server's: for all clients, or by client.
         """
         return Fused()
+
+    def remarks(self, training: Collection[str]) -> Sequence[str]:
+        """Return lines for the reader of a run's figures, such as on options that do not suit.
+
+        Parameters
+        ----------
+        training : Collection[str]
+            The clients' options of training, as ``TrainingOptions.told``.
+        """
+        return ()
+
+    def _remarks(self) -> Sequence[str]:
+        told = [about.get("training", ()) for about in self.round.about.values()]
+        return self.remarks({line for lines in told if isinstance(lines, tuple) for line in lines})
 
     def server_weights(self) -> Knowledge | None:
         """Return the weights of the server's model for its evaluation; None if it has none.
@@ -340,7 +354,7 @@ class KnowledgeStrategy(Strategy):
             raise ConfigError(f"{title} works on public samples at the server: set options.public.")
         given = title, self.options.models, self.settled_recipe, lambda: self.round
         made = partial(first_weights, *given)
-        there = self.exchange.meet(grid, arrays, self.first, made).public_size
+        there = self.exchange.meet(grid, arrays, self.first, made, self._remarks).public_size
         if self.needs_samples and self.settled_recipe.needs_public and here != there:
             raise ConfigError(
                 f"{title}: the server has {here} public samples and the clients {there}; they must "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,6 +22,7 @@ from fedkt.strategies.server.strategy import KnowledgeStrategy
 from fedkt.upload_check import Expected
 
 OWN = "own-control"
+PLAIN = {"optimiser: sgd", "momentum: 0", "weight_decay: 0"}  # plain gradient descent
 
 
 @register
@@ -129,6 +130,17 @@ class Scaffold(KnowledgeStrategy):
             learn=[Load("weights"), train],
             share=[Weights(), Control()],
             absorb=[Load("weights")],
+        )
+
+    def remarks(self, training: Collection[str]) -> Sequence[str]:
+        """Return that the clients' optimiser is none of the paper's, if it is."""
+        names = {line.partition(":")[0] for line in PLAIN}
+        others = sorted(x for x in set(training) - PLAIN if x.partition(":")[0] in names)
+        if not others:
+            return ()
+        return (
+            f"scaffold is defined for {', '.join(sorted(PLAIN))}; here {', '.join(others)}: its "
+            "control variates are no mean gradients, and may lead astray",
         )
 
     def fuse(self, uploads: Uploads) -> Fused:

@@ -111,3 +111,13 @@ def test_equal_controls_change_nothing() -> None:
     outputs = Outputs(torch.zeros(1, 2), None, y)
     loss = ControlCorrection()(outputs, batch_of([0]), {"control": same, "own-control": same})
     assert not bool(torch.autograd.grad(loss, y["w"])[0].any())
+
+
+def test_another_optimiser_is_remarked_on(world, with_options) -> None:
+    for options, named in ({}, ["optimiser: adam"]), (SGD, []), ({**SGD, "momentum": 0.9}, ["0.9"]):
+        run = world(**options)
+        run.start(with_options(Scaffold(local_epochs=1)), 2)
+        first, second = (report.notes for report in run.reports)
+        assert len(first) == len(named)
+        assert all(name in line for name, line in zip(named, first, strict=True))
+        assert second == []
