@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from flwr.app import Message, RecordDict
 
 from fedkt import registry, wire
-from fedkt.codecs import codec_chain
+from fedkt.codecs import Codec, codec_chain
 from fedkt.disk import writing
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge
@@ -41,13 +41,14 @@ class Policy:
     most_bytes : int, optional
         Most bytes of an upload.
     most_epochs : int, optional
-        Most epochs of a round, of all steps together.
+        Most epochs of a round, of all steps together and of the read-out's copy.
     most_samples : int, optional
         Most rows that an upload has of a share, such as public samples.
     readouts : Collection[str], optional
         Names of the read-outs that it settles (``fedkt list readouts``).
     codecs : Collection[str], optional
-        Names of the codecs that it encodes with; ``none`` is always allowed.
+        Names of the codecs that it encodes with, those in the options of others too; ``none`` is
+        always allowed.
     tables : bool
         Whether metrics that are tables over the classes may leave. The rows of a confusion matrix
         add up to the classes of private test samples.
@@ -84,11 +85,13 @@ class Policy:
         """
         chain = [*codec_chain(codec), *recipe.codecs]
         epochs = sum(step.epochs for step in trainings(recipe.steps))
+        if recipe.personal.copies:
+            epochs += sum(step.epochs for step in trainings(recipe.learn) if step.on == "private")
         asked = (
             _outside("shares", self.shares, (_name("shares", part) for part in recipe.share)),
             _outside("kinds", self.kinds, (part.kind for part in recipe.share)),
             _outside("readouts", self.readouts, [_name("readouts", recipe.personal)]),
-            _outside("codecs", self.codecs, (_name("codecs", part) for part in chain)),
+            _outside("codecs", self.codecs, (_name("codecs", part) for part in _nested(chain))),
             _above("most_epochs", self.most_epochs, epochs, "epochs a round"),
             None if self.tables else _tables(metrics),
         )
@@ -177,14 +180,31 @@ class Sent:
                 lines.append({**where, "record": name, "values": values})
         with writing(self.file.parent):
             self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with self.file.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(line, default=str) + "\n" for line in lines)
+            with self.file.open("a+b") as file:
+                if _is_cut_off(file):  # the disk was full, or the process killed
+                    file.write(b"\n")
+                file.writelines(json.dumps(line, default=str).encode() + b"\n" for line in lines)
                 file.flush()
                 os.fsync(file.fileno())
 
 
 def _name(part: str, thing: Any) -> str:
     return registry.short_name(part, type(thing))
+
+
+def _is_cut_off(file: BinaryIO) -> bool:
+    """Return whether the last line of a file has no end."""
+    if not file.seek(0, os.SEEK_END):
+        return False
+    file.seek(-1, os.SEEK_END)
+    return file.read() != b"\n"
+
+
+def _nested(codecs: Iterable[Codec]) -> Iterator[Codec]:
+    """Yield codecs, and those that are options of them."""
+    for codec in codecs:
+        yield codec
+        yield from _nested(codec.inside)
 
 
 def _outside(option: str, allowed: Collection[str] | None, asked: Iterable[str]) -> str | None:

@@ -205,6 +205,7 @@ class FileStore:
         snapshot.save(path, _labelled(state, run, moment), self._durable)
         for old in _outdated(_moments(folder), moment):
             _path(folder, old).unlink(missing_ok=True)
+        _remove_parts(folder, moment)
         return path.relative_to(self._folder).as_posix()
 
     def rewind(self, run: str, client: int, round: int) -> None:
@@ -213,6 +214,7 @@ class FileStore:
         later = [moment for moment in _moments(folder) if moment >= begins]
         if later:
             self.get(run, client, round)  # refused if it is gone
+        _remove_parts(folder, begins)
         for moment in later:
             _path(folder, moment).unlink(missing_ok=True)
 
@@ -287,6 +289,14 @@ def _moments(folder: Path) -> Iterator[Moment]:
         moment = Moment.read(name.removesuffix(".safetensors"))
         if moment is not None:
             yield moment
+
+
+def _remove_parts(folder: Path, before: Moment) -> None:
+    """Remove the half-written states of before a moment, of processes that were killed."""
+    for path in folder.glob(".*.safetensors.*.part"):  # as ``snapshot.save`` calls them
+        moment = Moment.read(path.name.split(".")[1])
+        if moment is not None and moment < before:
+            path.unlink(missing_ok=True)
 
 
 def _path(folder: Path, moment: Moment) -> Path:

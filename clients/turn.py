@@ -299,7 +299,7 @@ class Turn:
         base = self.bases.get(f"up/{name}")
         if base is not None and base.round != order.acknowledged.get(name):
             base = None  # the server did not get that one
-        packet = wire.encode(knowledge, order.round, ids, codec, base)
+        packet = wire.encode(knowledge, order.round, ids, codec, base, self.work.progress(1.0))
         if uses_base(codec):
             decoded = wire.decode(packet, lambda round_: ids, codec, base=base)
             self.bases[f"up/{name}"] = wire.next_base(packet, decoded, codec, base)

@@ -25,6 +25,7 @@ MOST_NAMES = 1_000  # in a record of figures or facts
 LONGEST_NAME = 500  # characters
 MOST_VALUES = 10**7  # characters and numbers in a record of figures or facts
 MOST_TENSORS = 100_000  # of a share that leaves open which tensors it has
+MOST_EMPTY = 2**26  # bytes of an array without numbers if its axes of length 0 had length 1
 BESIDE = frozenset({"ids", "counts"})  # of rows
 
 
@@ -101,6 +102,8 @@ def check_packet(
         for name, form in content.items():
             check_form(name.removeprefix(wire.TENSOR), form.shape, form.type, expected)
     _at_most(sum(form.bytes for form in content.values()), most.bytes, "bytes of tensors")
+    for name, form in content.items():
+        _check_axes(name, form, most.bytes)
     for name in beside & forms.keys():
         _check_beside(name, forms[name], _rows(expected, open_bytes))
 
@@ -134,6 +137,14 @@ def _rows(expected: Expected, open_bytes: float) -> int:
     shapes = [] if expected.shapes is None else [*expected.shapes.values()]
     rows = shapes[0][0] if shapes and shapes[0] else None
     return int(min(open_bytes, 2**63)) // torch.int64.itemsize if rows is None else rows
+
+
+def _check_axes(name: str, form: Form, most: int) -> None:
+    """Refuse an array without any number of which sums would have a billion."""
+    size = form.dtype.itemsize * math.prod(length or 1 for length in form.shape)
+    if not form.bytes and size > (allowed := max(most, MOST_EMPTY)):
+        shape = f"{name} of shape {list(form.shape)}"
+        raise KnowledgeError(f"{shape}, whose sums could have more than {allowed:,} bytes")
 
 
 def _check_beside(name: str, form: Form, rows: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeAlias, TypeVar, cast
 
@@ -59,6 +59,7 @@ def encode(
     known_ids: Tensor | None,
     codec: str = "none",
     base: Base | None = None,
+    progress: float = 0.0,
 ) -> Packet:
     """Return knowledge as a packet to send.
 
@@ -74,13 +75,15 @@ def encode(
         A registered codec, or several joined by ``+``, applied left to right.
     base : Base, optional
         What the receiver decoded last for this share, if the codec refers to it.
+    progress : float
+        The part of the run, in [0, 1], that ends with the round; codecs may follow it.
     """
     base = base if base is not None and uses_base(codec) and alike(base, knowledge) else None
     arrays = {name: _to_numpy(tensor) for name, tensor in knowledge.tensors.items()}
     chain = codec_chain(codec)
     for place, (step, kind) in enumerate(zip(chain, _kinds(chain, knowledge.kind), strict=True)):
         about = about_rows(kind, knowledge.ids, None if place else base, round_)
-        arrays = dict(encoded(step, arrays, about))
+        arrays = dict(encoded(step, arrays, replace(about, progress=progress)))
     arrays = {f"{TENSOR}{name}": array for name, array in arrays.items()}
     if knowledge.ids is not None and not _equal(knowledge.ids, known_ids):
         arrays["ids"] = _to_numpy(knowledge.ids)

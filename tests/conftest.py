@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,6 +55,16 @@ ROUNDING = re.compile(r"\b(approx|allclose|assert_close|isclose|apart)\(|[<>] *[
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what belongs to level full, and mark what compares up to rounding."""
+    if config.getoption("--fedkt-level") != "full":
+        here = Path(__file__).parent
+        left = [i for i in items if i.path.is_relative_to(here) and i.get_closest_marker("full")]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in set(left)]
+    _mark_numeric(config, items)
+
+
+def _mark_numeric(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark as ``numeric``, when that is asked for, every test that compares up to rounding.
 
     Found in the test's own text and in that of the functions of its module that it calls, so that

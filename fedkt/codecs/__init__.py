@@ -7,6 +7,7 @@ from fedkt.codecs.codec import (
     Size,
     codec_chain,
     encoded,
+    follows_progress,
     uses_base,
     wire_name,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "Size",
     "codec_chain",
     "encoded",
+    "follows_progress",
     "uses_base",
     "wire_name",
 ]

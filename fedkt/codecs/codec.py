@@ -13,6 +13,7 @@ import numpy as np
 from fedkt import registry
 from fedkt.calls import files_in, made, read_call, split
 from fedkt.errors import ConfigError, KnowledgeError
+from fedkt.schedules import is_scheduled
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -37,6 +38,10 @@ class About:
         int64 ``[M]``: how many rounds ago each known row of the base was sent. None as ``known``.
     limit : int, optional
         The most bytes that the decoded arrays may have; None where the sender is trusted.
+    progress : float
+        To encode: the part of the run, in [0, 1], that ends with the round of the knowledge; 0
+        where that is unknown, and always to decode. ``fedkt.schedules.at(self, about.progress)`` is
+        a codec with the numbers of that moment.
     """
 
     kind: str
@@ -45,6 +50,7 @@ class About:
     known: np.ndarray | None = None
     ages: np.ndarray | None = None
     limit: int | None = None
+    progress: float = 0.0
 
 
 class Size(NamedTuple):
@@ -80,6 +86,8 @@ class Codec(ABC):
         then keep. Such a codec is the first of its chain.
     keeps_rows : bool
         Whether rows of the base that are not in a message stay in it; else a message replaces it.
+    same_bits : bool
+        Whether all machines encode the same numbers to the same bits. Then ``delta`` can take it.
     kinds : frozenset of str, optional
         The kinds of knowledge that it changes; all others travel as they are. None: any.
     """
@@ -87,7 +95,13 @@ class Codec(ABC):
     part: ClassVar[str] = "codecs"
     uses_base: ClassVar[bool] = False
     keeps_rows: ClassVar[bool] = False
+    same_bits: ClassVar[bool] = True
     kinds: ClassVar[frozenset[str] | None] = None
+
+    @property
+    def inside(self) -> tuple[Codec, ...]:
+        """The codecs that it has as options, which a client's policy must allow too."""
+        return ()
 
     @abstractmethod
     def encode(self, arrays: Arrays, about: About) -> Arrays:
@@ -195,6 +209,11 @@ def wire_name(text: str) -> str:
             )
         names.append(registry.registered_name("codecs", type(codec)) + options.strip())
     return "+".join(names) or "none"
+
+
+def follows_progress(text: str, files: bool = False) -> bool:
+    """Return whether a schedule in a chain depends on the number of rounds planned."""
+    return any(map(is_scheduled, codec_chain(text, files)))
 
 
 def uses_base(text: str) -> bool:

@@ -59,7 +59,9 @@ class LabelOnly(Codec):
         decoded = {n: a for n, a in arrays.items() if not n.endswith(CLASSES)}
         for name in [n for n in decoded if n + CLASSES in arrays]:
             labels, (classes,) = decoded[name], arrays[name + CLASSES].tolist()
-            need_room((*labels.shape, classes), about)
+            if labels.ndim != 1:
+                raise KnowledgeError(f"{name}: labels of shape {list(labels.shape)}")
+            need_room((len(labels), classes), about)
             values = np.zeros((len(labels), classes), np.float32)
             one = self.margin if about.kind in LOGITS else 1
             np.put_along_axis(values, labels[:, None].astype(np.int64), np.float32(one), 1)

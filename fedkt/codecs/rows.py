@@ -19,9 +19,19 @@ def need_finite(name: str, array: np.ndarray) -> None:
         raise KnowledgeError(f"{name} holds NaN or infinity")
 
 
-def need_room(shape: tuple[int, ...], about: About) -> None:
-    """Raise KnowledgeError if a float32 array would be larger than the receiver allows."""
-    size = 4 * math.prod(shape)
+def need_room(shape: tuple[int, ...], about: About, width: int = 4) -> None:
+    """Raise KnowledgeError if an array would be larger than the receiver allows.
+
+    Parameters
+    ----------
+    shape : tuple[int, ...]
+        The shape.
+    about : About
+        The facts, with the limit.
+    width : int
+        Bytes of a number; float32 by default.
+    """
+    size = width * math.prod(shape)
     if min(shape, default=0) < 0 or (about.limit is not None and size > about.limit):
         raise KnowledgeError(f"an array of {list(shape)}, and {about.limit} bytes are allowed")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from fedkt.codecs.rows import CODES, need_finite, need_room, on_simplex
 from fedkt.errors import KnowledgeError
 from fedkt.options import Count, PositiveFraction
 from fedkt.registry import register
+from fedkt.schedules import Schedule, at, settled
 
 RIGHT = ":right"
 
@@ -39,20 +41,21 @@ class SVD(Codec):
 
     Parameters
     ----------
-    energy : float
-        E, in (0, 1].
+    energy : float or Schedule
+        E, in (0, 1]: ``linear(start=0.95, end=0.98)``.
     rank : int
         K, instead of the energy's; 0: by energy.
     """
 
     name: ClassVar[str] = "svd"
+    same_bits: ClassVar[bool] = False  # which factors there are is the processor's choice
 
-    energy: PositiveFraction = 0.95
+    energy: PositiveFraction | Schedule = 0.95
     rank: Count = 0
 
     def encode(self, arrays: Arrays, about: About) -> Arrays:
         """Return factors; refuse what is not finite."""
-        encoded = dict(arrays)
+        encoded, energy = dict(arrays), settled(at(self.energy, about.progress))
         for name, array in arrays.items():
             if array.dtype != np.float32 or array.ndim < 2 or not array.size:
                 continue
@@ -60,7 +63,7 @@ class SVD(Codec):
             rows = torch.tensor(array).reshape(len(array), -1)
             # Not NumPy's: a worker bounds the threads of torch, on which the last bits depend.
             u, s, v = torch.linalg.svd(rows.double(), full_matrices=False)
-            kept = self._kept(s.numpy())
+            kept = self._kept(s.numpy(), energy)
             if kept * sum(rows.shape) < rows.numel():
                 encoded[name] = (u * s)[:, :kept].numpy().astype(np.float32)
                 right = v[:kept].numpy().astype(np.float32)
@@ -74,7 +77,8 @@ class SVD(Codec):
             left, right = decoded[name], arrays[name + RIGHT]
             shape = len(left), *right.shape[1:]
             need_room(shape, about)
-            if left.ndim != 2 or left.shape[1] != len(right):
+            rank, most = len(right), min(len(left), math.prod(right.shape[1:]))
+            if left.ndim != 2 or left.shape[1] != rank or rank > most:
                 raise KnowledgeError(f"{name}: factors of {left.shape} and {right.shape}")
             values = np.zeros(shape, np.float32)
             for column, row in zip(left.T, right, strict=True):
@@ -90,11 +94,11 @@ class SVD(Codec):
         """Return two arrays for each, of no more bytes."""
         return Size(2 * size.arrays, size.bytes)
 
-    def _kept(self, values: np.ndarray) -> int:
-        """Return K for singular values."""
+    def _kept(self, values: np.ndarray, energy: float) -> int:
+        """Return K for singular values and E."""
         if self.rank:
             return min(self.rank, len(values))
         energies = np.cumsum(np.square(values))
         if not energies[-1]:
             return 0
-        return int(np.searchsorted(energies, self.energy * energies[-1])) + 1
+        return int(np.searchsorted(energies, energy * energies[-1])) + 1

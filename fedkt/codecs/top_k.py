@@ -66,7 +66,9 @@ class TopK(Codec):
             (classes,) = arrays[name + CLASSES].tolist()
             if kept.ndim != 2 or kept.shape != places.shape or not kept.shape[1] < classes:
                 raise KnowledgeError(f"{name}: {list(kept.shape)} of {classes} classes")
-            need_room((len(kept), classes), about)
+            if kept.dtype.kind != "f":  # rows of long texts would be large ones
+                raise KnowledgeError(f"{name} has dtype {kept.dtype}, not a float's")
+            need_room((len(kept), classes), about, kept.dtype.itemsize)
             rest = arrays.get(name + REST)
             if rest is None:
                 sums = kept.sum(1, keepdims=True)

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from fedkt.codecs.codec import About, Arrays, Codec, Size
-from fedkt.codecs.rows import CODES, need_finite, on_simplex
+from fedkt.codecs.rows import CODES, need_finite, need_room, on_simplex
 from fedkt.errors import KnowledgeError
 from fedkt.registry import register
 
@@ -52,6 +52,7 @@ class UInt8(Codec):
         decoded = {n: a for n, a in arrays.items() if not n.endswith(RANGES)}
         for name in [n for n in decoded if n + RANGES in arrays]:
             codes, ranges = decoded[name], arrays[name + RANGES].astype(np.float64)
+            need_room(codes.shape, about)
             rows = codes.reshape(len(ranges), -1)
             if ranges.shape != (len(rows), 2):
                 raise KnowledgeError(f"ranges of {name} have shape {list(ranges.shape)}")

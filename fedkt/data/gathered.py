@@ -127,11 +127,17 @@ def _check_alike(parties: Sequence[ClientData]) -> None:
 def _equal(one: Samples | None, other: Samples | None) -> bool:
     if one is None or other is None:
         return one is other
-    if one.x.shape != other.x.shape or not torch.equal(one.x, other.x):
+    if one.x.shape != other.x.shape or not _equal_inputs(one.x, other.x):
         return False
     if one.y is None or other.y is None:
         return one.y is other.y
     return torch.equal(one.y, other.y)
+
+
+def _equal_inputs(x: Tensor, y: Tensor) -> bool:
+    """Return whether inputs are equal; gaps (NaN) are where the other has them."""
+    gaps = x.isnan()
+    return torch.equal(gaps, y.isnan()) and torch.equal(x[~gaps], y[~gaps])
 
 
 def _none_of(samples: Samples) -> Samples:

@@ -241,7 +241,7 @@ class Recipe:
         """Whether what clients do depends on the number of rounds planned."""
         terms = (t for s in trainings(self.steps) for _, t in weighted((*s.terms, *s.rehearse)))
         ramped = any(getattr(term, "follows_progress", False) for term in terms)
-        return ramped or any(map(is_scheduled, self.steps))
+        return ramped or any(map(is_scheduled, (*self.steps, *self.codecs)))
 
     def ids(
         self,

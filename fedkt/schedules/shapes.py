@@ -34,6 +34,26 @@ class Constant(Schedule):
 
 @register
 @dataclass(frozen=True)
+class Linear(Schedule):
+    """A straight line from one value to another.
+
+    Parameters
+    ----------
+    start, end : float
+        The values at the beginning and at the end of the run.
+    """
+
+    start: float = 1.0
+    end: float = 0.0
+    name: ClassVar[str] = "linear"
+
+    def value(self, progress: float) -> float:
+        """Return the value at a point of the run."""
+        return self.start + (self.end - self.start) * progress
+
+
+@register
+@dataclass(frozen=True)
 class Cosine(Schedule):
     """Half a wave from one value to another (Loshchilov and Hutter, 2017, arXiv:1608.03983, Eq. 5).
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fedkt.codecs import follows_progress
 from fedkt.errors import ConfigError, without_digest
 from fedkt.simulations.experiment.cells import cells_of
 from fedkt.simulations.experiment.config import Experiment
@@ -29,7 +30,8 @@ def check_same(path: Path, experiment: Experiment) -> None:
             )
     if before["rounds"] != now["rounds"] and read_rounds(path.parent):
         strategy = make_strategy(experiment.strategy)
-        if strategy.follows_progress and not experiment.schedule_rounds:
+        follows = strategy.follows_progress or follows_progress(experiment.run.codec, files=True)
+        if follows and not experiment.schedule_rounds:
             raise ConfigError(
                 f"{path.parent} was planned for {before['rounds']} rounds; what {strategy.title} "
                 "does in a round depends on that, so the run cannot be made longer."

@@ -11,6 +11,7 @@ from fedkt.deploy.continuing import resume_deployed
 from fedkt.deploy.deployed_run import is_deployed
 from fedkt.deploy.new_app import write_app
 from fedkt.errors import ConfigError
+from fedkt.simulations.results.run_folder import is_run
 
 
 def write_new(folder: Path, clients: int) -> None:
@@ -27,7 +28,7 @@ def write_new(folder: Path, clients: int) -> None:
 
 def resume_run(folder: Path, app: Path, connection: str, rounds: int) -> None:
     """Go on with a deployed run; exit with Flower's status."""
-    if not is_deployed(folder):
+    if is_run(folder) and not is_deployed(folder):
         raise ConfigError(
             f"{folder} is no deployed run; a simulation goes on with fedkt simulate --out "
             f"{shlex.quote(str(folder))} --resume."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import Context, RecordDict
 
 from fedkt.deploy.node_note import NODE
-from fedkt.errors import ConfigError
+from fedkt.errors import ConfigError, unknown
 from fedkt.text import foreign
 
 if TYPE_CHECKING:
@@ -37,30 +37,34 @@ def model(
     run : str
         Name of the run; by default the latest.
     strategy : KnowledgeStrategy or str, optional
-        The method of the run; by default ``strategy`` of the latest run's configuration. It matters
-        to methods with heads or nets beside the model.
+        The method of the run; by default ``strategy`` of that run's configuration. It matters to
+        methods with heads or nets beside the model.
 
     Raises
     ------
     ConfigError
-        If the folder holds no state of a node, or its app cannot be read.
+        If the folder holds no state of a node in that run, or its app cannot be read.
     """
     from fedkt.clients.state import FileStore
-    from fedkt.deploy.rehearsal import read_app
+    from fedkt.deploy.party import client_id
+    from fedkt.deploy.rehearsal import party_of
     from fedkt.deploy.run_config import plain
     from fedkt.deploy.serving import strategy_of
     from fedkt.simulations.api.trained import TrainedClient
 
     folder = Path(state_dir)
-    about = _read(folder)
-    party = read_app(Path(app if app is not None else about["app"])).party
-    context = Context(0, 0, about["node-config"], RecordDict(), about["run-config"])
+    number, store = client_id(_context(_read(folder))), FileStore(folder)
+    runs = store.runs(number)
+    if not runs:
+        raise ConfigError(f"{folder} holds no state of client {number}: it never took part.")
+    if run and run not in runs:
+        raise unknown("run", run, runs)
+    name = run or runs[-1]
+    state, about = store.get(name, number), _read(folder / f"run-{name}")
+    assert state is not None
+    party, _ = party_of(Path(app if app is not None else about["app"]))
+    context = _context(about)
     client = party(context)
-    store = FileStore(folder)
-    runs = store.runs(client.id)
-    state = store.get(run or runs[-1], client.id) if run or runs else None
-    if state is None:
-        raise ConfigError(f"{folder} holds no state of client {client.id}: it never took part.")
     given = strategy if strategy is not None else str(plain(context.run_config, "strategy"))
     recipe = (strategy_of(given) if isinstance(given, str) else given).settled_recipe
     client.learner.follow(recipe)
@@ -72,6 +76,10 @@ def model(
     return TrainedClient(*who, state, data.log_prior, data.input_shape, none, recipe.world)
 
 
+def _context(about: dict[str, Any]) -> Context:
+    return Context(0, 0, about["node-config"], RecordDict(), about["run-config"])
+
+
 def _read(folder: Path) -> dict[str, Any]:
     path = folder / NODE
     try:
@@ -79,5 +87,5 @@ def _read(folder: Path) -> dict[str, Any]:
         return {key: about[key] for key in ("app", "node-config", "run-config")}
     except FileNotFoundError:
         raise ConfigError(f"{folder} is not the folder of a node's state: no {NODE}.") from None
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is damaged: {foreign(error)}.") from error

@@ -79,7 +79,7 @@ def new_authority(days: int = _CA_DAYS) -> Authority:
     key = ec.generate_private_key(_CURVE())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fedkt federation CA")])
     builder = (
-        _certificate(name, name, key.public_key(), key.public_key(), days)
+        _certificate(name, name, key.public_key(), key.public_key(), _now() + timedelta(days))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs_certificates=True), critical=True)
     )
@@ -110,6 +110,23 @@ def read_authority(folder: Path) -> Authority:
     return Authority(certificate, key)
 
 
+def end_of(authority: Authority, days: int) -> datetime:
+    """Return when a certificate of so many days ends: no later than that of its authority.
+
+    Raises
+    ------
+    ConfigError
+        If that of the authority has ended.
+    """
+    last = authority.certificate.not_valid_after_utc
+    if last <= _now():
+        raise ConfigError(
+            f"The certificate of the CA ended on {last:%Y-%m-%d}; make new ones in another folder "
+            "(fedkt deploy certs), and give each node the new ca.crt."
+        )
+    return min(_now() + timedelta(days=days), last)
+
+
 def server_files(folder: Path, authority: Authority, hosts: Sequence[str], days: int) -> _Files:
     """Return the files of a server's certificate and its key, for the given hosts."""
     key = ec.generate_private_key(_CURVE())
@@ -119,9 +136,9 @@ def server_files(folder: Path, authority: Authority, hosts: Sequence[str], days:
         for host in hosts
     ]
     issuer = authority.certificate.subject
-    end = (authority.certificate.not_valid_after_utc - _now()).days
+    end = end_of(authority, days)
     builder = (
-        _certificate(name, issuer, key.public_key(), authority.key.public_key(), min(days, end))
+        _certificate(name, issuer, key.public_key(), authority.key.public_key(), end)
         .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
@@ -166,7 +183,7 @@ def public_of(private: Path) -> Path:
 
 
 def write_new(files: Mapping[Path, tuple[bytes, int]]) -> None:
-    """Write files that do not exist yet, in folders that only their owner may enter.
+    """Write files that do not exist yet; new folders may be entered by their owner alone.
 
     Raises
     ------
@@ -179,8 +196,7 @@ def write_new(files: Mapping[Path, tuple[bytes, int]]) -> None:
                               "folder without it.")  # fmt: skip
     for path, (content, mode) in files.items():
         with writing(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.parent.chmod(0o700)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
             with open(number, "wb") as file:
                 file.write(content)
@@ -240,7 +256,7 @@ def _certificate(
     issuer: x509.Name,
     key: ec.EllipticCurvePublicKey,
     signer: ec.EllipticCurvePublicKey,
-    days: int,
+    end: datetime,
 ) -> x509.CertificateBuilder:
     identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer)
     return (
@@ -250,7 +266,7 @@ def _certificate(
         .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(_now() - _EARLY)
-        .not_valid_after(_now() + timedelta(days=days))
+        .not_valid_after(end)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
         .add_extension(identifier, critical=False)
     )

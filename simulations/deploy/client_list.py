@@ -24,6 +24,7 @@ from fedkt.text import foreign
 logger = logging.getLogger("fedkt")
 
 FILE = "clients.toml"
+MOST_CLIENTS = 4096  # ids are below: a run's lists over clients have a place for each
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # of a client; becomes a file's name
 _KEY = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 _MOST = 2**64  # Flower's node ids are below
@@ -41,7 +42,7 @@ class Listed:
     Parameters
     ----------
     id : int
-        0 or more; never changes, never goes to somebody else.
+        0 to 4095; never changes, never goes to somebody else.
     name : str
         Letters, digits, dots, dashes and underscores; the name of its key file too.
     key : str
@@ -154,6 +155,14 @@ def check_name(name: str, where: str) -> str:
     return name
 
 
+def check_id(number: Any, what: str) -> None:
+    """Raise ConfigError if a client cannot have an id."""
+    if type(number) is not int or not 0 <= number < MOST_CLIENTS:
+        raise ConfigError(
+            f"{what} is {foreign(number)!r}; allowed are integers from 0 to {MOST_CLIENTS - 1}."
+        )
+
+
 def _listed(entry: Any, where: str) -> Listed:
     """Return the client of a table; ConfigError that names the entry if it is at fault."""
     if not isinstance(entry, dict):
@@ -164,8 +173,7 @@ def _listed(entry: Any, where: str) -> Listed:
     if missing := [key for key in ("id", "name", "key") if key not in entry]:
         raise ConfigError(f"{where} has no {missing[0]}.")
     number, name, key = entry["id"], entry["name"], entry["key"]
-    if type(number) is not int or number < 0:
-        raise ConfigError(f"{where}: id is {foreign(number)!r}; allowed are integers from 0.")
+    check_id(number, f"{where}: id")
     if not isinstance(name, str):
         raise ConfigError(f"{where}: name is {foreign(name)!r}; allowed is text.")
     check_name(name, f"{where}: name")

@@ -14,7 +14,7 @@ import tomli_w
 from fedkt.deploy.deployed_run import read_deployment
 from fedkt.disk import is_held
 from fedkt.errors import ConfigError
-from fedkt.simulations.results.run_folder import is_finished
+from fedkt.simulations.results.run_folder import is_finished, is_run
 
 
 def resume_deployed(folder: Path, app: Path, connection: str = "", rounds: int = 0) -> int:
@@ -37,6 +37,8 @@ def resume_deployed(folder: Path, app: Path, connection: str = "", rounds: int =
         If there is nothing to go on with, or ``flwr`` is not installed.
     """
     config = read_deployment(folder)
+    if not is_run(folder):
+        raise ConfigError(f"{folder} holds no run yet: remove it, and begin the run again.")
     if is_held(folder):
         raise ConfigError(f"{folder} is being written: the run goes on; see fedkt watch.")
     if is_finished(folder) and not rounds:

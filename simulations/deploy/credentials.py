@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 from fedkt.deploy.certificates import (
@@ -12,6 +15,7 @@ from fedkt.deploy.certificates import (
     SERVER,
     SERVER_KEY,
     authority_files,
+    end_of,
     fingerprint_of,
     key_files,
     new_authority,
@@ -20,12 +24,19 @@ from fedkt.deploy.certificates import (
     server_files,
     write_new,
 )
-from fedkt.deploy.client_list import FILE, Listed, check_name, read_clients, write_clients
+from fedkt.deploy.client_list import (
+    FILE,
+    MOST_CLIENTS,
+    Listed,
+    check_id,
+    check_name,
+    read_clients,
+    write_clients,
+)
 from fedkt.disk import only_user, writing
 from fedkt.errors import ConfigError
 from fedkt.text import foreign
 
-_MOST = 10_000  # clients of one command
 _LONGEST = 3650  # days
 
 
@@ -39,8 +50,8 @@ def clients_of(text: str) -> tuple[str, ...]:
     """
     if text.strip().isdecimal():
         number = int(text)
-        if not 1 <= number <= _MOST:
-            raise ConfigError(f"clients is {number}; allowed are 1 to {_MOST}, or names.")
+        if not 1 <= number <= MOST_CLIENTS:
+            raise ConfigError(f"clients is {number}; allowed are 1 to {MOST_CLIENTS}, or names.")
         return tuple(f"client-{n}" for n in range(number))
     names = [check_name(name.strip(), "clients") for name in text.split(",")]
     if twice := [name for n, name in enumerate(names) if name in names[:n]]:
@@ -73,13 +84,12 @@ def make(folder: Path, hosts: Sequence[str], names: Sequence[str], days: int) ->
         If a file exists: then nothing is made.
     """
     _check_days(days)
-    listed = folder / FILE
+    authority, listed = new_authority(), folder / FILE
     if listed.exists() and read_clients(listed):
         raise ConfigError(
             f"{listed} has clients already and is not overwritten; take another folder, or add a "
             "client with `fedkt deploy add`."
         )
-    authority = new_authority()
     files = authority_files(folder, authority) | server_files(folder, authority, hosts, days)
     clients = []
     for number, name in enumerate(names):
@@ -87,12 +97,14 @@ def make(folder: Path, hosts: Sequence[str], names: Sequence[str], days: int) ->
         files |= pair
         clients.append(Listed(number, name, key))
     write_new(files)
+    with writing(folder):
+        folder.chmod(0o700)  # one that was there before
     write_clients(listed, clients)
     return [
         f"{folder / CA}: the certificate that every node needs.",
         f"{folder / CA_KEY}: whoever has it can pass for the server. Keep it offline, away from "
         "this machine; it is needed to renew the server's certificate.",
-        f"{folder / SERVER}, {SERVER_KEY}: of the server, for {', '.join(hosts)}, {days} days.",
+        _server_line(folder, hosts, end_of(authority, days)),
         *(
             f"{folder / KEYS / client.name}: the key of {client.name} (client {client.id}), for "
             f"that node alone. {client.key}"
@@ -106,20 +118,32 @@ def make(folder: Path, hosts: Sequence[str], names: Sequence[str], days: int) ->
 def renew(folder: Path, hosts: Sequence[str], days: int) -> list[str]:
     """Make a new certificate and key for the server; the old ones stay, as ``*.old``.
 
-    Nodes need nothing new: the same authority vouches for it.
+    Whoever may read the old ones may read the new ones. Nodes need nothing new: the same authority
+    vouches for it.
     """
     _check_days(days)
-    files = server_files(folder, read_authority(folder), hosts, days)
+    authority = read_authority(folder)
+    files = server_files(folder, authority, hosts, days)
     with only_user(folder), writing(folder):
-        for path in files:
-            if path.exists():
-                path.replace(path.with_name(f"{path.name}.old"))
+        before = {path: path.with_name(f"{path.name}.old") for path in files if path.exists()}
+        for path, old in before.items():
+            path.replace(old)
         write_new(files)
+        for path, old in before.items():
+            shutil.copymode(old, path)
+            if hasattr(os, "chown"):
+                os.chown(path, old.stat().st_uid, old.stat().st_gid)
     return [
-        f"{folder / SERVER}, {SERVER_KEY}: of the server, for {', '.join(hosts)}, {days} days. "
-        "Restart the proxy and the SuperLink; nodes need nothing new. Take the key of the CA away "
-        "again."
+        f"{_server_line(folder, hosts, end_of(authority, days))} Restart the proxy and the "
+        "SuperLink; nodes need nothing new. Take the key of the CA away again."
     ]
+
+
+def _server_line(folder: Path, hosts: Sequence[str], end: datetime) -> str:
+    return (
+        f"{folder / SERVER}, {SERVER_KEY}: of the server, for {', '.join(hosts)}, until "
+        f"{end:%Y-%m-%d}."
+    )
 
 
 def add(folder: Path, name: str, public: Path | None = None) -> list[str]:
@@ -131,16 +155,16 @@ def add(folder: Path, name: str, public: Path | None = None) -> list[str]:
         If the name or the key is taken, or a file exists.
     """
     check_name(name, "NAME")
-    listed = folder / FILE
-    clients = read_clients(listed)
-    if any(client.name == name for client in clients):
-        raise ConfigError(f"{listed} has a client {name} already.")
-    private = folder / KEYS / name
-    files, key = key_files(private, name) if public is None else sent_key(public, private)
-    number = max((client.id for client in clients), default=-1) + 1
-    if taken := [client.name for client in clients if client.key == key]:
-        raise ConfigError(f"{public} is the key of {taken[0]}.")
+    listed, private = folder / FILE, folder / KEYS / name
     with only_user(folder):
+        clients = read_clients(listed)
+        if any(client.name == name for client in clients):
+            raise ConfigError(f"{listed} has a client {name} already.")
+        files, key = key_files(private, name) if public is None else sent_key(public, private)
+        number = max((client.id for client in clients), default=-1) + 1
+        if taken := [client.name for client in clients if client.key == key]:
+            raise ConfigError(f"{public} is the key of {taken[0]}.")
+        check_id(number, f"{name}: its id")
         write_new(files)
         write_clients(listed, [*clients, Listed(number, name, key)])
     return [f"{name} is client {number}. {key}", f"Next: fedkt deploy register {folder}"]

@@ -38,7 +38,6 @@ from fedkt.text import foreign
 logger = logging.getLogger("fedkt")
 
 DEPLOYMENT = "deployment.json"  # what `fedkt resume` starts the run with again
-MOST_CLIENTS = 4096  # ids are below: lists over clients have a place for each
 UNKNOWN = (
     "run over a network: label counts, leakage, training alone and simulated seconds are not "
     "known, because only a simulation has the clients' data"
@@ -170,8 +169,9 @@ def opened_run(
         if resumes:
             _check_same(folder, settings, strategy)
         began, saved = (last_checkpoint(folder, 1) if resumes else None) or (0, None)
-        write_atomic(folder / CONFIG, tomli_w.dumps(_toml(settings)))
+        # What tells a run from another folder comes last: a folder that has it can be resumed.
         write_json(folder / DEPLOYMENT, {"run-config": dict(config)})
+        write_atomic(folder / CONFIG, tomli_w.dumps(_toml(settings)))
         logger.info("The run is in %s.", folder.resolve())
         run = DeployedRun(folder, settings, names, began, saved)
         try:
@@ -191,7 +191,7 @@ def read_deployment(folder: Path) -> dict[str, Any]:
     """
     path = folder / DEPLOYMENT
     try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["run-config"]
+        config = dict(json.loads(path.read_text(encoding="utf-8"))["run-config"])
     except FileNotFoundError:
         raise ConfigError(f"{folder} holds no deployed run: it has no {DEPLOYMENT}.") from None
     except (OSError, ValueError, KeyError, TypeError) as error:

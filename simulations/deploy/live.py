@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fedkt.simulations.results.rounds import parse_object
 from fedkt.simulations.runs.recorder import write_json
 from fedkt.strategies import RoundReport
 
 LIVE = "live.json"
 OVER = ("finished", "failed")
+NEEDED = {"state", "round", "rounds", "since"}  # in every one
 
 
 class Live:
@@ -61,7 +62,7 @@ class Live:
 def read_live(folder: Path) -> dict[str, Any] | None:
     """Return what a run's folder says of the moment; None if it does not."""
     try:
-        value: dict[str, Any] = json.loads((folder / LIVE).read_text(encoding="utf-8"))
+        value = parse_object((folder / LIVE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return value
+    return value if value.keys() >= NEEDED else None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import keyword
 import re
+import sys
+from importlib.metadata import packages_distributions
 from importlib.resources import files
 from pathlib import Path
 
@@ -48,7 +51,7 @@ def write_app(folder: Path, clients: int = 3) -> list[Path]:
     Raises
     ------
     ConfigError
-        If the folder holds anything, or its name gives no name for a Python package.
+        If the folder holds anything, or its name gives no name for a new Python package.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} exists; name a new folder.")
@@ -56,6 +59,8 @@ def write_app(folder: Path, clients: int = 3) -> list[Path]:
     package = name.replace("-", "_")
     if not package.isidentifier():
         raise ConfigError(f"{folder}: the name of an app begins with a letter.")
+    if keyword.iskeyword(package) or _is_installed(package):
+        raise ConfigError(f"{folder}: Python has a {package} already; name the app otherwise.")
     words = {
         "PACKAGE": package,
         "NAME": name,
@@ -82,6 +87,11 @@ def write_app(folder: Path, clients: int = 3) -> list[Path]:
         write_atomic(folder / place, text)
     deploy = write_deploy_folder(folder / "deploy", name[:MOST_LETTERS].strip("-"), clients=clients)
     return [*(folder / place for place in written), *deploy]
+
+
+def _is_installed(package: str) -> bool:
+    """Return whether a package of that name is there: it and the app's would hide each other."""
+    return package in sys.stdlib_module_names or package in packages_distributions()
 
 
 def config_text(clients: int) -> str:

@@ -1,4 +1,7 @@
-"""The note beside a node's state: which app it belongs to, and as whom it took part."""
+"""The note beside a node's state: which app it belongs to, and as whom it took part.
+
+The folder of a node has the newest; beside the states of each run lies the one of that run.
+"""
 
 from __future__ import annotations
 
@@ -8,33 +11,45 @@ from pathlib import Path
 
 from flwr.app import Context
 
-from fedkt.disk import write_atomic, writing
+from fedkt.clients.state import ClientState, FileStore
+from fedkt.disk import write_atomic
 
 NODE = "node.json"
 
 
-def note_node(folder: Path, context: Context, module: str) -> None:
-    """Note in the folder of a node's state what ``fedkt.deploy.model`` needs.
+class NotedStore(FileStore):
+    """Client state in files, with notes of what ``fedkt.deploy.model`` needs.
 
     Parameters
     ----------
     folder : Path
-        The folder.
+        The folder of a node's state.
     context : Context
         The node's.
     module : str
         The module of the party's functions; its project is the app.
     """
-    about = {
-        "app": str(_project(module)),
-        "node-config": dict(context.node_config),
-        "run-config": dict(context.run_config),
-    }
-    text, path = json.dumps(about, indent=1) + "\n", folder / NODE
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        with writing(folder):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_atomic(path, text)
+
+    def __init__(self, folder: Path, context: Context, module: str) -> None:
+        super().__init__(folder)
+        about = {
+            "app": str(_project(module)),
+            "node-config": dict(context.node_config),
+            "run-config": dict(context.run_config),
+        }
+        self._note = json.dumps(about, indent=1) + "\n"
+        self._write_note(folder)
+
+    def put(self, run: str, client: int, round: int, phase: str, state: ClientState) -> str:
+        """Keep a state in a file, with the note of its run; return its path in the folder."""
+        where = super().put(run, client, round, phase, state)
+        self._write_note(self._of(run, client).parent)
+        return where
+
+    def _write_note(self, folder: Path) -> None:
+        path = folder / NODE
+        if not path.is_file() or path.read_text(encoding="utf-8") != self._note:
+            write_atomic(path, self._note)
 
 
 def _project(module: str) -> Path:

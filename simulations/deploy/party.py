@@ -18,9 +18,9 @@ from fedkt.clients.client import Client
 from fedkt.clients.learners.base import Learner
 from fedkt.clients.learners.making import learner_of, make_learner
 from fedkt.clients.policy import Policy
-from fedkt.clients.state import FileStore
+from fedkt.clients.state import StateStore
 from fedkt.data.samples import ClientData
-from fedkt.deploy.node_note import note_node
+from fedkt.deploy.node_note import NotedStore
 from fedkt.deploy.run_config import options_in
 from fedkt.errors import ConfigError, FedktError, of_class
 from fedkt.rng import global_torch_stream
@@ -72,10 +72,8 @@ def client(
     given = Policy() if policy is None else policy
     connect = Party(load_data, build_model, given, training, threads, device)
 
-    def store_of(context: Context) -> FileStore:
-        folder = state_dir(context)
-        note_node(folder, context, build_model.__module__)
-        return FileStore(folder)
+    def store_of(context: Context) -> StateStore:
+        return NotedStore(state_dir(context), context, build_model.__module__)
 
     return client_app(
         connect, store_of, sent=lambda context: state_dir(context) / SENT, discreet=True

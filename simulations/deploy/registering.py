@@ -53,9 +53,10 @@ def register(folder: Path, connection: str | None = None) -> Iterator[str]:
     Raises
     ------
     ConfigError
-        If a key is not the one of the list, or the SuperLink refuses it.
+        If a key is not the one of the list, or the SuperLink refuses it or is that of simulations.
     """
     file = folder / FILE
+    _check_connection(connection)
     with only_user(folder):
         for client in read_clients(file):
             if client.node is not None:
@@ -93,12 +94,21 @@ def rotate(
     ------
     str
         What was done, and what the node's operator has to do.
+
+    Raises
+    ------
+    ConfigError
+        If a rotation to another key was cut off, or the SuperLink refuses the key or is that of
+        simulations.
     """
     file = folder / FILE
     private = folder / KEYS / name
     fresh = private.with_name(f"{name}.new")
+    _check_connection(connection)
     with only_user(folder):
         client = client_named(read_clients(file), name, file)
+        if public is not None:
+            _check_is_that(public, public_of(fresh), client)
         if client.former is not None or _is_key(public_of(fresh), client.key):
             yield f"{name}: going on with a rotation that was cut off."
         else:
@@ -111,9 +121,41 @@ def rotate(
             _write(file, client)
     yield f"{name}: new key {client.key}, node {client.node}; the old key is refused from now on."
     at_node = f"Replace the key at the node by {private} (mode 600)" if private.exists() else (
-        "Its operator takes the new private key into use"
+        "Let its operator put the new private key in place"
     )  # fmt: skip
     yield f"{at_node}, and restart its SuperNode; until then it stays out."
+
+
+def _check_connection(connection: str | None) -> None:
+    """Refuse the SuperLink that Flower starts for simulations: it would take every key."""
+    from fedkt.simulations.engines._flwr_shim import starts_simulation
+
+    try:
+        simulates = starts_simulation(connection)
+    except Exception as error:  # a file at fault, or another version of Flower
+        raise ConfigError(f"The connection of Flower's config.toml: {raised(error)}.") from error
+    if simulates:
+        which = "default connection" if connection is None else f"connection {foreign(connection)}"
+        raise ConfigError(
+            f"The {which} of Flower's config.toml is its SuperLink for simulations, which no node "
+            "can reach; write the federation's SuperLink there, or name its connection."
+        )
+
+
+def _check_is_that(public: Path, fresh: Path, client: Listed) -> None:
+    """Refuse another public key than that of a rotation which was cut off."""
+    _, key = sent_key(public, fresh)
+    if client.former is not None:
+        under_way, drop = client.key, ""
+    elif fresh.exists():
+        under_way, drop = _fingerprint(fresh), f", or remove {fresh} to drop it"
+    else:
+        return
+    if key != under_way:
+        raise ConfigError(
+            f"{client.name}: a rotation to the key {under_way} was cut off, and {public} is "
+            f"{key}. Finish that rotation first, without --key{drop}."
+        )
 
 
 def _begin(

@@ -25,10 +25,10 @@ PLAIN: Flat = {
     "run-dir": "",  # a new folder below runs/, where the server app runs
     "resume": False,
     "clients-file": "",  # clients.toml: whose id is whose
-    "state": "state",  # the folder of a client, where its node's configuration has no state-dir
 }
 
-OF_RUN = ("run", "seed")  # options of the server with a key of their own, or none
+# Options of the server with a key of their own, or none.
+OF_RUN = ("run", "seed", "most_clients")
 
 
 def plain(config: Flat, key: str) -> Any:

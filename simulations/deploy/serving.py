@@ -17,8 +17,8 @@ from flwr.serverapp.strategy import Result
 from fedkt import by_value
 from fedkt.clients.learners.at_server import LearnerModels
 from fedkt.data.samples import Samples
-from fedkt.deploy.client_list import Listed, names_of, nodes_of, read_clients
-from fedkt.deploy.deployed_run import MOST_CLIENTS, opened_run
+from fedkt.deploy.client_list import MOST_CLIENTS, Listed, names_of, nodes_of, read_clients
+from fedkt.deploy.deployed_run import opened_run
 from fedkt.deploy.party import TABLE as TRAINING
 from fedkt.deploy.party import ask
 from fedkt.deploy.run_config import check_keys, number, options_in, plain

@@ -13,6 +13,7 @@ from rich.live import Live as Display
 from rich.table import Table
 from rich.text import Text
 
+from fedkt.deploy.deployed_run import is_deployed
 from fedkt.deploy.live import OVER, read_live
 from fedkt.disk import is_held
 from fedkt.errors import ConfigError
@@ -23,6 +24,7 @@ from fedkt.simulations.results.run_folder import is_finished, is_run
 
 SHOWN = 12  # rounds, the newest
 MOST_REASONS = 6
+ABOVE = 3  # folders of a comparison, and of a run whose baseline it is
 
 
 def watch(
@@ -45,7 +47,7 @@ def watch(
         If there is no run in the folder.
     """
     console = console or Console()
-    if folder.is_dir() or once:
+    if once or (folder.is_dir() and not is_held(folder)):
         _check_run(folder)
     else:
         console.print(f"waiting for {folder}", soft_wrap=True, highlight=False)
@@ -74,14 +76,18 @@ def _print_changes(folder: Path, every: float, console: Console) -> None:
     before, over = None, False
     while not over:
         over = is_over(folder)
-        live = read_live(folder) or {}
-        now = live.get("state"), live.get("round")
+        live = read_live(folder)  # None of a simulation
+        now = f"round {live['round']}: {live['state']}" if live else _rounds(folder)
         if now != before and not over:
-            console.print(f"round {now[1]}: {now[0]}", highlight=False, soft_wrap=True)
+            console.print(now, highlight=False, soft_wrap=True)
         before = now
         if not over:
             time.sleep(every)
     console.print(shown(folder))
+
+
+def _rounds(folder: Path) -> str:
+    return f"{len(read_rounds(folder))} rounds"
 
 
 def has_failed(folder: Path) -> bool:
@@ -90,9 +96,15 @@ def has_failed(folder: Path) -> bool:
 
 
 def is_over(folder: Path) -> bool:
-    """Return whether a run has ended."""
+    """Return whether a run has ended, or the process that writes it has."""
     live = read_live(folder)
-    return is_finished(folder) if live is None else live["state"] in OVER or not is_held(folder)
+    ended = is_finished(folder) if live is None else live["state"] in OVER
+    return ended or not _is_at_work(folder)
+
+
+def _is_at_work(folder: Path) -> bool:
+    """Return whether a process writes a run: it holds the folder, or that of the comparison."""
+    return any(is_held(place) for place in (folder, *folder.resolve().parents[:ABOVE]))
 
 
 def shown(folder: Path, now: float | None = None) -> Group:
@@ -126,13 +138,13 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
 def _headline(
     folder: Path, live: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], now: float
 ) -> str:
+    if not live and is_finished(folder):
+        return f"{folder}: {len(rows)} rounds, finished"
+    if live.get("state") not in OVER and not _is_at_work(folder):
+        return _stopped(folder, live, len(rows))
     if not live:
-        return f"{folder}: {len(rows)} rounds{', finished' if is_finished(folder) else ''}"
+        return f"{folder}: {len(rows)} rounds"
     state, since = live["state"], now - live["since"]
-    if state not in OVER and not is_held(folder):
-        where = shlex.quote(str(folder))
-        died = f"{folder}: the server app has died, round {live['round']}, {state}"
-        return f"{died}; go on with: fedkt resume {where} --app APP"
     line = f"{folder}: {state}"
     if state not in OVER and live["round"]:
         line = f"{folder}: round {live['round']} of {live['rounds']}, {state}"
@@ -140,6 +152,15 @@ def _headline(
     line += f", {len(asked)} clients asked" if asked else ""
     line += f", since {since:.0f} s" if state not in OVER else ""
     return line + (f": {live['reason']}" if live.get("reason") else "")
+
+
+def _stopped(folder: Path, live: Mapping[str, Any], rounds: int) -> str:
+    """Return that a run has ended early without a word, and what goes on with it."""
+    at = f"round {live['round']}, {live['state']}" if live else f"{rounds} rounds"
+    if live or is_deployed(folder):
+        again = f"fedkt resume {shlex.quote(str(folder))} --app APP"
+        return f"{folder}: the server app has died, {at}; go on with: {again}"
+    return f"{folder}: {at}, and no process writes it; go on with the command that began it"
 
 
 def _reasons(row: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:

@@ -76,6 +76,32 @@ def nodes_by_key(connection: str | None) -> dict[bytes, tuple[int, bool]]:
     return {node.public_key: (node.node_id, node.status != "unregistered") for node in nodes}
 
 
+def starts_simulation(connection: str | None) -> bool:
+    """Return whether a connection is Flower's own SuperLink for simulations on this machine.
+
+    It is the default until a ``config.toml`` names another, and a command starts it.
+
+    Parameters
+    ----------
+    connection : str, optional
+        A name in Flower's ``config.toml``; by default its default.
+    """
+    from flwr.cli.constant import (
+        LOCAL_SUPERLINK_ADDRESS_MAGIC_VALUE,
+        LOCAL_SUPERLINK_ADDRESS_MAGIC_VALUE_IN_MEMORY,
+    )
+    from flwr.cli.flower_config import read_superlink_connection
+
+    with contextlib.redirect_stdout(io.StringIO()):  # it says that it has made a config.toml
+        superlink = read_superlink_connection(connection)
+    if superlink.address is None:  # an older form, of simulations alone
+        return superlink.options is not None
+    return superlink.address in (
+        LOCAL_SUPERLINK_ADDRESS_MAGIC_VALUE,
+        LOCAL_SUPERLINK_ADDRESS_MAGIC_VALUE_IN_MEMORY,
+    )
+
+
 def run_client_app(check: Callable[[bytes], None]) -> None:
     """Run Flower's ``flwr-clientapp``; the bundle of the app is checked before it is unpacked.
 

@@ -232,7 +232,11 @@ def load_run(path: str | Path) -> Run:
 
 
 def figures_of(place: Place, runs: Sequence[Run]) -> list[Figure]:
-    """Return the figures that stand in a place for some runs: optional ones if any measured it."""
+    """Return the figures that stand in a place for some runs.
+
+    Optional ones do if any run measured them, and so do all figures of runs over a network, where
+    nobody can train alone beside the federation.
+    """
     return [figure for figure in figures_at(place) if _stands(figure, runs)]
 
 
@@ -244,8 +248,11 @@ def defined(runs: Sequence[Run]) -> list[Figure]:
 def _stands(figure: Figure, runs: Sequence[Run]) -> bool:
     if figure.whole:
         return not figure.optional or any(figure.name in run.summary for run in runs)
-    measured = (value_of(row, figure.name) for run in runs for row in run.rounds)
-    return not figure.optional or any(value is not None for value in measured)
+    deployed = bool(runs) and all(run.federation.get("deployed") for run in runs)
+    if not figure.optional and not deployed:
+        return True
+    derive = figure.derived or (lambda row: value_of(row, figure.name))
+    return any(derive(row) is not None for run in runs for row in run.rounds)
 
 
 def selected_by(runs: Sequence[Run]) -> str:

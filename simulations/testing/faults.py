@@ -10,6 +10,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from fedkt.clients import Client, client_app
+from fedkt.codecs import codec_chain
 from fedkt.knowledge import CLASS_KINDS, KINDS, SAMPLE_KINDS
 from fedkt.recipe import Recipe
 from fedkt.simulations.engines.grid import InProcessGrid
@@ -159,6 +160,8 @@ class Rubbish:
         Regular expression that the reason must match.
     whole : bool
         Whether it is rubbish only where all rows are asked for.
+    plain : bool
+        Whether it is rubbish only where tensors travel as they are, without a codec.
     """
 
     name: str
@@ -166,6 +169,7 @@ class Rubbish:
     kinds: Collection[str]
     says: str
     whole: bool = False
+    plain: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -174,7 +178,9 @@ class Rubbish:
         """Tell whether the first share of a recipe can be spoiled so."""
         if not recipe.share or (self.whole and recipe.share[0].partial):
             return False
-        return recipe.share[0].kind in self.kinds
+        first = recipe.share[0]
+        coded = bool(codec_chain(recipe.codec(first.name, "up", "none"), files=True))
+        return first.kind in self.kinds and not (self.plain and coded)
 
     def __call__(self, content: RecordDict) -> RecordDict:
         """Return the content with a spoiled upload."""
@@ -257,14 +263,14 @@ def _below_zero(arrays: Arrays, meta: Meta) -> None:
 
 
 RUBBISH = (
-    Rubbish("nan", _put(float("nan")), FLOATS, "NaN|finite"),
-    Rubbish("inf", _put(float("inf")), FLOATS, "infinit|finite"),
-    Rubbish("minus-inf", _put(float("-inf")), FLOATS, "infinit|finite"),
-    Rubbish("row-missing", _drop_row, frozenset(KINDS), "shape|rows"),
-    Rubbish("too-wide", _add_column, frozenset(KINDS), "shape|rows"),
-    Rubbish("other-ids", _other_ids, frozenset(KINDS), "ids"),
+    Rubbish("nan", _put(float("nan")), FLOATS, "NaN|finite", plain=True),
+    Rubbish("inf", _put(float("inf")), FLOATS, "infinit|finite", plain=True),
+    Rubbish("minus-inf", _put(float("-inf")), FLOATS, "infinit|finite", plain=True),
+    Rubbish("row-missing", _drop_row, frozenset(KINDS), "shape|rows", plain=True),
+    Rubbish("too-wide", _add_column, frozenset(KINDS), "shape|rows", plain=True),
+    Rubbish("other-ids", _other_ids, frozenset(KINDS), "ids", plain=True),
     Rubbish("ids-in-disorder", _ids_in_disorder, ROWS, "ids", whole=True),
-    Rubbish("same-id-twice", _same_id_twice, ROWS, "id occurs twice|ids"),
+    Rubbish("same-id-twice", _same_id_twice, ROWS, "id occurs twice|ids", plain=True),
     Rubbish("other-kind", _other_kind, frozenset(KINDS), "kind"),
     Rubbish("unknown-kind", _meta("kind", "gossip"), frozenset(KINDS), "gossip"),
     Rubbish("unknown-codec", _meta("codec", "morse"), frozenset(KINDS), "morse"),
@@ -273,8 +279,8 @@ RUBBISH = (
     Rubbish("float64", _cast(np.float64), FLOATS, "float64|dtype"),
     Rubbish("integers", _cast(np.int64), FLOATS, "int64|dtype"),
     Rubbish("text", _cast(np.str_), frozenset(KINDS), "."),
-    Rubbish("off-the-simplex", _double, {"probabilities"}, "probabilities|simplex"),
-    Rubbish("negative", _below_zero, {"probabilities"}, "probabilities|simplex"),
+    Rubbish("off-the-simplex", _double, {"probabilities"}, "probabilities|simplex", plain=True),
+    Rubbish("negative", _below_zero, {"probabilities"}, "probabilities|simplex", plain=True),
     Rubbish("label-too-large", _put(10), {"labels"}, "labels"),
     Rubbish("label-below-zero", _put(-1), {"labels"}, "labels"),
 )

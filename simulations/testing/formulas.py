@@ -1,24 +1,28 @@
 """What a strategy must send, derived from its recipe and the sizes of things alone.
 
 Every share has its own formula (``upload_bytes``). No message, packet or report is looked at here,
-so an error in the accounting cannot agree with itself.
+so an error in the accounting cannot agree with itself. Only what a share's own codec makes of
+knowledge is found by encoding it once more, because that depends on the numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
 
 import torch
 from torch import nn
 
+from fedkt import wire
 from fedkt.clients.learners.nets import built_heads
+from fedkt.codecs import Size, codec_chain, uses_base
+from fedkt.decoded import Base
 from fedkt.knowledge import Fused, Knowledge
 from fedkt.models import build_model
 from fedkt.recipe import Recipe
-from fedkt.shares import Sizes
+from fedkt.shares import Share, Sizes
 from fedkt.simulations.runs.plan import Plan
 from fedkt.testing.grids import Meter
 from fedkt.testing.kit import Method, Outcome
@@ -79,9 +83,19 @@ def _features(model: nn.Module) -> int:
 
 def upload(recipe: Recipe, sizes: Sizes) -> tuple[int, int]:
     """Return the least and the most bytes that one participant uploads in a round."""
-    formulas = [share.upload_bytes(sizes) for share in recipe.share]
-    bounds = [(f, f) if isinstance(f, int) else f for f in formulas]
+    bounds = [_bounds(share, recipe, sizes) for share in recipe.share]
     return sum(low for low, _ in bounds), sum(high for _, high in bounds)
+
+
+def _bounds(share: Share, recipe: Recipe, sizes: Sizes) -> tuple[int, int]:
+    """Return the least and the most bytes of a share; of one with a codec the codec says which."""
+    chain = codec_chain(recipe.codec(share.name, "up", "none"))
+    formula = share.upload_bytes(replace(sizes, floats=4) if chain else sizes)
+    least, most = (formula, formula) if isinstance(formula, int) else formula
+    size = Size(max(1, len(sizes.tensors)), most)
+    for codec in chain:
+        size = codec.encoded_size(size)
+    return (0, size.bytes) if chain else (least, most)
 
 
 def knowledge(
@@ -100,6 +114,24 @@ def knowledge(
     if one.counts is not None:
         total += INT64 * len(one.counts)
     return total
+
+
+def coded(
+    one: Knowledge,
+    recipe: Recipe,
+    name: str,
+    sizes: Sizes,
+    seed: int,
+    round_: int,
+    base: Base | None,
+) -> tuple[int, Base | None]:
+    """Return the bytes of knowledge with a codec of its own, and what its receiver then holds."""
+    codec, ids = recipe.codec(name, "down", "none"), partial(recipe.ids, name, sizes.public, seed)
+    packet = wire.encode(one, round_, ids(round_), codec, base)
+    if not uses_base(codec):
+        return packet.num_bytes, None
+    decoded = wire.decode(packet, ids, codec, base=base)
+    return packet.num_bytes, wire.next_base(packet, decoded, codec, base)
 
 
 @dataclass(frozen=True)
@@ -141,7 +173,15 @@ def downloads(
     uploads = {s.name: s.upload_bytes(sizes) for s in recipe.share if s.kind == "weights"}
     first = {name: size for name, size in uploads.items() if isinstance(size, int)}
     held: dict[tuple[int, str], int] = {}
+    bases: dict[tuple[int, str], Base | None] = {}
     version, rounds = 0, []
+
+    def cost(client: int, name: str, due: Knowledge) -> int:
+        facts = recipe, name, sizes, seed, max(version, 1)
+        if not codec_chain(recipe.codec(name, "down", "none")):
+            return knowledge(due, *facts)
+        size, bases[client, name] = coded(due, *facts, bases.get((client, name)))
+        return size
 
     def send(client: int, names: Sequence[str]) -> Down:
         unicast = broadcast = 0
@@ -151,9 +191,9 @@ def downloads(
             latest = fused.get(version, Fused())
             due = latest.for_client(client).get(name)
             if due is not None and id(due) not in latest.of_several:
-                unicast += knowledge(due, recipe, name, sizes, seed, max(version, 1))
+                unicast += cost(client, name, due)
             elif due is not None:
-                broadcast += knowledge(due, recipe, name, sizes, seed, max(version, 1))
+                broadcast += cost(client, name, due)
             elif version == 0 and name in first:
                 broadcast += first[name]
             else:
@@ -179,7 +219,7 @@ def _range(least: int, most: int) -> str:
 def assert_bytes(method: Method, plan: Plan, outcome: Outcome) -> None:
     """Require that a metered run in which nobody failed sent what the formulas say."""
     meter = cast(Meter, outcome.engine)
-    recipe, sizes = method.recipe, sizes_of(plan)
+    recipe, sizes = method.recipe.for_the_wire(), sizes_of(plan)
     taking_part = [report.participants for report in outcome.reports]
     down = downloads(recipe, sizes, taking_part, outcome.fused, plan.experiment.seed)
     for number, report in enumerate(outcome.reports, 1):

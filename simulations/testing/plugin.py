@@ -17,7 +17,7 @@ LAWS = Path(__file__).parent / "laws"
 MARKERS = (
     "ray: starts a Ray cluster (slower)",
     "flower: starts Flower's own simulation engine (slower)",
-    "full: a law of the conformance suite that runs at level full only",
+    "full: runs at level full only (make test-all)",
 )
 
 

@@ -11,7 +11,8 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fedkt.context import Round
-from fedkt.errors import KnowledgeError, NotFiniteError
+from fedkt.errors import KnowledgeError, NotFiniteError, RunFailedError
+from fedkt.knowledge import Uploads
 from fedkt.metrics import metrics_of
 from fedkt.recipe import Recipe
 from fedkt.strategies.server.exchange import Exchange
@@ -22,6 +23,11 @@ from fedkt.strategies.server.replies import (
     tabled_by,
     tables_in,
 )
+from fedkt.strategies.server.round import Phase, needed
+from fedkt.strategies.server.uploading import read_uploads
+
+# What clients of a phase are asked to do.
+TASKS: Mapping[Phase, str] = {"train": "learn", "evaluate": "absorb and evaluate"}
 
 
 def round_of(exchange: Exchange) -> Round:
@@ -121,7 +127,39 @@ def to_learn(exchange: Exchange, config: ConfigRecord, grid: Grid) -> list[Messa
     return make(exchange.report.participants)
 
 
-def note_learning(
+def read_learning(
+    exchange: Exchange, replies: Iterable[Message], fuse: Callable[[Uploads], list[int]]
+) -> MetricRecord | None:
+    """Return the mean loss of the clients if any, after fusing the uploads that are good.
+
+    Parameters
+    ----------
+    exchange : Exchange
+        The exchange.
+    replies : Iterable[Message]
+        Replies to :func:`to_learn`.
+    fuse : callable
+        Fuses uploads, and returns the clients whose are in it.
+
+    Raises
+    ------
+    RunFailedError
+        If they are too few and the options do not say to skip the round.
+    """
+    asked = exchange.report.participants
+    uploads, figures = read_uploads(exchange, replies)
+    clients = list(uploads.clients)
+    fuses = enough(exchange, "train", clients, asked)
+    if fuses and exchange.recipe.share:
+        clients = fuse(uploads)
+    del uploads
+    metrics = _note_learning(exchange, asked, clients, figures)
+    if not fuses:
+        exchange.report.participants = []
+    return metrics
+
+
+def _note_learning(
     exchange: Exchange,
     asked: Sequence[int],
     clients: list[int],
@@ -189,13 +227,38 @@ def read_accuracies(exchange: Exchange, replies: Iterable[Message]) -> MetricRec
         else:
             report.metrics[client] = figures
             exchange.acknowledge(client)
-    exchange.enough("evaluate", list(report.metrics), report.clients)
+    enough(exchange, "evaluate", list(report.metrics), report.clients)
     means = MetricRecord()
     for name in bounds:
         values = [v for v in report.per_client(name) if v is not None]
         if values:
             means[name] = float(np.mean(values))
     return means
+
+
+def enough(exchange: Exchange, phase: Phase, sound: Sequence[int], asked: Sequence[int]) -> bool:
+    """Return whether a phase has its quorum; else note that the round is skipped.
+
+    Raises
+    ------
+    RunFailedError
+        If it has not, and the options do not say to skip the round; the message names the
+        first client's reason.
+    """
+    options, report = exchange.options, exchange.report
+    least = max(1, needed(options.quorum_of(phase), len(asked)))
+    if len(sound) >= least:
+        return True
+    text = f"every client failed to {TASKS[phase]}"
+    if sound:
+        text = f"{len(sound)} of {len(asked)} clients came through, and {least} are needed"
+        text += f" to {TASKS[phase]} ({phase}_quorum)"
+    if failures := report.failures:
+        text += f"; client {failures[0].client}: {failures[0].reason}"
+    if options.on_quorum_missed != "skip":
+        raise RunFailedError(f"{exchange.title}, round {report.round}: {text}")
+    report.notes.append(f"the {phase} phase misses its quorum: {text}")
+    return False
 
 
 def _handed_over(replies: Iterable[Message]) -> Iterator[Message]:

@@ -35,6 +35,7 @@ class Delivery:
     def __init__(self, recipe: Recipe, options: ServerOptions) -> None:
         self._recipe, self._options = recipe, options
         self.public_size = 0  # of every client's public set, after the greeting
+        self.rounds = 0  # of the run, 0 if unknown
         self.latest = Fused()
         self.version = 0  # the round in which `latest` was fused; 0 is before the first
         self.bases = Held()
@@ -145,7 +146,8 @@ class Delivery:
     def _encode(self, name: str, knowledge: Knowledge, base: Base | None) -> _Made:
         """Return knowledge as a packet, and as its receivers will hold it if the codec asks."""
         ids, codec = partial(self.ids, name), self.codec(name, "down")
-        packet = wire.encode(knowledge, self.version, ids(self.version), codec, base)
+        progress = self.version / self.rounds if self.rounds else 0.0
+        packet = wire.encode(knowledge, self.version, ids(self.version), codec, base, progress)
         if not uses_base(codec):
             return packet, None
         decoded = wire.decode(packet, ids, codec, base=base)

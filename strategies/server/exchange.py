@@ -16,19 +16,13 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, Metadata, RecordDict
 from flwr.serverapp import Grid
 
 from fedkt import wire
-from fedkt.errors import ConfigError, RunFailedError
+from fedkt.errors import ConfigError
 from fedkt.knowledge import Fused, Knowledge
 from fedkt.recipe import Recipe
-from fedkt.strategies.server.attendance import (
-    LEFT,
-    NODE_UNAVAILABLE,
-    Attendance,
-    Greeter,
-    Wait,
-    why,
-)
+from fedkt.strategies.server.attendance import Attendance, Wait
 from fedkt.strategies.server.choosing import chosen, drawn
 from fedkt.strategies.server.delivery import Delivery, Made
+from fedkt.strategies.server.greeter import LEFT, NODE_UNAVAILABLE, Greeter, why
 from fedkt.strategies.server.roster import Roster
 from fedkt.strategies.server.round import Failure, Phase, RoundReport, ServerOptions, needed
 from fedkt.text import foreign
@@ -41,9 +35,8 @@ NAMED_PHASE = re.compile(r"NotFiniteError: client \d+, (start|learn|share|absorb
 UNDELIVERED, LATE = "undelivered-", "late-"
 
 
-# What clients fail to do where they do not answer in a phase, and all that they were to do.
+# What clients fail to do where they do not answer in a phase.
 FAILING: Mapping[Phase, str] = {"train": "learn", "evaluate": "absorb"}
-TASKS: Mapping[Phase, str] = {"train": "learn", "evaluate": "absorb and evaluate"}
 
 # Codes of Flower's own answers: the message or the reply has expired, the node is gone, or the
 # process of the client has ended. The client did not get to answer.
@@ -78,7 +71,7 @@ class Exchange:
         self.title, self.recipe, self.options, self._begins = title, recipe, options, begins
         # Clients' states belong to a run: one without a name is never taken for another.
         self.run = options.run or secrets.token_hex(6)
-        self.next_round, self.rounds = 1, 0  # rounds of the run, 0 if unknown
+        self.next_round = 1
         self.last_round = 0  # to be run; 0 if unknown
         self.timeout = 3600.0  # for the replies of phases without a deadline of their own
         self.report = RoundReport(0, ())
@@ -112,6 +105,15 @@ class Exchange:
         self._learnt = dict(state["learnt"])
         self.shapes = {name: tuple(shape) for name, shape in state["shapes"].items()}
         self.delivery.load_state_dict(state)
+
+    @property
+    def rounds(self) -> int:
+        """The number of rounds of the run, 0 if unknown."""
+        return self.delivery.rounds
+
+    @rounds.setter
+    def rounds(self, rounds: int) -> None:
+        self.delivery.rounds = rounds
 
     @property
     def latest(self) -> Fused:
@@ -286,6 +288,7 @@ class Exchange:
             node, group = self.roster[client].node, str(self.report.round)
             message = Message(content, node, message_type, group_id=group)
             self._asked[client] = message.metadata  # the grid writes the id of the message into it
+            self._unreached.discard(client)
             built.append(message)
         return built
 
@@ -380,26 +383,3 @@ class Exchange:
         failed = {failure.client for failure in self.report.failures[before:]}
         least = needed(self.options.quorum_of(phase), len(asked))
         return self.options.on_quorum_missed == "wait" and len(set(asked) - failed) < least
-
-    def enough(self, phase: Phase, sound: Sequence[Any], asked: Sequence[int]) -> bool:
-        """Return whether a phase has its quorum; else note that the round is skipped.
-
-        Raises
-        ------
-        RunFailedError
-            If it has not, and the options do not say to skip the round; the message names the
-            first client's reason.
-        """
-        least = max(1, needed(self.options.quorum_of(phase), len(asked)))
-        if len(sound) >= least:
-            return True
-        text = f"every client failed to {TASKS[phase]}"
-        if sound:
-            text = f"{len(sound)} of {len(asked)} clients came through, and {least} are needed"
-            text += f" to {TASKS[phase]} ({phase}_quorum)"
-        if failures := self.report.failures:
-            text += f"; client {failures[0].client}: {failures[0].reason}"
-        if self.options.on_quorum_missed != "skip":
-            raise RunFailedError(f"{self.title}, round {self.report.round}: {text}")
-        self.report.notes.append(f"the {phase} phase misses its quorum: {text}")
-        return False

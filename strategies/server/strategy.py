@@ -20,6 +20,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fedkt import wire
+from fedkt.codecs import follows_progress
 from fedkt.context import Round, ServerNet, ServerSamples
 from fedkt.errors import ConfigError, of_class
 from fedkt.knowledge import Fused, Kind, Knowledge, Uploads
@@ -36,7 +37,6 @@ from fedkt.strategies.server.model import (
     new_model,
 )
 from fedkt.strategies.server.round import Phase, RoundReport, ServerOptions
-from fedkt.strategies.server.uploading import read_uploads
 
 
 class Observer:
@@ -255,11 +255,11 @@ class KnowledgeStrategy(Strategy):
     def follows_progress(self) -> bool:
         """Whether a round depends on the number of rounds planned.
 
-        Then a run made longer differs from a run planned longer. Schedules in the recipe and terms
-        with ``follows_progress`` say so by themselves; a class whose server reads the number of
-        rounds sets ``follows_progress = True``.
+        Then a run made longer differs from a run planned longer. Schedules in the recipe and in
+        codecs, and terms with ``follows_progress``, say so by themselves; a class whose server
+        reads the number of rounds sets ``follows_progress = True``.
         """
-        return self.settled_recipe.follows_progress
+        return self.settled_recipe.follows_progress or follows_progress(self.options.codec, True)
 
     @property
     def exchange(self) -> Exchange:
@@ -382,19 +382,9 @@ class KnowledgeStrategy(Strategy):
 
         Where they are too few for ``options.train_quorum`` they are not fused.
         """
-        exchange = self.exchange
-        if not conversation.has_first_message(exchange.recipe):
+        if not conversation.has_first_message(self.exchange.recipe):
             return None, None
-        asked = exchange.report.participants
-        uploads, figures = read_uploads(exchange, replies)
-        clients = list(uploads.clients)
-        enough = exchange.enough("train", clients, asked)
-        if enough and exchange.recipe.share:
-            clients = fusing.fuse(self, uploads)
-        del uploads
-        metrics = conversation.note_learning(exchange, asked, clients, figures)
-        if not enough:
-            exchange.report.participants = []
+        metrics = conversation.read_learning(self.exchange, replies, partial(fusing.fuse, self))
         return self._server_arrays(), metrics
 
     def configure_evaluate(

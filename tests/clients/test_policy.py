@@ -113,6 +113,32 @@ def test_epochs_of_all_steps_count(client: Client) -> None:
     assert client.policy == Policy()
 
 
+def test_epochs_of_the_read_out_s_copy_count() -> None:
+    recipe = replace(RECIPE, learn=[Train("private", [CrossEntropy()], epochs=3)], readout="mix")
+    assert Policy(most_epochs=6).refusal(recipe) is not None
+    assert Policy(most_epochs=7).refusal(recipe) is None
+
+
+def test_the_codec_in_a_codec_is_refused() -> None:
+    policy = Policy(codecs=["delta", "uint8"])
+    assert policy.refusal(RECIPE, "delta+uint8") is None
+    assert policy.refusal(RECIPE, "delta(codec=uint8)") is None
+    says = "its policy allows codecs delta, uint8, not top-k"
+    assert policy.refusal(RECIPE, "delta(codec=top-k)") == says
+    coded = replace(RECIPE, share=[Predict(codec_up="delta(codec=top-k)")])
+    assert policy.refusal(coded) == says
+
+
+def test_a_line_that_was_cut_off_does_not_spoil_the_next(client: Client, tmp_path: Path) -> None:
+    talk, file = Talk(client), tmp_path / "sent.jsonl"
+    talk.app = client_app(lambda context: client, sent=file)
+    file.write_text('{"run": "a", "rou', encoding="utf-8")  # the disk was full
+    talk.say("query")
+    cut, *lines = file.read_text(encoding="utf-8").splitlines()
+    assert cut == '{"run": "a", "rou'
+    assert [json.loads(line)["message"] for line in lines] == ["query"]
+
+
 def test_one_name_is_no_list_of_names() -> None:
     with pytest.raises(ConfigError, match=r"shares is 'no-weights'; write \['no-weights'\]"):
         Policy(shares="no-weights")

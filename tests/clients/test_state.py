@@ -178,6 +178,22 @@ def test_in_place_of_a_damaged_newest_state_comes_the_one_before(
     assert "client 1 goes on from its state 2-train" in caplog.text
 
 
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    store = FileStore(tmp_path)
+    folder = tmp_path / "run-a" / "client-1"
+    rounds(store, 1)
+    left = [folder / f".{moment}.safetensors.77.part" for moment in ("2-train", "4-train")]
+    for path in (*left, folder / ".mine.part"):
+        path.write_bytes(b"half")
+    rounds(store, 2)
+    assert [path.exists() for path in left] == [False, True], "another process may write the second"
+    rounds(store, 5)
+    assert sorted(path.name for path in folder.glob(".*")) == [".mine.part"]
+    left[0].write_bytes(b"half")
+    store.rewind("a", 1, 5)
+    assert not left[0].exists()
+
+
 def test_foreign_files_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
     store = FileStore(tmp_path)

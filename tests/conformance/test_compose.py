@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 from torch import Tensor
@@ -19,7 +20,7 @@ from fedkt.strategies.construction import make_strategy
 from fedkt.testing.kit import federate, leaves
 
 TOLERANCE = 1e-5  # of float32 weights after a round
-COUNT = 200
+QUICK, FULL = 40, 200  # combinations
 PLAIN = TrainingOptions("sgd", learning_rate=0.05, batch_size=8, public_batch_size=8)
 DIVERGENCES = ("kl", "kl(temperature=2)", "mse", "mae")
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -108,5 +109,11 @@ def check(reference: str, plans: list[Plan]) -> None:
 
 
 def test_random_combinations(plans: list[Plan]) -> None:
-    for reference, _ in zip(combinations(4), range(COUNT), strict=False):
+    for reference in islice(combinations(4), QUICK):
+        check(reference, plans)
+
+
+@pytest.mark.full
+def test_more_random_combinations(plans: list[Plan]) -> None:
+    for reference in islice(combinations(4), QUICK, FULL):
         check(reference, plans)

@@ -58,7 +58,18 @@ UPLOADS = [
 ]
 
 
-@pytest.mark.parametrize(("reference", "name"), UPLOADS, ids=["-".join(u) for u in UPLOADS])
+# At level quick the whole list for answers and for weights alone; the others are of level full.
+QUICK = ("fedmd(form=logits)", "fedavg", "local")
+BY_LEVEL = [pytest.param(name, marks=() if name in QUICK else pytest.mark.full) for name in METHODS]
+
+
+@pytest.mark.parametrize(
+    ("reference", "name"),
+    [
+        pytest.param(*u, id="-".join(u), marks=() if u[0] in QUICK else pytest.mark.full)
+        for u in UPLOADS
+    ],
+)
 def test_hostile_upload(reference: str, name: str) -> None:
     method = METHODS[reference]
     spoil, says = uploads_for(method)[name]
@@ -90,7 +101,7 @@ def test_two_who_claim_all_examples_are_refused(reference: str) -> None:
     assert_as_silent(method, "train", found, "the others' median", 0, ODD)
 
 
-@pytest.mark.parametrize("reference", METHODS)
+@pytest.mark.parametrize("reference", BY_LEVEL)
 def test_generated_replies(reference: str) -> None:
     method = METHODS[reference]
     for kind, made in (

@@ -14,6 +14,7 @@ from cryptography import x509
 
 from fedkt.deploy.certificates import (
     Authority,
+    authority_files,
     fingerprint_of,
     hosts_of,
     new_authority,
@@ -146,6 +147,51 @@ def test_a_certificate_ends_no_later_than_its_authority(tmp_path: Path) -> None:
     assert server.not_valid_after_utc <= authority.certificate.not_valid_after_utc
 
 
+def test_the_end_that_is_told_is_that_of_the_certificate(tmp_path: Path) -> None:
+    folder = tmp_path / "certs"
+    make(folder, HOSTS, ("north",), 365)
+    authority = new_authority(days=10)
+    for path, (content, _) in authority_files(folder, authority).items():
+        path.write_bytes(content)
+    end = authority.certificate.not_valid_after_utc
+    (line,) = renew(folder, HOSTS, 365)
+    assert f", until {end:%Y-%m-%d}. Restart the proxy" in line
+
+
+def test_an_authority_that_has_ended_vouches_for_nobody(folder: Path) -> None:
+    ended = new_authority(days=0)
+    for path, (content, _) in authority_files(folder, ended).items():
+        path.write_bytes(content)
+    before = (folder / "server.crt").read_bytes()
+    with pytest.raises(ConfigError, match=r"certificate of the CA ended on \d+-\d+-\d+; make new"):
+        renew(folder, HOSTS, 30)
+    assert (folder / "server.crt").read_bytes() == before
+
+
+def test_whoever_could_read_the_old_certificate_can_read_the_new(folder: Path) -> None:
+    """As the unit of the SuperLink asks for: a user of its own reads the server's key."""
+    folder.chmod(0o750)
+    (folder / "server.key").chmod(0o640)
+    renew(folder, HOSTS, 30)
+    modes = [stat.S_IMODE(p.stat().st_mode) for p in (folder, folder / "server.key")]
+    assert modes == [0o750, 0o640]
+
+
+def test_a_folder_that_was_there_is_its_owner_s_alone(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    make(tmp_path, HOSTS, ("north",), 365)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o700
+
+
+def test_a_client_too_many_is_not_added(folder: Path) -> None:
+    file = folder / "clients.toml"
+    text = file.read_text(encoding="utf-8").replace("id = 1\n", "id = 4095\n")
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match="west: its id is '4096'; allowed are integers from 0 to"):
+        add(folder, "west")
+    assert not (folder / "keys" / "west").exists()
+
+
 def test_a_client_is_added_with_a_new_key_or_its_own(folder: Path, tmp_path: Path) -> None:
     make(tmp_path / "east", HOSTS, ("east",), 365)
     sent = tmp_path / "east" / "keys" / "east.pub"
@@ -188,7 +234,8 @@ def test_hosts_have_the_loopback_device_once() -> None:
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("0", "clients is 0; allowed are 1 to 10000, or names."),
+        ("0", "clients is 0; allowed are 1 to 4096, or names."),
+        ("4097", "clients is 4097; allowed are 1 to 4096, or names."),
         ("a,a", "clients has 'a' twice."),
         ("a,", "clients is ''; allowed are up to 64 letters"),
         ("../a", "clients is '../a'; allowed are"),

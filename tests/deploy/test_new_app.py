@@ -70,3 +70,18 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["note.txt"]
     with pytest.raises(ConfigError, match="begins with a letter"):
         write_app(tmp_path / "3-clinics")
+
+
+@pytest.mark.parametrize("name", ["class", "fedkt", "numpy", "json"])
+def test_an_app_is_not_called_as_a_package_that_is_there(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"Python has a {name} already; name the app otherwise"):
+        write_app(tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
+def test_no_key_is_there_that_does_nothing(tmp_path: Path) -> None:
+    """States lie where the node says, and the ids that a list over clients can hold are fixed."""
+    write_app(tmp_path / "mine")
+    config = config_of(tmp_path / "mine")
+    assert "state" not in config
+    assert "most-clients" not in config["server"]

@@ -8,13 +8,16 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 
 import fedkt
+from fedkt.clients.state import FileStore
 from fedkt.deploy import model, strategy_of
 from fedkt.deploy.party import ask
 from fedkt.deploy.rehearsal import read_app, values_of
 from fedkt.errors import ConfigError, RunFailedError
 from fedkt.simulations.experiment import config as config_
+from fedkt.simulations.report.pages import write_run_report
 from fedkt.simulations.results.rounds import read_rounds
 
 from .federating import DeathError, Dying, figures, grid_of, new_app, served
@@ -140,6 +143,34 @@ def test_a_node_s_model_answers_and_is_saved(app: Path) -> None:
     assert repr(trained) == "<fedkt client 1: mlp after round 1>"
     with pytest.raises(ConfigError, match="not the folder of a node's state"):
         model("nowhere")
+    with pytest.raises(ConfigError, match=r"Unknown run 'other'\. Known: "):
+        model("state/client-1", run="other")
+
+
+def test_the_model_of_an_older_run_answers_as_its_own_strategy_has_it(app: Path) -> None:
+    """FML counts the answers of a net beside the model as global; KnFu has none."""
+    changed(app, "client_app.py", 'shares={"predict"}', "shares=None")
+    changed(app, "data.py", '("cnn", "mlp", "forest")', '("mlp",)')
+    changed(app, "server_app.py", "server()", "server(server_model='mlp')")
+    served(app, run_dir="first", num_server_rounds=1, strategy="fml(local_epochs=1)")
+    x = read_app(app).party.data(read_app(app).context(1)).train.x[:20]
+    before = model("state/client-1")
+    expected = [before.predict(x, readout) for readout in ("personal", "global")]
+    served(app, run_dir="second", num_server_rounds=1)
+    older, _ = FileStore(Path("state/client-1")).runs(1)
+    after = model("state/client-1", run=older)
+    for answers, readout in zip(expected, ("personal", "global"), strict=True):
+        assert torch.equal(after.predict(x, readout), answers)
+
+
+def test_a_run_that_the_party_refused_hides_no_model(app: Path) -> None:
+    served(app, run_dir="first", num_server_rounds=1)
+    with pytest.raises(ConfigError, match="allows shares predict, not weights"):
+        served(app, run_dir="second", strategy="fml")
+    note = json.loads(Path("state/client-1/node.json").read_text(encoding="utf-8"))
+    assert note["run-config"]["strategy"] == "fml"
+    trained = model("state/client-1")
+    assert trained._world == "model"
 
 
 def test_the_report_and_the_results_of_a_deployed_run(app: Path) -> None:
@@ -147,6 +178,11 @@ def test_the_report_and_the_results_of_a_deployed_run(app: Path) -> None:
     result = fedkt.load("run")
     assert result.figures()["global_accuracy"] > 0.3
     assert any("run over a network" in note for note in result.record.summary["notes"])
+    page = write_run_report("run").read_text(encoding="utf-8")
+    assert "Personalised accuracy (%)" in page
+    for absent in ("Negative transfer", "Mean loss of those clients", "Transfer:", "Server acc"):
+        assert absent not in page
+    assert "Worst decile (%)" in page
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,20 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from fedkt.deploy import deployed_run
 from fedkt.deploy.continuing import resume_deployed
 from fedkt.deploy.live import LIVE
 from fedkt.deploy.rehearsal import read_app
-from fedkt.deploy.watching import is_over, shown, watch
+from fedkt.deploy.watching import has_failed, is_over, shown, watch
 from fedkt.disk import only_user
 from fedkt.errors import ConfigError
+from fedkt.simulations.cli.deployed import resume_run
 
 from .federating import DeathError, Dying, grid_of, new_app, served
 
@@ -85,3 +88,68 @@ def test_a_server_that_has_died_is_told_from_one_at_work(tmp_path: Path) -> None
         assert died not in text_of(tmp_path)
     assert is_over(tmp_path)
     assert died in text_of(tmp_path)
+
+
+@pytest.mark.parametrize("live", [None, '{"state": "tr', "[]", "{}"])
+def test_a_run_without_a_word_of_the_moment(
+    folder: Path, tmp_path: Path, live: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A simulation's, or one whose file is damaged: whether it is at work, its lock says."""
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it is waited for"))
+    for name in ("config.toml", "rounds.jsonl"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    if live is not None:
+        (tmp_path / LIVE).write_text(live, encoding="utf-8")
+    with only_user(tmp_path):
+        assert not is_over(tmp_path)
+        assert f"{tmp_path}: 1 rounds\n" in text_of(tmp_path).replace("  ", "")
+    console = Console(file=io.StringIO(), width=200)
+    watch(tmp_path, console=console)
+    assert has_failed(tmp_path)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]  # of the StringIO
+    assert "1 rounds, and no process writes it; go on with the command that began it" in text
+    (tmp_path / "deployment.json").write_text("{}", encoding="utf-8")
+    assert "the server app has died, 1 rounds; go on with: fedkt resume" in text_of(tmp_path)
+
+
+def test_a_run_of_a_comparison_is_at_work_while_the_comparison_is(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "knfu-0"
+    run.mkdir(parents=True)
+    (run / "config.toml").write_text("", encoding="utf-8")
+    with only_user(tmp_path):
+        assert not is_over(run)
+    assert is_over(run)
+
+
+def test_folders_that_cannot_be_resumed(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere holds no deployed run: it has no deployment"):
+        resume_run(tmp_path / "nowhere", tmp_path, "", 0)
+    (tmp_path / "deployment.json").write_text('{"run-config": 3}', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"deployment\.json is damaged"):
+        resume_run(tmp_path, tmp_path, "", 0)
+    (tmp_path / "deployment.json").write_text('{"run-config": {}}', encoding="utf-8")
+    with pytest.raises(ConfigError, match="holds no run yet: remove it, and begin the run again"):
+        resume_run(tmp_path, tmp_path, "", 0)
+    (tmp_path / "deployment.json").unlink()
+    (tmp_path / "config.toml").write_text("", encoding="utf-8")
+    with pytest.raises(ConfigError, match="is no deployed run; a simulation goes on with"):
+        resume_run(tmp_path, tmp_path, "", 0)
+
+
+def test_a_run_that_dies_while_it_begins_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never with what tells a run, and without what it goes on with."""
+    monkeypatch.chdir(tmp_path)
+    app = new_app(tmp_path / "hospitals")
+
+    def killed(*arguments: object) -> None:
+        raise DeathError
+
+    for writer in ("write_json", "write_atomic"):
+        with monkeypatch.context() as patch:
+            patch.setattr(deployed_run, writer, killed)
+            with pytest.raises(DeathError):
+                served(app, run_dir=writer)
+        run = Path(writer)
+        assert not (run / "config.toml").is_file() or (run / "deployment.json").is_file()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -12,8 +13,8 @@ import torch
 
 from fedkt import wire
 from fedkt.codecs import About, Codec, Float16, Size, codec_chain
-from fedkt.codecs.cfd import CFD
 from fedkt.codecs.label_only import LabelOnly
+from fedkt.codecs.quantised import CFD
 from fedkt.codecs.top_k import TopK
 from fedkt.codecs.uint8 import UInt8
 from fedkt.errors import KnowledgeError
@@ -212,6 +213,56 @@ def test_a_few_bytes_are_not_decoded_to_many(codec: Codec) -> None:
     codec.decode(arrays, About("probabilities", limit=whole))
     with pytest.raises(KnowledgeError, match=f"{whole - 1} bytes are allowed"):
         codec.decode(arrays, About("probabilities", limit=whole - 1))
+
+
+@pytest.mark.parametrize(
+    ("codec", "arrays", "says"),
+    [
+        (
+            TopK(1),
+            {
+                "x": np.zeros((1, 1), "S900"),  # of which 1000 classes are 900 kB
+                "x:places": np.zeros((1, 1), np.uint8),
+                "x:classes": np.array([1000], np.int32),
+                "x:rest": np.zeros(1, "S1"),
+            },
+            r"x has dtype \|S900, not a float's",
+        ),
+        (
+            TopK(1),
+            {
+                "x": np.zeros((1, 1)),
+                "x:places": np.zeros((1, 1), np.uint8),
+                "x:classes": np.array([1000], np.int32),
+            },
+            r"an array of \[1, 1000\], and 4000 bytes are allowed",
+        ),
+        (
+            LabelOnly(),
+            {"x": np.zeros((10**6, 0), np.uint8), "x:classes": np.array([10], np.int32)},
+            r"labels of shape \[1000000, 0\]",
+        ),
+        (
+            UInt8(),
+            {"x": np.zeros((2, 2000), np.uint8), "x:ranges": np.zeros((2, 2), np.float32)},
+            r"an array of \[2, 2000\], and 4000 bytes are allowed",
+        ),
+    ],
+)
+def test_nor_are_strange_ones(codec: Codec, arrays: dict[str, np.ndarray], says: str) -> None:
+    with pytest.raises(KnowledgeError, match=says):
+        codec.decode(arrays, About("logits", limit=4000))
+
+
+def test_bits_are_unpacked_without_8_bytes_for_each() -> None:
+    codec, rows = CFD(32), np.full((20_000, 10), 0.1, np.float32)
+    arrays = dict(codec.encode({"values": rows}, About("probabilities")))
+    tracemalloc.start()
+    decoded = codec.decode(arrays, About("probabilities"))["values"]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert np.allclose(decoded, rows)
+    assert peak < 20 * rows.nbytes, "a byte for each bit, and numbers of 8 bytes"
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,15 @@ import pytest
 import torch
 
 from fedkt import wire
-from fedkt.codecs import About, Size
-from fedkt.codecs.cfd import CFD
+from fedkt.codecs import About, Size, codec_chain
 from fedkt.codecs.codec import Arrays, Codec
 from fedkt.codecs.delta import Delta
+from fedkt.codecs.quantised import CFD
 from fedkt.codecs.svd import SVD
 from fedkt.errors import ConfigError, KnowledgeError
 from fedkt.knowledge import Kind, Knowledge
+from fedkt.recipe import Recipe, Weights
+from fedkt.schedules import Linear
 
 RANDOM = np.random.default_rng(0)
 
@@ -106,8 +108,15 @@ def test_probabilities_stay_on_the_simplex() -> None:
 
 
 def test_what_delta_refuses() -> None:
-    with pytest.raises(ConfigError, match="must not refer to a base"):
-        Delta(Delta())
+    with pytest.raises(ConfigError, match=r"svd makes other bits .*; write delta\+svd"):
+        Delta(SVD())  # of equal singular values each machine finds vectors of its own
+    for inner in ({"codec": Delta()}, {"then": Delta()}):
+        with pytest.raises(ConfigError, match="must not refer to a base"):
+            Delta(**inner)
+    with pytest.raises(ConfigError, match="must follow no schedule"):
+        Delta(SVD(Linear(0.9, 0.95)))
+    with pytest.raises(ConfigError, match="codec or then, not both"):
+        Delta(CFD(), SVD())
     far = np.full((2, 3), 3e38, np.float32)
     about = About("weights", base={"x": -far})
     with pytest.raises(KnowledgeError, match="x and its base are too far apart"):
@@ -179,9 +188,46 @@ def test_delta_and_svd_send_an_update_of_low_rank() -> None:
     assert np.allclose(decoded.tensors["w"], now.tensors["w"], atol=1e-5)
 
 
+def test_delta_then_svd_sends_the_first_message_whole() -> None:
+    """Without a base the values travel as they are; of rows that differ, as two factors."""
+    before = RANDOM.standard_normal((40, 20)).astype(np.float32)
+    codec = Delta(then=SVD(0.99))
+    assert of(codec, before)[0] == before.nbytes
+    assert np.array_equal(of(codec, before)[1], before)
+    now = before.copy()
+    now[:30] += matrix([1, 0.5])
+    about = About("weights", base={"x": before, "n": np.array(3)})
+    size, decoded = sent(codec, {"x": now, "n": np.array(4)}, about)
+    assert size == 4 * 2 * (30 + 20) + math.ceil(40 / 8) + 8
+    assert np.allclose(decoded["x"], now, atol=1e-5)
+    assert np.array_equal(decoded["x"][30:], before[30:])
+    assert decoded["n"] == 4
+
+
+@pytest.mark.parametrize(("progress", "rank"), [(0.0, 1), (0.5, 2), (1.0, 4)])
+def test_the_energy_may_follow_the_run(progress: float, rank: int) -> None:
+    """Squares 60, 32, 6, 1.5, 0.5 of 100, and E from 0.5 to 0.99."""
+    array = matrix(list(np.sqrt([60, 32, 6, 1.5, 0.5])))
+    (codec,) = codec_chain("svd(energy=linear(start=0.5, end=0.99))")
+    about = About("weights", progress=progress)
+    assert Size.of(codec.encode({"x": array}, about)).bytes == 4 * rank * 50
+    knowledge = Knowledge("weights", {"x": torch.tensor(array)})
+    text = "svd(energy=linear(start=0.5,end=0.99))"
+    assert wire.encode(knowledge, 1, None, text, progress=progress).num_bytes == 4 * rank * 50
+    share = Weights(codec_up=text)
+    assert Recipe(share=[share]).follows_progress
+    assert not Recipe(share=[Weights()]).follows_progress
+
+
 def test_small_factors_are_not_decoded_to_a_large_matrix() -> None:
     factors = {"x": np.ones((1000, 1), np.float32), "x:right": np.ones((1, 1000), np.float32)}
     with pytest.raises(KnowledgeError, match="8000 bytes are allowed"):
+        SVD().decode(factors, About("weights", limit=8000))
+
+
+def test_factors_have_no_more_columns_than_a_rank() -> None:
+    factors = {"x": np.ones((1, 1000), np.float32), "x:right": np.ones((1000, 1), np.float32)}
+    with pytest.raises(KnowledgeError, match=r"factors of \(1, 1000\) and \(1000, 1\)"):
         SVD().decode(factors, About("weights", limit=8000))
 
 

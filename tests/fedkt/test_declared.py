@@ -148,6 +148,21 @@ def test_what_is_not_asked_for_is_refused_by_its_header(
     assert str(caught.value).startswith(says)
 
 
+@pytest.mark.parametrize("codec", ["delta", "svd", "float16"])
+def test_an_empty_array_of_a_billion_rows_is_refused(codec: str) -> None:
+    came = packet("logits", t_values=declared((10**9, 0)))
+    says = r"t.values of shape \[1000000000, 0\], whose sums could have more than 67,108,864 bytes"
+    with pytest.raises(KnowledgeError, match=says):
+        check_packet(came, ANSWERS, codec)
+    open_ = Expected("statistics", None, {"values": (None, None)})
+    with pytest.raises(KnowledgeError, match=says):
+        check_packet(packet("statistics", t_values=declared((10**9, 0))), open_, open_bytes=1e6)
+    none = Expected("logits", torch.arange(0), {"values": (0, 10)})
+    check_packet(packet("logits", t_values=declared((0, 10))), none, codec)
+    few = packet("logits", t_values=declared((50, 0)), **{"t_values:right": declared((0, 10))})
+    check_packet(few, ANSWERS, "svd")
+
+
 def test_the_number_of_tensors_is_bounded_where_it_is_open() -> None:
     array = declared((1,))
     arrays = ArrayRecord({f"t.{n}": array for n in range(MOST_TENSORS + 1)})

@@ -75,5 +75,10 @@ def test_a_federation_of_parties_gives_each_its_own_data() -> None:
             assert samples.y is expected.y is None or torch.equal(samples.y, expected.y)
     with pytest.raises(ConfigError, match="client 1 has another public set than client 0"):
         gathered([parts[0], party(public=PUBLIC[1:], common_test=TEST)], "two")
+    gap = PUBLIC.copy()
+    gap[0, 0, 0, 0] = np.nan
+    gathered([party(public=gap.copy()) for _ in range(2)], "two")  # gaps at the same places
+    with pytest.raises(ConfigError, match="client 1 has another public set than client 0"):
+        gathered([party(public=gap), party(public=PUBLIC)], "two")
     with pytest.raises(ConfigError, match="client 1 has another classes"):
         gathered([parts[0], party(classes=5, public=PUBLIC, common_test=TEST)], "two")

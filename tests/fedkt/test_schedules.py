@@ -11,13 +11,14 @@ import torch
 from fedkt.errors import ConfigError
 from fedkt.objectives import KL, CrossEntropy, Distil
 from fedkt.recipe import Recipe, Train, Weighted
-from fedkt.schedules import Constant, Cosine, Schedule, StepDown, WarmUp, at, is_scheduled
+from fedkt.schedules import Constant, Cosine, Linear, Schedule, StepDown, WarmUp, at, is_scheduled
 
 
 @pytest.mark.parametrize(
     ("schedule", "values"),
     [
         (Constant(0.3), [0.3, 0.3, 0.3, 0.3, 0.3]),
+        (Linear(2.0, 1.0), [2.0, 1.75, 1.5, 1.25, 1.0]),
         (Cosine(2.0, 1.0), [2.0, 1.5 + math.sqrt(0.125), 1.5, 1.5 - math.sqrt(0.125), 1.0]),
         (StepDown(8.0, 0.5, (0.25, 0.75)), [8.0, 4.0, 4.0, 2.0, 2.0]),
         (WarmUp(0.5), [0.0, 0.5, 1.0, 1.0, 1.0]),

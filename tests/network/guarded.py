@@ -20,6 +20,28 @@ from fedkt.deploy.registering import flower_program
 
 from .fleet_proxy import Proxy, fleet_proxy
 
+PROJECT = """\
+[project]
+name = "{name}"
+version = "1.0.0"
+license = "Apache-2.0"
+dependencies = ["flwr>=1.41"]
+[tool.flwr.app]
+publisher = "nobody"
+[tool.flwr.app.components]
+serverapp = "{name}:server"
+clientapp = "{name}:client"
+[tool.flwr.app.config]
+"""
+
+
+def small_app(folder: Path, name: str, code: str) -> Path:
+    """Write a Flower app of one module, with its ``server`` and its ``client``; return it."""
+    folder.mkdir()
+    (folder / "pyproject.toml").write_text(PROJECT.format(name=name), encoding="utf-8")
+    (folder / f"{name}.py").write_text(code, encoding="utf-8")
+    return folder
+
 
 def free_port() -> int:
     with socket.socket() as listener:

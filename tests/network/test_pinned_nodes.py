@@ -11,21 +11,8 @@ import pytest
 from fedkt.deploy.pinned import pin
 from fedkt.deploy.registering import flower_program, register
 
-from .guarded import flower_home, guarded_superlink, node, wait_for
+from .guarded import flower_home, guarded_superlink, node, small_app, wait_for
 
-APP = """\
-[project]
-name = "pinned"
-version = "1.0.0"
-license = "Apache-2.0"
-dependencies = ["flwr>=1.41"]
-[tool.flwr.app]
-publisher = "nobody"
-[tool.flwr.app.components]
-serverapp = "pinned:server"
-clientapp = "pinned:client"
-[tool.flwr.app.config]
-"""
 CODE = """\
 import time
 
@@ -56,10 +43,7 @@ def main(grid, context):
 @pytest.mark.network
 @pytest.mark.usefixtures("alone")
 def test_a_node_runs_what_it_has_pinned_and_nothing_else(tmp_path: Path) -> None:
-    app = tmp_path / "app"
-    app.mkdir()
-    (app / "pyproject.toml").write_text(APP, encoding="utf-8")
-    (app / "pinned.py").write_text(CODE, encoding="utf-8")
+    app = small_app(tmp_path / "app", "pinned", CODE)
     with flower_home(tmp_path) as home, guarded_superlink(home) as proxy:
         build = [flower_program("flwr"), "build", "--app", str(app)]
         subprocess.run(build, cwd=home, check=True, capture_output=True)

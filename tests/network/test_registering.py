@@ -16,23 +16,9 @@ from fedkt.deploy.registering import flower_program, register, rotate
 from fedkt.errors import ConfigError
 
 from .fleet_proxy import Proxy
-from .guarded import flower_home, guarded_superlink, node, wait_for
+from .guarded import flower_home, guarded_superlink, node, small_app, wait_for
 
 pytestmark = [pytest.mark.network, pytest.mark.usefixtures("alone")]
-
-APP = """\
-[project]
-name = "nothing"
-version = "1.0.0"
-license = "Apache-2.0"
-dependencies = ["flwr>=1.41"]
-[tool.flwr.app]
-publisher = "nobody"
-[tool.flwr.app.components]
-serverapp = "nothing:app"
-clientapp = "nothing:app"
-[tool.flwr.app.config]
-"""
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +43,7 @@ def test_control_is_refused_by_the_proxy(home: Path, proxy: Proxy) -> None:
     assert proxy.seen[-1] == ("POST", "/v1/control/register-node", 403)
     assert [c.node for c in read_clients(home / "certs" / "clients.toml")] == [None, None]
 
-    app = home / "app"
-    app.mkdir()
-    (app / "pyproject.toml").write_text(APP, encoding="utf-8")
-    (app / "nothing.py").write_text("app = None\n", encoding="utf-8")
+    app = small_app(home / "app", "nothing", "server = None\nclient = None\n")
     done = subprocess.run(
         [flower_program("flwr"), "run", str(app), "proxy", "--format", "json"],
         capture_output=True,

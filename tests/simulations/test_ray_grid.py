@@ -266,6 +266,7 @@ def test_workers_killed_between_rounds_change_nothing(
     assert not set(died) & set(pids_of(grid))
 
 
+@pytest.mark.full  # new worker processes, or a long wait
 def test_a_worker_that_died_idle_or_before_a_restore_is_replaced(
     tiny: Any, open_grid: Any, plain_state: Any
 ) -> None:
@@ -281,6 +282,7 @@ def test_a_worker_that_died_idle_or_before_a_restore_is_replaced(
     assert plain_state(second.snapshot()) == plain_state(states)
 
 
+@pytest.mark.full  # new worker processes, or a long wait
 def test_a_message_that_kills_every_worker_fails_its_client_only(
     tmp_path: Path, tiny: Any, open_grid: Any
 ) -> None:
@@ -326,6 +328,7 @@ def test_in_a_chunk_the_killer_is_found_before_anyone_is_blamed() -> None:
     assert [c.deaths for c in left] == [0, 0, 0]
 
 
+@pytest.mark.full  # new worker processes, or a long wait
 def test_a_client_that_sleeps_is_given_up_for_the_phase(
     tmp_path: Path, tiny: Any, open_grid: Any
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from fedkt.errors import ConfigError
 from fedkt.strategies import ServerOptions
-from fedkt.strategies.server.attendance import LEFT
+from fedkt.strategies.server.greeter import LEFT
 
 from .coming import METHODS, Coming, comes, figures, go, leaves, node, plain
 

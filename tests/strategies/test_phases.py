@@ -10,7 +10,7 @@ import pytest
 from fedkt.errors import ConfigError, RunFailedError
 from fedkt.simulations.runs.recorder import round_row
 from fedkt.strategies import Observer
-from fedkt.strategies.server.attendance import LEFT
+from fedkt.strategies.server.greeter import LEFT
 
 from .coming import comes, figures, go, leaves, node, plain
 
@@ -181,6 +181,22 @@ def test_who_is_waited_for_is_asked_again_and_answers_the_same(
     assert plain(coming.snapshot()) == plain(whole.snapshot())
     asked = [sent.nodes for sent in coming.sent if sent.kind == phase]
     assert asked == [[node(c) for c in clients] for clients in (ALL, ALL, (1, 2), ALL)]
+
+
+def test_one_that_comes_while_it_is_waited_for_has_learnt(grid_of, method_of) -> None:
+    coming = grid_of(*ALL)
+    coming.silent = {"train": {2}}
+
+    def away(there: Any) -> None:
+        there.silent.clear()
+        leaves(1, 2)(there)
+        later(0.2, lambda there: [comes(client)(there) for client in (1, 2)])(there)
+
+    strategy = method_of(train_quorum=2, on_quorum_missed="wait", wait=30)
+    first, second = go(coming, strategy, 2, {("end", 1): away}).reports
+    assert first.untrained == (2,), "its answer was not heard"
+    assert (second.participants, second.untrained) == ([0, 1, 2], ())
+    assert strategy.state_dict()["exchange"]["learnt"] == {0: True, 1: True, 2: True}
 
 
 def test_one_that_answered_but_was_not_heard_answers_the_same(grid_of, method_of) -> None:

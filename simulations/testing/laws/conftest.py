@@ -76,7 +76,7 @@ def _groups(asked: Asked) -> dict[str, list[Any]]:
     if asked.level == "full":
         exchanges = variants
     else:
-        exchanges = kinds = [] if asked.strategies else kinds
+        exchanges = kinds = [] if asked.strategies else _covering(kinds)
     return {
         "method": methods,
         "sharing": [m for m in methods if m.recipe.share],
@@ -93,10 +93,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test over strategies; the fixture it asks for says over which.
 
     For laws of methods: ``method`` (all), ``sharing`` (those that share something), ``variant``
-    (all, and the options in ``VARIANTS``). For laws of messages and files: ``kind`` (one of each
-    kind of exchange: what is shared, in which phases), ``exchange`` (the same at level quick, every
-    variant at level full), ``parcel`` (those that share something), ``spoiled`` (pairs of a kind
-    and rubbish that it may be sent), ``representative`` (two, to save time). With
+    (all, and the options in ``VARIANTS``). For laws of messages and files: ``kind`` (at level full
+    one of each kind of exchange: what is shared together, in which phases; at level quick a few
+    that have among them every kind of knowledge and every phase), ``exchange`` (the same at level
+    quick, every variant at level full), ``parcel`` (those that share something), ``spoiled`` (pairs
+    of a kind and rubbish that it may be sent), ``representative`` (two, to save time). With
     ``--fedkt-strategy`` they are the user's; at level quick only laws of methods are checked then.
     """
     asked = Asked.by(metafunc.config)
@@ -144,8 +145,27 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def _kind(method: Method) -> tuple[Any, ...]:
     recipe = method.recipe
-    shares = tuple(share.kind for share in recipe.share)
+    shares = tuple((share.kind, share.codec_up, share.codec_down) for share in recipe.share)
     return shares, bool(recipe.start), bool(recipe.learn), bool(recipe.absorb), bool(recipe.given)
+
+
+def _traits(method: Method) -> frozenset[str]:
+    """Return what a method's messages have, one by one."""
+    shares, *phases = _kind(method)
+    names = ("start", "learn", "absorb", "given")
+    had = {name for name, there in zip(names, phases, strict=True) if there}
+    return frozenset({*shares, *had, f"{min(len(shares), 2)} shares"})
+
+
+def _covering(methods: Iterable[Method]) -> list[Method]:
+    """Return a few of some methods that have all their traits, greedily; in their order."""
+    given = list(methods)
+    missing, chosen = set[str]().union(*map(_traits, given)), list[Method]()
+    while missing:
+        best = max(given, key=lambda method: len(_traits(method) & missing))
+        missing -= _traits(best)
+        chosen.append(best)
+    return [method for method in given if method in chosen]
 
 
 def _id(value: object) -> str:

@@ -131,6 +131,7 @@ def _unpacked(packed: np.ndarray, form: tuple[int, int], width: int) -> np.ndarr
     count = form[0] * form[1]
     if packed.dtype != np.uint8 or packed.shape != ((count * width + 7) // 8,):
         raise KnowledgeError(f"{packed.shape} bytes for {count} numbers of {width} bits")
-    bits = np.unpackbits(packed, count=count * width).reshape(count, width).astype(np.int64)
-    numbers: np.ndarray = (bits << np.arange(width)[::-1]).sum(1)
+    numbers = np.zeros(count, np.int64)
+    for bits in np.unpackbits(packed, count=count * width).reshape(count, width).T:
+        numbers = (numbers << 1) | bits  # of all bits at once int64 would take 8 bytes for each
     return numbers.reshape(form)

@@ -1,0 +1,129 @@
+"""Tables and figures of docs/results/family.md from a ``compare benchmarks/family.toml``.
+
+    python benchmarks/family_table.py RUN_DIR [FIGURE.png]
+
+Prints a table for each setting, sorted by personalised accuracy, and draws accuracy against traffic
+of all methods. A finished setting is enough; a method that lacks seeds there is left out.
+"""
+
+from __future__ import annotations
+
+import csv
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fedkt.simulations.report.drawing import MEGABYTE, canvas
+from fedkt.simulations.report.tables import markdown
+from fedkt.simulations.results.intervals import clear, t_interval
+
+BASELINE = "local"
+BYTES = ("bytes_up", "bytes_down")
+SIZE = (10.0, 5.2)  # inches of a setting's two panels
+HEADINGS = ("Strategy", "Personalised (%)", "Global (%)", "Against local, personalised (points)",
+            "Worse than alone (%)", "MB up", "MB down", "Seconds")  # fmt: skip
+# setting -> strategy -> seed -> the columns of cells.csv
+Results = Mapping[str, Mapping[str, Mapping[int, Mapping[str, str]]]]
+
+
+def read(out: Path) -> Results:
+    """Read ``cells.csv``."""
+    found: dict[str, dict[str, dict[int, Mapping[str, str]]]] = defaultdict(
+        lambda: defaultdict(dict)
+    )
+    with (out / "cells.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            found[row["cell"]][row["strategy"]][int(row["seed"])] = row
+    return found
+
+
+def column(rows: Mapping[int, Mapping[str, str]], name: str) -> list[float]:
+    """Return a figure of all seeds; NaN where it is not defined."""
+    return [float(rows[seed][name] or "nan") for seed in sorted(rows)]
+
+
+def shown(values: Sequence[float], scale: float = 100, digits: int = 1) -> str:
+    """Return mean ± standard deviation."""
+    if any(v != v for v in values):
+        return "–"
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{scale * statistics.mean(values):.{digits}f} ± {scale * spread:.{digits}f}"
+
+
+def table_of(rows: Mapping[str, Mapping[int, Mapping[str, str]]]) -> list[list[str]]:
+    """Return the lines of one setting, the best personalised accuracy first."""
+    alone = column(rows[BASELINE], "personalised_accuracy")
+    mean = {s: statistics.mean(column(r, "personalised_accuracy")) for s, r in rows.items()}
+    order = sorted(mean, key=lambda strategy: -mean[strategy])
+    differences = {
+        strategy: t_interval(
+            [a - b for a, b in zip(column(rows[strategy], "personalised_accuracy"), alone,
+                                   strict=True)]
+        )
+        for strategy in order if strategy != BASELINE
+    }  # fmt: skip
+    stars = dict(
+        zip(differences, clear([d.p if d else 1.0 for d in differences.values()]), strict=True)
+    )
+    lines = [list(HEADINGS)]
+    for strategy in order:
+        gap = differences.get(strategy)
+        against = f"{gap.shown(1)}{' *' if stars[strategy] else ''}" if gap else "–"
+        row = rows[strategy]
+        lines.append([
+            strategy,
+            shown(column(row, "personalised_accuracy")),
+            shown(column(row, "global_accuracy")),
+            against,
+            shown(column(row, "negative_transfer"), digits=0),
+            *(f"{statistics.mean(column(row, b)) / MEGABYTE:.3g}" for b in BYTES),
+            f"{statistics.mean(column(row, 'seconds')):.0f}",
+        ])  # fmt: skip
+    return lines
+
+
+def draw(results: Results, png: Path) -> None:
+    """Draw accuracy against traffic, both directions, a pair of panels for each setting."""
+    with canvas(png, SIZE[0], SIZE[1] * len(results)) as figure:
+        panels = figure.subplots(len(results), 2, squeeze=False)
+        for pair, (setting, rows) in zip(panels, results.items(), strict=True):
+            kinds = (("personalised_accuracy", "Personalised"), ("global_accuracy", "Global"))
+            for axes, (name, title) in zip(pair, kinds, strict=True):
+                for strategy, row in rows.items():
+                    accuracy = 100 * statistics.mean(column(row, name))
+                    sent = statistics.mean(
+                        u + d for u, d in zip(column(row, "bytes_up"), column(row, "bytes_down"),
+                                              strict=True)
+                    )  # fmt: skip
+                    if sent:
+                        axes.plot(sent / MEGABYTE, accuracy, "o", color="#0072B2", markersize=4)
+                        axes.annotate(
+                            strategy, (sent / MEGABYTE, accuracy), (3, 2),
+                            textcoords="offset points", fontsize=6,
+                        )  # fmt: skip
+                    elif strategy == BASELINE:
+                        axes.axhline(accuracy, color="#555555", linestyle="--", linewidth=1)
+                axes.set_xscale("log")
+                axes.xaxis.set_major_formatter("{x:g}")
+                axes.set_title(f"{setting}: {title.lower()} accuracy (%)")
+                axes.set_xlabel("Sent and received per client (MB)")
+
+
+def main(out: Path, png: Path | None = None) -> None:
+    """Print all tables, and draw the figure."""
+    whole = {}
+    for setting, rows in read(out).items():
+        seeds = set(rows.get(BASELINE, ()))
+        whole[setting] = {s: row for s, row in rows.items() if set(row) == seeds}
+        short = sorted(set(rows) - set(whole[setting]))
+        print(f"## {setting}\n\n{markdown(table_of(whole[setting]))}\n")
+        if short:
+            print(f"Left out, not all seeds: {', '.join(short)}\n")
+    if png is not None:
+        draw(whole, png)
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
