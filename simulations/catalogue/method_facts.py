@@ -10,7 +10,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -107,19 +107,19 @@ def facts_of(name: str) -> MethodFacts:
     module = sys.modules.get(cls.__module__)
     paper = read_docstring(inspect.getdoc(module)).line if module else ""
     said = next((p for p in text.paragraphs if p.startswith("Bytes ")), "")
-    written = {
-        "name": registry.short_name("strategies", cls),
-        "family": family_of(cls),
-        "line": text.line,
-        "paper": paper.rstrip(".") if CITATION.search(paper) else "",
-        "bytes": said,
-    }
+    written = MethodFacts(
+        name=registry.short_name("strategies", cls),
+        family=family_of(cls),
+        line=text.line,
+        paper=paper.rstrip(".") if CITATION.search(paper) else "",
+        bytes=said,
+    )
     try:
-        return MethodFacts(**written, **asked(make_strategy({"name": name})))
+        return replace(written, **asked(make_strategy({"name": name})))
     except FedktError as error:
-        return MethodFacts(**written, problem=str(error))
+        return replace(written, problem=str(error))
     except Exception as error:  # a user's code may raise anything
-        return MethodFacts(**written, problem=raised(error))
+        return replace(written, problem=raised(error))
 
 
 def asked(strategy: KnowledgeStrategy) -> dict[str, Any]:
