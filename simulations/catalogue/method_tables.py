@@ -12,7 +12,7 @@ from fedkt.simulations.catalogue.method_facts import MethodFacts, about_family
 NOTHING, UNKNOWN = "–", "?"
 WIDE = 112  # columns in which the papers have room beside the facts
 MODELS, PLACE = 8, 7  # columns of the terminal for "networks", and for "clients" or "weights"
-GAP = "  "
+GAP, SLASH = "  ", " / "
 HEAD = ("Strategy", "Travels", "Bytes", "Models", "Public", "Server")
 PAPER = "Paper"
 BRACKETS = re.compile(r"\([^()]*\)")
@@ -55,30 +55,32 @@ def headed(family: str) -> tuple[str, str]:
     return (family, about_family(family)) if family else ("others", "Methods of other packages.")
 
 
-def travels(facts: MethodFacts) -> str:
-    """Return what travels up / down."""
-    if facts.problem:
-        return UNKNOWN
-    return _both_ways(*(" + ".join(kinds) or "nothing" for kinds in (facts.up, facts.down)))
+Cell = tuple[str, ...]  # up and down, or one text for both
 
 
-def in_bytes(facts: MethodFacts) -> str:
-    """Return the bytes up / down; where the docstring has no such formulas, its first clause."""
+def travels(facts: MethodFacts) -> Cell:
+    """Return what travels up and down."""
+    up, down = (" + ".join(kinds) or "nothing" for kinds in (facts.up, facts.down))
+    return (UNKNOWN,) if facts.problem else _once(up, down)
+
+
+def in_bytes(facts: MethodFacts) -> Cell:
+    """Return the bytes up and down; where the docstring has no such formulas, its first clause."""
     if facts.formula is not None:
-        return _both_ways(*facts.formula)
+        return _once(*facts.formula)
     said = plain(facts.bytes)
-    return re.split(r"[.;] |\.$", said.partition(": ")[2] or said)[0] or UNKNOWN
+    return (re.split(r"[.;] |\.$", said.partition(": ")[2] or said)[0] or UNKNOWN,)
 
 
-def _both_ways(up: str, down: str) -> str:
-    return up if up == down else f"{up} / {down}"
+def _once(up: str, down: str) -> Cell:
+    return (up,) if up == down else (up, down)
 
 
-def _cells(facts: MethodFacts) -> list[str]:
+def _cells(facts: MethodFacts) -> list[Cell]:
     """Return the cells of a method's row, as ``HEAD`` says."""
     absent = UNKNOWN if facts.problem else NOTHING
-    places = (facts.models or absent, facts.public or absent, facts.server or absent)
-    return [facts.name, travels(facts), in_bytes(facts), *places]
+    places = [(place or absent,) for place in (facts.models, facts.public, facts.server)]
+    return [(facts.name,), travels(facts), in_bytes(facts), *places]
 
 
 # --- the terminal -------------------------------------------------------------------------------
@@ -102,11 +104,10 @@ def terminal_table(methods: Sequence[MethodFacts], width: int, long: bool = Fals
     for family, members in by_family(methods).items():
         title, sentence = headed(family)
         lines += ["", *textwrap.wrap(f"{title}: {sentence}", width)]
-        lines += _row([*HEAD, *([PAPER] if beside else [])], widths)
+        lines += _row([(head,) for head in (*HEAD, *([PAPER] if beside else []))], widths)
         for facts in members:
-            lines += _row(
-                [*_cells(facts), *([facts.short_citation or NOTHING] if beside else [])], widths
-            )
+            papers = [(facts.short_citation or NOTHING,)] if beside else []
+            lines += _row([*_cells(facts), *papers], widths)
             paper = facts.paper if long else facts.short_citation * (not beside)
             below = [facts.line * long, paper, facts.problem]
             for text in filter(None, map(plain, below)):
@@ -125,7 +126,7 @@ def _widths(methods: Sequence[MethodFacts], width: int, beside: bool) -> list[in
     return [name, travel, rest - travel, *fixed[1:]]
 
 
-def _row(cells: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
+def _row(cells: Sequence[Cell], widths: Sequence[int]) -> Iterator[str]:
     """Yield the lines of a row, whose cells take as many as they need."""
     wrapped = [_wrapped(cell, width) for cell, width in zip(cells, widths, strict=True)]
     for number in range(max(map(len, wrapped))):
@@ -133,13 +134,12 @@ def _row(cells: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
         yield GAP.join(f"{p:<{w}}" for p, w in zip(parts, widths, strict=True)).rstrip()
 
 
-def _wrapped(cell: str, width: int) -> list[str]:
+def _wrapped(cell: Cell, width: int) -> list[str]:
     """Return the lines of a cell: what goes down begins a new one, brackets stay whole."""
-    if len(cell) <= width:
-        return [cell]
-    up, slash, down = cell.partition(" / ")
+    if len(SLASH.join(cell)) <= width:
+        return [SLASH.join(cell)]
     lines = []
-    for text in (up + slash.rstrip(), down):
+    for text in (*(part + SLASH.rstrip() for part in cell[:-1]), cell[-1]):
         whole = BRACKETS.sub(lambda found: found[0].replace(" ", HARD), text)
         lines += textwrap.wrap(whole, width, break_on_hyphens=False)
     return [line.replace(HARD, " ") for line in lines]
@@ -179,9 +179,9 @@ def _markdown_table(members: Iterable[MethodFacts]) -> str:
     head = [*HEAD, PAPER, "What it does"]
     rows = [head, ["---"] * len(head)]
     for facts in members:
-        name, *cells = _cells(facts)
+        cells = [SLASH.join(cell) for cell in _cells(facts)[1:]]
         paper = facts.short_citation or NOTHING
-        rows.append([f"`{name}`", *cells, paper, plain(facts.line, "`")])
+        rows.append([f"`{facts.name}`", *cells, paper, plain(facts.line, "`")])
     return _in_markdown(rows)
 
 

@@ -33,10 +33,10 @@ class CFD(StudentStrategy):
     With 32 bits both ways and without a student it is :class:`~fedkt.strategies.FedMD` with
     probabilities.
 
-    Bytes a round and client, M public samples in use, C classes: B = ⌈M r / 8⌉ packed, where r is
-    ⌈log2 C⌉ with one bit, else (C - 1) b; 4MC with 32 bits. Up B + 8 in a client's first round, 8
-    for the shape. Later, of the B bytes u have changed: ⌈B / 8⌉ + u + 1, or B + 1 if all have. Down
-    (broadcast) the same, with the bits of that direction.
+    Bytes a round and client, M public samples in use, C classes: up B + 8, down B + 8 (broadcast),
+    in a client's first round, 8 for the shape. B = ⌈M r / 8⌉ is packed, where r is ⌈log2 C⌉ with
+    one bit, else (C - 1) b with the b bits of the direction; with 32 bits it is 4MC. Later, of the
+    B bytes u have changed: ⌈B / 8⌉ + u + 1, or B + 1 if all have.
 
     Differences: clients of the paper distil before they train on private data. Here private
     training opens the round, as in :class:`~fedkt.strategies.DSFL`, so the two differ by half a

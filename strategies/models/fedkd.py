@@ -100,10 +100,10 @@ class FedKD(KnowledgeStrategy):
     Without distillation (γ = 0) mentors train alone and mentees are FedAvg's; with E = 1 nothing is
     left out, but for rounding.
 
-    Bytes a round and client, for n × m matrices of the mentee: Σ 4 min(K (n + m), n m), and vectors
-    as they are, up; the same of the rows that change down (broadcast), and a bit for each row where
-    some do not. The first mentee goes down whole, and any to a client of which the server does not
-    know what it has.
+    Bytes a round and client, S = Σ 4 min(K (n + m), n m) over the n × m matrices of the mentee and
+    its vectors as they are: up S, down S (broadcast), there only of the rows that change, and with
+    a bit for each row where some do not. The first mentee goes down whole, and any to a client of
+    which the server does not know what it has.
 
     Differences: the paper adds losses between hidden states and between attention maps, which
     networks of any kind do not have. What the decomposition leaves out on the way down is part of

@@ -15,7 +15,7 @@ from fedkt.about import Model
 from fedkt.context import ServerNet
 from fedkt.data.samples import ClientData
 from fedkt.fusion import mean_by_examples
-from fedkt.knowledge import Fused, Knowledge, Uploads
+from fedkt.knowledge import Fused, Kind, Knowledge, Uploads
 from fedkt.objectives import KL, Batch, CrossEntropy, Outputs, weighted_mean
 from fedkt.options import AtLeastOne, AtLeastTwo, Count, Factor, Positive, PositiveFraction
 from fedkt.recipe import ClassCounts, Load, Recipe, Train, Weights
@@ -150,9 +150,9 @@ class FedGen(KnowledgeStrategy):
     architectures, with linear last layers on equally wide features.
 
     Bytes a round and client, C classes, d features, P parameters of the model or of its last layer,
-    h hidden units and e noise: up 4P + 8C; down (broadcast) 4P, and from the second round on
-    4(h(e + C) + 5h + d(h + 1) + C + 2) for the generator; 4P more down in the first round and for a
-    client that did not take part in the round before.
+    h hidden units and e noise: up 4P + 8C, down 4P + G (broadcast). G is for the generator,
+    4(h(e + C) + 5h + d(h + 1) + C + 2), from the second round on; 4P more down in the first round
+    and for a client that did not take part in the round before.
 
     Differences: the program draws uniform noise, and labels uniformly among those that somebody
     has; noise and labels are the paper's here. Its student s is the average of the round before,
@@ -213,6 +213,11 @@ class FedGen(KnowledgeStrategy):
         train = Train("private", [CrossEntropy(), GeneratedFeatures()], epochs=self.local_epochs)
         shares = [weights, CountsAndWidth()]
         return Recipe(learn=[load, train], share=shares, absorb=[load], given=["generator"])
+
+    @property
+    def fused_kinds(self) -> Mapping[str, Kind]:
+        """The kind of the generator, beside which come the labels' prior and the factors."""
+        return {"generator": "weights"}
 
     def models(self) -> Mapping[str, ServerNet]:
         """Return the generator, and a model like the clients' where whole ones are shared."""

@@ -73,6 +73,7 @@ N, R = CLIENTS, ROUNDS
 H = P + 64 * (D + 3) + 2  # with FADA's judge
 T = 16 * (4 * D + 8)  # features of 16 target samples, and their ids
 Q = P + D * (D + 1) + 2 * D * (C + 1)  # with the heads of FedSR
+GENERATOR = 4 * (256 * (32 + C) + 5 * 256 + D * 257 + C + 2)  # of 256 hidden units, 32 of noise
 CLASSES = 6 + 8 + 5 + 6  # that the clients have, all ten among them
 ANSWERS = 4 * M * C * N * R
 WEIGHTS = (4 * P * N * R, 0, 4 * P * N * (R + 1))  # and once more in the first round
@@ -111,6 +112,9 @@ BY_HAND: dict[str, tuple[int, int, int]] = {
     "fedntd": WEIGHTS,
     "moon": WEIGHTS,
     "fml": WEIGHTS,
+    "fedtype": WEIGHTS,  # of the proxy, an mlp
+    # The generator from round 2 on.
+    "fedgen": (WEIGHTS[0] + 8 * C * N * R, 0, WEIGHTS[2] + GENERATOR * N * (R - 1)),
     "ditto": (4 * P * N * R, 0, 4 * P * N * R),
     "feddf": WEIGHTS,
     "fedet": WEIGHTS,
@@ -149,6 +153,7 @@ LETTERS: dict[str, dict[str, int] | None] = {
     "fedrep": {"B": BODY},
     "lg-fedavg": {"H": HEAD},
     "fedsr": {"Q": Q},
+    "fedgen": {"G": GENERATOR},
     "ccst": {"C": 1, "k": 1, "S": N},
     "f-dann": {"H": DANN - P},
     "fada(disentangle=False, target_samples=16)": {"P'": H, "T": 16},
