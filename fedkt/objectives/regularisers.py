@@ -18,7 +18,7 @@ from fedkt.registry import register
 @register
 @dataclass(frozen=True)
 class Proximal:
-    """FedProx's proximal term, ``μ/2 ‖w − w_global‖²``.
+    """FedProx's proximal term, ``μ/2 ‖w − w_global‖²``, over the parameters that were received.
 
     Li et al. (2020), arXiv:1812.06127, equation 2.
 
@@ -44,5 +44,6 @@ class Proximal:
     ) -> Tensor:
         """Return the scalar loss."""
         anchor = knowledge[self.source].tensors
-        squares = [(p - anchor[n]).square().sum() for n, p in outputs.parameters.items()]
+        parts = ((n, p) for n, p in outputs.parameters.items() if n in anchor)
+        squares = [(p - anchor[n]).square().sum() for n, p in parts]
         return 0.5 * self.mu * torch.stack(squares).sum()

@@ -53,7 +53,8 @@ class Recipe:
         Networks beside the model that only the terms use: ``Head`` on its features, ``Net`` on the
         inputs, or one's own.
     given : Sequence[str]
-        Names of knowledge that nobody shares: the server makes it itself.
+        Names of knowledge that nobody shares: the server makes it itself. What ``start`` alone
+        reads is sent to clients that have not learnt yet.
     readout : ReadOut or str
         How a client answers for itself (personalised accuracy), by name or as an object
         (``fedkt.readouts``). Global accuracy is always that of logits. The shares that the
@@ -145,6 +146,11 @@ class Recipe:
         if phase == "absorb":  # then the read-out is settled
             names += [share.name for share in self.personal.shares()]
         return unique(names)
+
+    @property
+    def once(self) -> frozenset[str]:
+        """The names of the fused knowledge that ``start`` alone reads: each client gets it once."""
+        return frozenset(self.needs("start")) - {*self.needs("learn"), *self.needs("absorb")}
 
     @property
     def comes(self) -> tuple[str, ...]:

@@ -154,8 +154,8 @@ def downloads(
 
     A client is sent what the phase at hand reads, unless it holds that very version: what
     was fused in a round arrives in that round to be absorbed, or, if only ``learn`` reads
-    it, the next time the client takes part. Strategies that exchange weights have first
-    weights, version 0.
+    it, the next time the client takes part; what ``start`` alone reads, the first time. Strategies
+    that exchange weights have first weights, version 0.
 
     Parameters
     ----------
@@ -202,8 +202,12 @@ def downloads(
             held[client, name] = version
         return Down(unicast, broadcast)
 
+    begun: set[int] = set()
     for number, clients in enumerate(taking_part, 1):
-        learn = {c: send(c, [*recipe.needs("start"), *recipe.needs("learn")]) for c in clients}
+        names = [*recipe.needs("start"), *recipe.needs("learn")]
+        later = [name for name in names if name not in recipe.once]
+        learn = {c: send(c, later if c in begun else names) for c in clients}
+        begun.update(clients)
         version = number if number in fused else version
         absorb = {c: send(c, recipe.needs("absorb")) for c in clients}
         rounds.append({

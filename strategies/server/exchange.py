@@ -278,7 +278,7 @@ class Exchange:
             "num-rounds": self.rounds,
         })  # fmt: skip
         made: Made = {}
-        built = []
+        built, once = [], self.recipe.once
         for client in clients:
             self._asked.pop(client, None)
             if self.attendance.absence(client) is not None:
@@ -286,7 +286,8 @@ class Exchange:
             content = RecordDict({"config": base})
             if decoded := self.delivery.bases.acknowledgement(client):
                 content["acknowledged"] = ConfigRecord({**decoded})
-            self.delivery.attach(content, client, names, made, self.report.traffic)
+            due = [n for n in names if n not in once or not self._learnt.get(client)]
+            self.delivery.attach(content, client, due, made, self.report.traffic)
             node, group = self.roster[client].node, str(self.report.round)
             message = Message(content, node, message_type, group_id=group)
             self._asked[client] = message.metadata  # the grid writes the id of the message into it

@@ -49,6 +49,7 @@ class FedDF(KnowledgeStrategy):
 
     name = "feddf"
     needs_samples = True
+    only = ""  # the part of the students that learns
 
     def __init__(
         self,
@@ -80,14 +81,13 @@ class FedDF(KnowledgeStrategy):
 
     def first(self, weights: Knowledge | None) -> Fused:
         """Return the first weights of each client's architecture."""
-        students = {kind: model.weights() for kind, model in self.model.items()}
-        about = self.round.about
-        return Fused(
-            personal={
-                client: {"weights": students[str(told["architecture"])]}
-                for client, told in about.items()
-            }
-        )
+        return self.current()
+
+    def current(self) -> Fused:
+        """Return the student of each client's architecture; clients that were away need it too."""
+        kinds = {client: str(told["architecture"]) for client, told in self.round.about.items()}
+        students = {kind: self.model[kind].weights() for kind in set(kinds.values())}
+        return Fused(personal={c: {"weights": students[kind]} for c, kind in kinds.items()})
 
     def fuse(self, uploads: Uploads) -> Fused:
         """Return each architecture's student, after it has learnt from all clients' models."""
@@ -114,13 +114,10 @@ class FedDF(KnowledgeStrategy):
     def students(self, uploads: Uploads, teacher: Knowledge, epochs: int) -> Fused:
         """Return the mean weights of each architecture after some passes of distillation."""
         loss = Distil(KL(self.temperature), "teacher")
-        step = Train(on="public", terms=[loss], epochs=epochs)
-        personal: dict[int, dict[str, Knowledge]] = {}
+        step = Train(on="public", terms=[loss], epochs=epochs, only=self.only)
         losses = {}
         for kind, stack in uploads.groups("weights").items():
             student = self.model[kind]
             student.load_weights(mean_by_examples(stack).shared["weights"])
             losses[kind] = student.train(step, {"teacher": teacher}, "distil")
-            fused = student.weights()
-            personal |= {client: {"weights": fused} for client in stack.clients}
-        return Fused(personal=personal, diagnostics={"losses": losses})
+        return self.current().with_diagnostics(losses=losses)

@@ -70,6 +70,24 @@ def test_without_distillation_it_is_fedavg(world, with_options) -> None:
     assert all(torch.equal(tensor, served[1][name]) for name, tensor in served[0].items())
 
 
+class InTurn(FedDF):
+    """Asks one client after the other."""
+
+    def choose(self, clients):
+        return [clients[(self.round.number - 1) % len(clients)]]
+
+
+def test_clients_that_come_later_go_on_with_the_student(world, with_options) -> None:
+    run = world(models=("linear", "mlp"))
+    strategy = with_options(InTurn(0, distil_epochs=1))
+    run.start(strategy, 4)
+    kinds = strategy.round.about
+    for client in (2, 3):  # each the second of its architecture
+        student = strategy.model[kinds[client]["architecture"]].weights().tensors
+        assert all(torch.equal(t, student[n]) for n, t in run.model_of(client).items())
+    assert [report.traffic.down for report in run.reports][2:] == [4 * 2 * 650, 4 * 2 * 4810]
+
+
 def test_the_loss_is_that_of_mean_logits_softened(world, with_options, federation) -> None:
     """T² KL(softmax(z̄ / T) ‖ softmax(z / T)), mean over the batch, of one step by NumPy."""
     seen: dict[str, Any] = {}
