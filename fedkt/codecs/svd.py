@@ -75,6 +75,8 @@ class SVD(Codec):
         decoded = {n: a for n, a in arrays.items() if not n.endswith(RIGHT)}
         for name in [n for n in decoded if n + RIGHT in arrays]:
             left, right = decoded[name], arrays[name + RIGHT]
+            if {left.dtype, right.dtype} != {np.dtype(np.float32)}:
+                raise KnowledgeError(f"{name}: factors of dtype {left.dtype} and {right.dtype}")
             shape = len(left), *right.shape[1:]
             need_room(shape, about)
             rank, most = len(right), min(len(left), math.prod(right.shape[1:]))

@@ -103,11 +103,11 @@ class FedKD(KnowledgeStrategy):
     Bytes a round and client, S = Σ 4 min(K (n + m), n m) over the n × m matrices of the mentee and
     its vectors as they are: up S, down S (broadcast), there only of the rows that change, and with
     a bit for each row where some do not. The first mentee goes down whole, and any to a client of
-    which the server does not know what it has.
+    which the server does not know what it has. A codec of the run has no part in it.
 
     Differences: the paper adds losses between hidden states and between attention maps, which
     networks of any kind do not have. What the decomposition leaves out on the way down is part of
-    the next change, and is lost in the paper. The authors' program lets gradients through the
+    the next change; in the authors' program it is lost. That program lets gradients through the
     divisor and through the other's answers, divides the divergence by the number of classes as
     well, finds K = 0 where only the full rank has the energy, so that the change becomes zero, and
     cannot multiply its factors. Another known program decomposes the weights instead of changes.

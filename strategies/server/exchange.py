@@ -148,8 +148,8 @@ class Exchange:
             self._met = self.next_round
             if begins:
                 self.delivery.public_size = self.roster.public_size
-                self._notes += remarks()
             if begins and not self.delivery.version:  # not resumed
+                self._notes += remarks()
                 self.delivery.accept(self._begun(arrays, first, made), 0)
         return self.roster
 

@@ -149,7 +149,7 @@ def test_parts_of_a_file_are_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("part", registry.PARTS)
 def test_every_part_describes_itself(part: str) -> None:
-    for name in registry.names(part):
+    for name in (name for name in registry.names(part) if "@" not in name):  # of no test's file
         said = describe(part, registry.lookup(part, name))
         assert said.name == registry.plain_name(name)
         assert said.text.line, f"{part} {name}: a line on what it is"

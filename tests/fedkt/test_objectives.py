@@ -227,6 +227,11 @@ def test_proximal_is_half_mu_times_the_squared_distance() -> None:
     for n in w:
         assert torch.allclose(w[n].grad, 0.3 * (w[n].detach() - w0[n]))
     assert Proximal(source="w").needs() == ("w",)
+    part = {"weights": Knowledge("weights", {"b": w0["b"]})}  # the others are free
+    loss = Proximal(0.3)(outputs_of(draw(0, B, C), **w), batch_of(), part)
+    assert float(loss.detach()) == pytest.approx(
+        0.15 * float(((w["b"].detach() - w0["b"]) ** 2).sum())
+    )
 
 
 # --- padding and means ---------------------------------------------------------------------

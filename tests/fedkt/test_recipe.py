@@ -219,6 +219,17 @@ def test_what_a_recipe_asks_of_the_federation(recipe: Recipe, public: bool, one:
     assert recipe.needs_one_architecture is one
 
 
+def test_what_start_alone_reads_is_sent_once() -> None:
+    recipe = Recipe(
+        start=[Load("base"), Load("part")],
+        learn=[Load("part")],
+        share=[Weights("part")],
+        given=["base"],
+    )
+    assert recipe.once == {"base"}
+    assert not Recipe(start=[PRIVATE], learn=[Load()], share=[Weights()]).once
+
+
 def test_weighted_terms() -> None:
     step = Train("private", [CrossEntropy(), Weighted(0.5, Proximal())])
     assert weighted(step.terms) == [(1.0, CrossEntropy()), (0.5, Proximal())]
