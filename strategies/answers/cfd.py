@@ -33,6 +33,11 @@ class CFD(StudentStrategy):
     With 32 bits both ways and without a student it is :class:`~fedkt.strategies.FedMD` with
     probabilities.
 
+    One bit is for clients that have learnt their classes: votes of others are for few classes, and
+    so are the student's answers. On digits (8 clients, Dirichlet 0.3, ``cnn`` and ``mlp``, 15
+    rounds) the mean global accuracy is 41 % by default, 71 % with 2 bits up, 79 % with one bit and
+    ``local_epochs=20``, and 73 % with 32 bits both ways.
+
     Bytes a round and client, M public samples in use, C classes: up B + 8, down B + 8 (broadcast),
     in a client's first round, 8 for the shape. B = ⌈M r / 8⌉ is packed, where r is ⌈log2 C⌉ with
     one bit, else (C - 1) b with the b bits of the direction; with 32 bits it is 4MC. Later, of the
@@ -49,8 +54,7 @@ class CFD(StudentStrategy):
     bits_up, bits_down : int
         b of the clients' and of the server's answers, from 1 to 32; with 32 floats travel, by the
         run's codec if it has one. The paper has one bit up. With one bit down a student that has
-        just begun names one class for most samples, and clients unlearn what they know: start with
-        more, or with more ``distil_epochs``.
+        just begun names one class for most samples, and clients unlearn what they know.
     delta : bool
         Whether quantised answers are delta coded. It pays where the public samples are those of the
         round before.

@@ -49,9 +49,9 @@ def nearest(hashes: Tensor, labels: Tensor, most: int) -> Tensor:
     """
     rows = F.normalize(hashes.double())
     found = torch.full((len(rows), most), len(rows))
-    for label in labels.unique():
+    for label in torch.unique(labels):
         places = (labels == label).nonzero()[:, 0]
-        for some in places.split(CHUNK):
+        for some in torch.split(places, CHUNK):
             cosine = rows[some] @ rows[places].T
             cosine[some[:, None] == places] = -torch.inf  # itself
             order = cosine.argsort(dim=1, descending=True, stable=True)
@@ -78,7 +78,7 @@ class OfSamples(Share):
 
     def make(self, model: Model, work: ShareWork) -> Knowledge:
         """Return the rows of all samples, or none where the server has them."""
-        ids = work.data.train.ids.unique()[: 0 if LOGITS in work.knowledge else None]
+        ids = torch.unique(work.data.train.ids)[: 0 if LOGITS in work.knowledge else None]
         samples = work.data.train.at_ids(ids)
         return Knowledge.rows(self.kind, self.rows(model, samples, work.seed), ids)
 
@@ -192,7 +192,7 @@ class SampleHashes(OfSamples):
 
     def questions(self, work: ShareWork) -> Sequence[Question]:
         """Return the training samples whose features are asked for, the first time."""
-        ids = work.data.train.ids.unique()
+        ids = torch.unique(work.data.train.ids)
         asks = self._asks and LOGITS not in work.knowledge and len(ids)
         return (Question(work.data.train.at_ids(ids).x, features=True),) if asks else ()
 
@@ -252,15 +252,14 @@ class FedCache(KnowledgeStrategy):
     that the server knows: h equations about the sample, up to its length. With as many as inputs
     the sample could be computed, which is refused. A client's policy must allow the three shares.
 
-    Bytes a round and client, n training samples, C classes: up once n (4C + 4h + 32), then 4C n;
-    down (unicast) n (4C + 8) from its second round on. Samples alone in their class do not count.
+    Bytes a round and client, n training samples, C classes: up n (4C + 4h + 32) in its first round.
+    Later n', the samples that are not alone in their class: up 4C n', down (unicast) n' (4C + 8).
 
     Differences: the paper hashes images by a MobileNetV3 that was trained on ImageNet. For such
     hashes take clients' models with a frozen pre-trained body, ``encoder="features"`` and
     ``width=0``; the default needs no download. The search is exact, where the paper's is by HNSW.
     Logits are those of the trained model, and come a round later; in the authors' program they are
-    sent batch by batch while the model trains, samples that nobody has answered yet have logits of
-    0, and the KL has no T².
+    sent batch by batch while the model trains, and of samples without an answer they are 0.
 
     Parameters
     ----------
@@ -301,40 +300,40 @@ class FedCache(KnowledgeStrategy):
     def fuse(self, uploads: Uploads) -> Fused:
         """Return for each client, present or not, the means for its samples; unicast."""
         cache: dict[int, Knowledge] = self.memory.setdefault("cache", {})
+        before = len(cache)
         for upload in uploads:
             if upload.client in cache:
-                old = cache[upload.client]
-                cache[upload.client] = newest(old, upload.knowledge[LOGITS])
+                answers = upload.knowledge[LOGITS]
+                cache[upload.client] = newest(cache[upload.client], answers)
             else:
                 self._enter(upload)
         clients = sorted(cache)
-        if self.memory.pop("entered", False):
-            hashes, labels = (
-                torch.cat([self.memory[name][c] for c in clients]) for name in (HASHES, LABELS)
-            )
+        if len(cache) > before:
+            told = (self.memory[name] for name in (HASHES, LABELS))
+            hashes, labels = (torch.cat([of[client] for client in clients]) for of in told)
             self.memory["nearest"] = nearest(hashes, labels, self.neighbours)
         rows, places = torch.cat([cache[c].values for c in clients]), self.memory["nearest"]
         padded = F.pad(rows, (0, 0, 0, 1))
         means = F.embedding_bag(places, padded, mode="mean", padding_idx=len(rows))
-        sizes, personal = [len(cache[c].values) for c in clients], {}
-        accompanied = places[:, 0] < len(rows)
-        parts = zip(clients, means.split(sizes), accompanied.split(sizes), strict=True)
-        for client, values, some in parts:
-            ids = cache[client].ids
-            assert ids is not None
-            personal[client] = {LOGITS: Knowledge.rows("logits", values[some], ids[some])}
+        sizes, personal = [len(cache[client].values) for client in clients], {}
+        parts = torch.split(means, sizes), torch.split(places[:, 0] < len(rows), sizes)
+        for client, values, some in zip(clients, *parts, strict=True):
+            ids = _ids(cache[client])[some]
+            personal[client] = {LOGITS: Knowledge.rows("logits", values[some], ids)}
         return Fused(personal=personal).with_diagnostics(cached=len(rows))
 
     def _enter(self, upload: Upload) -> None:
         """Note the samples of a client that has told hash, label and logits of each."""
         told = upload.knowledge
-        ids = told[LOGITS].ids
-        assert ids is not None
-        for other in (HASHES, LABELS):
-            ids = ids[torch.isin(ids, told[other].ids)]
-        ids = ids.sort().values
-        logits = told[LOGITS]
-        self.memory["cache"][upload.client] = Knowledge.rows("logits", logits.at(ids), ids)
+        ids = _ids(told[LOGITS]).sort().values
+        for name in (HASHES, LABELS):
+            ids = ids[torch.isin(ids, _ids(told[name]))]
         for name in (HASHES, LABELS):
             self.memory.setdefault(name, {})[upload.client] = told[name].at(ids)
-        self.memory["entered"] = True
+        answers = Knowledge.rows("logits", told[LOGITS].at(ids), ids)
+        self.memory["cache"][upload.client] = answers
+
+
+def _ids(knowledge: Knowledge) -> Tensor:
+    assert knowledge.ids is not None
+    return knowledge.ids
