@@ -31,6 +31,8 @@ class Sizes:
         d, the width of the model's features; 0 if it has none.
     floats : int
         Bytes in which a float travels: 4, or 2 under the codec ``float16``.
+    private : int
+        n, the client's training samples.
     """
 
     public: int
@@ -41,6 +43,7 @@ class Sizes:
     head: frozenset[str] = frozenset()
     features: int = 0
     floats: int = 4
+    private: int = 0
 
     def part(self, pattern: str) -> frozenset[str]:
         """Return the names of the tensors that a part's pattern means; see ``Weights``."""

@@ -51,6 +51,7 @@ def sizes_of(plan: Plan, client: int = 0) -> Sizes:
         head=frozenset(n for n in floats if n.startswith(_classifier(model))),
         features=width,
         floats=2 if plan.experiment.run.codec == "float16" else 4,
+        private=len(federation.client(client).train),
     )
 
 

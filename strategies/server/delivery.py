@@ -60,7 +60,7 @@ class Delivery:
 
     def kept(self) -> Fused:
         """Return the fused knowledge that later rounds read."""
-        keep = set(self._recipe.needs("learn"))
+        keep = {*self._recipe.needs("start"), *self._recipe.needs("learn")}
         return Fused(
             {n: k for n, k in self.latest.shared.items() if n in keep},
             {

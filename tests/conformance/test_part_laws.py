@@ -39,7 +39,7 @@ from fedkt.testing import check_codec, check_fusion, check_learner, check_share,
 from fedkt.upload_check import Expected
 
 # Shares that belong to a recipe of their own.
-ELSEWHERE = {"cached-labels", "control", "gate", "validation"}
+ELSEWHERE = {"cached-labels", "control", "gate", "private-rows", "validation"}
 
 
 def built_in(kind: str) -> list[str]:
