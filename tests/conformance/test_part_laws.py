@@ -44,6 +44,7 @@ ELSEWHERE = {
     "control",
     "gate",
     "prediction-sets",
+    "private-rows",
     "sample-hashes",
     "sample-labels",
     "sample-logits",
