@@ -146,6 +146,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "models",
         "weights",
         "domains",
+        "oneshot",
     ),
     "clients": (
         *(
