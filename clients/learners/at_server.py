@@ -17,6 +17,7 @@ from fedkt.clients.learners.asking import asking
 from fedkt.clients.learners.base import Work
 from fedkt.clients.learners.feature_hook import FeatureTap
 from fedkt.clients.learners.making import first_weights, learner_of, make_learner
+from fedkt.clients.learners.norms import NormTap
 from fedkt.clients.learners.objective import scalar
 from fedkt.clients.learners.torch import TorchLearner
 from fedkt.context import CLIENT, Round, ServerNet, ServerSamples
@@ -193,21 +194,33 @@ class LearnerModel:
             raise ConfigError(f"{self._learner.architecture} has no linear layer to classify with.")
         return classify(z.to(device), _tensors(weights, device)).cpu()
 
-    def ask(self, weights: NamedTensors | None, x: Tensor, grad: bool = True) -> Outputs:
+    def ask(
+        self, weights: NamedTensors | None, x: Tensor, grad: bool = True, norms: bool = False
+    ) -> Outputs:
         """Return the outputs of the model with other weights on inputs ``[n, ...]``."""
         learner, x = self._learner, x.to(self._learner.device)
         own = dict(learner.model.named_parameters())
         own |= {f"{HEADS}.{name}": p for name, p in learner.heads.named_parameters()}
         own = {n: p for n, p in own.items() if n not in learner.constants}
-        with torch.set_grad_enabled(grad), FeatureTap(learner.model) as tap:
+        with (
+            torch.set_grad_enabled(grad),
+            FeatureTap(learner.model) as tap,
+            NormTap(learner.model, norms) as seen,
+        ):
             if weights is None and self._minimising:
                 outputs = Outputs(learner.model(x), tap.features, own)
             else:
                 outputs = asking(learner.model, tap, own)(_tensors(weights, learner.device), x)
         features = None if outputs.features is None else outputs.features.cpu()
         # The tap is closed: these outputs answer no further questions, the model does.
+        moments = {name: (m.cpu(), v.cpu()) for name, (m, v) in seen.moments.items()}
         return replace(
-            outputs, logits=outputs.logits.cpu(), features=features, classify=None, ask=None
+            outputs,
+            logits=outputs.logits.cpu(),
+            features=features,
+            classify=None,
+            ask=None,
+            norms=moments,
         )
 
     def weights(self) -> Knowledge:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
 from fedkt import snapshot
-from fedkt.data.samples import ClientData
+from fedkt.data.samples import ClientData, Samples
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge
 from fedkt.recipe import Recipe, Train
@@ -70,6 +70,25 @@ class Work:
         """
         # As it comes back from a file, so that every store gives the same bits.
         self.own[name] = snapshot.copied(value)
+
+    def of_another(self, train: Samples, knowledge: Mapping[str, Knowledge] | None = None) -> Work:
+        """Return the work of another model at the client, which trains on samples of its own.
+
+        Parameters
+        ----------
+        train : Samples
+            Its private samples; may be empty.
+        knowledge : Mapping[str, Knowledge], optional
+            Knowledge beside the client's, by name.
+
+        Returns
+        -------
+        Work
+            What is kept by it, and the extent of its trainings, is not the client's.
+        """
+        known = {**self.knowledge, **(knowledge or {})}
+        data = replace(self.data, train=train)
+        return replace(self, data=data, knowledge=known, own={}, done=[])
 
     @property
     def trained(self) -> Trained | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,42 @@ NORMS = nn.modules.batchnorm._BatchNorm
 def norms_of(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
     """Return the layers of a model that keep statistics of batches, by name."""
     return {name: m for name, m in model.named_modules() if isinstance(m, NORMS)}
+
+
+class NormTap:
+    """A hook that keeps the moments of what each layer with statistics of batches takes in.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model.
+    wanted : bool
+        Whether to keep them.
+
+    Attributes
+    ----------
+    moments : dict
+        By the layer's name the mean and the population variance of each channel, ``[c]`` each.
+    """
+
+    def __init__(self, model: nn.Module, wanted: bool = True) -> None:
+        self._layers = norms_of(model) if wanted else {}
+        self.moments: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def __enter__(self) -> NormTap:
+        self._hooks = [
+            layer.register_forward_pre_hook(partial(self._take, name))
+            for name, layer in self._layers.items()
+        ]
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _take(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        axes = [0, *range(2, inputs[0].dim())]
+        self.moments[name] = inputs[0].mean(axes), inputs[0].var(axes, correction=0)
 
 
 def norms_in_training(model: nn.Module) -> list[nn.Module]:

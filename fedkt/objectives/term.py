@@ -8,7 +8,7 @@ runs unchanged in a loop and under ``torch.func.vmap``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -100,6 +100,9 @@ class Outputs:
         outputs for ``x [n, ...]`` in evaluation mode and changes nothing. It is differentiable in
         x and in all weights; fused and kept ones take no gradient by themselves. It raises
         ``ConfigError`` for a name or a shape that the network does not have.
+    norms : Mapping[str, tuple[Tensor, Tensor]]
+        What the layers of batch normalisation took in, by the layer's name: mean and population
+        variance of each channel, ``[c]`` each. Where a model at the server is asked for it.
     """
 
     logits: Tensor
@@ -108,6 +111,7 @@ class Outputs:
     beside: Outputs | None = None
     classify: Callable[..., Tensor] | None = None
     ask: Callable[[NamedTensors, Tensor], Outputs] | None = None
+    norms: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

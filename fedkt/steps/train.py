@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from fedkt import about, registry
 from fedkt.about import Model
-from fedkt.data.samples import ClientData
+from fedkt.data.samples import ClientData, Samples
 from fedkt.errors import ConfigError
+from fedkt.knowledge import Knowledge
 from fedkt.objectives.term import Term, Transform
 from fedkt.options import AtLeastOne, Count, Factor, checked
 from fedkt.registry import register
@@ -69,9 +70,33 @@ class Trainee(Model, Protocol):
         """Train by a step; return the mean loss of the last epoch, if there is one."""
         ...
 
+    def reset(self, seed: int, client: int) -> None:
+        """Become an untrained model; ``load_state`` brings the client's own back."""
+        ...
+
 
 class StepWork(ShareWork, Protocol):
     """A step's work at the client; see ``fedkt.clients.Work``."""
+
+    def of_another(
+        self, train: Samples, knowledge: Mapping[str, Knowledge] | None = None
+    ) -> StepWork:
+        """Return the work of another model at the client, such as a teacher.
+
+        Parameters
+        ----------
+        train : Samples
+            The private samples that it trains on; may be empty.
+        knowledge : Mapping[str, Knowledge], optional
+            More knowledge, by name.
+
+        Returns
+        -------
+        StepWork
+            With the same public samples, options and names of streams. What is kept by it, and the
+            extent of its trainings, is not the client's.
+        """
+        ...
 
 
 class Step(ABC):

@@ -29,7 +29,7 @@ from fedkt.simulations.runs.plan import Plan, prepare, strategy_of
 from fedkt.simulations.runs.recorder import round_row
 from fedkt.simulations.runs.run import server_app
 from fedkt.strategies import KnowledgeStrategy, Observer, RoundReport
-from fedkt.strategies.construction import make_strategy
+from fedkt.strategies.construction import make_strategy, strategy_class
 from fedkt.strategies.server.fused_check import check_form
 from fedkt.strategies.server.fusing import with_readout
 
@@ -52,8 +52,12 @@ class Method:
 
     @cached_property
     def section(self) -> dict[str, Any]:
-        """Return the strategy's section of a configuration."""
-        return read_strategy(self.reference)
+        """Return the strategy's section of a configuration.
+
+        Options that the reference does not give are as the method wants to be tried.
+        """
+        given = read_strategy(self.reference)
+        return {**strategy_class(str(given["name"])).tried_with, **given}
 
     def make(self) -> KnowledgeStrategy:
         """Return a new object."""

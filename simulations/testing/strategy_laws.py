@@ -96,7 +96,7 @@ def _copies_of(strategy: KnowledgeStrategy) -> type[KnowledgeStrategy]:
     def begin(self: KnowledgeStrategy) -> None:
         """Take no options: the copy has those of the original."""
 
-    about = {"__new__": copied, "__init__": begin, "__module__": kind.__module__}
+    about = {"__new__": copied, "__init__": begin, "__module__": kind.__module__, "tried_with": {}}
     return type(f"{kind.__qualname__}-{id(strategy)}", (kind,), about)
 
 

@@ -103,7 +103,9 @@ class ServerModel(Protocol):
         """
         ...
 
-    def ask(self, weights: NamedTensors | None, x: Tensor, grad: bool = True) -> Outputs:
+    def ask(
+        self, weights: NamedTensors | None, x: Tensor, grad: bool = True, norms: bool = False
+    ) -> Outputs:
         """Return the outputs of the model with other weights, ``x [n, ...]``.
 
         Parameters
@@ -114,6 +116,8 @@ class ServerModel(Protocol):
             The inputs.
         grad : bool
             Whether the outputs are differentiable in x, in the weights and in the model's own.
+        norms : bool
+            Whether the outputs have ``norms``, what layers of batch normalisation took in.
 
         Returns
         -------

@@ -86,6 +86,8 @@ class KnowledgeStrategy(Strategy):
     serves: str | None = None
     # Laws of ``fedkt.testing`` that the method cannot keep, by name, each with the reason.
     exempt: ClassVar[Mapping[str, str]] = {}
+    # Options with which ``fedkt.testing`` tries the method, where its defaults train for long.
+    tried_with: ClassVar[Mapping[str, Any]] = {}
     # Class-level defaults, so that subclasses need no super().__init__().
     options: ServerOptions = ServerOptions()
     observers: Sequence[Observer] = ()

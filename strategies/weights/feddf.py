@@ -15,6 +15,7 @@ from fedkt.objectives import KL, CrossEntropy, Distil
 from fedkt.options import Count, Positive
 from fedkt.recipe import Load, Recipe, Train, Weights
 from fedkt.registry import register
+from fedkt.strategies.server.model import ServerModel
 from fedkt.strategies.server.strategy import KnowledgeStrategy
 from fedkt.training import TrainingOptions
 
@@ -100,16 +101,18 @@ class FedDF(KnowledgeStrategy):
 
     def answers(self, uploads: Uploads) -> Tensor:
         """Return the logits ``[N, M, C]`` of the clients' models on the server's samples."""
+        x = self.samples.public.x
+        asked = (model.ask(mine, x, grad=False) for model, mine in self.members(uploads))
+        return torch.stack([outputs.logits for outputs in asked])
+
+    def members(self, uploads: Uploads) -> list[tuple[ServerModel, dict[str, Tensor]]]:
+        """Return the clients' models: one like it at the server, and the weights to ask it with."""
         by_client = {
-            client: self.model[kind].ask(
-                {name: tensor[k] for name, tensor in stack.tensors.items()},
-                self.samples.public.x,
-                grad=False,
-            )
+            client: (self.model[kind], {name: t[k] for name, t in stack.tensors.items()})
             for kind, stack in uploads.groups("weights").items()
             for k, client in enumerate(stack.clients)
         }
-        return torch.stack([by_client[client].logits for client in uploads.clients])
+        return [by_client[client] for client in uploads.clients]
 
     def students(self, uploads: Uploads, teacher: Knowledge, epochs: int) -> Fused:
         """Return the mean weights of each architecture after some passes of distillation."""

@@ -240,3 +240,31 @@ def test_gradients_go_through_other_weights(make, data) -> None:
     model.ask(weights, x).logits.square().sum().backward()
     assert float(x.grad.abs().sum()) > 0
     assert all(float(t.grad.abs().sum()) > 0 for t in weights.values())
+
+
+class Normed(nn.Module):
+    """Two layers of batch normalisation, of an image and of its numbers."""
+
+    def __init__(self, shape: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        self.image, self.flat = nn.BatchNorm2d(shape[0]), nn.BatchNorm1d(64)
+        self.last = nn.Linear(64, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.flat(self.image(x).flatten(1)))
+
+
+def test_it_tells_what_batch_normalisation_takes_in(make, here) -> None:
+    """Mean and population variance of each channel, differentiable, in evaluation mode."""
+    model, x = make(ServerNet(Normed)), here.public.x.clone().requires_grad_()
+    weights = {"image.running_var": torch.tensor([4.0]), "image.running_mean": torch.tensor([0.5])}
+    seen = model.ask(weights, x, norms=True).norms
+    assert torch.allclose(
+        torch.stack(seen["image"]), torch.stack([x.mean(), x.var(correction=0)])[:, None]
+    )
+    between = (x - 0.5).flatten(1) / (4 + 1e-5) ** 0.5
+    assert torch.allclose(seen["flat"][0], between.mean(0), atol=1e-6)
+    assert torch.allclose(seen["flat"][1], between.var(0, correction=0), atol=1e-6)
+    (slope,) = torch.autograd.grad(seen["flat"][0].sum(), x)
+    assert torch.allclose(slope, torch.full_like(x, 0.5 / len(x)), atol=1e-6)
+    assert model.ask(weights, x).norms == {}

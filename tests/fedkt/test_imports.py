@@ -148,6 +148,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "models",
         "weights",
         "domains",
+        "oneshot",
     ),
     "clients": (
         *(
