@@ -16,7 +16,6 @@ from fedkt.objectives import KL, Batch, Net, Outputs, weighted_mean
 from fedkt.options import Count, Factor, PositiveFraction
 from fedkt.recipe import Load, Recipe, Train, Weights
 from fedkt.registry import register
-from fedkt.shares import Sizes
 from fedkt.shares.share import ShareWork
 from fedkt.strategies.server.strategy import KnowledgeStrategy
 
@@ -78,10 +77,6 @@ class Update(Weights):
         """Return the change."""
         received, now = work.knowledge[self.name].tensors, self.first(model)
         return now.with_tensors({n: t - received[n] for n, t in now.tensors.items()})
-
-    def upload_bytes(self, sizes: Sizes) -> tuple[int, int]:
-        """Return 0 and the bytes of all floats: codecs of its own make them fewer."""
-        return 0, super().upload_bytes(sizes)
 
 
 @register
@@ -148,10 +143,10 @@ class FedKD(KnowledgeStrategy):
         net = Net(MENTEE.name, self.mentee)
         terms = [AdaptiveMutual(self.distillation, net)]
         svd = f"svd(energy=linear(start={self.energy_start}, end={self.energy_end}))"
-        ways = {"codec_up": svd, "codec_down": f"delta(then={svd})"}
+        part = f"heads.{net.name}."
         return Recipe(
             learn=[Load(net.name), Train("private", terms, epochs=self.local_epochs)],
-            share=[Update(net.name, of=f"heads.{net.name}.", **ways)],
+            share=[Update(net.name, of=part, codec_up=svd, codec_down=f"delta(then={svd})")],
             absorb=[Load(net.name)],
             heads=[net],
             world=f"heads.{net.name}",

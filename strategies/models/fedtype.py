@@ -17,7 +17,7 @@ from fedkt.answers import accuracy, torch_softmax
 from fedkt.data.samples import Samples
 from fedkt.fusion import mean_by_examples
 from fedkt.knowledge import Fused, Kind, Knowledge, Uploads
-from fedkt.objectives import KL, Batch, CrossEntropy, Net, Outputs, weighted_mean
+from fedkt.objectives import KL, Batch, CrossEntropy, Net, Outputs, Term, weighted_mean
 from fedkt.options import Count, Factor, Fraction, Positive
 from fedkt.recipe import Load, Recipe, Remember, Share, Train, Weighted, Weights
 from fedkt.registry import register
@@ -282,8 +282,8 @@ class FedType(KnowledgeStrategy):
     def recipe(self) -> Recipe:
         """Return the recipe: load the proxy, calibrate, train both, share the proxy."""
         net = Net(PROXY.name, self.proxy)
-        ranking = Weighted(self.factor, RankSets())
-        terms = [CrossEntropy(), ranking, ProxyLoss(self.temperature, net)]
+        heed = Weighted(self.factor, RankSets())
+        terms: list[Term | Weighted] = [CrossEntropy(), heed, ProxyLoss(self.temperature, net)]
         sets = PredictionSets(self.coverage, self.penalty, self.free)
         train = Train("private", terms, epochs=self.local_epochs)
         return Recipe(

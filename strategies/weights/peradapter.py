@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from fedkt.knowledge import Fused, Knowledge
-from fedkt.objectives import CrossEntropy, Proximal
+from fedkt.objectives import CrossEntropy, Proximal, Term
 from fedkt.options import Count, Factor, Positive
-from fedkt.recipe import Load, Recipe, Remember, Train, Weights
+from fedkt.recipe import Load, Recipe, Remember, Train, Weighted, Weights
 from fedkt.registry import register
 from fedkt.strategies.weights.feddf import FedDF
 
@@ -70,18 +70,19 @@ class PerAdapter(FedDF):
 
     def recipe(self) -> Recipe:
         """Return the recipe: train v near w, keep it, train w, share it, take up v again."""
-        how = {"epochs": self.local_epochs, "only": self.only}
-        keep = Remember(Weights("personal", of=self.only))
+        near: list[Term | Weighted] = [CrossEntropy(), Proximal(self.lam)]
+        epochs, part = self.local_epochs, self.only
+        keep = Remember(Weights("personal", of=part))
         return Recipe(
             start=[Load("backbone"), Load("weights"), keep],
             learn=[
                 Load("personal"),
-                Train("private", [CrossEntropy(), Proximal(self.lam)], **how),
+                Train("private", near, epochs, only=part),
                 keep,
                 Load("weights"),
-                Train("private", [CrossEntropy()], **how),
+                Train("private", [CrossEntropy()], epochs, only=part),
             ],
-            share=[Weights("weights", of=self.only)],
+            share=[Weights("weights", of=part)],
             absorb=[Load("personal")],
             given=["backbone"],
         )
@@ -90,7 +91,7 @@ class PerAdapter(FedDF):
         """Return the part and the backbone of the server's model; broadcast."""
         (model,) = self.model.values()
         whole = model.weights()
-        told = next(iter(self.round.about.values()))
+        told = {key: str(fact) for key, fact in next(iter(self.round.about.values())).items()}
         part = Weights("weights", of=self.only).share_of(whole, told)
         rest = {n: t for n, t in whole.tensors.items() if n not in part.tensors}
         return Fused(
