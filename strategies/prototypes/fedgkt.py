@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,10 @@ from fedkt.strategies.prototypes.class_pairs import feature_width
 from fedkt.strategies.server.strategy import KnowledgeStrategy
 from fedkt.upload_check import Expected
 
-FEATURES, LOGITS, LABELS, SERVER, START = "features", "logits", "labels", "server", "start"
+FEATURES: Final = "features"
+LABELS: Final = "labels"
+LOGITS: Final = "logits"
+SERVER, START = "server", "start"
 MODEL = "mlp-wide"
 KEPT = "joint-answer.server"
 
@@ -110,7 +113,7 @@ class PrivateRows(Share):
 def _samples(work: ShareWork) -> Samples:
     """Return the training samples that the server has, each once; before that all of them."""
     sent = work.knowledge.get(LOGITS)
-    ids = work.data.train.ids.unique() if sent is None or sent.ids is None else sent.ids
+    ids = torch.unique(work.data.train.ids) if sent is None or sent.ids is None else sent.ids
     return work.data.train.at_ids(ids)
 
 
@@ -177,15 +180,23 @@ def large(model: str, width: int, classes: int) -> nn.Module:
     return net
 
 
-def samples_of(upload: Upload) -> tuple[Samples, Tensor]:
-    """Return features and labels of an upload as samples, and the client's logits for them."""
+class Rows(NamedTuple):
+    """The ids of a client's samples, their features, labels and the client's logits for them."""
+
+    ids: Tensor
+    features: Tensor
+    labels: Tensor
+    logits: Tensor
+
+
+def rows_of(upload: Upload) -> Rows:
+    """Return the rows of the samples that all three shares of an upload are about."""
     told = upload.knowledge
     ids = told[FEATURES].ids
     assert ids is not None
     for name in (LABELS, LOGITS):
-        ids = ids[torch.isin(ids, told[name].ids)]
-    features, labels, logits = (told[name].at(ids) for name in (FEATURES, LABELS, LOGITS))
-    return Samples(features, labels, ids), logits
+        ids = ids[told[name].known_at(ids)[1]]
+    return Rows(ids, *(told[name].at(ids) for name in (FEATURES, LABELS, LOGITS)))
 
 
 @register
@@ -294,17 +305,16 @@ class FedGKT(KnowledgeStrategy):
         """Return the server's logits for each client's samples, after its model has learnt."""
         answers: dict[int, Knowledge] = self.memory.setdefault("answers", {})
         server, loss = self.model[SERVER], None
-        told = {upload.client: samples_of(upload) for upload in uploads}
-        if rows := [(samples, logits) for samples, logits in told.values() if len(samples)]:
-            x, y = torch.cat([s.x for s, _ in rows]), torch.cat([s.y for s, _ in rows])
-            logits = Knowledge.rows(LOGITS, torch.cat([z for _, z in rows]))
+        told = {upload.client: rows_of(upload) for upload in uploads}
+        if there := [rows for rows in told.values() if len(rows.ids)]:
+            _, x, y, z = (torch.cat(parts) for parts in zip(*there, strict=True))
+            samples, logits = Samples(x, y, torch.arange(len(y))), Knowledge.rows(LOGITS, z)
             step = Train("public", self._terms(self.beta), epochs=self.server_epochs)
-            samples = Samples(x, y, logits.ids)
             loss = server.train(step, {LOGITS: logits}, SERVER, samples)
-        for client, (samples, logits) in told.items():
-            values = server.predict(samples.x) if len(samples) else logits
-            answers[client] = Knowledge.rows(LOGITS, values, samples.ids)
-        personal = {client: {LOGITS: rows} for client, rows in answers.items()}
+        for client, rows in told.items():
+            values = server.predict(rows.features) if len(rows.ids) else rows.logits
+            answers[client] = Knowledge.rows(LOGITS, values, rows.ids)
+        personal = {client: {LOGITS: made} for client, made in answers.items()}
         shared = {SERVER: server.weights()} if self.joint else {}
         fused = Fused(shared, {**personal, **self._starts(answers)})
         return fused.with_diagnostics(server_loss=loss)
