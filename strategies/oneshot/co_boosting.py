@@ -72,9 +72,12 @@ class CoBoosting(Dense):
         β ≥ 0.
     temperature : float
         T of the distillation.
-    local_epochs, batches, generator_steps, batch_size, norms, learning_rate, generator_rate, noise,
-    width
+    local_epochs, batches, generator_steps, batch_size : int
         As in :class:`~fedkt.strategies.Dense`.
+    norms, learning_rate, generator_rate : float
+        As there.
+    noise, width : int
+        As there.
     """
 
     name = "co-boosting"

@@ -15,7 +15,7 @@ from fedkt.about import Model
 from fedkt.answers import finite, top
 from fedkt.data.samples import ClientData, Samples
 from fedkt.fusion.voting import counts, vote
-from fedkt.knowledge import Fused, Knowledge, Uploads
+from fedkt.knowledge import Fused, Kind, Knowledge, Uploads
 from fedkt.objectives import CrossEntropy, Distil
 from fedkt.options import AtLeastOne, Count
 from fedkt.recipe import Predict, Recipe, Step, Train
@@ -244,6 +244,11 @@ class PateOneShot(StudentStrategy):
     @property
     def _distil(self) -> Train:
         return Train(on="public", terms=[Distil()], epochs=self.distil_epochs)
+
+    @property
+    def fused_kinds(self) -> Mapping[str, Kind]:
+        """The kind of the votes."""
+        return {"public": "probabilities"}
 
     def fuse(self, uploads: Uploads) -> Fused:
         """Return the votes, after the server's model has learnt them; broadcast."""

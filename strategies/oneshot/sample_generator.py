@@ -43,7 +43,7 @@ class SampleGenerator(nn.Module):
         made: Tensor = self.body(self.noise[rows])
         if len(self.shape) == 3:
             return made[:, :, : self.shape[1], : self.shape[2]]
-        return made.unflatten(-1, self.shape)
+        return made.reshape(len(made), *self.shape)
 
 
 def _of_images(shape: tuple[int, ...], noise: int, width: int) -> nn.Sequential:

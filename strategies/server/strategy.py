@@ -181,7 +181,8 @@ class KnowledgeStrategy(Strategy):
 
     def _remarks(self) -> Sequence[str]:
         told = [about.get("training", ()) for about in self.round.about.values()]
-        return self.remarks({line for lines in told if isinstance(lines, tuple) for line in lines})
+        texts = {str(line) for lines in told if isinstance(lines, tuple) for line in lines}
+        return self.remarks(texts)
 
     def server_weights(self) -> Knowledge | None:
         """Return the weights of the server's model for its evaluation; None if it has none.

@@ -48,6 +48,7 @@ ELSEWHERE = {
     "sample-hashes",
     "sample-labels",
     "sample-logits",
+    "unanimous-labels",
     "update",
     "validation",
 }

@@ -161,7 +161,7 @@ class Federation:
         (folder / "config.toml").write_text(tomli_w.dumps(config), encoding="utf-8")
         script = [sys.executable, "-c", COMMANDS, json.dumps(commands)]
         process = Process.start("flwr", script, log, self._env(name))
-        status = process.wait(120)
+        status = process.wait(300)
         return process.text, status
 
     def fedkt(self, *arguments: str) -> str:
