@@ -76,12 +76,12 @@ class SVD(Codec):
         for name in [n for n in decoded if n + RIGHT in arrays]:
             left, right = decoded[name], arrays[name + RIGHT]
             if {left.dtype, right.dtype} != {np.dtype(np.float32)}:
-                raise KnowledgeError(f"{name}: factors of dtype {left.dtype} and {right.dtype}")
+                raise KnowledgeError(f"{name}: factors of dtypes {left.dtype} and {right.dtype}")
             shape = len(left), *right.shape[1:]
             need_room(shape, about)
             rank, most = len(right), min(len(left), math.prod(right.shape[1:]))
             if left.ndim != 2 or left.shape[1] != rank or rank > most:
-                raise KnowledgeError(f"{name}: factors of {left.shape} and {right.shape}")
+                raise KnowledgeError(f"{name}: factors of shapes {left.shape} and {right.shape}")
             values = np.zeros(shape, np.float32)
             for column, row in zip(left.T, right, strict=True):
                 values += column.reshape(-1, *[1] * row.ndim) * row

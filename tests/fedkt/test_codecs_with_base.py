@@ -231,6 +231,17 @@ def test_factors_have_no_more_columns_than_a_rank() -> None:
         SVD().decode(factors, About("weights", limit=8000))
 
 
+def test_factors_that_are_none() -> None:
+    one, other = np.ones((5, 2), np.float32), np.ones((3, 4), np.float32)
+    for left, right, what in (
+        (one, other, "shapes"),
+        (one.astype(float), other[:2], "dtypes float64 and float32"),
+        (one, other[:2].astype(int), "dtypes float32 and int64"),
+    ):
+        with pytest.raises(KnowledgeError, match=f"x: factors of {what}"):
+            SVD().decode({"x": left, "x:right": right}, About("weights"))
+
+
 # --- cache ---------------------------------------------------------------------------------------
 
 
