@@ -53,6 +53,12 @@ class Round:
         """The part of the run behind this round, in [0, 1); 0 where its length is unknown."""
         return (max(self.number, 1) - 1) / self.total if self.total else 0.0
 
+    @property
+    def training(self) -> frozenset[str]:
+        """The clients' options of training, as ``TrainingOptions.told``, of all of them."""
+        told = (about.get("training") for about in self.about.values())
+        return frozenset(str(line) for lines in told if isinstance(lines, tuple) for line in lines)
+
 
 @dataclass(frozen=True)
 class ServerNet:

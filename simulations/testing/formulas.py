@@ -8,7 +8,7 @@ knowledge is found by encoding it once more, because that depends on the numbers
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import cast
 
@@ -143,6 +143,52 @@ class Down:
     broadcast: int = 0
 
 
+@dataclass
+class _Server:
+    """What the server has for its clients, and what each of them holds of it."""
+
+    recipe: Recipe
+    sizes: Sizes
+    fused: Mapping[int, Fused]
+    seed: int
+    version: int = 0
+    held: dict[tuple[int, str], int] = field(default_factory=dict)
+    bases: dict[tuple[int, str], Base | None] = field(default_factory=dict)
+
+    def send(self, client: int, names: Sequence[str]) -> Down:
+        """Return the bytes of what a client lacks."""
+        unicast = broadcast = 0
+        for name in names:
+            if self.held.get((client, name)) == self.version:
+                continue
+            latest = self.fused.get(self.version, Fused())
+            due = latest.for_client(client).get(name)
+            if due is not None and id(due) not in latest.of_several:
+                unicast += self._cost(client, name, due)
+            elif due is not None:
+                broadcast += self._cost(client, name, due)
+            elif self.version == 0 and name in self._first:
+                broadcast += self._first[name]
+            else:
+                continue  # nothing to send yet
+            self.held[client, name] = self.version
+        return Down(unicast, broadcast)
+
+    @property
+    def _first(self) -> dict[str, int]:
+        """The bytes of first weights, as many as those of an upload."""
+        shares = [share for share in self.recipe.share if share.kind == "weights"]
+        uploads = {share.name: share.upload_bytes(self.sizes) for share in shares}
+        return {name: size for name, size in uploads.items() if isinstance(size, int)}
+
+    def _cost(self, client: int, name: str, due: Knowledge) -> int:
+        facts = self.recipe, name, self.sizes, self.seed, max(self.version, 1)
+        if not codec_chain(self.recipe.codec(name, "down", "none")):
+            return knowledge(due, *facts)
+        size, self.bases[client, name] = coded(due, *facts, self.bases.get((client, name)))
+        return size
+
+
 def downloads(
     recipe: Recipe,
     sizes: Sizes,
@@ -171,45 +217,15 @@ def downloads(
     seed : int
         The run's, by which both sides derive the ids of rows.
     """
-    uploads = {s.name: s.upload_bytes(sizes) for s in recipe.share if s.kind == "weights"}
-    first = {name: size for name, size in uploads.items() if isinstance(size, int)}
-    held: dict[tuple[int, str], int] = {}
-    bases: dict[tuple[int, str], Base | None] = {}
-    version, rounds = 0, []
-
-    def cost(client: int, name: str, due: Knowledge) -> int:
-        facts = recipe, name, sizes, seed, max(version, 1)
-        if not codec_chain(recipe.codec(name, "down", "none")):
-            return knowledge(due, *facts)
-        size, bases[client, name] = coded(due, *facts, bases.get((client, name)))
-        return size
-
-    def send(client: int, names: Sequence[str]) -> Down:
-        unicast = broadcast = 0
-        for name in names:
-            if held.get((client, name)) == version:
-                continue
-            latest = fused.get(version, Fused())
-            due = latest.for_client(client).get(name)
-            if due is not None and id(due) not in latest.of_several:
-                unicast += cost(client, name, due)
-            elif due is not None:
-                broadcast += cost(client, name, due)
-            elif version == 0 and name in first:
-                broadcast += first[name]
-            else:
-                continue  # nothing to send yet
-            held[client, name] = version
-        return Down(unicast, broadcast)
-
+    server, rounds = _Server(recipe, sizes, fused, seed), []
     begun: set[int] = set()
     for number, clients in enumerate(taking_part, 1):
         names = [*recipe.needs("start"), *recipe.needs("learn")]
         later = [name for name in names if name not in recipe.once]
-        learn = {c: send(c, later if c in begun else names) for c in clients}
+        learn = {c: server.send(c, later if c in begun else names) for c in clients}
         begun.update(clients)
-        version = number if number in fused else version
-        absorb = {c: send(c, recipe.needs("absorb")) for c in clients}
+        server.version = number if number in fused else server.version
+        absorb = {c: server.send(c, recipe.needs("absorb")) for c in clients}
         rounds.append({
             c: Down(learn[c].unicast + absorb[c].unicast, learn[c].broadcast + absorb[c].broadcast)
             for c in clients

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -61,7 +62,7 @@ def nearest(hashes: Tensor, labels: Tensor, most: int) -> Tensor:
 
 
 class OfSamples(Share):
-    """Base of shares with a row for each of the client's training samples, by its id; sent once.
+    """Base of shares with a row for each of the client's training samples, by its id.
 
     A client that has been sent logits knows by it that the server has its samples.
     """
@@ -69,22 +70,6 @@ class OfSamples(Share):
     def needs(self) -> tuple[str, ...]:
         """Return the name of the logits that come from the server."""
         return (LOGITS,)
-
-    def ids(
-        self, size: int, seed: int, round: int, asked: Mapping[str, Knowledge] | None = None
-    ) -> Tensor | None:
-        """Return no ids where the server has the samples; None before: all ids travel."""
-        return torch.arange(0) if asked and LOGITS in asked else None
-
-    def make(self, model: Model, work: ShareWork) -> Knowledge:
-        """Return the rows of all samples, or none where the server has them."""
-        ids = torch.unique(work.data.train.ids)[: 0 if LOGITS in work.knowledge else None]
-        samples = work.data.train.at_ids(ids)
-        return Knowledge.rows(self.kind, self.rows(model, samples, work.seed), ids)
-
-    def rows(self, model: Model, samples: Samples, seed: int) -> Tensor:
-        """Return a row for each sample."""
-        raise NotImplementedError
 
     def row(self, classes: int) -> tuple[int | None, ...]:
         """Return the shape of a row; None is the width of features."""
@@ -100,6 +85,26 @@ class OfSamples(Share):
         numbers = math.prod(sizes.features if n is None else n for n in self.row(sizes.classes))
         each = INT64 if self.kind == "labels" else sizes.floats
         return 0, sizes.private * (each * numbers + INT64)
+
+
+class SentOnce(OfSamples):
+    """Base of such shares whose rows are sent once."""
+
+    def ids(
+        self, size: int, seed: int, round: int, asked: Mapping[str, Knowledge] | None = None
+    ) -> Tensor | None:
+        """Return no ids where the server has the samples; None before: all ids travel."""
+        return torch.arange(0) if asked and LOGITS in asked else None
+
+    def make(self, model: Model, work: ShareWork) -> Knowledge:
+        """Return the rows of all samples, or none where the server has them."""
+        ids = torch.unique(work.data.train.ids)[: 0 if LOGITS in work.knowledge else None]
+        samples = work.data.train.at_ids(ids)
+        return Knowledge.rows(self.kind, self.rows(model, samples, work.seed), ids)
+
+    @abstractmethod
+    def rows(self, model: Model, samples: Samples, seed: int) -> Tensor:
+        """Return a row for each sample."""
 
 
 @register(name="sample-logits")
@@ -135,7 +140,7 @@ class SampleLogits(OfSamples):
 
 @register(name="sample-labels")
 @dataclass(frozen=True)
-class SampleLabels(OfSamples):
+class SampleLabels(SentOnce):
     """The labels of the client's training samples, ``[n]``."""
 
     name: str = LABELS
@@ -149,7 +154,7 @@ class SampleLabels(OfSamples):
 
 @register(name="sample-hashes")
 @dataclass(frozen=True)
-class SampleHashes(OfSamples):
+class SampleHashes(SentOnce):
     """Hashes of the client's training samples, ``[n, h]``, each of length 1.
 
     Parameters

@@ -179,11 +179,6 @@ class KnowledgeStrategy(Strategy):
         """
         return ()
 
-    def _remarks(self) -> Sequence[str]:
-        told = [about.get("training", ()) for about in self.round.about.values()]
-        texts = {str(line) for lines in told if isinstance(lines, tuple) for line in lines}
-        return self.remarks(texts)
-
     def server_weights(self) -> Knowledge | None:
         """Return the weights of the server's model for its evaluation; None if it has none.
 
@@ -357,7 +352,11 @@ class KnowledgeStrategy(Strategy):
             raise ConfigError(f"{title} works on public samples at the server: set options.public.")
         given = title, self.options.models, self.settled_recipe, lambda: self.round
         made = partial(first_weights, *given)
-        there = self.exchange.meet(grid, arrays, self.first, made, self._remarks).public_size
+
+        def remarks() -> Sequence[str]:
+            return self.remarks(self.round.training)
+
+        there = self.exchange.meet(grid, arrays, self.first, made, remarks).public_size
         if self.needs_samples and self.settled_recipe.needs_public and here != there:
             raise ConfigError(
                 f"{title}: the server has {here} public samples and the clients {there}; they must "

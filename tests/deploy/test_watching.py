@@ -33,10 +33,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def text_of(folder: Path, now: float | None = None) -> str:
-    console = Console(file=io.StringIO(), width=160)
-    console.print(shown(folder, now))
-    text: str = console.file.getvalue()  # type: ignore[attr-defined]  # of the StringIO
-    return text
+    said = io.StringIO()
+    Console(file=said, width=160).print(shown(folder, now))
+    return said.getvalue()
 
 
 def test_a_run_that_has_failed_says_why(folder: Path) -> None:
@@ -103,10 +102,10 @@ def test_a_run_without_a_word_of_the_moment(
     with only_user(tmp_path):
         assert not is_over(tmp_path)
         assert f"{tmp_path}: 1 rounds\n" in text_of(tmp_path).replace("  ", "")
-    console = Console(file=io.StringIO(), width=200)
-    watch(tmp_path, console=console)
+    said = io.StringIO()
+    watch(tmp_path, console=Console(file=said, width=200))
     assert has_failed(tmp_path)
-    text: str = console.file.getvalue()  # type: ignore[attr-defined]  # of the StringIO
+    text = said.getvalue()
     assert "1 rounds, and no process writes it; go on with the command that began it" in text
     (tmp_path / "deployment.json").write_text("{}", encoding="utf-8")
     assert "the server app has died, 1 rounds; go on with: fedkt resume" in text_of(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -47,6 +48,11 @@ def test_delta_of_integers_is_exact_and_sends_rows_that_differ(unchanged: int) -
     assert size == (math.ceil(40 / 8) if unchanged else 0) + 8 * (40 - unchanged)
 
 
+def always(ids: torch.Tensor | None) -> Callable[[int], torch.Tensor | None]:
+    """Return a function of a round that returns these ids."""
+    return lambda number: ids
+
+
 @pytest.mark.parametrize("inner", ["uint8", "float16", "label-only", "top-k", "cfd(bits=3)"])
 def test_delta_of_a_codec_decodes_to_its_bits(inner: str) -> None:
     base, chain = None, f"delta(codec={inner})"
@@ -54,8 +60,8 @@ def test_delta_of_a_codec_decodes_to_its_bits(inner: str) -> None:
         ids = torch.arange(round_, round_ + 30)  # other rows each round, most of them known
         rows = Knowledge.rows("probabilities", probabilities(60, seed=round_ // 3)[ids], ids)
         packet = wire.encode(rows, round_, ids, chain, base)
-        decoded = wire.decode(packet, lambda r: ids, chain, base=base)  # noqa: B023  # called at once
-        plain = wire.decode(wire.encode(rows, 1, ids, inner), lambda r: ids, inner)  # noqa: B023  # called at once
+        decoded = wire.decode(packet, always(ids), chain, base=base)
+        plain = wire.decode(wire.encode(rows, 1, ids, inner), always(ids), inner)
         assert torch.equal(decoded.values, plain.values)
         base = wire.Base(round_, decoded)
 
@@ -259,9 +265,9 @@ def exchange(
         if sender is not None and (receiver is None or receiver.round != sender.round):
             sender = None
         packet = wire.encode(rows, round_, rows.ids, codec, sender)
-        decoded = wire.decode(packet, lambda r: rows.ids, codec, base=sender)  # noqa: B023  # called at once
+        decoded = wire.decode(packet, always(rows.ids), codec, base=sender)
         if round_ not in lost:
-            there = wire.decode(packet, lambda r: rows.ids, codec, base=receiver)  # noqa: B023  # called at once
+            there = wire.decode(packet, always(rows.ids), codec, base=receiver)
             assert torch.equal(there.values, decoded.values)
             receiver = wire.next_base(packet, there, codec, receiver)
         sender = wire.next_base(packet, decoded, codec, sender)

@@ -101,7 +101,7 @@ def test_of_a_function_what_fedkt_gives_is_no_option() -> None:
 
 def test_an_option_without_a_default_must_be_given() -> None:
     class Needy:
-        def __init__(self, beta, gamma: float = 1.0) -> None:  # type: ignore[no-untyped-def]
+        def __init__(self, beta, gamma: float = 1.0) -> None:
             """Take them."""
 
     first, second = describe("strategies", Needy).options
