@@ -25,7 +25,8 @@ test-numeric: $(READY)
 	done; done; done
 
 # Federations of real processes on this machine, over TLS; two at a time, because nodes often wait.
-NETWORK := FEDKT_TEST_FEDERATIONS=2 $(BIN)/pytest -n 2 --dist loadfile tests/network
+NETWORK := FEDKT_TEST_FEDERATIONS=2 $(BIN)/pytest -n 2 --dist loadfile \
+	--no-loadscope-reorder tests/network
 
 test-network: $(READY)
 	$(NETWORK) -m "network and not network_long"
