@@ -15,13 +15,19 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fedkt.simulations.report.drawing import MEGABYTE, canvas
+from adjustText import adjust_text
+from matplotlib.axes import Axes
+
+from fedkt.simulations.catalogue.method_facts import facts_of
+from fedkt.simulations.report.drawing import GREY, MEGABYTE, canvas
 from fedkt.simulations.report.tables import markdown
 from fedkt.simulations.results.intervals import clear, t_interval
 
 BASELINE = "local"
 BYTES = ("bytes_up", "bytes_down")
-SIZE = (10.0, 5.2)  # inches of a setting's two panels
+SIZE = (11.0, 5.6)  # inches of a setting's two panels
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#882255", "#E69F00")
+MARKERS = "osD^vP"
 HEADINGS = ("Strategy", "Personalised (%)", "Global (%)", "Against local, personalised (points)",
             "Worse than alone (%)", "MB up", "MB down", "Seconds")  # fmt: skip
 # setting -> strategy -> seed -> the columns of cells.csv
@@ -86,29 +92,47 @@ def table_of(rows: Mapping[str, Mapping[int, Mapping[str, str]]]) -> list[list[s
 
 def draw(results: Results, png: Path) -> None:
     """Draw accuracy against traffic, both directions, a pair of panels for each setting."""
+    kinds = {"personalised_accuracy": "personalised", "global_accuracy": "global"}
     with canvas(png, SIZE[0], SIZE[1] * len(results)) as figure:
-        panels = figure.subplots(len(results), 2, squeeze=False)
+        panels = figure.subplots(len(results), len(kinds), squeeze=False)
         for pair, (setting, rows) in zip(panels, results.items(), strict=True):
-            kinds = (("personalised_accuracy", "Personalised"), ("global_accuracy", "Global"))
-            for axes, (name, title) in zip(pair, kinds, strict=True):
-                for strategy, row in rows.items():
-                    accuracy = 100 * statistics.mean(column(row, name))
-                    sent = statistics.mean(
-                        u + d for u, d in zip(column(row, "bytes_up"), column(row, "bytes_down"),
-                                              strict=True)
-                    )  # fmt: skip
-                    if sent:
-                        axes.plot(sent / MEGABYTE, accuracy, "o", color="#0072B2", markersize=4)
-                        axes.annotate(
-                            strategy, (sent / MEGABYTE, accuracy), (3, 2),
-                            textcoords="offset points", fontsize=6,
-                        )  # fmt: skip
-                    elif strategy == BASELINE:
-                        axes.axhline(accuracy, color="#555555", linestyle="--", linewidth=1)
-                axes.set_xscale("log")
-                axes.xaxis.set_major_formatter("{x:g}")
-                axes.set_title(f"{setting}: {title.lower()} accuracy (%)")
+            for axes, (name, title) in zip(pair, kinds.items(), strict=True):
+                axes.set_title(f"{setting}: {title} accuracy (%)")
                 axes.set_xlabel("Sent and received per client (MB)")
+                points = {
+                    strategy: (traffic(row), 100 * statistics.mean(column(row, name)))
+                    for strategy, row in rows.items()
+                }
+                axes.axhline(points[BASELINE][1], color=GREY, linestyle="--", linewidth=1)
+                spread_labels(axes, {s: point for s, point in points.items() if point[0]})
+        handles, families = panels[0][0].get_legend_handles_labels()
+        figure.legend(handles, families, loc="outside lower center", ncols=len(families))
+
+
+def traffic(rows: Mapping[int, Mapping[str, str]]) -> float:
+    """Return the megabytes that a client sends and receives in a run."""
+    return sum(statistics.mean(column(rows, way)) for way in BYTES) / MEGABYTE
+
+
+def spread_labels(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Draw labelled points, coloured by family, whose labels do not lie on each other."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    families = sorted({family_of(strategy) for strategy in points})
+    for number, family in enumerate(families):
+        x, y = zip(*(p for s, p in points.items() if family_of(s) == family), strict=True)
+        color, marker = COLOURS[number], MARKERS[number]
+        axes.scatter(x, y, s=16, color=color, marker=marker, label=family, zorder=3)
+    labels = [axes.text(*point, strategy, fontsize=6) for strategy, point in points.items()]
+    axes.margins(0.12, 0.08)
+    x, y = zip(*points.values(), strict=True)
+    arrows = {"arrowstyle": "-", "color": GREY, "linewidth": 0.4}
+    adjust_text(labels, x=list(x), y=list(y), ax=axes, arrowprops=arrows, iter_lim=2000)
+
+
+def family_of(strategy: str) -> str:
+    """Return the family of a strategy, ``NAME`` or ``NAME(option=value)``."""
+    return facts_of(strategy.partition("(")[0]).family
 
 
 def main(out: Path, png: Path | None = None) -> None:

@@ -54,7 +54,7 @@ def watch(
         while not is_run(folder):
             time.sleep(every)
     if once:
-        console.print(shown(folder))
+        console.print(shown(folder), soft_wrap=True)
         return
     if not console.is_terminal:
         _print_changes(folder, every, console)
@@ -83,7 +83,7 @@ def _print_changes(folder: Path, every: float, console: Console) -> None:
         before = now
         if not over:
             time.sleep(every)
-    console.print(shown(folder))
+    console.print(shown(folder), soft_wrap=True)
 
 
 def _rounds(folder: Path) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -152,3 +153,15 @@ def test_a_run_that_dies_while_it_begins_can_be_resumed(
                 served(app, run_dir=writer)
         run = Path(writer)
         assert not (run / "config.toml").is_file() or (run / "deployment.json").is_file()
+
+
+def test_the_command_that_goes_on_stays_on_one_line_in_a_pipe(folder: Path, tmp_path: Path) -> None:
+    # Longer than the 80 columns that a pipe is taken to have.
+    run = shutil.copytree(
+        folder, tmp_path / "a-folder-with-a-long-name" / "and-another-one" / "run"
+    )
+    live = {"state": "train", "round": 2, "rounds": 3, "since": 0.0}
+    (run / LIVE).write_text(json.dumps(live), encoding="utf-8")
+    said = io.StringIO()
+    watch(run, once=True, console=Console(file=said))
+    assert f"go on with: fedkt resume {run} --app APP\n" in said.getvalue()

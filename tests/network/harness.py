@@ -164,14 +164,13 @@ class Federation:
         status = process.wait(300)
         return process.text, status
 
-    def fedkt(self, *arguments: str) -> str:
-        """Run a command of ``fedkt`` as the operator; return what it prints."""
+    def fedkt(self, *arguments: str, status: int = 0) -> str:
+        """Run a command of ``fedkt`` as the operator, ending so; return what it prints."""
         self.flwr()  # its connection is there
         name = f"operator-{self.port}"
         command = [str(Path(sys.executable).with_name("fedkt")), *arguments]
         process = Process.start("fedkt", command, self._home(name) / "log", self._env(name))
-        status = process.wait(400)
-        assert status == 0, process.text
+        assert process.wait(400) == status, process.text
         return process.text
 
     # --- nodes ------------------------------------------------------------------------------

@@ -79,9 +79,8 @@ def test_a_server_app_that_was_killed_goes_on_by_one_command(
     kill_server_app(hospitals)
     wait_until(lambda: is_over(folder), "the end of the server app")
     assert len(read_rounds(folder)) == 1
-    assert "the server app has died, round 2, train" in hospitals.fedkt(
-        "watch", str(folder), "--once"
-    )
+    said = hospitals.fedkt("watch", str(folder), "--once", status=1)
+    assert f"the server app has died, round 2, train; go on with: fedkt resume {folder}" in said
     hospitals.fedkt("resume", str(folder), "--app", str(hospitals.app), "--connection", CONNECTION)
     assert figures(ended(folder)) == figures(expected)
 
