@@ -42,6 +42,9 @@ class Policy:
         Most bytes of an upload.
     most_epochs : int, optional
         Most epochs of a round, of all steps together and of the read-out's copy.
+    most_steps : int, optional
+        Most batches that a training may ask for whatever its epochs (``Train(least_steps=...)``),
+        which on few samples are many epochs.
     most_samples : int, optional
         Most rows that an upload has of a share, such as public samples.
     readouts : Collection[str], optional
@@ -58,6 +61,7 @@ class Policy:
     kinds: Collection[str] | None = None
     most_bytes: AtLeastOne | None = None
     most_epochs: AtLeastOne | None = None
+    most_steps: AtLeastOne | None = 1000
     most_samples: AtLeastOne | None = None
     readouts: Collection[str] | None = None
     codecs: Collection[str] | None = None
@@ -85,6 +89,7 @@ class Policy:
         """
         chain = [*codec_chain(codec), *recipe.codecs]
         epochs = sum(step.epochs for step in trainings(recipe.steps))
+        steps = max((step.least_steps for step in trainings(recipe.steps)), default=0)
         if recipe.personal.copies:
             epochs += sum(step.epochs for step in trainings(recipe.learn) if step.on == "private")
         asked = (
@@ -93,6 +98,7 @@ class Policy:
             _outside("readouts", self.readouts, [_name("readouts", recipe.personal)]),
             _outside("codecs", self.codecs, (_name("codecs", part) for part in _nested(chain))),
             _above("most_epochs", self.most_epochs, epochs, "epochs a round"),
+            _above("most_steps", self.most_steps, steps, "steps of a training at least"),
             None if self.tables else _tables(metrics),
         )
         return next(filter(None, asked), None)
@@ -128,7 +134,7 @@ class Policy:
                 raise ConfigError(refusal)
 
 
-ANYTHING = Policy(shares=None, tables=True)
+ANYTHING = Policy(shares=None, most_steps=None, tables=True)
 
 
 @dataclass(frozen=True)

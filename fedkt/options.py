@@ -54,7 +54,7 @@ Positive = Annotated[float, Gt(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
 PositiveFraction = Annotated[float, Gt(0), Le(1)]
 OpenFraction = Annotated[float, Gt(0), Lt(1)]
-Memory = Annotated[float, Ge(0), Lt(1)]  # the share of the past
+Memory = Annotated[float, Ge(0), Lt(1)]  # the share of the past, or of something else
 
 C = TypeVar("C", bound=type[Any])
 _WORDS = {int: "a whole number", float: "a finite number", bool: "True or False", str: "text"}

@@ -210,7 +210,7 @@ def _task(
     """Return a client's part of a step; None if it has none.
 
     The clients' batches of public data are ``shared``. If ``sized``, only clients with batches of
-    the same sizes can be stacked; of a step with a schedule, those with as many batches.
+    the same sizes can be stacked; of a step with a schedule, those with as many batches a pass.
     """
     objective = Objective.of(step, work)
     if objective is None:
@@ -235,7 +235,7 @@ def _task(
         [p.widths.tolist() for p in (padded, private) if p is not None] if sized else []
     )
     if is_scheduled(step):
-        sizes.append(len(padded.widths))
+        sizes.append(batches.passes(step, work, len(samples)))
     known = {name: work.knowledge[name] for name in objective.needs}
     signatures = [(name, _signature(knowledge)) for name, knowledge in known.items()]
     terms = objective.terms, objective.rehearse
@@ -272,7 +272,9 @@ class _Stacked:
         tasks: Sequence[_Task],
         stream: str,
     ) -> None:
-        self._rows, self._tasks, self._epochs = rows, tasks, step.epochs
+        self._rows, self._tasks = rows, tasks
+        sizes = [len(task.objective.samples) for task in tasks]
+        self._passes = [batches.passes(step, r.work, n) for r, n in zip(rows, sizes, strict=True)]
         template = template_of(learner)
         trained, device = learner.trained, learner.device
         stacked = stack([row.state["model"] for row in rows], device)
@@ -316,19 +318,19 @@ class _Stacked:
         """Train; return the mean loss of each client's last epoch, NaN if it has diverged."""
         watched = [n for n, b in self._buffers.items() if bool(finite_rows([b]).all())]
         steps = torch.tensor([len(t.batches.widths) for t in self._tasks])
-        per_epoch = steps // self._epochs
-        counts = set(per_epoch.tolist())
+        last_epoch = torch.tensor([passes[-1] for passes in self._passes])
+        paces = self._passes if len(set(self._passes)) > 1 else self._passes[:1]
         sums = torch.zeros(len(self._rows), dtype=torch.float64, device=self._device)
         with self._advance.training():
             for number in range(int(steps.max())):
                 active = number < steps
-                progress = self._progress(number, per_epoch if len(counts) > 1 else per_epoch[:1])
+                progress = self._progress(number, paces)
                 losses = self._step(number, active, progress)
                 # A client counts the batches of its last epoch only.
-                last = active & (number >= steps - per_epoch)
+                last = active & (number >= steps - last_epoch)
                 sums += torch.where(last.to(self._device), losses, 0.0)
         sound = self._at.finite([self._buffers[n] for n in watched])  # the others may be masks
-        return torch.where(sound, sums.cpu() / per_epoch, torch.nan).tolist()
+        return torch.where(sound, sums.cpu() / last_epoch, torch.nan).tolist()
 
     def states(self) -> list[dict[str, Any]]:
         """Return the clients' states."""
@@ -358,13 +360,10 @@ class _Stacked:
         )
         return losses.detach().double()
 
-    def _progress(self, number: int, per_epoch: Tensor) -> float | Tensor:
+    def _progress(self, number: int, paces: Sequence[tuple[int, ...]]) -> float | Tensor:
         """Return the finished part of the run at a batch: for each client, or one for all."""
         work = self._rows[0].work
-        parts = []
-        for count in per_epoch.tolist():
-            epoch, batch = divmod(number, count)
-            parts.append(work.progress(min((epoch + batch / count) / self._epochs, 1.0)))
+        parts = [work.progress(batches.progress_at(passes, number)) for passes in paces]
         if len(parts) > 1:
             return torch.tensor(parts, device=self._device)
         return torch.tensor(parts[0]) if self._advance.compiled else parts[0]

@@ -27,14 +27,20 @@ class PaddedBatches:
 
     @classmethod
     def of_orders(cls, orders: Sequence[Tensor], size: int) -> PaddedBatches:
-        """Return the batches of the epochs, given the order of the samples in each."""
-        total = len(orders[0])
-        steps = -(-total // size)
+        """Return the batches of the epochs, given the order of the samples in each.
+
+        The last epoch may be cut after one of its batches.
+        """
+        steps = -(-len(orders[0]) // size)
         rows = torch.zeros(len(orders), steps * size, dtype=torch.int64)
-        rows[:, :total] = torch.stack(list(orders))
-        widths = torch.full((steps,), size)
-        widths[-1] = total - (steps - 1) * size
-        return cls(rows.view(-1, size), widths.repeat(len(orders)))
+        widths = torch.zeros(len(orders), steps, dtype=torch.int64)
+        for line, width, order in zip(rows, widths, orders, strict=True):
+            line[: len(order)] = order
+            width[: -(-len(order) // size)] = size
+            if len(order) % size:
+                width[len(order) // size] = len(order) % size
+        taken = int(widths.count_nonzero())
+        return cls(rows.view(-1, size)[:taken], widths.view(-1)[:taken])
 
     @classmethod
     def of_batches(cls, drawn: Sequence[Tensor], size: int) -> PaddedBatches:

@@ -23,9 +23,8 @@ def epochs(step: Train, work: Work, stream: str, total: int) -> Iterator[Sequenc
         yield from (torch.split(order, size) for order in orders(step, work, stream, total))
         return
     drawn = rehearsal(work, stream)
-    public = 0 if work.data.public is None else len(work.data.public)
-    for _ in range(step.epochs):
-        yield list(itertools.islice(drawn, step.batches_beside(public, size)))
+    for count in passes(step, work, total):
+        yield list(itertools.islice(drawn, count))
 
 
 def batch_size(step: Train, work: Work) -> int:
@@ -36,7 +35,7 @@ def batch_size(step: Train, work: Work) -> int:
 
 
 def orders(step: Train, work: Work, stream: str, total: int) -> Iterator[Tensor]:
-    """Yield for each epoch the rows of the ``total`` samples in use, int64, in their order.
+    """Yield for each epoch the rows of the ``total`` samples that it sees, int64, in their order.
 
     Public samples come in one order for all clients of a round: a cohort then asks all its
     models about the same rows, whose first layers are one wide product.
@@ -44,8 +43,23 @@ def orders(step: Train, work: Work, stream: str, total: int) -> Iterator[Tensor]
     private = step.on == "private"
     name = f"batches/{stream}" if private else f"public-batches/{stream}"
     order = torch_rng(work.seed, name, work.round, work.client if private else 0)
-    for _ in range(step.epochs):
-        yield torch.randperm(total, generator=order)[: step.samples or total]
+    size = batch_size(step, work)
+    for count in step.passes(total, size):
+        yield torch.randperm(total, generator=order)[: step.samples or total][: count * size]
+
+
+def passes(step: Train, work: Work, total: int) -> tuple[int, ...]:
+    """Return how many batches each epoch of a step on ``total`` samples has."""
+    public = 0 if work.data.public is None else len(work.data.public)
+    return step.passes(total if step.pace is None else public, batch_size(step, work))
+
+
+def progress_at(passes: Sequence[int], number: int) -> float:
+    """Return the finished part of a step, in [0, 1], before its batch of a number."""
+    epoch, batch = divmod(number, passes[0])
+    if epoch >= len(passes):
+        return 1.0
+    return min((epoch + batch / passes[epoch]) / len(passes), 1.0)
 
 
 def rehearsal(work: Work, stream: str) -> Iterator[Tensor]:

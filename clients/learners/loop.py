@@ -152,11 +152,11 @@ def _epochs(
     drawn = batches.epochs(step, here, stream, len(samples))
     losses = _Losses(ask, objective, step, here, stream, beside, PrivateSamples.of(work))
 
-    def of_epoch(number: int, rows_of: Sequence[Tensor]) -> Iterator[tuple[Tensor, float]]:
+    def of_epoch(rows_of: Sequence[Tensor]) -> Iterator[tuple[Tensor, float]]:
         sizes.extend(map(len, rows_of))
-        return losses.of_epoch(number, rows_of)
+        return losses.of_epoch(rows_of)
 
-    return itertools.starmap(of_epoch, enumerate(drawn))
+    return map(of_epoch, drawn)
 
 
 class _Asking:
@@ -214,7 +214,8 @@ class _Losses:
         private: PrivateSamples,
     ) -> None:
         self._ask, self._objective, self._beside = ask, objective, beside
-        self._work, self._epochs = work, step.epochs
+        self._work, self._passes = work, batches.passes(step, work, len(objective.samples))
+        self._batches = itertools.count()
         self._rehearsal = batches.rehearsal(work, stream) if objective.rehearse else iter(())
         self._augmentations = private.augmentations
         self._prior = private.log_prior.to(ask.device)
@@ -227,12 +228,13 @@ class _Losses:
         # Kept, because most batches have the same number of rows.
         self._ones: dict[int, Tensor] = {}
 
-    def of_epoch(self, epoch: int, rows_of: Sequence[Tensor]) -> Iterator[tuple[Tensor, float]]:
-        """Yield the losses of the batches of an epoch, each with the progress of the run."""
+    def of_epoch(self, rows_of: Sequence[Tensor]) -> Iterator[tuple[Tensor, float]]:
+        """Yield the losses of the batches of the next epoch, each with the progress of the run."""
         goal = self._objective
-        for number, rows in enumerate(rows_of):
-            progress = self._work.progress((epoch + number / len(rows_of)) / self._epochs)
-            key, of_private = (key + (epoch * len(rows_of) + number) for key in self._keys)
+        for rows in rows_of:
+            number = next(self._batches)
+            progress = self._work.progress(batches.progress_at(self._passes, number))
+            key, of_private = (key + number for key in self._keys)
             beside = None if self._beside is None else next(self._beside)
             beta = self._beta
             mix = None if beta is None else (torch.randperm(len(rows)), float(beta.sample()))

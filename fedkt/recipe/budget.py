@@ -83,6 +83,7 @@ def _private(steps: Iterable[Step], recipe: Recipe, rehearsal: bool) -> list[Tra
                 batch_size=step.batch_size,
                 samples=samples,
                 pace="public" if step.on == "public" else step.pace,
+                least_steps=step.least_steps,
             )
         )
     return steps_alone
@@ -102,11 +103,21 @@ def limited(step: Train, recipe: Recipe) -> Train:
 
 def _merged(steps: Iterable[Train]) -> list[Train]:
     """Return the steps with neighbours joined that differ in epochs alone."""
-    groups = itertools.groupby(steps, key=lambda step: replace(step, epochs=1))
-    return [replace(like, epochs=sum(s.epochs for s in same)) for like, same in groups]
+    # Of different epochs, one may need `least_steps` and another not.
+    like = lambda step: step if step.least_steps else replace(step, epochs=1)  # noqa: E731
+    groups = ((step, list(same)) for step, same in itertools.groupby(steps, key=like))
+    return [
+        replace(
+            step,
+            epochs=sum(s.epochs for s in same),
+            least_steps=sum(s.least_steps for s in same),
+        )
+        for step, same in groups
+    ]
 
 
 def _step_described(step: Train, public: int, public_batch: int) -> str:
     if step.pace == "public":
-        return f"{step.epochs * step.batches_beside(public, public_batch)} rehearsed batches"
-    return f"{step.epochs} epochs{f' of {step.samples} samples' if step.samples else ''}"
+        return f"{sum(step.passes(public, step.batch_size or public_batch))} rehearsed batches"
+    least = f", at least {step.least_steps} steps" if step.least_steps else ""
+    return f"{step.epochs} epochs{f' of {step.samples} samples' if step.samples else ''}{least}"

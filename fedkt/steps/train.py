@@ -215,7 +215,7 @@ class Train(Step):
     terms : Sequence[Term or Weighted]
         The loss is their sum.
     epochs : int
-        Passes over the data, at least 0.
+        Passes over the data, at least 0; 0 trains nothing.
     batch_size : int, optional
         ``None`` takes the experiment's for this kind of data.
     rehearse : Sequence[Term or Weighted]
@@ -247,6 +247,9 @@ class Train(Step):
         The part of the model or its heads that is trained, as in ``Weights(of=...)``: ``"@head"``,
         ``"@body"`` or the beginning of names; empty: all. Other parameters get no gradient and keep
         their values and moments; running statistics move all the same.
+    least_steps : int
+        The step takes at least so many batches: where the data are small, more passes than
+        ``epochs``, the last of which may be cut.
     """
 
     on: Data
@@ -261,6 +264,7 @@ class Train(Step):
     mixup: Factor = 0.0
     pace: Literal["public"] | None = None
     only: str = ""
+    least_steps: Count = 0
 
     def __post_init__(self) -> None:
         for option in ("terms", "rehearse", "transforms"):
@@ -304,17 +308,36 @@ class Train(Step):
     def budget(self, private: int, public: int, sizes: TrainingOptions) -> int:
         """Return how many private samples it trains on in a round, rehearsal included."""
         if self.on == "private" and self.pace is None:
-            return self.epochs * min(self.samples or private, private)
+            return self.rows(private, self.batch_size or sizes.batch_size)
         if not private or (self.on == "public" and not self.rehearse):
             return 0
         # Private batches at the pace of public ones, pass after pass over the private samples.
-        batches = self.epochs * self.batches_beside(public, sizes.public_batch_size)
+        batches = sum(self.passes(public, self.batch_size or sizes.public_batch_size))
         passes, rest = divmod(batches, -(-private // sizes.batch_size))
         return passes * private + rest * sizes.batch_size
 
-    def batches_beside(self, public: int, public_batch: int) -> int:
-        """Return how many batches an epoch has on M public samples, or at their pace."""
-        return -(-min(self.samples or public, public) // (self.batch_size or public_batch))
+    def passes(self, total: int, size: int) -> tuple[int, ...]:
+        """Return how many batches each pass over the data has.
+
+        All passes are equal but the last, which ``least_steps`` may cut.
+
+        Parameters
+        ----------
+        total : int
+            Samples of the data, of which a pass sees no more than ``samples``.
+        size : int
+            Samples in a batch.
+        """
+        whole = -(-min(self.samples or total, total) // size)
+        if not whole or self.epochs * whole >= self.least_steps or not self.epochs:
+            return (whole,) * self.epochs
+        passes, rest = divmod(self.least_steps, whole)
+        return (whole,) * passes + (rest,) * (rest > 0)
+
+    def rows(self, total: int, size: int) -> int:
+        """Return how many samples all passes see, with repetitions; see ``passes``."""
+        whole = min(self.samples or total, total)
+        return sum(min(count * size, whole) for count in self.passes(total, size))
 
 
 def trainings(steps: Iterable[Step]) -> list[Train]:

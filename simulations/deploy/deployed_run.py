@@ -125,7 +125,7 @@ class DeployedRun(Recorder):
             "input_shape": list(roster.input_shape),
             "models": [model.partition("#")[0] if model else "never came" for model in models],
             "public": roster.public_size,
-            "client_names": [self._names.get(c, str(c)) for c in ids],
+            **({"client_names": [self._names.get(c, str(c)) for c in ids]} if self._names else {}),
             "notes": [],
         }
 

@@ -171,11 +171,10 @@ def _trained_rows(steps: Iterable[Step], recipe: Recipe, work: Work) -> float:
     rows = float(_private_rows(steps, recipe, work))
     for step in map(partial(limited, recipe=recipe), trainings(steps)):
         if step.on == "public":
-            rows += step.epochs * min(step.samples or public, public)
+            rows += step.rows(public, step.batch_size or work.options.public_batch_size)
         elif step.beside is not None and step.beside.source == "public":
-            private = min(step.samples or len(work.data.train), len(work.data.train))
-            batches = -(-private // (step.batch_size or work.options.batch_size))
-            rows += step.epochs * batches * min(step.beside.batch_size, public)
+            batches = step.passes(len(work.data.train), step.batch_size or work.options.batch_size)
+            rows += sum(batches) * min(step.beside.batch_size, public)
     return rows
 
 

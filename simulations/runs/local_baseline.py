@@ -54,7 +54,11 @@ def private_training(plan: Plan, rehearsal: bool = True) -> str:
 def _section(recipe: Recipe) -> dict[str, Any] | None:
     """Return the options of ``local`` that give a recipe; None if there are none."""
     steps = trainings(recipe.learn)
-    if recipe.start or len(steps) > 1 or any(step.pace or step.batch_size for step in steps):
+    if (
+        recipe.start
+        or len(steps) > 1
+        or any(step.pace or step.batch_size or step.least_steps for step in steps)
+    ):
         return None
     epochs, samples = (steps[0].epochs, steps[0].samples) if steps else (0, 0)
     return {"name": "local", "local_epochs": epochs, "local_samples": samples}

@@ -41,6 +41,9 @@ class FedMD(StudentStrategy):
         T of shared probabilities and of ``kl``.
     local_epochs, distil_epochs : int
         Passes over the private and over the public data a round.
+    distil_steps : int
+        Distillation takes at least so many batches, on a small public set in more passes than
+        ``distil_epochs``. Not in the paper.
     transfer_epochs : int
         Passes over the labelled public set before the first round.
     public_samples : int
@@ -58,7 +61,7 @@ class FedMD(StudentStrategy):
         For ``trust="root"``: public samples with ids below it are its labelled rows.
     student : bool
         Whether the server trains a model of its own on the average, with the clients' loss and
-        ``distil_epochs``. Not in the paper. Clients are not touched by it.
+        as many passes. Not in the paper. Clients are not touched by it.
     """
 
     name = "fedmd"
@@ -70,6 +73,7 @@ class FedMD(StudentStrategy):
         temperature: Positive = 1.0,
         local_epochs: Count = 5,
         distil_epochs: Count = 3,
+        distil_steps: Count = 30,
         transfer_epochs: Count = 0,
         public_samples: Count = 0,
         rehearsal: Factor = 0.0,
@@ -87,6 +91,7 @@ class FedMD(StudentStrategy):
             raise ConfigError(f"fedmd: trust {self._rule.title!r} needs form = {forms}.")
         self.form, self.loss, self.temperature = form, loss, temperature
         self.local_epochs, self.distil_epochs = local_epochs, distil_epochs
+        self.distil_steps = distil_steps
         self.transfer_epochs, self.public_samples = transfer_epochs, public_samples
         self.rehearsal, self.trust, self.root = rehearsal, trust, root
         self._divergence = divergences[loss]
@@ -99,6 +104,7 @@ class FedMD(StudentStrategy):
             on="public",
             terms=[Distil(self._divergence)],
             epochs=self.distil_epochs,
+            least_steps=self.distil_steps,
             rehearse=[Weighted(self.rehearsal, CrossEntropy())] if self.rehearsal else [],
         )
         predict = Predict(
@@ -121,5 +127,10 @@ class FedMD(StudentStrategy):
             if self._rule.judges
             else mean(uploads["public"])
         )
-        step = Train("public", [Distil(self._divergence)], epochs=self.distil_epochs)
+        step = Train(
+            on="public",
+            terms=[Distil(self._divergence)],
+            epochs=self.distil_epochs,
+            least_steps=self.distil_steps,
+        )
         return self.taught(fused, step, fused.shared)

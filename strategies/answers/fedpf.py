@@ -48,6 +48,9 @@ class FedPF(KnowledgeStrategy):
         μ ≥ 0, weight of the private batch beside each public batch.
     prior : {"eb", "off"}
         Adjust private losses by the empirical-Bayes prior, or use plain cross-entropy.
+    floor : float
+        In [0, 1): private losses use the prior (1 - floor) π + floor / C, without which a client of
+        one class learns next to nothing; the read-out keeps π. 0 is the first edition.
     readout : ReadOut or str
         The personal answer: ``prior``, ``raw``, ``mix``, ``gate`` or another of
         ``fedkt.readouts``. ``gate`` chooses by the validation
@@ -63,6 +66,9 @@ class FedPF(KnowledgeStrategy):
         Weight of past rounds in the correlations, in [0, 1).
     local_epochs, distil_epochs : int
         Passes over the private and over the public data a round.
+    distil_steps : int
+        Distillation takes at least so many batches, on a small public set in more passes than
+        ``distil_epochs``.
     public_samples : int
         Number of public samples drawn each round; 0 takes all.
     root : int
@@ -76,28 +82,33 @@ class FedPF(KnowledgeStrategy):
         gamma: Factor = 3.0,
         mu: Factor = 1.0,
         prior: Literal["eb", "off"] = "eb",
+        floor: Memory = 0.05,
         readout: ReadOut | str = "prior",
         trust: TrustRule | str = "correlation",
         weighting: Weighting = "entropy",
         history: Memory = Root.history,
         local_epochs: Count = 5,
         distil_epochs: Count = 3,
+        distil_steps: Count = 30,
         public_samples: Count = 0,
         root: AtLeastOne = Root.root,
     ) -> None:
         self.gamma, self.mu, self.prior, self.readout = gamma, mu, prior, readout
+        self.floor = floor
         self.trust, self.weighting, self.history = trust, weighting, history
         self.root, self._rule = root, trust_rule(trust, history=history, root=root)
         self.local_epochs, self.distil_epochs = local_epochs, distil_epochs
+        self.distil_steps = distil_steps
         self.public_samples = public_samples
 
     def recipe(self) -> Recipe:
         """Return the recipe: train with adjusted logits, share logits, distil and rehearse."""
-        private: Term = AdjustedCrossEntropy() if self.prior == "eb" else CrossEntropy()
+        private: Term = AdjustedCrossEntropy(self.floor) if self.prior == "eb" else CrossEntropy()
         distil = Train(
             on="public",
             terms=[Distil(KL())],
             epochs=self.distil_epochs,
+            least_steps=self.distil_steps,
             rehearse=[Weighted(self.mu, private)] if self.mu else [],
         )
         return Recipe(

@@ -76,6 +76,9 @@ class KnFu(KnowledgeStrategy):
         ``age_decay ** k``, in (0, 1].
     local_epochs, distil_epochs : int
         Passes over the private and over the public data a round.
+    distil_steps : int
+        Distillation takes at least so many batches, on a small public set in more passes than
+        ``distil_epochs``. Not in the paper.
     public_samples : int
         Number of public samples drawn each round; 0 takes all.
     rehearsal : float
@@ -104,6 +107,7 @@ class KnFu(KnowledgeStrategy):
         age_decay: PositiveFraction = 1.0,
         local_epochs: Count = 5,
         distil_epochs: Count = 3,
+        distil_steps: Count = 30,
         public_samples: Count = 0,
         rehearsal: Factor = 0.0,
         trust: TrustRule | str = "off",
@@ -115,6 +119,7 @@ class KnFu(KnowledgeStrategy):
         self._rule = SemanticNeighbours(beta, divergence, estimator, epsilon, nearest)
         self.neighbours, self.nearest, self.age_decay = neighbours, nearest, age_decay
         self.local_epochs, self.distil_epochs = local_epochs, distil_epochs
+        self.distil_steps = distil_steps
         self.public_samples, self.rehearsal = public_samples, rehearsal
         self.trust, self._trusts = trust, trust_rule(trust)
         if not self._trusts.by_client:
@@ -129,6 +134,7 @@ class KnFu(KnowledgeStrategy):
             on="public",
             terms=[Distil(KL(self.temperature))],
             epochs=self.distil_epochs,
+            least_steps=self.distil_steps,
             rehearse=[Weighted(self.rehearsal, CrossEntropy())] if self.rehearsal else [],
         )
         predict = Predict(

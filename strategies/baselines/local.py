@@ -63,7 +63,11 @@ class Local(KnowledgeStrategy):
         return Recipe(start=self._repeated(whole.start), learn=self._repeated(whole.learn))
 
     def _repeated(self, steps: Sequence[Step]) -> list[Train]:
-        return [replace(step, epochs=step.epochs * self.times) for step in trainings(steps)]
+        n = self.times
+        return [
+            replace(step, epochs=n * step.epochs, least_steps=n * step.least_steps)
+            for step in trainings(steps)
+        ]
 
 
 def _recipe_of(like: str | Mapping[str, Any]) -> Recipe:

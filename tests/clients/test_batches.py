@@ -379,3 +379,21 @@ def test_a_step_at_the_public_pace_draws_what_a_rehearsal_would(
     rehearsed = batches.rehearsal(work, "s")
     for rows in itertools.chain.from_iterable(drawn):
         assert torch.equal(rows, next(rehearsed))
+
+
+@pytest.mark.parametrize("on", ["private", "public"])
+@pytest.mark.parametrize(("least", "passes"), [(0, [7]), (7, [7]), (9, [7, 2]), (21, [7, 7, 7])])
+def test_least_steps_add_passes_of_which_the_last_may_be_cut(
+    data, work_on, on: Any, least: int, passes: list[int]
+) -> None:
+    step = Train(on, [CrossEntropy()], batch_size=8, least_steps=least)
+    work = work_on(data)
+    drawn = [list(one) for one in batches.epochs(step, work, "s", 50)]
+    assert [len(one) for one in drawn] == passes
+    plain = batches.epochs(replace(step, epochs=3, least_steps=0), work, "s", 50)
+    for ours, theirs in zip(drawn, plain, strict=False):
+        assert all(map(torch.equal, ours, theirs))  # the same batches, cut in the last pass
+    parts = [batches.progress_at(passes, number) for number in range(sum(passes) + 1)]
+    assert parts[0] == 0
+    assert parts[-1] == 1
+    assert all(a < b for a, b in itertools.pairwise(parts))

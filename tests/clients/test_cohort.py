@@ -47,6 +47,20 @@ def test_a_cohort_is_the_loop_in_float64(model, sizes, optimiser) -> None:
         assert mine == pytest.approx(theirs, abs=1e-12)
 
 
+def test_a_cut_last_pass_is_the_loop_s_too() -> None:
+    torch.manual_seed(0)
+    party = Party("mlp", UNEVEN, learning_rate=1e-3)
+    steps = {
+        "learn/0": replace(STEPS["learn/0"], epochs=1, least_steps=7, rate=Cosine()),
+        "absorb/0": replace(STEPS["absorb/0"], epochs=1, least_steps=5),
+    }
+    (loop, losses), (ours, found) = party.in_the_loop(steps), party.together(steps)
+    assert apart(ours, loop) < 1e-12
+    for mine, theirs in zip(found, losses, strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-12)
+    assert [work.trained.steps for work in party.works] == [5] * len(UNEVEN)
+
+
 def smooth(model: nn.Module) -> nn.Module:
     """Bend the kinks of a model: a ReLU's input that is 0 but for rounding decides either way."""
     for name, child in model.named_children():

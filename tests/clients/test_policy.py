@@ -23,6 +23,7 @@ WEIGHTS = Recipe(
     learn=[Load(), Train("private", [CrossEntropy()])], share=[Weights()], absorb=[Load()]
 )
 ENDLESS = replace(RECIPE, learn=[Train("private", [CrossEntropy()], epochs=10**9)])
+STEPS = replace(RECIPE, learn=[Train("private", [CrossEntropy()], least_steps=10**9)])
 CODED = replace(RECIPE, share=[Predict(codec_up="float16")])
 
 
@@ -38,6 +39,7 @@ def client(learner_of: Any, data: Any) -> Client:
         (RECIPE, {"shares": []}, "its policy allows shares none, not predict"),
         (RECIPE, {"kinds": ["labels"]}, "its policy allows kinds labels, not probabilities"),
         (ENDLESS, {"most_epochs": 100}, r"allows 100 epochs a round \(most_epochs\), not 1,000,"),
+        (STEPS, {}, r"allows 1,000 steps of a training at least \(most_steps\), not 1,000,000,000"),
         (CODED, {"codecs": []}, "its policy allows codecs none, not float16"),
         (RECIPE, {"readouts": ["gate"]}, "its policy allows readouts gate, not raw"),
     ],

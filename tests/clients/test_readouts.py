@@ -49,6 +49,34 @@ def test_adjusted_loss_is_cross_entropy_of_shifted_logits() -> None:
     assert torch.allclose(loss, F.cross_entropy(z + log_prior, y))
 
 
+@pytest.mark.parametrize("floor", [0.05, 0.5])
+def test_a_floor_gives_a_client_of_one_class_a_gradient(floor: float) -> None:
+    """At z = 0 the gradient on its class is 1 - π̃ = floor (C - 1) / C; without a floor it is 0."""
+    for given, expected in ((floor, floor * 3 / 4), (0.0, 0.0)):
+        z = torch.zeros(6, 4, requires_grad=True)
+        log_prior = torch.tensor([1.0, 0.0, 0.0, 0.0]).clamp_min(1e-12).log()
+        batch = Batch(
+            z, torch.zeros(6, dtype=torch.int64), torch.arange(6), torch.ones(6), log_prior
+        )
+        AdjustedCrossEntropy(given)(Outputs(z, None, {}), batch, {}).backward()
+        assert z.grad is not None
+        assert -z.grad[:, 0].sum() == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_floor_leaves_an_even_prior_and_floor_0_every_bit() -> None:
+    z, y = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 0])
+
+    def loss(prior: list[float], *floor: float) -> float:
+        batch = Batch(z, y, torch.arange(5), torch.ones(5), torch.tensor(prior).log())
+        return float(AdjustedCrossEntropy(*floor)(Outputs(z, None, {}), batch, {}))
+
+    even, skewed = [1 / 3] * 3, [0.7, 0.2, 0.1]
+    assert loss(even, 0.3) == pytest.approx(loss(even), abs=1e-6)
+    assert loss(skewed, 0.0) == loss(skewed)
+    mixed = [0.9 * p + 0.1 / 3 for p in skewed]
+    assert loss(skewed, 0.1) == pytest.approx(loss(mixed), abs=1e-6)
+
+
 def test_raw_is_the_logits_and_prior_adds_the_log_prior(data, work_on, learner_of) -> None:
     learner, work, x = learner_of(), work_on(data), data.test.x
     logits = learner.predict(x)

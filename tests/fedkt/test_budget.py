@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedkt.objectives import KL, AdjustedCrossEntropy, CrossEntropy, Distil
 from fedkt.recipe import Load, Predict, Recipe, Train, Weights
@@ -23,6 +25,23 @@ def private(epochs: int, **options) -> Train:
 
 def distil(epochs: int, **options) -> Train:
     return Train("public", [Distil(KL())], epochs, rehearse=CE, **options)
+
+
+@given(
+    st.integers(0, 5), st.integers(0, 40), st.integers(0, 30), st.integers(1, 9), st.integers(0, 40)
+)
+def test_a_step_takes_its_epochs_or_the_least_steps(
+    epochs: int, total: int, samples: int, size: int, least: int
+) -> None:
+    step = private(epochs, samples=samples, least_steps=least)
+    passes = step.passes(total, size)
+    seen = min(samples or total, total)
+    whole = -(-seen // size)
+    assert sum(passes) == (max(epochs * whole, least) if epochs and whole else 0)
+    assert all(count == whole for count in passes[:-1])
+    assert all(0 < count <= whole for count in passes) or not whole
+    short = whole * size - seen  # rows that the last batch of a whole pass lacks
+    assert step.rows(total, size) == sum(passes) * size - short * passes.count(whole)
 
 
 @pytest.mark.parametrize("strategy", [KnFu(), FedMD(), FedAvg(), Local(), FedPF(mu=0)])
@@ -57,6 +76,15 @@ def test_without_rehearsal_it_is_the_private_epochs(strategy) -> None:
             [private(2, pace="public", samples=50)],
         ),
         (Recipe(learn=[private(0)], share=[Predict()], absorb=[distil(0)]), []),
+        (
+            Recipe(share=[Predict()], absorb=[distil(1, least_steps=9)]),
+            [private(1, pace="public", least_steps=9)],
+        ),
+        (Recipe(learn=[private(2, least_steps=9)] * 2), [private(4, least_steps=18)]),
+        (
+            Recipe(learn=[private(2, least_steps=9), private(1, least_steps=9)]),
+            [private(2, least_steps=9), private(1, least_steps=9)],
+        ),
     ],
 )
 def test_steps_of_training_alone(recipe: Recipe, steps: list[Train]) -> None:
@@ -87,13 +115,15 @@ def test_a_read_out_s_copy_counts_once(readout: str, copies: int) -> None:
 @pytest.mark.parametrize(
     ("strategy", "public", "said"),
     [
-        (FedPF(), 400, "5 epochs + 21 rehearsed batches"),
-        (FedPF(public_samples=65), 400, "5 epochs + 6 rehearsed batches"),
-        (FedPF(public_samples=500), 64, "5 epochs + 3 rehearsed batches"),
-        (KnFu(rehearsal=0.5, distil_epochs=1), 50, "5 epochs + 1 rehearsed batches"),
-        (FedMD(rehearsal=1, local_epochs=0), 100, "6 rehearsed batches"),
+        (FedPF(distil_steps=0), 400, "5 epochs + 21 rehearsed batches"),
+        (FedPF(), 400, "5 epochs + 30 rehearsed batches"),
+        (FedPF(), 700, "5 epochs + 33 rehearsed batches"),
+        (FedPF(public_samples=65, distil_steps=5), 400, "5 epochs + 6 rehearsed batches"),
+        (FedPF(public_samples=500, distil_steps=3), 64, "5 epochs + 3 rehearsed batches"),
+        (KnFu(rehearsal=0.5, distil_epochs=1, distil_steps=1), 50, "5 epochs + 1 rehearsed batches"),
+        (FedMD(rehearsal=1, local_epochs=0, distil_steps=2), 100, "6 rehearsed batches"),
         (FedKAFree(local_samples=9), 300, "1 epochs of 9 samples + 5 rehearsed batches"),
-        (FedPF(readout="mix"), 64, "5 epochs + 3 rehearsed batches + 5 epochs once"),
+        (FedPF(readout="mix"), 64, "5 epochs + 30 rehearsed batches + 5 epochs once"),
         (Local(local_epochs=0), 64, "0 epochs"),
     ],
 )

@@ -73,7 +73,7 @@ def test_steps_go_down_the_loss_of_the_coefficients(uploads_of, answers, constra
 
 def test_without_steps_it_is_fedmd(uploads_of, answers) -> None:
     strategy, fused = fuse(uploads_of, answers, steps=0)
-    theirs = FedMD(form="probabilities")
+    theirs = FedMD(form="probabilities", distil_steps=0)
     ours = strategy.recipe()
     assert (ours.learn, ours.absorb) == (theirs.recipe().learn, theirs.recipe().absorb)
     average = theirs.fuse(uploads_of(answers)).shared["public"].values
