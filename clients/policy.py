@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -183,15 +184,27 @@ class Sent:
         records = (content.metric_records, content.config_records)
         for name, values in ((n, dict(r)) for kind in records for n, r in kind.items()):
             if not name.endswith(".meta"):  # of knowledge
-                lines.append({**where, "record": name, "values": values})
+                told = {key: _written(value) for key, value in values.items()}
+                lines.append({**where, "record": name, "values": told})
         with writing(self.file.parent):
             self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with self.file.open("a+b") as file:
                 if _is_cut_off(file):  # the disk was full, or the process killed
                     file.write(b"\n")
-                file.writelines(json.dumps(line, default=str).encode() + b"\n" for line in lines)
+                file.writelines(_line(line) for line in lines)
                 file.flush()
                 os.fsync(file.fileno())
+
+
+def _line(values: Mapping[str, Any]) -> bytes:
+    return json.dumps(values, default=str, allow_nan=False).encode() + b"\n"
+
+
+def _written(value: Any) -> Any:
+    """Return a value of a record as JSON has it: of numbers that are not finite, the text."""
+    if isinstance(value, list):
+        return [_written(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _name(part: str, thing: Any) -> str:

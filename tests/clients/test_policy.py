@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.app import Message
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedkt import wire
 from fedkt.clients import Client, Policy, client_app
+from fedkt.clients.policy import Sent
 from fedkt.errors import ConfigError
 from fedkt.objectives import KL, CrossEntropy, Distil
 from fedkt.recipe import Load, Predict, Recipe, Train, Weights
@@ -144,3 +146,18 @@ def test_a_line_that_was_cut_off_does_not_spoil_the_next(client: Client, tmp_pat
 def test_one_name_is_no_list_of_names() -> None:
     with pytest.raises(ConfigError, match=r"shares is 'no-weights'; write \['no-weights'\]"):
         Policy(shares="no-weights")
+
+
+def test_what_is_not_finite_is_listed_as_text(tmp_path: Path) -> None:
+    asked = Message(RecordDict({"config": ConfigRecord({})}), 1, "evaluate")
+    told = MetricRecord({"loss": math.nan, "losses": [0.5, math.inf]})
+    Sent(tmp_path / "sent.jsonl").note(
+        asked, Message(RecordDict({"metrics": told}), reply_to=asked)
+    )
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    text = (tmp_path / "sent.jsonl").read_text(encoding="utf-8")
+    (line,) = [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+    assert line["values"] == {"loss": "nan", "losses": [0.5, "inf"]}

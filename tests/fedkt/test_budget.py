@@ -120,7 +120,11 @@ def test_a_read_out_s_copy_counts_once(readout: str, copies: int) -> None:
         (FedPF(), 700, "5 epochs + 33 rehearsed batches"),
         (FedPF(public_samples=65, distil_steps=5), 400, "5 epochs + 6 rehearsed batches"),
         (FedPF(public_samples=500, distil_steps=3), 64, "5 epochs + 3 rehearsed batches"),
-        (KnFu(rehearsal=0.5, distil_epochs=1, distil_steps=1), 50, "5 epochs + 1 rehearsed batches"),
+        (
+            KnFu(rehearsal=0.5, distil_epochs=1, distil_steps=1),
+            50,
+            "5 epochs + 1 rehearsed batches",
+        ),
         (FedMD(rehearsal=1, local_epochs=0, distil_steps=2), 100, "6 rehearsed batches"),
         (FedKAFree(local_samples=9), 300, "1 epochs of 9 samples + 5 rehearsed batches"),
         (FedPF(readout="mix"), 64, "5 epochs + 30 rehearsed batches + 5 epochs once"),
