@@ -27,7 +27,7 @@ BASELINE = "local"
 BYTES = ("bytes_up", "bytes_down")
 SIZE = (11.0, 5.6)  # inches of a setting's two panels
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#882255", "#E69F00")
-MARKERS = "osD^vP"
+MARKERS = "osD^vPX<"
 HEADINGS = ("Strategy", "Personalised (%)", "Global (%)", "Against local, personalised (points)",
             "Worse than alone (%)", "MB up", "MB down", "Seconds")  # fmt: skip
 # setting -> strategy -> seed -> the columns of cells.csv

@@ -90,7 +90,7 @@ def _steps(recipe: Recipe) -> Iterator[tuple[str, Step, Train]]:
     for phase in ("start", "learn", "absorb"):
         for index, step in enumerate(getattr(recipe, phase)):
             training = step.as_train()
-            if training is step and training.epochs:
+            if training is step and not training.is_idle:
                 step = training = replace(training, epochs=1, batch_size=BATCH, samples=0)
             elif training is None or training is step:
                 continue

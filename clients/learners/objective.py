@@ -98,7 +98,7 @@ class Objective:
         """
         terms = _ready(step.terms, work, beside)
         samples = _samples(step, work, terms)
-        if not terms or samples is None or not len(samples) or step.epochs == 0:
+        if not terms or samples is None or not len(samples) or step.is_idle:
             return None
         rehearse = _ready(step.rehearse, work) if len(work.data.train) else []
         transforms = [t for t in step.transforms if _has(work, t.needs())]

@@ -37,8 +37,9 @@ class PrivateSamples:
         chain = augmentations_of(work.options.augment)
         if work.options.class_weights == "none":
             return cls(None, work.data.log_prior, chain)
-        y, counts = work.data.train.y, work.data.class_counts
+        y = work.data.train.y
         assert y is not None
+        counts = torch.bincount(y, minlength=work.data.num_classes)
         of_classes = balanced(counts)
         prior = empirical_bayes_prior(counts * of_classes).log()
         return cls(of_classes[y].float(), prior, chain)

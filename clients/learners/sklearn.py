@@ -146,7 +146,7 @@ class SklearnLearner(Learner):
 
     def train(self, step: Train, work: Work, stream: str) -> float | None:
         """Fit on the private data and the last public targets, unless already done; return None."""
-        if not step.epochs:
+        if step.is_idle:
             return None
         step = at(step, work.progress(0.0))
         if step.on == "public":

@@ -141,6 +141,9 @@ class ClientData:
         What was done to the inputs before they came here, by column or step: encoders and
         scalers with their parameters, e.g. ``{"age": "mean 54.2, deviation 9.1"}``. Clients that
         exchange weights must have done the same.
+    own_counts : Tensor, optional
+        int64 ``[C]``: the client's own training samples of each class, where ``train`` holds those
+        of other clients too, as in a reference of a simulation.
 
     Raises
     ------
@@ -160,6 +163,7 @@ class ClientData:
     classes: tuple[str, ...] = ()
     columns: Mapping[str, str] = field(default_factory=dict)
     preprocessing: Mapping[str, str] = field(default_factory=dict)
+    own_counts: Tensor | None = None
 
     def __post_init__(self) -> None:
         names = tuple(self.classes) or tuple(str(k) for k in range(self.num_classes))
@@ -235,7 +239,9 @@ class ClientData:
 
     @cached_property
     def class_counts(self) -> Tensor:
-        """Training samples of each class, int64 ``[C]``. They never leave the client."""
+        """The client's own training samples of each class, int64 ``[C]``; they never leave it."""
+        if self.own_counts is not None:
+            return self.own_counts
         assert self.train.y is not None
         return torch.bincount(self.train.y, minlength=self.num_classes)
 

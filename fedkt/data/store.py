@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ TUPLES = (
     "preprocessing",
     "client_names",
 )
-SAID = ("notes", "preprocessing")  # of how the arrays came to be; not part of the content
+# Of how the arrays came to be, or of who is given which; not part of the content.
+SAID = ("notes", "preprocessing", "pools")
 OPTIONAL = ("public_y", "class_shares", "client_domain", "test_domain")
 
 # Tensors that clients share, by federation and then role or domain. Ray hands every task a
@@ -93,6 +94,9 @@ class Federation:
         domains.
     client_names : tuple[str, ...]
         The names of natural clients; empty where clients have numbers alone.
+    pools : bool
+        Whether every client is given the training samples of all: no federation, but a reference
+        for others (:meth:`pooled`). What else it has is its own, its class prior too.
     token : str
         Names the content within this process; the fingerprint by default.
     """
@@ -119,6 +123,7 @@ class Federation:
     columns: tuple[str, ...] = ()
     preprocessing: tuple[Mapping[str, Any], ...] = ()
     client_names: tuple[str, ...] = ()
+    pools: bool = False
     token: str = ""
 
     def __post_init__(self) -> None:
@@ -156,9 +161,12 @@ class Federation:
         """
         if not 0 <= i < self.num_clients:
             raise ConfigError(f"There is no client {i}; there are 0 to {self.num_clients - 1}.")
-        train, validation, test = (self._own(self._rows_of(i, split)) for split in range(3))
+        rows = [self._rows_of(i, split) for split in range(3)]
+        own_labels = torch.tensor(self.pool_y[rows[0]], dtype=torch.int64)
+        everyone = self._cached("everyone") if self.pools else None
+        train, validation, test = map(self._own, rows)
         return ClientData(
-            train=train,
+            train=train if everyone is None else everyone,
             validation=validation,
             test=test,
             public=self._cached("public"),
@@ -169,7 +177,14 @@ class Federation:
             domain_test=None if self.client_domain is None else self._cached(self.domain_of(i)),
             classes=self.classes,
             columns=dict.fromkeys(self.columns, str(self.pool_x.dtype)),
+            own_counts=torch.bincount(own_labels, minlength=self.num_classes)
+            if self.pools
+            else None,
         )
+
+    def pooled(self) -> Federation:
+        """Return the same clients, each of which trains on the training samples of all."""
+        return replace(self, pools=True, token=f"{self.token}/pooled")
 
     def domain_of(self, i: int) -> int:
         """Return the domain of client ``i``, by its place in ``domains``; 0 without domains."""
@@ -288,6 +303,7 @@ class Federation:
             "preprocessing": list(self.preprocessing),
             **({"columns": list(self.columns)} if self.columns else {}),
             **({"client_names": list(self.client_names)} if self.client_names else {}),
+            **({"pools": True} if self.pools else {}),
         }
 
     def _rows_of(self, client: int, split: int) -> Ints:
@@ -297,13 +313,14 @@ class Federation:
         return self._samples(self.pool_x[rows], self.pool_y[rows], len(self.public_x) + rows)
 
     def _cached(self, role: str | int) -> Samples | None:
-        """Return the public or common test set, or the test samples of a domain."""
+        """Return the public or common test set, all training samples, or the test of a domain."""
         sets = _shared.setdefault(self.token, {})
         if role not in sets:
             if isinstance(role, int):
                 sets[role] = self._domain_test(role)
             else:
-                sets[role] = self._public() if role == "public" else self._common_test()
+                made = {"public": self._public, "everyone": self._everyone}
+                sets[role] = made.get(role, self._common_test)()
         while len(_shared) > MOST_FEDERATIONS:
             _shared.popitem(last=False)
         return sets[role]
@@ -311,6 +328,9 @@ class Federation:
     def _public(self) -> Samples | None:
         ids = np.arange(len(self.public_x))
         return self._samples(self.public_x, self.public_y, ids) if len(ids) else None
+
+    def _everyone(self) -> Samples:
+        return self._own(np.concatenate([self._rows_of(i, 0) for i in range(self.num_clients)]))
 
     def _common_test(self) -> Samples | None:
         ids = len(self.public_x) + len(self.pool_x) + np.arange(len(self.test_x))

@@ -120,6 +120,16 @@ TARGET = Figure(
     definition="in a federation with a target domain, server accuracy if there is a server model, "
     "else global accuracy; the common test set is the target's.",
 )  # fmt: skip
+GAP_CLOSED = Figure(
+    "gap_closed", "Gap closed", PERCENT, "higher", "run",
+    places=("table",), optional=True, brief="Gap %", bounds=(-math.inf, math.inf),
+)  # fmt: skip
+GLOBAL_GAP_CLOSED = Figure(
+    "global_gap_closed", "Global gap closed", PERCENT, "higher", "run",
+    places=("table",), optional=True, brief="G. gap %", bounds=(-math.inf, math.inf),
+)  # fmt: skip
+# Figures of a comparison with `local` and `pooled` among its runs, and of which accuracy.
+OF_GAP = {GAP_CLOSED: PERSONALISED, GLOBAL_GAP_CLOSED: GLOBAL}
 WORST_DECILE = Figure(
     "worst_decile", "Worst decile", PERCENT, "higher", "run",
     derived=lambda row: worst_decile(_per_client(row, PERSONALISED.name)),
@@ -214,7 +224,8 @@ BYTES_TO_GOAL = Figure(
 OF_GOAL = (ROUNDS_TO_GOAL, BYTES_TO_GOAL)  # in a summary only where the run has a goal
 
 FIGURES: tuple[Figure, ...] = (
-    *(PERSONALISED, GLOBAL, VALIDATION, SERVER, TARGET, WORST_DECILE, SPREAD),
+    *(PERSONALISED, GLOBAL, VALIDATION, SERVER, TARGET, GAP_CLOSED, GLOBAL_GAP_CLOSED),
+    *(WORST_DECILE, SPREAD),
     *(NEGATIVE_TRANSFER, NEGATIVE_TRANSFER_LOSS, TRANSFER, GROUP_EFFECT),
     *(LEAKAGE, CORRELATION, VARIATION, UNIFORM_VARIATION),
     *(BYTES_UP, BYTES_DOWN, TIME, SIMULATED, *OF_GOAL),

@@ -67,7 +67,7 @@ def _private(steps: Iterable[Step], recipe: Recipe, rehearsal: bool) -> list[Tra
     """Return the private training of some steps, each as a step of its own."""
     steps_alone = []
     for step in trainings(steps):
-        if not step.epochs:
+        if step.is_idle:
             continue
         if step.on == "private" and (rehearsal or step.pace is None):
             samples = step.samples

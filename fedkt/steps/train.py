@@ -215,7 +215,7 @@ class Train(Step):
     terms : Sequence[Term or Weighted]
         The loss is their sum.
     epochs : int
-        Passes over the data, at least 0; 0 trains nothing.
+        Passes over the data, at least 0.
     batch_size : int, optional
         ``None`` takes the experiment's for this kind of data.
     rehearse : Sequence[Term or Weighted]
@@ -249,7 +249,7 @@ class Train(Step):
         their values and moments; running statistics move all the same.
     least_steps : int
         The step takes at least so many batches: where the data are small, more passes than
-        ``epochs``, the last of which may be cut.
+        ``epochs``, the last of which may be cut. With no epochs it takes just as many.
     """
 
     on: Data
@@ -316,6 +316,11 @@ class Train(Step):
         passes, rest = divmod(batches, -(-private // sizes.batch_size))
         return passes * private + rest * sizes.batch_size
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether the step trains nothing, on whatever data."""
+        return not (self.epochs or self.least_steps)
+
     def passes(self, total: int, size: int) -> tuple[int, ...]:
         """Return how many batches each pass over the data has.
 
@@ -329,7 +334,7 @@ class Train(Step):
             Samples in a batch.
         """
         whole = -(-min(self.samples or total, total) // size)
-        if not whole or self.epochs * whole >= self.least_steps or not self.epochs:
+        if not whole or self.epochs * whole >= self.least_steps:
             return (whole,) * self.epochs
         passes, rest = divmod(self.least_steps, whole)
         return (whole,) * passes + (rest,) * (rest > 0)

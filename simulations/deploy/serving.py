@@ -140,6 +140,8 @@ def serve(
     method = strategy_of(strategy) if isinstance(strategy, str) else strategy
     if "_exchange" in vars(method):
         raise ConfigError(f"{method.title} has run already; give serve() a new object.")
+    if method.pools:
+        raise ConfigError(f"{method.title} is for simulations: no client has everybody's data.")
     listed = _listed(str(plain(config, "clients-file")))
     given = {"public": public, "public_labels": public_labels, "validation": validation}
     contents = {"strategy": method, "server_model": server_model, **given}

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from fedkt.data.targets import short_names
 from fedkt.evaluation.figure import Figure
-from fedkt.evaluation.figures import figures_at, target_accuracy
+from fedkt.evaluation.figures import OF_GAP, figures_at, target_accuracy
 from fedkt.simulations.report.drawing import shortened
 from fedkt.simulations.report.tables import ABSENT, markdown, marks, pm
-from fedkt.simulations.results.aggregates import spread
+from fedkt.simulations.results import gap
+from fedkt.simulations.results.aggregates import about_gap, spread
 from fedkt.simulations.results.comparison_folder import Comparison
 from fedkt.simulations.results.dropouts import failure_lines
 from fedkt.simulations.results.run_folder import Run
@@ -117,6 +118,7 @@ def cell_tables(results: Mapping[str, Comparison]) -> list[CellsTable]:
             )
             for figure in figures_at("judged")
         ),
+        *(_gap_table(share, of, without_target) for share, of in OF_GAP.items()),
     ]
     return [table for table in tables if any(any(line) for line in table.values)]
 
@@ -164,6 +166,8 @@ def notes_of(tables: Sequence[CellsTable], results: Mapping[str, Comparison]) ->
     text += ", then mean ± std over seeds" if several else ""
     text += f"; {ABSENT} where a cell is missing. Bold: the highest mean of its cell, untested"
     ran = [{k: run.summary.get(k) for k in ("one_architecture", "transductive")} for run in runs]
+    about = {"one_architecture": None, "transductive": None}
+    ran += [{**about, "gap": about_gap(comparison)} for comparison in results.values()]
     excepted = " (strategies with † aside)" if any(table.no_rivals for table in tables) else ""
     more = dict.fromkeys(run.label for run in runs if run.summary.get("same_epochs"))
     remark = (
@@ -206,21 +210,44 @@ def tables_for_terminal(tables: Sequence[CellsTable], width: int) -> list[Table]
 def _table(
     title: str, short: str, results: Mapping[str, Comparison], reading: Reading
 ) -> CellsTable:
-    labels, above = labels_of(results), headings(results)
     values = []
-    for label in labels:
+    for label in labels_of(results):
         line = [spread(map(reading, c.groups.get(label, ()))) for c in results.values()]
         each = over_cells(results, label, reading)
         values.append((*line, spread(statistics.fmean(of_seed) for of_seed in each.values())))
+    return _laid_out_by_strategy(title, short, results, values)
+
+
+def _gap_table(share: Figure, accuracy: Figure, results: Mapping[str, Comparison]) -> CellsTable:
+    """Return the table of the gap that methods close; the average is that of the cells' shares."""
+    values = []
+    for label in labels_of(results):
+        line = [
+            gap.closed(c, label, accuracy) if label in c.groups else None for c in results.values()
+        ]
+        known = [value["mean"] for value in line if value]
+        average = spread([statistics.fmean(known)]) if len(known) == len(line) else None
+        values.append((*line, average))
+    title = f"{share.title} after the last round"
+    return _laid_out_by_strategy(title, share.narrow, results, values)
+
+
+def _laid_out_by_strategy(
+    title: str,
+    short: str,
+    results: Mapping[str, Comparison],
+    values: Sequence[tuple[Mapping[str, Any] | None, ...]],
+) -> CellsTable:
+    """Return a table of the values of all strategies, these with their marks."""
     marked, alone = [], set()
-    for place, label in enumerate(labels):
+    for place, label in enumerate(labels_of(results)):
         runs = [run for c in results.values() for run in c.groups.get(label, ())]
         if any(run.summary.get("one_architecture") for run in runs):
             alone.add(place)
         adapts = any(run.summary.get("transductive") for run in runs)
         mark = ("†" if place in alone else "") + ("‡" if adapts else "")
         marked.append(f"{label} {mark}".rstrip())
-    columns = (*above.values(), AVERAGE)
+    columns = (*headings(results).values(), AVERAGE)
     return CellsTable(title, short, columns, tuple(marked), tuple(values), frozenset(alone))
 
 

@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from fedkt.evaluation.figures import figures_at
+from fedkt.evaluation.figures import OF_GAP, figures_at
+from fedkt.simulations.results import gap
 from fedkt.simulations.results.comparison_folder import Comparison
 from fedkt.simulations.results.intervals import t_interval
 from fedkt.simulations.results.run_folder import Run
@@ -27,7 +28,8 @@ def aggregate(comparison: Comparison, selection: str = "last") -> list[dict[str,
     list[dict[str, Any]]
         Each with ``strategy``, ``n`` and ``seeds``; ``{"mean", "std", "n"}`` (sample
         standard deviation, None for one seed) or None for ``round`` and every figure of a
-        comparison's table; ``failures``, how many there were in all;
+        comparison's table; ``gap``, a note on the gap that is closed, empty without one;
+        ``failures``, how many there were in all;
         ``one_architecture`` and ``transductive``; ``alone``, the labels of training alone on as
         many private samples and for as many private epochs where they differ, else None; and
         ``differences``: paired over seeds, against the reference label, and against these and
@@ -42,6 +44,9 @@ def aggregate(comparison: Comparison, selection: str = "last") -> list[dict[str,
         row["round"] = spread([run.selected(selection).get("round") for run in runs])
         for figure in figures_at("table"):
             row[figure.name] = spread([run.figure(figure, selection) for run in runs])
+        for share, accuracy in OF_GAP.items():
+            row[share.name] = gap.closed(comparison, label, accuracy, selection)
+        row["gap"] = about_gap(comparison)
         row["failures"] = sum(int(run.summary.get("failures") or 0) for run in runs)
         row["one_architecture"] = runs[0].summary.get("one_architecture")
         row["transductive"] = bool(runs[0].summary.get("transductive"))
@@ -58,6 +63,24 @@ def aggregate(comparison: Comparison, selection: str = "last") -> list[dict[str,
             row["differences"].append(_difference(named, selection, name))
         rows.append(row)
     return rows
+
+
+def about_gap(comparison: Comparison) -> str:
+    """Return a sentence on the gap that methods close; empty without its two ends."""
+    if (ends := gap.ends_of(comparison)) is None:
+        return ""
+    alone, pooled = ends
+    narrow = filter(None, (gap.too_narrow(comparison, a) for a in OF_GAP.values()))
+    small = ", ".join(narrow)
+    return (
+        f"Gap closed: (method - {alone}) / ({pooled} - {alone}), of means over seeds"
+        + (
+            f"; not given where the gap is below {100 * gap.LEAST:.0f} points ({small})"
+            if small
+            else ""
+        )
+        + f". {pooled} trains on everybody's data: it is not federated."
+    )
 
 
 def _difference(

@@ -139,7 +139,7 @@ def plan_jobs(experiment: Experiment) -> list[Job]:
     extra: dict[str, Experiment] = {}
     for entry, plan in first:
         for rehearsal in (True, False):
-            if not _alone(entry) and budget(plan, rehearsal) not in baselines:
+            if not _is_yardstick(entry) and budget(plan, rehearsal) not in baselines:
                 label = _baseline_label(plan, experiment, rehearsal)
                 baselines[budget(plan, rehearsal)] = label
                 extra[label] = local_twin(plan, rehearsal)
@@ -153,10 +153,10 @@ def plan_jobs(experiment: Experiment) -> list[Job]:
             setting = _experiment(experiment, entry, offset)
             notes = () if offset else plan.notes
             job = Job(entry.label, seed, setting, private_training(plan), True, notes=notes)
-            if not _alone(entry):
+            if not _is_yardstick(entry):
                 folder = f"{slug(baselines[budget(plan)])}-seed{seed}"
                 job = replace(job, baseline=folder)
-            if not _alone(entry) and rehearses(plan):
+            if not _is_yardstick(entry) and rehearses(plan):
                 folder = f"{slug(baselines[budget(plan, rehearsal=False)])}-seed{seed}"
                 job = replace(job, same_epochs=folder)
             jobs.append(job)
@@ -342,6 +342,11 @@ def _with_public(experiment: Experiment, entries: Sequence[Entry]) -> Experiment
 def _alone(entry: Entry) -> bool:
     """Return whether the clients of a strategy train alone: it is a baseline of the others."""
     return strategy_class(str(entry.section["name"])).alone
+
+
+def _is_yardstick(entry: Entry) -> bool:
+    """Return whether others are compared with a strategy, which itself has no baseline."""
+    return _alone(entry) or strategy_class(str(entry.section["name"])).pools
 
 
 def _baseline_label(plan: Plan, experiment: Experiment, rehearsal: bool) -> str:

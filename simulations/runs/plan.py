@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
@@ -189,6 +190,8 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
     experiment = with_public(experiment, [strategy])
     check_settings(experiment)
     federation = federation_of(federation_spec(experiment))
+    if strategy.pools:
+        experiment, strategy, federation = _pooled(experiment, federation)
     models, server = fitting_models(strategy, experiment, federation, reduce_to_one)
     strategy.options = _options(experiment, federation)
     check_metrics(strategy.options.metrics, federation.num_classes)
@@ -202,6 +205,23 @@ def prepare(experiment: Experiment, reduce_to_one: bool = False) -> Plan:
     liars_of(plan)  # an attack that does not fit shows here
     availability_of(plan)
     return plan
+
+
+def _pooled(
+    experiment: Experiment, federation: Federation
+) -> tuple[Experiment, KnowledgeStrategy, Federation]:
+    """Return a reference's experiment, strategy and data: all clients train on everybody's data.
+
+    Its ``local_steps`` are by default those of a client on its own samples, in the mean.
+    """
+    section = resolved_strategy(experiment.strategy)
+    if not section["local_steps"]:
+        size = experiment.training.batch_size
+        batches = [-(-n // size) for n in federation.describe()["sizes"]["train"]]
+        mean = max(1, round(statistics.fmean(batches)))
+        section["local_steps"] = section["local_epochs"] * mean
+    experiment = experiment.with_values(strategy=section)
+    return experiment, made(experiment.strategy), federation.pooled()
 
 
 def _resolved(

@@ -139,11 +139,17 @@ def _summary(plan: Plan, folder: Path) -> dict[str, Any]:
         "seed": experiment.seed,
         "rounds": experiment.rounds,
         "one_architecture": plan.one_architecture,
+        **({"yardstick": yard} if (yard := _yardstick(plan.strategy)) else {}),
         "adapts": bool(target) and adapting,
         "transductive": plan.federation.transductive and adapting,
         "notes": [*plan.notes, *run_notes(rows, plan.notes)],
         **({"metrics": metrics} if metrics else {}),
     }
+
+
+def _yardstick(strategy: KnowledgeStrategy) -> str:
+    """Return which end of the gap a strategy is that others close; empty if none."""
+    return "alone" if strategy.alone else "pooled" if strategy.pools else ""
 
 
 def server_app(

@@ -78,17 +78,17 @@ class KnowledgeStrategy(Strategy):
     """
 
     part: ClassVar[str] = "strategies"
-    # Whether the clients train alone, the yardstick of other methods.
+    # Yardsticks of others: clients train alone, or (in simulations) each on the data of all.
     alone: ClassVar[bool] = False
+    pools: ClassVar[bool] = False
     # Whether the server works on public samples of its own (``samples.public``).
     needs_samples: bool = False
-    # The name of the server's model that is evaluated; None: the global weights, if there are any.
+    # The server's model that is evaluated; None: the global weights, if there are any.
     serves: str | None = None
-    # Laws of ``fedkt.testing`` that the method cannot keep, by name, each with the reason.
+    # Laws of ``fedkt.testing`` that it cannot keep, by name, each with the reason.
     exempt: ClassVar[Mapping[str, str]] = {}
-    # Options with which ``fedkt.testing`` tries the method, where its defaults train for long.
+    # Options with which ``fedkt.testing`` tries it, where its defaults train for long.
     tried_with: ClassVar[Mapping[str, Any]] = {}
-    # Class-level defaults, so that subclasses need no super().__init__().
     options: ServerOptions = ServerOptions()
     observers: Sequence[Observer] = ()
 

@@ -344,3 +344,8 @@ def test_bytes_are_a_client_s_whatever_its_id(app: Path) -> None:
     sparse = served(app, grid, run_dir="sparse", num_server_rounds=1)
     assert sparse[0]["bytes_up"] == rows[0]["bytes_up"]
     assert len(sparse[0]["global_accuracy"]["per_client"]) == 8
+
+
+def test_a_reference_of_simulations_is_refused(app: Path) -> None:
+    with pytest.raises(ConfigError, match="pooled is for simulations: no client has everybody's"):
+        served(app, run_dir="run", strategy="pooled")

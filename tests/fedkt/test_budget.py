@@ -37,7 +37,7 @@ def test_a_step_takes_its_epochs_or_the_least_steps(
     passes = step.passes(total, size)
     seen = min(samples or total, total)
     whole = -(-seen // size)
-    assert sum(passes) == (max(epochs * whole, least) if epochs and whole else 0)
+    assert sum(passes) == (max(epochs * whole, least) if whole else 0)
     assert all(count == whole for count in passes[:-1])
     assert all(0 < count <= whole for count in passes) or not whole
     short = whole * size - seen  # rows that the last batch of a whole pass lacks
