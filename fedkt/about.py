@@ -40,7 +40,9 @@ class Model(Protocol):
         """Return the weights, or a part of them."""
         ...
 
-    def load_weights(self, weights: Knowledge, of: str = "", rate: float = 1.0) -> None:
+    def load_weights(
+        self, weights: Knowledge, of: str = "", rate: float = 1.0, moments: bool = False
+    ) -> None:
         """Replace weights."""
         ...
 

@@ -75,11 +75,13 @@ class CohortLearner(Learner):
         """Return the weights."""
         return self.learner.weights_in(self.current, local_norms, of, but)
 
-    def load_weights(self, weights: Knowledge, of: str = "", rate: float = 1.0) -> None:
-        """Load weights; the optimiser starts anew where they go."""
-        model, moments = self.current["model"], self.current["optimiser"]
-        new, kept = self.learner.loaded(model, moments, weights, of, rate)
-        self.take({"model": {**model, **new}, "optimiser": kept})
+    def load_weights(
+        self, weights: Knowledge, of: str = "", rate: float = 1.0, moments: bool = False
+    ) -> None:
+        """Load weights; see :meth:`TorchLearner.load_weights`."""
+        model, before = self.current["model"], self.current["optimiser"]
+        tensors, kept = self.learner.loaded(model, before, weights, of, rate)
+        self.take({"model": {**model, **tensors}, "optimiser": before if moments else kept})
 
     def state(self) -> dict[str, Any]:
         """Return the state; it is never changed in place."""

@@ -184,8 +184,13 @@ class Learner(Protocol):
         """Return the weights, or a part of them; see ``fedkt.shares.Weights``."""
         ...
 
-    def load_weights(self, weights: Knowledge, of: str = "", rate: float = 1.0) -> None:
-        """Load weights, or take a step towards them; the optimiser starts anew where they go."""
+    def load_weights(
+        self, weights: Knowledge, of: str = "", rate: float = 1.0, moments: bool = False
+    ) -> None:
+        """Load weights, or take a step towards them.
+
+        The optimiser starts anew where they go, unless its ``moments`` stay.
+        """
         ...
 
     def state(self) -> dict[str, Any]:

@@ -181,7 +181,9 @@ class SklearnLearner(Learner):
         """Refuse: there are no weights."""
         raise ConfigError(f"model {self._name!r} has no weights to share.")
 
-    def load_weights(self, weights: Knowledge, of: str = "", rate: float = 1.0) -> None:
+    def load_weights(
+        self, weights: Knowledge, of: str = "", rate: float = 1.0, moments: bool = False
+    ) -> None:
         """Refuse: there are no weights."""
         raise ConfigError(f"model {self._name!r} cannot load weights.")
 

@@ -238,7 +238,9 @@ class TorchLearner(Learner):
         copies = {n: t.to("cpu", torch.float32, copy=True) for n, t in floats.items()}
         return Knowledge("weights", copies)
 
-    def load_weights(self, weights: Knowledge, of: str = "", rate: float = 1.0) -> None:
+    def load_weights(
+        self, weights: Knowledge, of: str = "", rate: float = 1.0, moments: bool = False
+    ) -> None:
         """Load weights; the optimiser starts anew where they go.
 
         Parameters
@@ -249,11 +251,13 @@ class TorchLearner(Learner):
             Which part of them to load.
         rate : float
             The step towards them: w + rate (weights - w).
+        moments : bool
+            Whether the optimiser's moments stay.
         """
-        moments = self._optimiser.state() if self._optimiser else self._optimiser_state
-        tensors, kept = self.loaded(self._tensors(), moments, weights, of, rate)
+        before = self._optimiser.state() if self._optimiser else self._optimiser_state
+        tensors, kept = self.loaded(self._tensors(), before, weights, of, rate)
         self._load(tensors, strict=False)
-        self._optimiser, self._optimiser_state = None, kept
+        self._optimiser, self._optimiser_state = None, dict(before) if moments else kept
 
     def loaded(
         self,

@@ -1,5 +1,6 @@
 """Steps: what clients do with their models, as plain data. One step a file."""
 
+from fedkt.steps.gated_load import GatedLoad
 from fedkt.steps.load import Load
 from fedkt.steps.remember import Remember
 from fedkt.steps.train import Beside, Data, Step, Train, Weighted, trainings, weighted
@@ -7,6 +8,7 @@ from fedkt.steps.train import Beside, Data, Step, Train, Weighted, trainings, we
 __all__ = [
     "Beside",
     "Data",
+    "GatedLoad",
     "Load",
     "Remember",
     "Step",

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
-from fedkt.fusion import TrustRule, trust_rule, trusted_mean
+from fedkt.context import ServerNet
+from fedkt.fusion import TrustRule, mean_by_examples, trust_rule, trusted_mean
 from fedkt.fusion.trust_rules import Root
 from fedkt.fusion.weighting import Weighting, sample_weights
-from fedkt.knowledge import Fused, Kind, Uploads
+from fedkt.knowledge import Fused, Kind, Knowledge, Uploads
 from fedkt.objectives import KL, AdjustedCrossEntropy, CrossEntropy, Distil, Term
-from fedkt.options import AtLeastOne, Count, Factor, Memory
+from fedkt.options import AtLeastOne, Count, Factor, Fraction, Memory
 from fedkt.readouts import ReadOut
-from fedkt.recipe import Predict, Recipe, Train, Weighted
+from fedkt.recipe import Load, Predict, Recipe, Step, Train, Weighted, Weights
 from fedkt.registry import register
+from fedkt.shares import Share
+from fedkt.steps import GatedLoad
+from fedkt.strategies.server.common_start import START, starting_nets, starts
 from fedkt.strategies.server.fusing import fusion_round
 from fedkt.strategies.server.strategy import KnowledgeStrategy
 
@@ -38,7 +43,8 @@ class FedPF(KnowledgeStrategy):
 
     Bytes a round and client, M public samples in use, C classes: up 4MC, down 4MC
     (broadcast). With ``readout="gate"`` 300 more each way (broadcast): 75 mean losses of the
-    client's held-out samples, the only information on its labels. Trust does not judge them.
+    client's held-out samples, the only information on its labels. Trust does not judge them. With
+    ``pull``, P parameters: 4P more each way (broadcast to an architecture), 4P down at the start.
 
     Parameters
     ----------
@@ -64,6 +70,13 @@ class FedPF(KnowledgeStrategy):
         Per-sample weights; γ is for ``entropy``.
     history : float
         Weight of past rounds in the correlations, in [0, 1).
+    pull : float
+        In [0, 1]; 0: no weights travel. Above 0 clients share their weights too, and take a step
+        ``pull`` towards the mean of their architecture's before they distil, as far as it suits
+        their data (:class:`~fedkt.steps.GatedLoad`; 0.5 is the measured value). All clients of an
+        architecture then begin with the same weights. It helps where answers are too narrow a
+        channel: a foreign or tiny public set, few clients a round, even data. It costs under
+        domain shift. Weights reveal more of private samples than answers do. For networks.
     local_epochs, distil_epochs : int
         Passes over the private and over the public data a round.
     distil_steps : int
@@ -87,6 +100,7 @@ class FedPF(KnowledgeStrategy):
         trust: TrustRule | str = "correlation",
         weighting: Weighting = "entropy",
         history: Memory = Root.history,
+        pull: Fraction = 0.0,
         local_epochs: Count = 5,
         distil_epochs: Count = 3,
         distil_steps: Count = 30,
@@ -94,7 +108,7 @@ class FedPF(KnowledgeStrategy):
         root: AtLeastOne = Root.root,
     ) -> None:
         self.gamma, self.mu, self.prior, self.readout = gamma, mu, prior, readout
-        self.floor = floor
+        self.floor, self.pull = floor, pull
         self.trust, self.weighting, self.history = trust, weighting, history
         self.root, self._rule = root, trust_rule(trust, history=history, root=root)
         self.local_epochs, self.distil_epochs = local_epochs, distil_epochs
@@ -111,12 +125,34 @@ class FedPF(KnowledgeStrategy):
             least_steps=self.distil_steps,
             rehearse=[Weighted(self.mu, private)] if self.mu else [],
         )
+        share: list[Share] = [Predict(form="logits", samples=self.public_samples)]
+        start: list[Step] = []
+        absorb: list[Step] = [distil]
+        if self.pull:
+            start = [Load(START, "architecture")]
+            share.append(Weights(group="architecture"))
+            absorb.insert(0, GatedLoad(group="architecture", rate=self.pull))
         return Recipe(
+            start=start,
             learn=[Train(on="private", terms=[private], epochs=self.local_epochs)],
-            share=[Predict(form="logits", samples=self.public_samples)],
-            absorb=[distil],
+            share=share,
+            absorb=absorb,
+            given=[START] if self.pull else [],
             readout=self.readout,
         )
+
+    @property
+    def has_models(self) -> bool:
+        """Whether the server draws the first weights of each architecture."""
+        return bool(self.pull)
+
+    def models(self) -> Mapping[str, ServerNet]:
+        """Return a model of each architecture, if clients begin with the same weights."""
+        return starting_nets(self.round.about) if self.pull else {}
+
+    def first(self, weights: Knowledge | None) -> Fused:
+        """Return the first weights of each client's architecture, if they begin with the same."""
+        return Fused(personal=starts(self.model, self.round.about)) if self.pull else Fused()
 
     @property
     def fused_kinds(self) -> Mapping[str, Kind]:
@@ -124,11 +160,31 @@ class FedPF(KnowledgeStrategy):
         return {"public": "probabilities"}
 
     def fuse(self, uploads: Uploads) -> Fused:
-        """Return the mean of the probabilities, weighted by certainty and trust; broadcast."""
-        return trusted_mean(
+        """Return the mean of the probabilities, weighted by certainty and trust; broadcast.
+
+        With a pull also the mean weights of each architecture; a lone client gets its own back.
+        """
+        fused = trusted_mean(
             uploads["public"],
             self._rule,
             fusion_round(self),
             "probabilities",
             weigh=lambda logits: sample_weights(logits, self.weighting, self.gamma),
         )
+        return self._with_means(fused, uploads) if self.pull else fused
+
+    def _with_means(self, fused: Fused, uploads: Uploads) -> Fused:
+        """Return fused knowledge with the mean weights of architectures, by examples."""
+        personal: dict[int, dict[str, Knowledge]] = starts(
+            self.model, self.round.about, self._begun(uploads)
+        )
+        for stack in uploads.groups("weights").values():
+            weights = mean_by_examples(stack).shared["weights"]
+            for client in stack.clients:
+                personal.setdefault(client, {})["weights"] = weights
+        return replace(fused, personal=personal)
+
+    def _begun(self, uploads: Uploads) -> list[int]:
+        """Return the clients that have begun: they have shared something in this run."""
+        self.memory["begun"] = sorted({*self.memory.get("begun", ()), *uploads.clients})
+        return list(self.memory["begun"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal, NamedTuple
 
@@ -29,13 +29,14 @@ from fedkt.shares.share import Asked, Question, ShareWork
 from fedkt.shares.sizes import INT64, Sizes
 from fedkt.steps.train import StepWork, Trainee
 from fedkt.strategies.prototypes.class_pairs import feature_width
+from fedkt.strategies.server.common_start import START, starting_nets, starts
 from fedkt.strategies.server.strategy import KnowledgeStrategy
 from fedkt.upload_check import Expected
 
 FEATURES: Final = "features"
 LABELS: Final = "labels"
 LOGITS: Final = "logits"
-SERVER, START = "server", "start"
+SERVER = "server"
 MODEL = "mlp-wide"
 KEPT = "joint-answer.server"
 
@@ -283,8 +284,7 @@ class FedGKT(KnowledgeStrategy):
 
     def models(self) -> Mapping[str, ServerNet]:
         """Return the large model, and one of each architecture for the common start."""
-        kinds = {str(told["architecture"]) for told in self.round.about.values()}
-        small = {kind: ServerNet(kind) for kind in sorted(kinds)} if self.common_start else {}
+        small = starting_nets(self.round.about) if self.common_start else {}
         return {SERVER: ServerNet(self._large), **small}
 
     def _large(self, input_shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -292,14 +292,7 @@ class FedGKT(KnowledgeStrategy):
 
     def first(self, weights: Knowledge | None) -> Fused:
         """Return the first weights of each client's architecture."""
-        return Fused(personal=self._starts(()))
-
-    def _starts(self, begun: Container[int]) -> dict[int, dict[str, Knowledge]]:
-        """Return the first weights for the clients that have not begun."""
-        new = {c: str(told["architecture"]) for c, told in self.round.about.items()}
-        new = {client: kind for client, kind in new.items() if client not in begun}
-        weights = {kind: self.model[kind].weights() for kind in {*new.values()} & {*self.model}}
-        return {c: {START: weights[kind]} for c, kind in new.items() if kind in weights}
+        return Fused(personal=starts(self.model, self.round.about))
 
     def fuse(self, uploads: Uploads) -> Fused:
         """Return the server's logits for each client's samples, after its model has learnt."""
@@ -316,5 +309,5 @@ class FedGKT(KnowledgeStrategy):
             answers[client] = Knowledge.rows(LOGITS, values, rows.ids)
         personal = {client: {LOGITS: made} for client, made in answers.items()}
         shared = {SERVER: server.weights()} if self.joint else {}
-        fused = Fused(shared, {**personal, **self._starts(answers)})
+        fused = Fused(shared, {**personal, **starts(self.model, self.round.about, answers)})
         return fused.with_diagnostics(server_loss=loss)

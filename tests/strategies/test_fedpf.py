@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import types
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ from fedkt.answers import softmax
 from fedkt.errors import ConfigError
 from fedkt.fusion.trust import correlations
 from fedkt.knowledge import Knowledge, Upload, Uploads
+from fedkt.objectives import KL, AdjustedCrossEntropy, Distil
 from fedkt.readouts import Mix
 from fedkt.readouts.gate import as_knowledge
-from fedkt.recipe import Recipe
+from fedkt.recipe import Recipe, Train, Weighted
 from fedkt.strategies.answers.fedmd import FedMD
 from fedkt.strategies.answers.fedpf import FedPF
 from fedkt.strategies.server.fusing import with_readout
@@ -216,3 +218,51 @@ def test_counts_and_priors_never_leave_the_client(world, with_options, monkeypat
                 for data in secrets:
                     for secret in (data.class_counts.float(), data.log_prior, data.log_prior.exp()):
                         assert not bool(torch.isclose(rows, secret).all(1).any())
+
+
+def with_weights(values: torch.Tensor, kinds: dict[int, str], sizes: dict[int, int]) -> Uploads:
+    return Uploads([
+        Upload(
+            c, sizes[c],
+            {
+                "public": Knowledge.rows("logits", values[c]),
+                "weights": Knowledge("weights", {"w": torch.full((2,), float(c))}),
+            },
+            kind,
+        )
+        for c, kind in kinds.items()
+    ])  # fmt: skip
+
+
+def test_each_architecture_has_a_mean_of_its_own_by_examples(monkeypatch: Any) -> None:
+    """θ̄ = Σ |D_n| θ_n / Σ |D_n|; a lone client of an architecture gets its own weights."""
+    strategy = FedPF(pull=0.5)
+    told = {c: {"architecture": "none"} for c in range(6)}
+    about = types.SimpleNamespace(about=told, number=1)
+    monkeypatch.setattr(FedPF, "round", property(lambda self: about))
+    monkeypatch.setattr(FedPF, "model", property(lambda self: {}))
+    kinds = {0: "mlp", 1: "mlp", 2: "cnn", 3: "cnn", 4: "deep"}
+    sizes = {0: 30, 1: 10, 2: 20, 3: 20, 4: 7}
+    fused = strategy.fuse(with_weights(logits(6), kinds, sizes))
+    weights = {c: fused.for_client(c)["weights"].tensors["w"] for c in kinds}
+    expected = {0: 0.25, 1: 0.25, 2: 2.5, 3: 2.5, 4: 4.0}
+    for client, value in expected.items():
+        assert torch.allclose(weights[client], torch.full((2,), value)), client
+    assert fused.for_client(0)["weights"] is fused.for_client(1)["weights"]  # metered once
+    plain = FedPF().fuse(uploads(logits(6)[:5]))
+    assert torch.equal(fused.shared["public"].values, plain.shared["public"].values)
+
+
+def test_without_a_pull_no_weights_travel() -> None:
+    recipe = FedPF(pull=0).recipe()
+    assert [share.kind for share in recipe.share] == ["logits"]
+    assert (recipe.start, recipe.given) == ((), ())
+    assert not FedPF().has_models
+
+
+def test_the_first_edition_is_an_option() -> None:
+    recipe = FedPF(floor=0, distil_steps=0).recipe()
+    (learn,), (absorb,) = recipe.learn, recipe.absorb
+    assert learn.as_train() == Train("private", [AdjustedCrossEntropy()], 5)
+    distil = Train("public", [Distil(KL())], 3, rehearse=[Weighted(1.0, AdjustedCrossEntropy())])
+    assert absorb == distil
