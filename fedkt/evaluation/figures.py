@@ -37,6 +37,7 @@ from fedkt.evaluation.measures import (
     leakage_of,
     loss_of_worse,
     share_worse,
+    training_loss,
     transfer_of,
 )
 from fedkt.evaluation.transfer import first_reached, worst_decile
@@ -170,6 +171,10 @@ GROUP_EFFECT = Figure(
     "made of them. Above zero fusing destroys information, below zero the fused model is better "
     "than its parts. Strategies that never fuse (training alone) are left out.",
 )  # fmt: skip
+TRAINING_LOSS = Figure(
+    "training_loss", "Training loss", Unit(digits=3), "lower", "clients", training_loss, places=(),
+    optional=True, bounds=(-math.inf, math.inf),
+)  # fmt: skip
 LEAKAGE = Figure("leakage", "Leakage", NUMBER, "", "clients", leakage_of, places=())
 CORRELATION = Figure(
     "leakage.correlation", "Correlation of guess and truth", NUMBER, "lower", "clients",
@@ -226,7 +231,7 @@ OF_GOAL = (ROUNDS_TO_GOAL, BYTES_TO_GOAL)  # in a summary only where the run has
 FIGURES: tuple[Figure, ...] = (
     *(PERSONALISED, GLOBAL, VALIDATION, SERVER, TARGET, GAP_CLOSED, GLOBAL_GAP_CLOSED),
     *(WORST_DECILE, SPREAD),
-    *(NEGATIVE_TRANSFER, NEGATIVE_TRANSFER_LOSS, TRANSFER, GROUP_EFFECT),
+    *(NEGATIVE_TRANSFER, NEGATIVE_TRANSFER_LOSS, TRANSFER, GROUP_EFFECT, TRAINING_LOSS),
     *(LEAKAGE, CORRELATION, VARIATION, UNIFORM_VARIATION),
     *(BYTES_UP, BYTES_DOWN, TIME, SIMULATED, *OF_GOAL),
 )

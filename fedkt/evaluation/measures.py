@@ -36,6 +36,7 @@ class Report(Protocol):
     server_accuracy: float | None
     one_model: bool
     learnt: dict[int, float]
+    losses: dict[int, float]
     mean_predictions: dict[int, Tensor]
     seconds: float
 
@@ -103,6 +104,12 @@ def answers(metric: str) -> Measure:
         return None if all(value is None for value in values) else over_clients(values)
 
     return measure
+
+
+def training_loss(data: Round) -> OverClients | None:
+    """Return the loss of each client's private training; None where no client has any."""
+    losses = [data.report.losses.get(client) for client in data.report.clients]
+    return over_clients(losses) if any(loss is not None for loss in losses) else None
 
 
 def _beside_alone(data: Round) -> tuple[Sequence[float | None], Sequence[float | None]] | None:

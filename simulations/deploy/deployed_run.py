@@ -138,7 +138,7 @@ class DeployedRun(Recorder):
             "label": settings["strategy"]["name"],
             "seed": settings["seed"],
             "rounds": settings["rounds"],
-            "notes": [UNKNOWN, *run_notes(rows)],
+            "notes": [UNKNOWN, *run_notes(rows, classes=strategy.round.num_classes)],
             **({"metrics": metrics} if metrics else {}),
         }
 

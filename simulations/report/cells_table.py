@@ -167,7 +167,7 @@ def notes_of(tables: Sequence[CellsTable], results: Mapping[str, Comparison]) ->
     text += f"; {ABSENT} where a cell is missing. Bold: the highest mean of its cell, untested"
     ran = [{k: run.summary.get(k) for k in ("one_architecture", "transductive")} for run in runs]
     about = {"one_architecture": None, "transductive": None}
-    ran += [{**about, "gap": about_gap(comparison)} for comparison in results.values()]
+    ran += [{**about, "about_gap": about_gap(comparison)} for comparison in results.values()]
     excepted = " (strategies with † aside)" if any(table.no_rivals for table in tables) else ""
     more = dict.fromkeys(run.label for run in runs if run.summary.get("same_epochs"))
     remark = (

@@ -196,7 +196,7 @@ def marks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         )
     if any(row["transductive"] for row in rows):
         lines.append("‡ transductive: adapts on the unlabelled data it is then tested on.")
-    lines += list(dict.fromkeys(row["gap"] for row in rows if row.get("gap")))
+    lines += list(dict.fromkeys(row["about_gap"] for row in rows if row.get("about_gap")))
     return lines + [_alone(rows)] * any(row.get("alone") for row in rows)
 
 

@@ -28,7 +28,7 @@ def aggregate(comparison: Comparison, selection: str = "last") -> list[dict[str,
     list[dict[str, Any]]
         Each with ``strategy``, ``n`` and ``seeds``; ``{"mean", "std", "n"}`` (sample
         standard deviation, None for one seed) or None for ``round`` and every figure of a
-        comparison's table; ``gap``, a note on the gap that is closed, empty without one;
+        comparison's table; ``about_gap``, a note on the gap that is closed, empty without one;
         ``failures``, how many there were in all;
         ``one_architecture`` and ``transductive``; ``alone``, the labels of training alone on as
         many private samples and for as many private epochs where they differ, else None; and
@@ -46,7 +46,7 @@ def aggregate(comparison: Comparison, selection: str = "last") -> list[dict[str,
             row[figure.name] = spread([run.figure(figure, selection) for run in runs])
         for share, accuracy in OF_GAP.items():
             row[share.name] = gap.closed(comparison, label, accuracy, selection)
-        row["gap"] = about_gap(comparison)
+        row["about_gap"] = about_gap(comparison)
         row["failures"] = sum(int(run.summary.get("failures") or 0) for run in runs)
         row["one_architecture"] = runs[0].summary.get("one_architecture")
         row["transductive"] = bool(runs[0].summary.get("transductive"))

@@ -20,6 +20,7 @@ from fedkt.evaluation.figures import (
     OF_GOAL,
     PERSONALISED,
     TARGET,
+    TRAINING_LOSS,
     figures_at,
     measured,
     validation_of,
@@ -219,11 +220,18 @@ def _of_whole_run(rows: Sequence[Mapping[str, Any]], goal: float | None) -> dict
     return {f.name: v for f, v in values.items() if v is not None or not f.optional or f in asked}
 
 
-def run_notes(rows: Sequence[Mapping[str, Any]], known: Collection[str] = ()) -> list[str]:
+# A fall of the training loss in a round, and a loss, as shares of ln C, that of guessing.
+STEEP, HARDLY_BEGUN, LEAST_ROUNDS = 0.02, 0.8, 3
+
+
+def run_notes(
+    rows: Sequence[Mapping[str, Any]], known: Collection[str] = (), classes: int = 0
+) -> list[str]:
     """Return the notes on a run's rounds for the reader of its figures, a line each.
 
-    The clients that never trained, each with its last reason, and the notes of the rounds, each
-    once with its rounds, but for those that are known.
+    The clients that never trained, each with its last reason; the notes of the rounds, each
+    once with its rounds, but for those that are known; and whether training was far from its end,
+    where the number of classes is known.
     """
     reasons = {f["client"]: f["reason"] for row in rows for f in row["failures"]}
     never = rows[-1].get("untrained", [])
@@ -241,7 +249,29 @@ def run_notes(rows: Sequence[Mapping[str, Any]], known: Collection[str] = ()) ->
     for note, at in rounds_by_note.items():
         when = f"round {at[0]}" if len(at) == 1 else f"{len(at)} rounds from {at[0]} on"
         lines.append(f"{when}: {note}")
-    return lines
+    unfinished = _under_way(rows, classes)
+    return [*lines, unfinished] if unfinished else lines
+
+
+def _under_way(rows: Sequence[Mapping[str, Any]], classes: int) -> str:
+    """Return a note on private training that was still under way at the end; empty if it was not.
+
+    It was if its loss, mean over clients, fell steeply over the last fifth of the rounds: by more
+    than `STEEP` of ln C a round, C classes; or is still close to ln C, that of guessing.
+    """
+    losses = [loss for row in rows if (loss := value_of(row, TRAINING_LOSS.name)) is not None]
+    if classes < 2 or len(losses) < LEAST_ROUNDS:
+        return ""
+    last = max(1, len(losses) // 5)
+    begin, end = losses[-1 - last], losses[-1]
+    fall, guess = (begin - end) / last, math.log(classes)
+    if fall <= STEEP * guess and end <= HARDLY_BEGUN * guess:
+        return ""
+    return (
+        f"private training was still under way at the end: its loss came to {end:.2f} (guessing: "
+        f"{guess:.2f}) and fell by {fall:.2f} a round; with more rounds, more epochs or a higher "
+        "learning rate methods may compare otherwise"
+    )
 
 
 def _headline(row: Mapping[str, Any], target: bool) -> dict[str, Any]:

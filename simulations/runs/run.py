@@ -142,7 +142,7 @@ def _summary(plan: Plan, folder: Path) -> dict[str, Any]:
         **({"yardstick": yard} if (yard := _yardstick(plan.strategy)) else {}),
         "adapts": bool(target) and adapting,
         "transductive": plan.federation.transductive and adapting,
-        "notes": [*plan.notes, *run_notes(rows, plan.notes)],
+        "notes": [*plan.notes, *run_notes(rows, plan.notes, plan.federation.num_classes)],
         **({"metrics": metrics} if metrics else {}),
     }
 

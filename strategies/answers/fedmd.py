@@ -43,7 +43,7 @@ class FedMD(StudentStrategy):
         Passes over the private and over the public data a round.
     distil_steps : int
         Distillation takes at least so many batches, on a small public set in more passes than
-        ``distil_epochs``. Not in the paper.
+        ``distil_epochs``; none at all without any. Not in the paper.
     transfer_epochs : int
         Passes over the labelled public set before the first round.
     public_samples : int
@@ -104,7 +104,7 @@ class FedMD(StudentStrategy):
             on="public",
             terms=[Distil(self._divergence)],
             epochs=self.distil_epochs,
-            least_steps=self.distil_steps,
+            least_steps=self.distil_steps if self.distil_epochs else 0,
             rehearse=[Weighted(self.rehearsal, CrossEntropy())] if self.rehearsal else [],
         )
         predict = Predict(
@@ -131,6 +131,6 @@ class FedMD(StudentStrategy):
             on="public",
             terms=[Distil(self._divergence)],
             epochs=self.distil_epochs,
-            least_steps=self.distil_steps,
+            least_steps=self.distil_steps if self.distil_epochs else 0,
         )
         return self.taught(fused, step, fused.shared)

@@ -81,7 +81,7 @@ class FedPF(KnowledgeStrategy):
         Passes over the private and over the public data a round.
     distil_steps : int
         Distillation takes at least so many batches, on a small public set in more passes than
-        ``distil_epochs``.
+        ``distil_epochs``; none at all without any.
     public_samples : int
         Number of public samples drawn each round; 0 takes all.
     root : int
@@ -122,7 +122,7 @@ class FedPF(KnowledgeStrategy):
             on="public",
             terms=[Distil(KL())],
             epochs=self.distil_epochs,
-            least_steps=self.distil_steps,
+            least_steps=self.distil_steps if self.distil_epochs else 0,
             rehearse=[Weighted(self.mu, private)] if self.mu else [],
         )
         share: list[Share] = [Predict(form="logits", samples=self.public_samples)]

@@ -78,7 +78,7 @@ class KnFu(KnowledgeStrategy):
         Passes over the private and over the public data a round.
     distil_steps : int
         Distillation takes at least so many batches, on a small public set in more passes than
-        ``distil_epochs``. Not in the paper.
+        ``distil_epochs``; none at all without any. Not in the paper.
     public_samples : int
         Number of public samples drawn each round; 0 takes all.
     rehearsal : float
@@ -134,7 +134,7 @@ class KnFu(KnowledgeStrategy):
             on="public",
             terms=[Distil(KL(self.temperature))],
             epochs=self.distil_epochs,
-            least_steps=self.distil_steps,
+            least_steps=self.distil_steps if self.distil_epochs else 0,
             rehearse=[Weighted(self.rehearsal, CrossEntropy())] if self.rehearsal else [],
         )
         predict = Predict(

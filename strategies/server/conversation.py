@@ -175,9 +175,9 @@ def _note_learning(
             exchange.report.learnt[client] = learnt
         elif unmeasured is not None:
             exchange.fail(client, "group effect", unmeasured)
-    losses = [figures[c].loss for c in clients]
-    known = [loss for loss in losses if loss is not None]
-    return MetricRecord({"loss": float(np.mean(known))}) if known else None
+    losses = {c: loss for c in clients if (loss := figures[c].loss) is not None}
+    exchange.report.losses = losses
+    return MetricRecord({"loss": float(np.mean([*losses.values()]))}) if losses else None
 
 
 def asked_for(exchange: Exchange) -> list[str]:

@@ -224,6 +224,9 @@ class RoundReport:
     learnt : dict[int, float]
         By participant, the accuracy of its model on the common test set after learning, before
         the fusion; empty unless the run asks for the group effect.
+    losses : dict[int, float]
+        By participant, the mean loss of the last epoch of what it learnt last before sharing; not
+        of models that are fitted at once.
     traffic : Traffic
         Bytes sent.
     failures : list[Failure]
@@ -248,6 +251,7 @@ class RoundReport:
     server_accuracy: float | None = None
     one_model: bool = False
     learnt: dict[int, float] = field(default_factory=dict)
+    losses: dict[int, float] = field(default_factory=dict)
     traffic: Traffic = field(default_factory=Traffic)
     failures: list[Failure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

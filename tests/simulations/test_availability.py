@@ -28,7 +28,7 @@ def rounds(folder: Path, section: dict[str, Any], **values: Any) -> list[dict[st
     base: dict[str, Any] = {
         "rounds": 3,
         "models": ["mlp"],
-        "strategy": {"name": "fedmd"},
+        "strategy": {"name": "fedmd", "distil_steps": 0},
         "data": DATA,
         "run": {"grid": "in-process", "workers": 1},
         "availability": section,
@@ -130,7 +130,11 @@ def test_clients_that_only_measure_do_not_cost_the_time_of_absorbing(tmp_path: P
     section = {"spread": 1.5, "flops_per_second": 1e6, "bytes_per_second": 1e30}
     run = {"grid": "in-process", "workers": 1, "participation": 0.5}
     rows = rounds(tmp_path / "run", section, run=run)
-    values = {"models": ["mlp"], "strategy": {"name": "fedmd"}, "availability": section}
+    values = {
+        "models": ["mlp"],
+        "strategy": {"name": "fedmd", "distil_steps": 0},
+        "availability": section,
+    }
     plan = prepare(parse({**values, "data": DATA}))
     availability = availability_of(plan)
     assert availability is not None

@@ -29,7 +29,7 @@ class Costing(KnFu):
     """Its fusion costs what it is told."""
 
     def __init__(self, flops: float) -> None:
-        super().__init__(local_epochs=2, distil_epochs=3, rehearsal=1.0)
+        super().__init__(local_epochs=2, distil_epochs=3, rehearsal=1.0, distil_steps=0)
         self._flops = flops
         self.asked: list[Any] = []
 
@@ -78,7 +78,7 @@ def flops(tiny: Any, strategy: Any, **changes: Any) -> tuple[float, float, int]:
 
 
 def test_a_client_costs_its_training_and_its_answers(tiny: Any) -> None:
-    fedmd = {"name": "fedmd", "local_epochs": 2, "distil_epochs": 3}
+    fedmd = {"name": "fedmd", "local_epochs": 2, "distil_epochs": 3, "distil_steps": 0}
     before, after, private = flops(tiny, {**fedmd, "public_samples": 16})
     assert before == 3 * 2 * private + 16, "it distils, and answers, only what is drawn"
     assert after == 3 * 3 * 16

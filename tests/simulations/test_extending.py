@@ -86,7 +86,7 @@ def part(kind: str, reference: str, **options: Any) -> Any:
     return registry.lookup(kind, reference)(**options)
 
 
-def planned(strategy: str = "fedmd", **sections: Any) -> Plan:
+def planned(strategy: str = "fedmd(distil_steps=0)", **sections: Any) -> Plan:
     """Return the plan of a small experiment with some other sections or values."""
     base: dict[str, Any] = {
         "rounds": 2,
@@ -101,7 +101,7 @@ def planned(strategy: str = "fedmd", **sections: Any) -> Plan:
     return prepare(parse(base))
 
 
-def rounds(strategy: str = "fedmd", **sections: Any) -> list[dict[str, Any]]:
+def rounds(strategy: str = "fedmd(distil_steps=0)", **sections: Any) -> list[dict[str, Any]]:
     """Run an experiment without failures; return its rounds without the times."""
     folder = Path(f"run-{len(list(Path().glob('run-*')))}")
     execute(planned(strategy, **sections), folder, label="shown")
@@ -110,7 +110,7 @@ def rounds(strategy: str = "fedmd", **sections: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def in_both(strategy: str = "fedmd", **sections: Any) -> list[dict[str, Any]]:
+def in_both(strategy: str = "fedmd(distil_steps=0)", **sections: Any) -> list[dict[str, Any]]:
     """Run an experiment in the loop and in cohorts, which end at equal accuracies."""
     loop = rounds(strategy, **sections)
     cohort = rounds(strategy, **sections, run={"executor": "cohort"})

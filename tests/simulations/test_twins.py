@@ -117,7 +117,9 @@ def test_the_issue_s_example(tiny: Any, tmp_path: Path) -> None:
     """30 samples and 400 public rows: 26 private steps a round, of which 5 are epochs."""
     data = {"clients": 2, "partition": "iid", "samples_per_client": 30, "public_samples": 400}
     data |= {"validation_fraction": 0.0, "test_fraction": 0.0, "test_samples": 60}
-    plan = prepare(tiny(data=data, strategy={"name": "fedpf"}, models=["linear"], rounds=1))
+    plan = prepare(
+        tiny(data=data, strategy={"name": "fedpf", "distil_steps": 0}, models=["linear"], rounds=1)
+    )
     assert private_training(plan) == "5 epochs + 21 rehearsed batches"
     assert counted(prepare(local_twin(plan)), tmp_path / "a") == {0: 26 * 30, 1: 26 * 30}
     assert counted(prepare(local_twin(plan, False)), tmp_path / "b") == {0: 5 * 30, 1: 5 * 30}
@@ -186,9 +188,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory, fedkt: Any, write_toml: A
 
 def test_a_comparison_says_which_baseline_is_which(finished: Any, fedkt: Any) -> None:
     answer, folder = finished
-    seen, epochs = "local (5 epochs + 3 rehearsed batches)", "local (5 epochs)"
+    seen, epochs = "local (5 epochs + 30 rehearsed batches)", "local (5 epochs)"
     said = " ".join(answer.out.split())
-    assert "5 epochs: knfu; 5 epochs + 3 rehearsed batches: fedpf" in said
+    assert "5 epochs: knfu; 5 epochs + 30 rehearsed batches: fedpf" in said
     table = fedkt("report", folder, "--markdown").out
     lines = [line.split(" | ")[:2] for line in table.splitlines()]
     assert ["| fedpf", seen] in lines
@@ -216,7 +218,7 @@ def test_a_run_says_which_baseline_is_which(tiny: Any, tmp_path: Path, fedkt: An
         for name in ("baseline", "same_epochs")
     }
     labels = [summaries[name]["label"] for name in summaries]
-    assert labels == ["local (1 epochs + 3 rehearsed batches)", "local (1 epochs)"]
+    assert labels == ["local (1 epochs + 30 rehearsed batches)", "local (1 epochs)"]
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert all(label in page for label in labels)
     accuracy = 100 * summaries["same_epochs"]["last"]["personalised_accuracy"]
