@@ -15,7 +15,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from adjustText import adjust_text
 from matplotlib.axes import Axes
 
 from fedkt.simulations.catalogue.method_facts import facts_of
@@ -28,6 +27,7 @@ BYTES = ("bytes_up", "bytes_down")
 SIZE = (11.0, 5.6)  # inches of a setting's two panels
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#882255", "#E69F00")
 MARKERS = "osD^vPX<"
+LABEL = 0.028  # of a panel's height, for each label
 HEADINGS = ("Strategy", "Personalised (%)", "Global (%)", "Against local, personalised (points)",
             "Worse than alone (%)", "MB up", "MB down", "Seconds")  # fmt: skip
 # setting -> strategy -> seed -> the columns of cells.csv
@@ -115,7 +115,7 @@ def traffic(rows: Mapping[int, Mapping[str, str]]) -> float:
 
 
 def spread_labels(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
-    """Draw labelled points, coloured by family, whose labels do not lie on each other."""
+    """Draw points, coloured by family, with their labels in a column beside the panel."""
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     families = sorted({family_of(strategy) for strategy in points})
@@ -123,11 +123,28 @@ def spread_labels(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None
         x, y = zip(*(p for s, p in points.items() if family_of(s) == family), strict=True)
         color, marker = COLOURS[number], MARKERS[number]
         axes.scatter(x, y, s=16, color=color, marker=marker, label=family, zorder=3)
-    labels = [axes.text(*point, strategy, fontsize=6) for strategy, point in points.items()]
-    axes.margins(0.12, 0.08)
-    x, y = zip(*points.values(), strict=True)
-    arrows = {"arrowstyle": "-", "color": GREY, "linewidth": 0.4}
-    adjust_text(labels, x=list(x), y=list(y), ax=axes, arrowprops=arrows, iter_lim=2000)
+    order = sorted(points, key=lambda strategy: points[strategy][1])
+    low, high = axes.get_ylim()
+    heights = [(points[strategy][1] - low) / (high - low) for strategy in order]
+    for strategy, height in zip(order, spread(heights, LABEL), strict=True):
+        axes.annotate(
+            strategy, points[strategy], (1.03, height), textcoords="axes fraction", fontsize=7,
+            va="center", annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.3, "shrinkB": 2,
+                        "relpos": (0, 0.5)},
+        )  # fmt: skip
+
+
+def spread(heights: Sequence[float], least: float) -> list[float]:
+    """Return ascending heights in [0, 1] that are at least so far from each other."""
+    moved: list[float] = []
+    for height in heights:
+        moved.append(max(height, moved[-1] + least if moved else 0.0))
+    top = 1.0
+    for place in reversed(range(len(moved))):
+        moved[place] = min(moved[place], top)
+        top = moved[place] - least
+    return moved
 
 
 def family_of(strategy: str) -> str:
