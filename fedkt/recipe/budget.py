@@ -119,5 +119,7 @@ def _merged(steps: Iterable[Train]) -> list[Train]:
 def _step_described(step: Train, public: int, public_batch: int) -> str:
     if step.pace == "public":
         return f"{sum(step.passes(public, step.batch_size or public_batch))} rehearsed batches"
+    if not step.epochs:
+        return f"{step.least_steps} steps"
     least = f", at least {step.least_steps} steps" if step.least_steps else ""
     return f"{step.epochs} epochs{f' of {step.samples} samples' if step.samples else ''}{least}"

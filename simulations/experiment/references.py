@@ -143,7 +143,7 @@ def _set_beside(reference: Any, folder: Path, stored: str | None) -> Any:
 
     Registered names and what lies below ``data_dir`` come first, as everywhere.
     """
-    if not isinstance(reference, str):
+    if not isinstance(reference, str) or not reference:  # empty: there is none
         return reference
     name = reference.removesuffix(ALL)
     if npz_file(name, stored) or (is_dataset(name) and not data_path(name)):

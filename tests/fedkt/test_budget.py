@@ -13,6 +13,7 @@ from fedkt.strategies.answers.fedmd import FedMD
 from fedkt.strategies.answers.fedpf import FedPF
 from fedkt.strategies.answers.knfu import KnFu
 from fedkt.strategies.baselines.local import Local
+from fedkt.strategies.baselines.pooled import Pooled
 from fedkt.strategies.domains.fedka_free import FedKAFree
 from fedkt.strategies.weights.fedavg import FedAvg
 
@@ -129,6 +130,7 @@ def test_a_read_out_s_copy_counts_once(readout: str, copies: int) -> None:
         (FedKAFree(local_samples=9), 300, "1 epochs of 9 samples + 5 rehearsed batches"),
         (FedPF(readout="mix"), 64, "5 epochs + 30 rehearsed batches + 5 epochs once"),
         (Local(local_epochs=0), 64, "0 epochs"),
+        (Pooled(local_steps=32), 64, "32 steps"),
     ],
 )
 def test_described(strategy, public: int, said: str) -> None:

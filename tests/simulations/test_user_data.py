@@ -310,3 +310,9 @@ def test_references_of_files_are_made_absolute(folder: Path) -> None:
     assert absolute_target("patients.csv/north", [star]) == f"{folder}/patients.csv/north"
     (folder / "north").mkdir()
     assert absolute_target("north", [star]) == "north"
+
+
+def test_no_data_set_is_no_folder(tmp_path: Path) -> None:
+    """An empty name was the folder of the TOML itself."""
+    data = {"dataset": "", "public_dataset": ""}
+    assert beside({"data": data}, tmp_path)["data"] == data
