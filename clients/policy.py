@@ -44,8 +44,9 @@ class Policy:
     most_epochs : int, optional
         Most epochs of a round, of all steps together and of the read-out's copy.
     most_steps : int, optional
-        Most batches that a training may ask for whatever its epochs (``Train(least_steps=...)``),
-        which on few samples are many epochs.
+        Most batches of a round that trainings ask for whatever their epochs
+        (``Train(least_steps=...)``), of all together. On few samples they are many epochs, which
+        ``most_epochs`` does not count.
     most_samples : int, optional
         Most rows that an upload has of a share, such as public samples.
     readouts : Collection[str], optional
@@ -90,7 +91,7 @@ class Policy:
         """
         chain = [*codec_chain(codec), *recipe.codecs]
         epochs = sum(step.epochs for step in trainings(recipe.steps))
-        steps = max((step.least_steps for step in trainings(recipe.steps)), default=0)
+        steps = sum(step.least_steps for step in trainings(recipe.steps))
         if recipe.personal.copies:
             epochs += sum(step.epochs for step in trainings(recipe.learn) if step.on == "private")
         asked = (
@@ -99,7 +100,7 @@ class Policy:
             _outside("readouts", self.readouts, [_name("readouts", recipe.personal)]),
             _outside("codecs", self.codecs, (_name("codecs", part) for part in _nested(chain))),
             _above("most_epochs", self.most_epochs, epochs, "epochs a round"),
-            _above("most_steps", self.most_steps, steps, "steps of a training at least"),
+            _above("most_steps", self.most_steps, steps, "steps a round at least"),
             None if self.tables else _tables(metrics),
         )
         return next(filter(None, asked), None)

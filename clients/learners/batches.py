@@ -56,10 +56,10 @@ def passes(step: Train, work: Work, total: int) -> tuple[int, ...]:
 
 def progress_at(passes: Sequence[int], number: int) -> float:
     """Return the finished part of a step, in [0, 1], before its batch of a number."""
+    if passes[-1] < passes[0]:  # the last is cut
+        return min(number / sum(passes), 1.0)
     epoch, batch = divmod(number, passes[0])
-    if epoch >= len(passes):
-        return 1.0
-    return min((epoch + batch / passes[epoch]) / len(passes), 1.0)
+    return min((epoch + batch / passes[0]) / len(passes), 1.0)
 
 
 def rehearsal(work: Work, stream: str) -> Iterator[Tensor]:

@@ -330,7 +330,9 @@ class Federation:
         return self._samples(self.public_x, self.public_y, ids) if len(ids) else None
 
     def _everyone(self) -> Samples:
-        return self._own(np.concatenate([self._rows_of(i, 0) for i in range(self.num_clients)]))
+        rows = np.concatenate([self._rows_of(i, 0) for i in range(self.num_clients)])
+        _, first = np.unique(rows, return_index=True)  # clients may share rows
+        return self._own(rows[np.sort(first)])
 
     def _common_test(self) -> Samples | None:
         ids = len(self.public_x) + len(self.pool_x) + np.arange(len(self.test_x))

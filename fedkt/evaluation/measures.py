@@ -108,7 +108,11 @@ def answers(metric: str) -> Measure:
 
 def training_loss(data: Round) -> OverClients | None:
     """Return the loss of each client's private training; None where no client has any."""
-    losses = [data.report.losses.get(client) for client in data.report.clients]
+    honest = [client not in data.lying for client in data.report.clients]
+    losses = [
+        data.report.losses.get(client) if known else None
+        for client, known in zip(data.report.clients, honest, strict=True)
+    ]
     return over_clients(losses) if any(loss is not None for loss in losses) else None
 
 

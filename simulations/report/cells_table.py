@@ -45,7 +45,7 @@ class CellsTable:
         By strategy and column ``{"mean", "std", "n"}`` over seeds, in [0, 1]; None where
         nothing was measured.
     no_rivals : frozenset[int]
-        The places of strategies that ran on other models than the rest.
+        The places of strategies that ran on other models than the rest, or are not federated.
     """
 
     title: str
@@ -164,11 +164,16 @@ def notes_of(tables: Sequence[CellsTable], results: Mapping[str, Comparison]) ->
     text = f"Percent, mean ± std over {seeds} seeds" if several else "Percent; one seed"
     text += ". Average: over the cells with each seed"
     text += ", then mean ± std over seeds" if several else ""
-    text += f"; {ABSENT} where a cell is missing. Bold: the highest mean of its cell, untested"
+    text += f"; {ABSENT} where a cell is missing"
+    if any("gap closed" in table.title.lower() for table in tables):
+        text += ", or its gap too small; the average of the gap closed is over the other cells"
+    text += ". Bold: the highest mean of its cell, untested"
     ran = [{k: run.summary.get(k) for k in ("one_architecture", "transductive")} for run in runs]
     about = {"one_architecture": None, "transductive": None}
     ran += [{**about, "about_gap": about_gap(comparison)} for comparison in results.values()]
-    excepted = " (strategies with † aside)" if any(table.no_rivals for table in tables) else ""
+    aside = ["strategies with †"] * any(row["one_architecture"] for row in ran)
+    aside += dict.fromkeys(r.label for r in runs if r.summary.get("yardstick") == "pooled")
+    excepted = f" ({' and '.join(aside)} aside)" if aside else ""
     more = dict.fromkeys(run.label for run in runs if run.summary.get("same_epochs"))
     remark = (
         f"{', '.join(more)}: rehearsal included they see more private samples than local training "
@@ -193,14 +198,15 @@ def tables_for_terminal(tables: Sequence[CellsTable], width: int) -> list[Table]
     shown.
     """
     shown = [part for table in tables if not table.wide for part in _parts(table, width)]
-    wide: dict[tuple[str, ...], list[CellsTable]] = {}
+    wide: dict[tuple[tuple[str, ...], str], list[CellsTable]] = {}
     for table in tables:
         if table.wide:
-            wide.setdefault(table.columns, []).append(table)
-    for columns, group in wide.items():  # those of the same cells
+            what = " accuracy" if "accuracy" in table.title else ""
+            wide.setdefault((table.columns, what), []).append(table)
+    for (columns, what), group in wide.items():  # those of the same cells
         head = ", ".join(dict.fromkeys(t.title.partition(" a")[0] for t in group))
         values = tuple(zip(*([line[-1] for line in t.values] for t in group), strict=True))
-        title = f"{head} accuracy (%), average over {len(columns) - 1} cells"
+        title = f"{head}{what} (%), average over {len(columns) - 1} cells"
         shorts = tuple(t.short for t in group)
         same = CellsTable(title, "", shorts, group[0].strategies, values, group[0].no_rivals)
         shown.append(_laid_out(title, same.lines()))
@@ -219,14 +225,15 @@ def _table(
 
 
 def _gap_table(share: Figure, accuracy: Figure, results: Mapping[str, Comparison]) -> CellsTable:
-    """Return the table of the gap that methods close; the average is that of the cells' shares."""
+    """Return the table of the gap that methods close; the average is over the cells with a gap."""
     values = []
     for label in labels_of(results):
         line = [
             gap.closed(c, label, accuracy) if label in c.groups else None for c in results.values()
         ]
-        known = [value["mean"] for value in line if value]
-        average = spread([statistics.fmean(known)]) if len(known) == len(line) else None
+        known = [value for value in line if value]
+        mean = statistics.fmean(value["mean"] for value in known) if known else 0.0
+        average = {"mean": mean, "std": None, "n": known[0]["n"]} if known else None
         values.append((*line, average))
     title = f"{share.title} after the last round"
     return _laid_out_by_strategy(title, share.narrow, results, values)
@@ -239,16 +246,18 @@ def _laid_out_by_strategy(
     values: Sequence[tuple[Mapping[str, Any] | None, ...]],
 ) -> CellsTable:
     """Return a table of the values of all strategies, these with their marks."""
-    marked, alone = [], set()
+    marked, alone, aside = [], set(), set()
     for place, label in enumerate(labels_of(results)):
         runs = [run for c in results.values() for run in c.groups.get(label, ())]
         if any(run.summary.get("one_architecture") for run in runs):
             alone.add(place)
+        if any(run.summary.get("yardstick") == "pooled" for run in runs):
+            aside.add(place)
         adapts = any(run.summary.get("transductive") for run in runs)
         mark = ("†" if place in alone else "") + ("‡" if adapts else "")
         marked.append(f"{label} {mark}".rstrip())
     columns = (*headings(results).values(), AVERAGE)
-    return CellsTable(title, short, columns, tuple(marked), tuple(values), frozenset(alone))
+    return CellsTable(title, short, columns, tuple(marked), tuple(values), frozenset(alone | aside))
 
 
 def _on_target(selection: str) -> Reading:

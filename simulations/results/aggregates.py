@@ -46,7 +46,7 @@ def aggregate(comparison: Comparison, selection: str = "last") -> list[dict[str,
             row[figure.name] = spread([run.figure(figure, selection) for run in runs])
         for share, accuracy in OF_GAP.items():
             row[share.name] = gap.closed(comparison, label, accuracy, selection)
-        row["about_gap"] = about_gap(comparison)
+        row["about_gap"] = about_gap(comparison, selection)
         row["failures"] = sum(int(run.summary.get("failures") or 0) for run in runs)
         row["one_architecture"] = runs[0].summary.get("one_architecture")
         row["transductive"] = bool(runs[0].summary.get("transductive"))
@@ -55,7 +55,7 @@ def aggregate(comparison: Comparison, selection: str = "last") -> list[dict[str,
         alone = [base.label for _, base in baselines[:2] if base]
         row["alone"] = alone if len(alone) == 2 else None
         row["differences"] = []
-        if label != comparison.reference:
+        if label != comparison.reference and runs[0].summary.get("yardstick") != "pooled":
             row["differences"].append(_difference(pairs, selection, comparison.reference))
         labels = {base.label for _, base in baselines if base} - {comparison.reference, label}
         for name in sorted(labels):
@@ -65,12 +65,12 @@ def aggregate(comparison: Comparison, selection: str = "last") -> list[dict[str,
     return rows
 
 
-def about_gap(comparison: Comparison) -> str:
+def about_gap(comparison: Comparison, selection: str = "last") -> str:
     """Return a sentence on the gap that methods close; empty without its two ends."""
     if (ends := gap.ends_of(comparison)) is None:
         return ""
     alone, pooled = ends
-    narrow = filter(None, (gap.too_narrow(comparison, a) for a in OF_GAP.values()))
+    narrow = filter(None, (gap.too_narrow(comparison, a, selection) for a in OF_GAP.values()))
     small = ", ".join(narrow)
     return (
         f"Gap closed: (method - {alone}) / ({pooled} - {alone}), of means over seeds"

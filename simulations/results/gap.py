@@ -77,9 +77,9 @@ def closed(
     return {"mean": ratio, "std": std, "n": len(seeds)}
 
 
-def too_narrow(comparison: Comparison, accuracy: Figure) -> str:
+def too_narrow(comparison: Comparison, accuracy: Figure, selection: str = "last") -> str:
     """Return the words for a gap below `LEAST`, in points; empty for others and without one."""
-    gap = gap_of(comparison, accuracy)
+    gap = gap_of(comparison, accuracy, selection)
     return "" if gap is None or gap >= LEAST else f"{accuracy.narrow.lower()} {100 * gap:.1f}"
 
 

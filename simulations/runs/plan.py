@@ -214,6 +214,11 @@ def _pooled(
 
     Its ``local_steps`` are by default those of a client on its own samples, in the mean.
     """
+    if experiment.training.class_weights != "none":
+        raise ConfigError(
+            f"{experiment.strategy['name']}: its correction to a client's own class prior does not "
+            "know training.class_weights; leave one of the two out."
+        )
     section = resolved_strategy(experiment.strategy)
     if not section["local_steps"]:
         size = experiment.training.batch_size

@@ -221,7 +221,7 @@ def _of_whole_run(rows: Sequence[Mapping[str, Any]], goal: float | None) -> dict
 
 
 # A fall of the training loss in a round, and a loss, as shares of ln C, that of guessing.
-STEEP, HARDLY_BEGUN, LEAST_ROUNDS = 0.02, 0.8, 3
+STEEP, FLAT, HARDLY_BEGUN, LEAST_ROUNDS = 0.02, 0.003, 0.8, 3
 
 
 def run_notes(
@@ -257,7 +257,8 @@ def _under_way(rows: Sequence[Mapping[str, Any]], classes: int) -> str:
     """Return a note on private training that was still under way at the end; empty if it was not.
 
     It was if its loss, mean over clients, fell steeply over the last fifth of the rounds: by more
-    than `STEEP` of ln C a round, C classes; or is still close to ln C, that of guessing.
+    than `STEEP` of ln C a round, C classes; or fell at all by more than `FLAT` and is still close
+    to ln C, that of guessing.
     """
     losses = [loss for row in rows if (loss := value_of(row, TRAINING_LOSS.name)) is not None]
     if classes < 2 or len(losses) < LEAST_ROUNDS:
@@ -265,11 +266,12 @@ def _under_way(rows: Sequence[Mapping[str, Any]], classes: int) -> str:
     last = max(1, len(losses) // 5)
     begin, end = losses[-1 - last], losses[-1]
     fall, guess = (begin - end) / last, math.log(classes)
-    if fall <= STEEP * guess and end <= HARDLY_BEGUN * guess:
+    least = FLAT if end > HARDLY_BEGUN * guess else STEEP
+    if fall <= least * guess:
         return ""
     return (
         f"private training was still under way at the end: its loss came to {end:.2f} (guessing: "
-        f"{guess:.2f}) and fell by {fall:.2f} a round; with more rounds, more epochs or a higher "
+        f"{guess:.2f}) and fell by {fall:.3f} a round; with more rounds, more epochs or a higher "
         "learning rate methods may compare otherwise"
     )
 

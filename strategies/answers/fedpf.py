@@ -76,7 +76,8 @@ class FedPF(KnowledgeStrategy):
         their data (:class:`~fedkt.steps.GatedLoad`; 0.5 is the measured value). All clients of an
         architecture then begin with the same weights. It helps where answers are too narrow a
         channel: a foreign or tiny public set, few clients a round, even data. It costs under
-        domain shift. Weights reveal more of private samples than answers do. For networks.
+        domain shift. Weights reveal more of private samples than answers do, and trust does not
+        judge them: their mean is by examples. For networks.
     local_epochs, distil_epochs : int
         Passes over the private and over the public data a round.
     distil_steps : int
@@ -131,7 +132,7 @@ class FedPF(KnowledgeStrategy):
         if self.pull:
             start = [Load(START, "architecture")]
             share.append(Weights(group="architecture"))
-            absorb.insert(0, GatedLoad(group="architecture", rate=self.pull))
+            absorb.insert(0, self._gated())
         return Recipe(
             start=start,
             learn=[Train(on="private", terms=[private], epochs=self.local_epochs)],
@@ -140,6 +141,9 @@ class FedPF(KnowledgeStrategy):
             given=[START] if self.pull else [],
             readout=self.readout,
         )
+
+    def _gated(self) -> GatedLoad:
+        return GatedLoad(group="architecture", rate=self.pull, prior=self.prior == "eb")
 
     @property
     def has_models(self) -> bool:

@@ -397,3 +397,4 @@ def test_least_steps_add_passes_of_which_the_last_may_be_cut(
     assert parts[0] == 0
     assert parts[-1] == 1
     assert all(a < b for a, b in itertools.pairwise(parts))
+    assert parts[-2] == pytest.approx(1 - 1 / sum(passes))  # every batch is an equal part

@@ -41,7 +41,7 @@ def client(learner_of: Any, data: Any) -> Client:
         (RECIPE, {"shares": []}, "its policy allows shares none, not predict"),
         (RECIPE, {"kinds": ["labels"]}, "its policy allows kinds labels, not probabilities"),
         (ENDLESS, {"most_epochs": 100}, r"allows 100 epochs a round \(most_epochs\), not 1,000,"),
-        (STEPS, {}, r"allows 1,000 steps of a training at least \(most_steps\), not 1,000,000,000"),
+        (STEPS, {}, r"allows 1,000 steps a round at least \(most_steps\), not 1,000,000,000"),
         (CODED, {"codecs": []}, "its policy allows codecs none, not float16"),
         (RECIPE, {"readouts": ["gate"]}, "its policy allows readouts gate, not raw"),
     ],

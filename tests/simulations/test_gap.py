@@ -8,9 +8,14 @@ from pathlib import Path
 import pytest
 
 from fedkt.evaluation.figures import GLOBAL, PERSONALISED
-from fedkt.simulations.report.cells_table import cell_tables, tables_markdown
+from fedkt.simulations.report.cells_table import (
+    cell_tables,
+    tables_for_terminal,
+    tables_markdown,
+)
 from fedkt.simulations.report.tables import plain_table
 from fedkt.simulations.results import gap
+from fedkt.simulations.results.aggregates import about_gap, aggregate
 from fedkt.simulations.results.comparison_folder import Comparison
 from fedkt.simulations.results.run_folder import Run
 
@@ -77,4 +82,38 @@ def test_cells_have_a_table_of_it_with_the_mean_of_their_shares() -> None:
     assert [value and round(value["mean"], 3) for value in table.values[2]] == [0.944] * 3
     assert table.values[0] == (None, None, None)
     assert "Gap closed after the last round" not in tables
-    assert "it is not federated" in tables_markdown(list(tables.values()), results)
+    text = tables_markdown(list(tables.values()), results)
+    assert "it is not federated" in text
+    assert "mean ± std over 2 seeds. Average" in text
+    assert "(pooled aside)" in text
+    assert "| pooled | 85.0" in text  # the highest, and not bold
+
+
+def test_a_cell_with_a_narrow_gap_is_left_out_of_the_mean() -> None:
+    whole, narrow = comparison("local", "pooled", "ours"), comparison("local", "pooled", "ours")
+    for run in narrow.groups["pooled"]:
+        run.summary["last"]["global_accuracy"] = 0.41
+    tables = {table.title: table for table in cell_tables({"a": whole, "b": narrow})}
+    ours = tables["Global gap closed after the last round"].values[2]
+    assert [value and round(value["mean"], 3) for value in ours] == [0.944, None, 0.944]
+    for run in narrow.runs:
+        run.summary["validation_selected"] = dict(run.summary["last"])
+    for run in narrow.groups["pooled"]:
+        run.summary["validation_selected"]["global_accuracy"] = 0.9
+    assert "global 1.0" in about_gap(narrow)
+    assert "global" not in about_gap(narrow, "validation_selected").partition("below")[2]
+
+
+def test_of_many_cells_accuracies_and_gaps_have_a_table_each() -> None:
+    results = {f"c{k}": comparison("local", "pooled", "ours") for k in range(9)}
+    titles = [str(t.title) for t in tables_for_terminal(cell_tables(results), 100)]
+    assert titles == [
+        "Personalised, Global accuracy (%), average over 9 cells",
+        "Global gap closed (%), average over 9 cells",
+    ]
+
+
+def test_pooled_training_is_not_tested_against_the_others() -> None:
+    rows = {row["strategy"]: row for row in aggregate(comparison("local", "pooled", "ours"))}
+    assert rows["pooled"]["differences"] == []
+    assert rows["ours"]["differences"]

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from fedkt.errors import ConfigError
 from fedkt.simulations.experiment import config as config_
 from fedkt.simulations.results.rounds import read_rounds
 from fedkt.simulations.runs.plan import prepare
@@ -25,7 +26,7 @@ def experiment(strategy: dict[str, Any], **data: Any) -> Any:
 def test_each_client_trains_on_the_data_of_all_and_keeps_its_own_prior() -> None:
     plan = prepare(experiment({"name": "pooled"}, clients=4))
     alone = prepare(experiment({"name": "local"}, clients=4)).federation
-    everyone = torch.cat([alone.client(i).train.ids for i in range(4)])
+    everyone = torch.cat([alone.client(i).train.ids for i in range(4)])  # no client shares any
     for i in range(4):
         client, own = plan.federation.client(i), alone.client(i)
         assert torch.equal(client.train.ids, everyone)
@@ -35,6 +36,24 @@ def test_each_client_trains_on_the_data_of_all_and_keeps_its_own_prior() -> None
         assert client.train is plan.federation.client(0).train  # held once
     assert plan.federation.describe() == alone.describe()
     assert plan.content == {**plan.content, "data": alone.fingerprint()}
+
+
+def test_samples_that_clients_share_count_once() -> None:
+    data = {"clients": 4, "samples_per_client": 300, "partition": "draw:0.5", "test_fraction": 0.0}
+    matched = {"grid": "in-process", "personalised": "matched"}
+    given = experiment({"name": "pooled"}, **data).with_values(run=matched)
+    plan = prepare(given)
+    alone = prepare(given.with_values(strategy={"name": "local"})).federation
+    ids = torch.cat([alone.client(i).train.ids for i in range(4)]).unique()
+    assert len(ids) < 1200
+    assert torch.equal(plan.federation.client(2).train.ids.sort().values, ids)
+
+
+def test_weights_of_classes_are_refused() -> None:
+    given = experiment({"name": "pooled"}, clients=4)
+    weighted = given.with_values(training={"class_weights": "balanced"})
+    with pytest.raises(ConfigError, match="does not know training"):
+        prepare(weighted)
 
 
 def test_it_takes_as_many_steps_as_a_client_in_the_mean() -> None:
