@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,10 @@ from fedkt.objectives import KL, AdjustedCrossEntropy, Distil
 from fedkt.readouts import Mix
 from fedkt.readouts.gate import as_knowledge
 from fedkt.recipe import Recipe, Train, Weighted
+from fedkt.simulations.experiment.config import parse
+from fedkt.simulations.results.rounds import read_rounds
+from fedkt.simulations.runs.plan import prepare
+from fedkt.simulations.runs.run import execute
 from fedkt.strategies.answers.fedmd import FedMD
 from fedkt.strategies.answers.fedpf import FedPF
 from fedkt.strategies.server.fusing import with_readout
@@ -266,3 +271,21 @@ def test_the_first_edition_is_an_option() -> None:
     assert learn.as_train() == Train("private", [AdjustedCrossEntropy()], 5)
     distil = Train("public", [Distil(KL())], 3, rehearse=[Weighted(1.0, AdjustedCrossEntropy())])
     assert absorb == distil
+
+
+def test_a_pull_runs_with_two_architectures_and_sends_what_is_said(tmp_path: Path) -> None:
+    given = {
+        "rounds": 2,
+        "models": ["mlp", "linear"],
+        "data": {"dataset": "digits", "clients": 4, "public_samples": 50},
+        "strategy": {"name": "fedpf", "pull": 0.5, "local_epochs": 1},
+        "run": {"grid": "in-process"},
+    }
+    execute(prepare(parse(given)), tmp_path / "run", label="pull")
+    first, second = read_rounds(tmp_path / "run")
+    weights = 4 * ((64 * 64 + 64 + 64 * 10 + 10) + (64 * 10 + 10)) / 2  # of mlp and linear
+    answers = 4 * 50 * 10
+    assert first["failures"] == second["failures"] == []
+    assert second["bytes_up"] == answers + weights
+    assert second["bytes_down"] == answers + weights
+    assert first["bytes_down"] == answers + 2 * weights  # a common start
