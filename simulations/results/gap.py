@@ -58,10 +58,13 @@ def closed(
     Returns
     -------
     Mapping or None
-        ``{"mean", "std", "n"}``; None for the two ends, and of a gap below `LEAST`.
+        ``{"mean", "std", "n"}``; None for the two ends, of a gap below `LEAST`, and of a method that
+        ran on other models than the ends.
     """
     ends = ends_of(comparison)
     if ends is None or label in ends:
+        return None
+    if any(run.summary.get("one_architecture") for run in comparison.groups[label]):
         return None
     alone, pooled, method = (
         _by_seed(comparison.groups[name], accuracy, selection) for name in (*ends, label)

@@ -65,6 +65,13 @@ def test_the_ends_have_none_and_a_narrow_gap_gives_none() -> None:
     assert "it is not federated" in text
 
 
+def test_a_method_that_ran_on_other_models_has_none() -> None:
+    whole = comparison("local", "pooled", "ours")
+    for run in whole.groups["ours"]:
+        run.summary["one_architecture"] = "cnn"
+    assert gap.closed(whole, "ours", GLOBAL) is None
+
+
 def test_without_both_ends_there_is_no_column() -> None:
     for labels in (("local", "ours"), ("pooled", "ours")):
         whole = comparison(*labels)
