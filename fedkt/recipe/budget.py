@@ -103,8 +103,11 @@ def limited(step: Train, recipe: Recipe) -> Train:
 
 def _merged(steps: Iterable[Train]) -> list[Train]:
     """Return the steps with neighbours joined that differ in epochs alone."""
-    # Of different epochs, one may need `least_steps` and another not.
-    like = lambda step: step if step.least_steps else replace(step, epochs=1)  # noqa: E731
+
+    def like(step: Train) -> Train:
+        # Of different epochs, one may need `least_steps` and another not.
+        return step if step.least_steps else replace(step, epochs=1)
+
     groups = ((step, list(same)) for step, same in itertools.groupby(steps, key=like))
     return [
         replace(

@@ -138,10 +138,7 @@ def serve(
     _use_log()
     check_keys(config, TABLES)
     method = strategy_of(strategy) if isinstance(strategy, str) else strategy
-    if "_exchange" in vars(method):
-        raise ConfigError(f"{method.title} has run already; give serve() a new object.")
-    if method.pools:
-        raise ConfigError(f"{method.title} is for simulations: no client has everybody's data.")
+    _check_method(method)
     listed = _listed(str(plain(config, "clients-file")))
     given = {"public": public, "public_labels": public_labels, "validation": validation}
     contents = {"strategy": method, "server_model": server_model, **given}
@@ -157,6 +154,14 @@ def serve(
         method.options = options
         method.observers = [*method.observers, run, *observers]
         return run.carried_out(method, grid)
+
+
+def _check_method(method: KnowledgeStrategy) -> None:
+    """Refuse a strategy that has run already, or that only a simulation can run."""
+    if "_exchange" in vars(method):
+        raise ConfigError(f"{method.title} has run already; give serve() a new object.")
+    if method.pools:
+        raise ConfigError(f"{method.title} is for simulations: no client has everybody's data.")
 
 
 def _use_log() -> None:

@@ -58,8 +58,8 @@ def closed(
     Returns
     -------
     Mapping or None
-        ``{"mean", "std", "n"}``; None for the two ends, of a gap below `LEAST`, and of a method that
-        ran on other models than the ends.
+        ``{"mean", "std", "n"}``; None for the two ends, of a gap below `LEAST`, and of a method
+        that ran on other models than the ends.
     """
     ends = ends_of(comparison)
     if ends is None or label in ends:

@@ -56,8 +56,8 @@ class FedPF(KnowledgeStrategy):
         Adjust private losses by the empirical-Bayes prior, or use plain cross-entropy.
     floor : float
         In [0, 1): private losses use the prior (1 - floor) π + floor / C, without which a client of
-        one class learns next to nothing; the read-out keeps π. 0 is the first edition. Clients of one
-        class each need more at higher learning rates (MNIST: 0.05 at 1e-3, 0.3 at 3e-3).
+        one class learns next to nothing; the read-out keeps π. 0 is the first edition. Clients of
+        one class each need more at higher learning rates (MNIST: 0.05 at 1e-3, 0.3 at 3e-3).
     readout : ReadOut or str
         The personal answer: ``prior``, ``raw``, ``mix``, ``gate`` or another of
         ``fedkt.readouts``. ``gate`` chooses by the validation
