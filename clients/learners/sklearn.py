@@ -31,6 +31,7 @@ from fedkt.clients.learners.private_samples import PrivateSamples
 from fedkt.data.priors import empirical_bayes_prior
 from fedkt.errors import ConfigError, KnowledgeError
 from fedkt.knowledge import Knowledge
+from fedkt.objectives.supervised import floored
 from fedkt.objectives.term import Target, target_of
 from fedkt.recipe import Recipe, Train, trainings, weighted
 from fedkt.registry import register
@@ -94,7 +95,7 @@ class SklearnLearner(Learner):
         self._classifier: Any = None
         self._classes = torch.zeros(0, dtype=torch.int64)  # of the fitted rows, ascending
         self._absorbed: dict[str, Tensor] = {}
-        self._adjusted = False
+        self._adjusted, self._floor = False, 0.0
         self._log_prior = torch.zeros(num_classes)  # of the fitted rows, if adjusted
 
     @staticmethod
@@ -142,7 +143,7 @@ class SklearnLearner(Learner):
     def reset(self, seed: int, client: int) -> None:
         """Become the untrained classifier."""
         self._classifier, self._absorbed, self._adjusted = None, {}, False
-        self._log_prior = torch.zeros(self.num_classes)
+        self._log_prior, self._floor = torch.zeros(self.num_classes), 0.0
 
     def train(self, step: Train, work: Work, stream: str) -> float | None:
         """Fit on the private data and the last public targets, unless already done; return None."""
@@ -154,7 +155,9 @@ class SklearnLearner(Learner):
                 self._absorbed = targets
                 self._refit(work, stream)
         elif self._classifier is None:
-            self._adjusted = any(target.adjusted for target in _taught(step))
+            adjusted = [target for target in _taught(step) if target.adjusted]
+            self._adjusted = bool(adjusted)
+            self._floor = max((target.floor for target in adjusted), default=0.0)
             self._refit(work, stream)
         return None
 
@@ -195,6 +198,7 @@ class SklearnLearner(Learner):
             "absorbed": dict(self._absorbed),
             "adjusted": self._adjusted,
             "log_prior": self._log_prior,
+            "floor": self._floor,
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -202,6 +206,7 @@ class SklearnLearner(Learner):
         self._classifier, self._classes = pickle.loads(state["classifier"]), state["classes"]
         self._absorbed = dict(state["absorbed"])
         self._adjusted, self._log_prior = state["adjusted"], state["log_prior"]
+        self._floor = state["floor"]
 
     def fitted(self) -> Any:
         """Return a copy of the fitted classifier.
@@ -283,7 +288,8 @@ class SklearnLearner(Learner):
         self._classes = torch.from_numpy(classes)
         if self._adjusted:
             counts = np.bincount(fitted.y, weights=fitted.weight, minlength=self.num_classes)
-            self._log_prior = empirical_bayes_prior(torch.tensor(counts)).log()
+            prior = empirical_bayes_prior(torch.tensor(counts))
+            self._log_prior = floored(prior.log(), self._floor)
 
 
 def _taught(step: Train) -> list[Target]:

@@ -75,7 +75,7 @@ class AdjustedCrossEntropy:
 
     def as_target(self) -> Target:
         """Return the labels, free of the prior."""
-        return Target(adjusted=True)
+        return Target(adjusted=True, floor=self.floor)
 
     def __call__(
         self, outputs: Outputs, batch: Batch, knowledge: Mapping[str, Knowledge]

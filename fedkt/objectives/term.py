@@ -124,12 +124,15 @@ class Target:
         The fused knowledge whose answers are the target; None: the labels.
     adjusted : bool
         Whether the answer is to be free of the client's own class prior.
+    floor : float
+        In [0, 1): the prior that it is freed of is (1 - floor) π + floor / C.
     temperature : float
         T, where answers softened by T are compared.
     """
 
     source: str | None = None
     adjusted: bool = False
+    floor: float = 0.0
     temperature: float = 1.0
 
 

@@ -36,7 +36,7 @@ class FedPF(KnowledgeStrategy):
     It assumes that p(x | y) is the same at all clients. The class counts never leave a client.
 
     scikit-learn clients have no adjusted loss. Instead, their probabilities are divided by the
-    class frequencies of the fitted rows.
+    class frequencies of the fitted rows, with the same floor.
 
     γ = 0, μ = 0 and ``prior="off"`` with ``readout="raw"`` and ``trust="off"`` is FedMD
     with probabilities.

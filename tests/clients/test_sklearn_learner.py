@@ -17,9 +17,10 @@ from sklearn.tree import DecisionTreeClassifier
 from fedkt.clients import SklearnLearner
 from fedkt.clients.learners.sklearn import FLOOR
 from fedkt.data import Samples
+from fedkt.data.priors import empirical_bayes_prior
 from fedkt.errors import ConfigError
 from fedkt.knowledge import Knowledge
-from fedkt.objectives import KL, CrossEntropy, Distil, Proximal, Supported
+from fedkt.objectives import KL, AdjustedCrossEntropy, CrossEntropy, Distil, Proximal, Supported
 from fedkt.objectives.term import Target, Term, target_of
 from fedkt.recipe import Load, Predict, Recipe, Train, Weighted, Weights
 from fedkt.strategies.answers.fedmd import FedMD
@@ -95,6 +96,22 @@ def test_a_client_without_samples(data, work_on, empty) -> None:
     learner = learner_of()
     learner.train(LEARN, work_on(replace(data, train=empty)), "learn/0")
     assert torch.isfinite(learner.predict(data.test.x)).all()
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.05, 0.3])
+def test_adjusted_answers_are_divided_by_the_floored_prior(data, work_on, floor: float) -> None:
+    learner, plain = learner_of("logistic"), learner_of("logistic")
+    learn = Train("private", [AdjustedCrossEntropy(floor)])
+    learner.train(learn, work_on(data), "learn/0")
+    plain.train(LEARN, work_on(data), "learn/0")
+    prior = empirical_bayes_prior(data.class_counts).double()
+    mixed = (1 - floor) * prior + floor / 10
+    expected = plain.predict(data.test.x).double().exp() / mixed
+    expected = expected / expected.sum(-1, keepdim=True)
+    assert torch.allclose(learner.predict(data.test.x).double().exp(), expected, atol=1e-5)
+    again = learner_of("logistic")
+    again.load_state(learner.state())
+    assert torch.equal(again.predict(data.test.x), learner.predict(data.test.x))
 
 
 # --- absorbing -----------------------------------------------------------------------------
