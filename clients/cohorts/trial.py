@@ -91,7 +91,9 @@ def _steps(recipe: Recipe) -> Iterator[tuple[str, Step, Train]]:
         for index, step in enumerate(getattr(recipe, phase)):
             training = step.as_train()
             if training is step and not training.is_idle:
-                step = training = replace(training, epochs=1, batch_size=BATCH, samples=0)
+                step = training = replace(
+                    training, epochs=1, batch_size=BATCH, samples=0, least_steps=0
+                )
             elif training is None or training is step:
                 continue
             yield f"{phase}/{index}", step, training

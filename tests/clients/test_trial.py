@@ -353,3 +353,10 @@ def test_a_step_that_does_more_than_its_training_is_left_to_the_loop() -> None:
     assert said[0] is None
     assert "learn/0 a cohort changes" in str(said[1])
     assert said[2] == "in step learn/0 a cohort keeps nothing, and the loop does"
+
+
+def test_least_steps_are_not_tried_in_full() -> None:
+    recipe = Recipe(learn=[Train("private", [CrossEntropy()], epochs=0, least_steps=500)])
+    ((_, step, training),) = trial._steps(recipe)
+    assert step is training
+    assert (training.epochs, training.least_steps) == (1, 0)
