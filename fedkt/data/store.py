@@ -161,12 +161,11 @@ class Federation:
         """
         if not 0 <= i < self.num_clients:
             raise ConfigError(f"There is no client {i}; there are 0 to {self.num_clients - 1}.")
-        rows = [self._rows_of(i, split) for split in range(3)]
-        own_labels = torch.tensor(self.pool_y[rows[0]], dtype=torch.int64)
+        own, validation, test = (self._own(self._rows_of(i, split)) for split in range(3))
         everyone = self._cached("everyone") if self.pools else None
-        train, validation, test = map(self._own, rows)
+        assert own.y is not None
         return ClientData(
-            train=train if everyone is None else everyone,
+            train=own if everyone is None else everyone,
             validation=validation,
             test=test,
             public=self._cached("public"),
@@ -177,9 +176,7 @@ class Federation:
             domain_test=None if self.client_domain is None else self._cached(self.domain_of(i)),
             classes=self.classes,
             columns=dict.fromkeys(self.columns, str(self.pool_x.dtype)),
-            own_counts=torch.bincount(own_labels, minlength=self.num_classes)
-            if self.pools
-            else None,
+            own_counts=torch.bincount(own.y, minlength=self.num_classes) if self.pools else None,
         )
 
     def pooled(self) -> Federation:
